@@ -1,0 +1,38 @@
+# make demo   the whole study on the embedded city, no network beyond the install
+# make test   lint, types, all tests
+# make bench  every benchmark, each against its peer in the same run
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STUDY  ?= demo-study
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := demo
+
+# The stamps carry the time of the last install: a second `make` installs nothing.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("patrolscope needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/patrolscope demo --study $(STUDY)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks all
+
+clean:
+	rm -rf $(VENV) $(STUDY) .pytest_cache .mypy_cache .ruff_cache

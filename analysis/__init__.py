@@ -1,0 +1,1 @@
+"""Numbers: annotated rows in, calibrated disparities with intervals out."""

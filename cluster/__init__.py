@@ -1,0 +1,1 @@
+"""Machines: where the work runs. Knows schedulers and workers, nothing about police cars."""

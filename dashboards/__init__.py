@@ -1,0 +1,1 @@
+"""Pictures: maps, figures and the report, from annotated rows and estimates."""

@@ -1,0 +1,250 @@
+"""Settings of a study: study.yaml, read once into frozen objects. The defaults are the paper's, for New York.
+
+Another city is another study.yaml and other entries of data_catalog.yaml.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import SettingsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Frozen(BaseModel):
+    """Refuses unknown keys, and changes after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Box(Frozen):
+    """Extent of the city, EPSG:4326 degrees; a position outside it is a broken reading."""
+
+    # New York City with the waters around it, about 5 km beyond the outermost tract.
+    west: float = Field(-74.32, ge=-180, le=180)
+    south: float = Field(40.44, ge=-90, le=90)
+    east: float = Field(-73.64, ge=-180, le=180)
+    north: float = Field(40.97, ge=-90, le=90)
+
+    @model_validator(mode="after")
+    def _has_extent(self) -> Box:
+        if self.west >= self.east or self.south >= self.north:
+            raise ValueError(f"west {self.west} < east {self.east} and south {self.south} < north {self.north}")
+        return self
+
+
+class Sun(Frozen):
+    """Where sunrise and sunset are taken: astral's entry "New York" by default."""
+
+    latitude: float = Field(40.71666666666667, ge=-90, le=90)
+    longitude: float = Field(-74.0, ge=-180, le=180)
+
+
+class City(Frozen):
+    """The place: clock, map projection, extent."""
+
+    name: str = "New York City"
+    time_zone: str = "America/New_York"
+    crs: str = "EPSG:2263"  # NAD 83 / New York Long Island, US survey feet: distances and areas
+    box: Box = Box()
+    sun: Sun = Sun()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError(f"{name!r} is not a time zone of the IANA database, such as America/New_York")
+        return name
+
+    @field_validator("crs")
+    @classmethod
+    def _projected(cls, code: str) -> str:
+        from pyproj import CRS
+        from pyproj.exceptions import CRSError
+
+        try:
+            crs = CRS.from_user_input(code)
+        except CRSError as error:
+            raise ValueError(f"{code!r} is not a coordinate system that PROJ knows") from error
+        if not crs.is_projected:
+            raise ValueError(f"{code!r} is in degrees; distances need a projected system, such as EPSG:2263")
+        return code
+
+    @property
+    def clock(self) -> ZoneInfo:
+        """The city's time zone."""
+        return ZoneInfo(self.time_zone)
+
+
+class Period(Frozen):
+    """Days (local) that the images can be of; a time outside is a broken reading."""
+
+    start: date = date(2020, 3, 1)
+    end: date = date(2020, 11, 30)  # the last day, included
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Period:
+        if self.start > self.end:
+            raise ValueError(f"start {self.start} is after end {self.end}")
+        return self
+
+
+class Sources(Frozen):
+    """What a study is made from: paths or URLs, relative ones from the study folder."""
+
+    metadata: tuple[str, ...] = ()  # raw daily CSV files, folders or glob patterns
+    labels: tuple[str, ...] = ()  # folders of YOLO label files
+    processed: str | None = None  # text file, one image a line: which were run through the detector
+    validation: str | None = None  # labelled images for the calibration
+    test: str | None = None  # labelled images for the evaluation
+    truth: str | None = None  # true levels of a simulated study, folder
+
+    @field_validator("metadata", "labels", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class Layer(Frozen):
+    """A public data set: an entry of data_catalog.yaml, or a file of one's own in that entry's format."""
+
+    entry: str
+    path: str | None = None
+
+
+class Layers(Frozen):
+    """Data sets that a study joins its images to; null where a city has none."""
+
+    areas: Layer = Layer(entry="block_groups_2020")
+    tracts: Layer | None = Layer(entry="tracts_2020")
+    neighbourhoods: Layer | None = Layer(entry="neighbourhoods_2020")
+    boroughs: Layer | None = Layer(entry="boroughs")
+    precincts: Layer | None = Layer(entry="precincts_2020")
+    population: Layer | None = Layer(entry="acs_2020_b03002")
+    income: Layer | None = Layer(entry="acs_2020_b19013")
+    zoning: Layer | None = Layer(entry="zoning_block_groups")
+    stations: Layer | None = Layer(entry="precinct_houses")
+    complaints: Layer | None = Layer(entry="nypd_complaints_historic")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _entry_alone(cls, value: Any) -> Any:
+        return {"entry": value} if isinstance(value, str) else value
+
+
+class Detection(Frozen):
+    """How detector output is read."""
+
+    class_names: tuple[str, ...] = ("police officer", "police vehicle")  # by class number, from 0
+    police_class: str | int = "police vehicle"  # the class that conf is taken from, by name or number
+    prediction_above: Share = 0.001  # has_prediction: any box of any class above this score
+
+    @property
+    def police_class_number(self) -> int:
+        """Number of the class that conf is taken from."""
+        if isinstance(self.police_class, int):
+            return self.police_class
+        return self.class_names.index(self.police_class)
+
+    @model_validator(mode="after")
+    def _class_exists(self) -> Detection:
+        if isinstance(self.police_class, str) and self.police_class not in self.class_names:
+            known = ", ".join(self.class_names)
+            raise ValueError(f"police_class {self.police_class!r} is not in class_names ({known})")
+        if isinstance(self.police_class, int) and self.police_class < 0:
+            raise ValueError(f"police_class {self.police_class} is a class number from 0 on")
+        return self
+
+
+class Ingest(Frozen):
+    """How the raw files are cut into shards; the results do not depend on it."""
+
+    block_bytes: int = Field(64 * 2**20, ge=2**10)  # of source text in one task
+    slice_rows: int = Field(1_000_000, ge=1)  # at most about this many rows of a day in one file
+
+
+class Annotate(Frozen):
+    """What is measured for every image."""
+
+    felony_windows_h: tuple[int, ...] = (1, 3, 6)
+    felony_category: str = "FELONY"
+    phase_from: date = date(2020, 9, 1)  # local day from which phase is 1
+
+    @field_validator("felony_windows_h")
+    @classmethod
+    def _whole_hours(cls, hours: tuple[int, ...]) -> tuple[int, ...]:
+        if list(hours) != sorted(set(hours)) or any(not 1 <= h <= 48 for h in hours):
+            raise ValueError(f"{list(hours)}: whole hours from 1 to 48, rising, none twice")
+        return hours
+
+
+class Estimate(Frozen):
+    """From images to disparities."""
+
+    first_day: date = date(2020, 10, 5)  # local; before it coverage of the city is not representative (section 3)
+    split: Literal[0, 1] = 1  # 0 is the tenth on which the model was developed
+    threshold: Share = 0.770508  # an image is classified positive above it
+    zone_share: Share = 0.5  # of a block group's area, to count as that zone
+    correlation_persons: int = Field(500, ge=0)  # areas of more persons enter the correlations
+    replicates: int = Field(100, ge=2)
+    interval_percent: float = Field(95, gt=0, lt=100)
+    seed: int = Field(20230612, ge=0)
+
+
+class Settings(Frozen):
+    """Everything in study.yaml."""
+
+    name: str = "patrolscope study"
+    simulated: str = ""  # says what in the study is simulated; shown on every figure and on the report
+    city: City = City()
+    period: Period = Period()
+    sources: Sources = Sources()
+    layers: Layers = Layers()
+    detection: Detection = Detection()
+    ingest: Ingest = Ingest()
+    annotate: Annotate = Annotate()
+    estimate: Estimate = Estimate()
+
+
+def parse_settings(text: str, *, where: str) -> Settings:
+    """Settings from the text of a study.yaml; `where` names it in errors.
+
+    Raises
+    ------
+    SettingsError : not YAML, an unknown key, an impossible value; every fault of the file is named
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{where} is not YAML: {error}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{where} holds a {type(content).__name__}; expected keys such as city: or sources:")
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(f"{where}:\n{_faults(error)}") from error
+
+
+def dump_settings(settings: Settings) -> str:
+    """Text of study.yaml: every setting, also those left at their default."""
+    content = settings.model_dump(mode="json")
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _faults(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"  {place}: unknown key; remove it or mend its name")
+        else:
+            lines.append(f"  {place}: got {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)

@@ -1,0 +1,210 @@
+"""Declarations of tables: from one come Dask's meta, the Arrow schema, the check and the dictionary.
+
+Nothing here knows what a police car is; `pipeline.tables` holds the declarations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.errors import ContractViolation
+
+Kind = Literal["string", "bool", "int8", "int16", "int32", "int64", "float64", "instant", "wall_time", "geometry"]
+
+# Times are milliseconds, the unit of the published `timestamp`. An instant is a point in time (UTC on disk),
+# a wall time is what a clock in the city shows.
+_PANDAS: dict[str, str] = {
+    "string": "str",
+    "instant": "datetime64[ms, UTC]",
+    "wall_time": "datetime64[ms]",
+    "geometry": "geometry",
+}
+_ARROW: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "instant": pa.timestamp("ms", tz="UTC"),
+    "wall_time": pa.timestamp("ms"),
+    "geometry": pa.binary(),
+}
+_INTEGERS = frozenset({"int8", "int16", "int32", "int64"})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, what it means, and which values it may take.
+
+    `published` is the name under which the released data of the reference study knows the column.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    nullable: bool = False
+    allowed: tuple[str, ...] = ()
+    published: str = ""
+
+    @property
+    def pandas_dtype(self) -> str:
+        """Name of the pandas dtype that holds the column."""
+        return _PANDAS.get(self.kind, self.kind)
+
+    def arrow_field(self) -> pa.Field:
+        """Arrow field with unit, meaning and published name in its metadata."""
+        notes = {"meaning": self.meaning, "unit": self.unit, "published_name": self.published}
+        return pa.field(
+            self.name,
+            _ARROW[self.kind],
+            nullable=self.nullable,
+            metadata={key: value for key, value in notes.items() if value},
+        )
+
+    def cast(self, values: pd.Series[Any], table: str) -> pd.Series[Any]:
+        """Values in the column's type; refuses what would change a value."""
+        if self.kind == "geometry" or str(values.dtype) == self.pandas_dtype:
+            return values
+        try:
+            if self.kind == "string":
+                return values.astype("str")
+            if self.kind in _INTEGERS:
+                return _to_integer(values, self.kind)
+            return values.astype(self.pandas_dtype)  # type: ignore[call-overload]
+        except (TypeError, ValueError, OverflowError) as error:
+            message = f"{table}.{self.name}: {values.dtype} does not fit {self.kind}: {error}"
+            raise ContractViolation(message) from error
+
+    def check(self, values: pd.Series[Any], table: str) -> None:
+        """Refuse missing values, values out of bounds and values outside `allowed`."""
+        missing = values.isna()
+        if not self.nullable and missing.any():
+            _refuse(f"{table}.{self.name}", values, missing, "a value in every row")
+        if self.low is not None or self.high is not None:
+            low = -np.inf if self.low is None else self.low
+            high = np.inf if self.high is None else self.high
+            outside = ~missing & ~values.between(low, high)
+            if outside.any():
+                _refuse(f"{table}.{self.name}", values, outside, f"between {low:g} and {high:g} {self.unit}")
+        if self.allowed:
+            strange = ~missing & ~values.isin(self.allowed)
+            if strange.any():
+                _refuse(f"{table}.{self.name}", values, strange, "one of " + ", ".join(self.allowed))
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table that crosses a stage: what a row is, its key, its columns."""
+
+    name: str
+    row: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    made_by: str = ""
+    _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._by_name.update({column.name: column for column in self.columns})
+        if len(self._by_name) != len(self.columns):
+            raise ValueError(f"table {self.name} declares a column twice")
+        if unknown := set(self.key) - set(self._by_name):
+            raise ValueError(f"table {self.name}: key columns {sorted(unknown)} are not declared")
+
+    def __iter__(self) -> Iterator[Column]:
+        return iter(self.columns)
+
+    def __getitem__(self, name: str) -> Column:
+        return self._by_name[name]
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in order."""
+        return list(self._by_name)
+
+    @property
+    def geometry(self) -> str | None:
+        """Name of the geometry column, if the table has one."""
+        return next((column.name for column in self.columns if column.kind == "geometry"), None)
+
+    def empty(self) -> pd.DataFrame:
+        """Frame without rows, in the declared types: Dask's meta."""
+        plain = {
+            column.name: pd.Series([], dtype=column.pandas_dtype)
+            for column in self.columns
+            if column.kind != "geometry"
+        }
+        if self.geometry is None:
+            return pd.DataFrame(plain)
+        frame = gpd.GeoDataFrame(plain, geometry=gpd.GeoSeries([])).rename_geometry(self.geometry)
+        return frame[self.names]
+
+    def arrow_schema(self) -> pa.Schema:
+        """Schema on disk, with units and meanings in the field metadata."""
+        notes = {"table": self.name, "row": self.row, "key": ",".join(self.key)}
+        return pa.schema([column.arrow_field() for column in self.columns], metadata=notes)
+
+    def conform(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The declared columns of `frame`, in order and type, every value checked.
+
+        Raises
+        ------
+        ContractViolation : a column is missing, or a value does not fit; names the column, the count, an example
+        """
+        if absent := [name for name in self.names if name not in frame.columns]:
+            raise ContractViolation(
+                f"{self.name} needs {', '.join(absent)}; the frame has {', '.join(map(str, frame.columns))}"
+            )
+        columns = {}
+        for column in self.columns:
+            values = column.cast(frame[column.name], self.name)
+            column.check(values, self.name)
+            columns[column.name] = values
+        if self.geometry is None:
+            return pd.DataFrame(columns, index=frame.index)
+        return gpd.GeoDataFrame(columns, index=frame.index, geometry=self.geometry)
+
+    def check_key(self, frame: pd.DataFrame) -> None:
+        """Refuse two rows with the same key."""
+        twice = frame.duplicated(list(self.key), keep=False)
+        if twice.any():
+            example = frame.loc[twice, list(self.key)].iloc[0].to_dict()
+            raise ContractViolation(
+                f"{self.name}: {int(twice.sum())} rows share the key {', '.join(self.key)}, first {example}"
+            )
+
+    def published_names(self) -> dict[str, str]:
+        """Our name -> published name, for the columns that have one."""
+        return {column.name: column.published for column in self.columns if column.published}
+
+    def fingerprint(self) -> str:
+        """Digest of names and types: a table written under another declaration is not up to date."""
+        shape = [{key: asdict(column)[key] for key in ("name", "kind", "nullable")} for column in self.columns]
+        return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
+
+
+def _to_integer(values: pd.Series[Any], kind: str) -> pd.Series[Any]:
+    whole = values.astype(kind)  # type: ignore[call-overload]
+    if (whole != values).any():
+        raise ValueError("values are not whole numbers, or too large")
+    return whole
+
+
+def _refuse(name: str, values: pd.Series[Any], bad: pd.Series[bool], expected: str) -> None:
+    example = values[bad].iloc[0]
+    raise ContractViolation(
+        f"{name}: {int(bad.sum())} of {len(values)} values are wrong, first {example!r}; expected {expected}"
+    )

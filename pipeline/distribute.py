@@ -1,0 +1,53 @@
+"""How work is spread over a Dask cluster. The only module of the pipeline that knows Dask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dask.dataframe as dd
+import dask_geopandas
+import distributed
+
+from pipeline.contract import Table
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study
+
+
+def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards: Sequence[Shard]) -> Iterator[Record]:
+    """Records of shards in the order in which workers finish them.
+
+    A task that raises stops the stage: what runs is let go, what is finished stays finished. Scheduling order is the
+    order of `shards`; nothing in the output depends on it.
+    """
+    # pure=False: a shard that was redone after its files vanished must not be answered from an earlier result.
+    futures = client.map(
+        _finish, shards, study=study, stage=stage, key=[f"{stage.name}-{shard.name}" for shard in shards], pure=False
+    )
+    try:
+        for future in distributed.as_completed(futures):
+            yield future.result()
+            future.release()
+    finally:
+        client.cancel(futures)
+
+
+def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record:
+    return stage.finish(study, shard)
+
+
+def over_partitions(stage: Callable[..., Any], frame: dd.DataFrame, *, produces: Table, **fixed: Any) -> dd.DataFrame:
+    """A plain stage function over the partitions of a Dask frame, for notebooks and for the parity tests."""
+    return frame.map_partitions(stage, meta=produces.empty(), enforce_metadata=False, **fixed)
+
+
+def read_table(study: Study, table: Table) -> dd.DataFrame:
+    """A table of a study as a Dask frame, one partition a file; a dask-geopandas frame if it has a geometry.
+
+    Raises
+    ------
+    NotYetMade : the table does not exist yet
+    """
+    files = study.files(table.name)
+    frame = dd.from_map(study.read, files, meta=table.empty(), geometry=table.geometry is not None)
+    return dask_geopandas.from_dask_dataframe(frame, geometry=table.geometry) if table.geometry else frame

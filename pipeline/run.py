@@ -1,0 +1,132 @@
+"""Run stages in order: do what is missing, leave what is up to date, account for every row."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.distribute import finish_shards
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study
+
+if TYPE_CHECKING:
+    import distributed
+
+LEDGER_FILE = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did."""
+
+    stage: str
+    shards: int
+    done_now: int
+    rows_in: int
+    rows_out: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+class Progress:
+    """Told how a stage gets on. This one says nothing; the command line passes one that draws."""
+
+    def start(self, stage: Stage, done: int, total: int) -> None:
+        """A stage begins with `done` of `total` units finished earlier."""
+
+    def advance(self, stage: Stage, shard: Shard, record: Record) -> None:
+        """A shard has been finished."""
+
+    def finish(self, stage: Stage, outcome: Outcome) -> None:
+        """A stage has ended."""
+
+
+def run_stages(
+    study: Study,
+    stages: Sequence[Stage],
+    client: Callable[[], distributed.Client],
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Bring every stage up to date, in order, under the study's lock.
+
+    Parameters
+    ----------
+    client : called when the first shard has to be made, so that an up-to-date study needs no cluster
+
+    Raises
+    ------
+    StudyBusy : another run is writing into the study
+    PatrolscopeError : from a stage; what was finished stays finished
+    """
+    with study.lock():
+        return [_run_stage(study, stage, client, progress or Progress()) for stage in stages]
+
+
+def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: dict[str, Record]) -> list[Shard]:
+    """Shards without an up-to-date record, or whose files have gone."""
+    return [
+        shard
+        for shard in shards
+        if shard.name not in records
+        or records[shard.name].fingerprint != stage.fingerprint(shard)
+        or not all(study.exists(name) for name in records[shard.name].files)
+    ]
+
+
+def _run_stage(study: Study, stage: Stage, client: Callable[[], distributed.Client], progress: Progress) -> Outcome:
+    shards = stage.plan(study)
+    records = study.records(stage.name)
+    todo = unfinished(study, stage, shards, records)
+    waiting = {shard.name: shard for shard in todo}
+    # A record that no longer holds goes before its shard is made again: a reader never sees old and new together.
+    planned = {shard.name for shard in shards}
+    kept = {name: record for name, record in records.items() if name in planned and name not in waiting}
+    named = frozenset(file for record in kept.values() for file in record.files)
+    for name, record in records.items():
+        if name not in kept:
+            study.discard(stage.name, record, keep=named)
+    for folder in stage.folders:
+        study.sweep(folder, keep=named)
+
+    total = sum(shard.size for shard in shards)
+    progress.start(stage, total - sum(shard.size for shard in todo), total)
+    if todo:
+        for record in finish_shards(client(), study, stage, todo):
+            kept[record.shard] = record
+            progress.advance(stage, waiting[record.shard], record)
+    outcome = _outcome(stage, [kept[shard.name] for shard in shards], len(todo))
+    write_ledger(study)
+    progress.finish(stage, outcome)
+    return outcome
+
+
+def _outcome(stage: Stage, records: Sequence[Record], done_now: int) -> Outcome:
+    dropped: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    for record in records:
+        for line in record.ledger:
+            dropped.update(line["dropped"])
+            notes.update(line["notes"])
+    return Outcome(
+        stage=stage.name,
+        shards=len(records),
+        done_now=done_now,
+        rows_in=sum(record.rows_in for record in records),
+        rows_out=sum(record.rows_out for record in records),
+        dropped=dict(dropped),
+        notes=dict(notes),
+    )
+
+
+def write_ledger(study: Study) -> None:
+    """Write ledger.jsonl from the records of all stages: one line a step and shard, always in the same order."""
+    lines = [
+        json.dumps({"stage": stage, "shard": record.shard, **line})
+        for stage in study.stages()
+        for record in study.records(stage).values()
+        for line in record.ledger
+    ]
+    study.write_bytes("".join(line + "\n" for line in lines).encode(), LEDGER_FILE)

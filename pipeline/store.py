@@ -1,0 +1,308 @@
+"""The study folder: files that appear whole or not at all, and the record of which shards are finished.
+
+A shard is finished when its record stands in manifest/<stage>/. The record is written last, names the shard's
+files and row counts and carries the fingerprint of what made them, so an interrupted run is simply started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from pipeline.config import Settings, dump_settings, parse_settings
+from pipeline.contract import Table
+from pipeline.errors import NotYetMade, SettingsError, SourceError, StudyBusy
+
+SETTINGS_FILE = "study.yaml"
+# Rows of one Parquet row group: small enough that a reader with a filter skips most of a day.
+ROW_GROUP_ROWS = 65_536
+
+
+def fingerprint(*parts: object) -> str:
+    """Digest of plain values (JSON types, dates, nested tuples): what a shard was made from."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one finished shard left behind."""
+
+    shard: str
+    fingerprint: str
+    files: tuple[str, ...]  # below the study's root
+    rows_in: int
+    rows_out: int
+    ledger: tuple[dict[str, Any], ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)  # what later stages need to plan, such as rows by hour
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """Text of the record's file."""
+        return json.dumps(self.__dict__, sort_keys=True, default=list)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Record from its file's text."""
+        content = json.loads(text)
+        return cls(**{**content, "files": tuple(content["files"]), "ledger": tuple(content["ledger"])})
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder, local or any fsspec URL, and its settings. Small; travels to workers as it is."""
+
+    root: str
+    settings: Settings
+
+    @cached_property
+    def fs(self) -> Any:
+        """File system of the study."""
+        return fsspec.core.url_to_fs(self.root)[0]
+
+    @cached_property
+    def base(self) -> str:
+        """Root as the file system names it."""
+        return str(fsspec.core.url_to_fs(self.root)[1]).rstrip("/")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "settings": self.settings}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the study lies on a file system of this machine."""
+        return "file" in np.atleast_1d(self.fs.protocol)
+
+    def path(self, *parts: str) -> str:
+        """Full path of something in the study, as its file system names it."""
+        return "/".join((self.base, *parts))
+
+    def resolve(self, path: str) -> str:
+        """A source path of study.yaml: relative ones count from the study folder."""
+        if "://" in path or Path(path).is_absolute():
+            return path
+        return self.path(path)
+
+    # Reading.
+
+    def exists(self, *parts: str) -> bool:
+        """Whether the file or folder is there."""
+        return bool(self.fs.exists(self.path(*parts)))
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """Content of a file."""
+        with self.fs.open(self.path(*parts), "rb") as file:
+            return bytes(file.read())
+
+    def files(self, table: str) -> list[str]:
+        """Parquet files of a table, sorted, as paths below the root.
+
+        Raises
+        ------
+        NotYetMade : there are none; says which command makes them
+        """
+        found = self.fs.find(self.path(table)) if self.exists(table) else []
+        names = [name[len(self.base) + 1 :] for name in map(str, found)]
+        parts = sorted(n for n in names if n.endswith(".parquet") and not n.rsplit("/", 1)[-1].startswith("."))
+        if not parts:
+            raise NotYetMade(f"{self.root} has no {table}/ yet: run `patrolscope run --study {self.root}`")
+        return parts
+
+    def read(
+        self,
+        file: str,
+        columns: list[str] | None = None,
+        filters: list[tuple[str, str, Any]] | None = None,
+        geometry: bool = False,
+    ) -> pd.DataFrame:
+        """One Parquet file of the study as a frame; a GeoDataFrame with its CRS when `geometry`."""
+        with self.fs.open(self.path(file), "rb") as handle:
+            if geometry:
+                return gpd.read_parquet(handle, columns=columns)
+            # ParquetFile semantics: no guessing of partition columns from folder names.
+            table = pq.read_table(handle, columns=columns, filters=filters, partitioning=None)
+        return table.to_pandas()
+
+    # Writing.
+
+    def write_bytes(self, content: bytes, *parts: str) -> str:
+        """Write a file whole or not at all; returns its path below the root."""
+        name = "/".join(parts)
+        with self._aside(name) as path, self.fs.open(path, "wb") as file:
+            file.write(content)
+        return name
+
+    def write(self, table: Table, frame: pd.DataFrame, name: str) -> str:
+        """Write a frame that conforms to `table` as one Parquet file; GeoParquet when it has a geometry."""
+        arrow = to_arrow(table, frame)
+        with self._aside(name) as path, self.fs.open(path, "wb") as file:
+            pq.write_table(arrow, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        return name
+
+    @contextlib.contextmanager
+    def _aside(self, name: str) -> Iterator[str]:
+        """Path to write to; what was written there takes the final name when the block ends without error."""
+        final = self.path(name)
+        folder, leaf = final.rsplit("/", 1)
+        self.fs.makedirs(folder, exist_ok=True)
+        if not self.is_local:
+            yield final  # an object store shows an object only once it is complete
+            return
+        aside = f"{folder}/.{leaf}.{uuid.uuid4().hex}.tmp"
+        try:
+            yield aside
+            os.replace(aside, final)  # noqa: PTH105 - the path is a string of the file system
+        finally:
+            if self.fs.exists(aside):
+                self.fs.rm_file(aside)
+
+    # Records.
+
+    def commit(self, stage: str, record: Record) -> None:
+        """Declare a shard finished; its files must be in place."""
+        self.write_bytes(record.to_json().encode(), "manifest", stage, f"{record.shard}.json")
+
+    def records(self, stage: str) -> dict[str, Record]:
+        """Finished shards of a stage, by name."""
+        folder = self.path("manifest", stage)
+        if not self.fs.exists(folder):
+            return {}
+        names = [str(name) for name in self.fs.find(folder) if str(name).endswith(".json")]
+        records = (Record.from_json(text.decode()) for text in self.fs.cat(names).values()) if names else ()
+        return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
+
+    def stages(self) -> list[str]:
+        """Stages that have a record, sorted by name."""
+        if not self.exists("manifest"):
+            return []
+        return sorted(
+            str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.fs.ls(self.path("manifest"), detail=False)
+        )
+
+    def discard(self, stage: str, record: Record, keep: frozenset[str] = frozenset()) -> None:
+        """Forget a shard and remove its files, but not those named in `keep`."""
+        self.fs.rm_file(self.path("manifest", stage, f"{record.shard}.json"))
+        for name in record.files:
+            if name not in keep and self.exists(name):
+                self.fs.rm_file(self.path(name))
+
+    def sweep(self, folder: str, keep: frozenset[str]) -> None:
+        """Remove what an interrupted run left in a folder: half-written files, and files that no record names."""
+        if not self.exists(folder):
+            return
+        for path in map(str, self.fs.find(self.path(folder))):
+            if path[len(self.base) + 1 :] not in keep:
+                self.fs.rm_file(path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study against a second run.
+
+        Raises
+        ------
+        StudyBusy : another run holds it; says which
+        """
+        holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        if self.is_local:
+            with _local_lock(Path(self.path(".lock")), holder, self.root):
+                yield
+            return
+        marker = self.path(".lock")
+        if self.fs.exists(marker):
+            other = self.fs.cat_file(marker).decode()
+            raise StudyBusy(f"{self.root} is in use by {other}. If that run is dead, remove {marker} and start again")
+        self.fs.pipe_file(marker, holder.encode())
+        try:
+            yield
+        finally:
+            self.fs.rm_file(marker)
+
+
+@contextlib.contextmanager
+def _local_lock(path: Path, holder: str, root: str) -> Iterator[None]:
+    """An advisory lock that the system itself releases when the process dies."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = os.read(descriptor, 500).decode(errors="replace") or "another process"
+            raise StudyBusy(f"{root} is in use by {other}: wait for it, or stop it") from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, holder.encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def to_arrow(table: Table, frame: pd.DataFrame) -> pa.Table:
+    """Arrow table in the declared schema; with a geometry it carries GeoParquet's metadata (version 1.1, WKB)."""
+    schema = table.arrow_schema()
+    if table.geometry is None:
+        return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    if not isinstance(frame, gpd.GeoDataFrame) or frame.crs is None:
+        raise SourceError(f"{table.name}: the boundaries have no coordinate system")
+    shapes = frame.geometry.to_numpy()
+    plain = pd.DataFrame(frame).assign(**{table.geometry: shapely.to_wkb(shapes)})
+    geo = {
+        "version": "1.1.0",
+        "primary_column": table.geometry,
+        "columns": {
+            table.geometry: {
+                "encoding": "WKB",
+                "crs": frame.crs.to_json_dict(),
+                "geometry_types": sorted(set(frame.geom_type)),
+                "bbox": [float(edge) for edge in frame.total_bounds],
+            }
+        },
+    }
+    arrow = pa.Table.from_pandas(plain, schema=schema, preserve_index=False)
+    return arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"geo": json.dumps(geo).encode()})
+
+
+def open_study(root: str | Path) -> Study:
+    """The study at a folder or URL.
+
+    Raises
+    ------
+    SettingsError : there is no study.yaml, or it can not be used
+    """
+    url = str(root)
+    fs, base = fsspec.core.url_to_fs(url)
+    where = f"{str(base).rstrip('/')}/{SETTINGS_FILE}"
+    if not fs.exists(where):
+        raise SettingsError(
+            f"{url} is no study: it has no {SETTINGS_FILE}. `patrolscope simulate {url}` makes a simulated one, "
+            f"`patrolscope init {url}` one for your own data"
+        )
+    text = fs.cat_file(where).decode()
+    return Study(root=url if "://" in url else str(Path(url).resolve()), settings=parse_settings(text, where=where))
+
+
+def create_study(root: str | Path, settings: Settings) -> Study:
+    """A new study folder with its study.yaml; an existing one gets these settings."""
+    url = str(root)
+    study = Study(root=url if "://" in url else str(Path(url).resolve()), settings=settings)
+    study.write_bytes(dump_settings(settings).encode(), SETTINGS_FILE)
+    return study
