@@ -1,0 +1,308 @@
+"""`patrolscope`: parse, load, call, exit code.
+
+Heavy imports wait inside the commands, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from pipeline.run import Outcome
+    from pipeline.stages import Shard, Stage
+    from pipeline.store import Record, Study
+
+app = typer.Typer(
+    help="Where are police deployed? From dashcam images to disparities with intervals.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+StudyOption = Annotated[str, typer.Option("--study", "-s", help="Study folder (a path, or any fsspec URL).")]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", help="Cluster profile: a name, a .yaml path, or tcp://scheduler:port.")
+]
+
+
+@app.command()
+def demo(study: StudyOption = "demo-study", images: int = 400_000, cluster: ClusterOption = "local") -> None:
+    """The whole study on the embedded city, without network: real boundaries, simulated images and people."""
+    _simulate(study, images=images, city="embedded", cluster=cluster)
+    run(study, cluster)
+
+
+@app.command()
+def init(
+    study: Annotated[str, typer.Argument(help="Folder of the new study.")],
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="Raw CSV file, folder or pattern; may be repeated.")
+    ] = None,
+    labels: Annotated[list[str] | None, typer.Option(help="Folder of YOLO label files; may be repeated.")] = None,
+    validation: Annotated[str | None, typer.Option(help="CSV of labelled images for the calibration.")] = None,
+    test: Annotated[str | None, typer.Option(help="CSV of labelled images for the evaluation.")] = None,
+) -> None:
+    """Make a study.yaml for data of your own, with the paper's settings as defaults."""
+    from pipeline.config import Settings, Sources
+    from pipeline.errors import SettingsError
+    from pipeline.store import SETTINGS_FILE, create_study
+
+    sources = Sources(
+        metadata=tuple(map(_absolute, metadata or ())),
+        labels=tuple(map(_absolute, labels or ())),
+        validation=None if validation is None else _absolute(validation),
+        test=None if test is None else _absolute(test),
+    )
+    with _errors():
+        if "://" not in study and (Path(study) / SETTINGS_FILE).exists():
+            raise SettingsError(f"{study} has a {SETTINGS_FILE} already: edit it, or name another folder")
+        made = create_study(study, Settings(sources=sources))
+    _say(f"{made.path(SETTINGS_FILE)}: look it through, then `patrolscope run --study {study}`")
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Entries of data_catalog.yaml; none: all.")] = None,
+    from_dir: Annotated[Path | None, typer.Option("--from", help="Take the files from this folder.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder instead of the user's.")] = None,
+) -> None:
+    """Public data sets, cached and verified."""
+    from pipeline.catalog import fetch_all
+
+    with _errors():
+        for line in fetch_all(names or [], cache=cache, from_dir=from_dir):
+            _say(line)
+
+
+@app.command()
+def simulate(
+    out: Annotated[str, typer.Argument(help="Folder of the new study.")],
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")],
+    city: Annotated[str, typer.Option(help="embedded (no network), or new-york (fetched data sets).")] = "embedded",
+    levels: Annotated[
+        Path | None, typer.Option(help="CSV nta,weighted_mean: true level of each neighbourhood.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Days from 2020-10-05 on.")] = None,
+    seed: int = 20230612,
+    cluster: ClusterOption = "local",
+) -> None:
+    """A study whose truth is known: metadata, labels, validation and test set."""
+    _simulate(out, images=images, city=city, levels=levels, days=days, seed=seed, cluster=cluster)
+
+
+def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
+    with _errors():
+        from pipeline.simulate import simulate as make
+
+        from cluster.connect import connection
+
+        with connection(cluster) as client, _progress() as progress:
+            make(out, client=client, progress=progress, **arguments)
+
+
+@app.command()
+def ingest(study: StudyOption, cluster: ClusterOption = "local") -> None:
+    """Raw metadata CSV (sources.metadata of study.yaml) to Parquet; bad rows to quarantine."""
+    from pipeline.ingest import ARRANGE, READ
+
+    _run(study, [READ, ARRANGE], cluster)
+
+
+@app.command()
+def labels(study: StudyOption, cluster: ClusterOption = "local") -> None:
+    """Detections that exist as YOLO label files (sources.labels of study.yaml)."""
+    from pipeline.labels import LABELS
+
+    _run(study, [LABELS], cluster)
+
+
+@app.command()
+def annotate(study: StudyOption, cluster: ClusterOption = "local") -> None:
+    """Time, places, nearest felony and station for every image."""
+    from pipeline.annotate import ANNOTATE
+    from pipeline.assemble import MATCH
+    from pipeline.layers import LAYERS
+
+    _run(study, [LAYERS, MATCH, ANNOTATE], cluster)
+
+
+@app.command()
+def estimate(study: StudyOption, cluster: ClusterOption = "local") -> None:
+    """Calibration, disparities, bootstrap; tables, map, figures and report."""
+    _run(study, _estimate_stages(), cluster)
+
+
+@app.command()
+def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
+    """Every stage that is not up to date, in order."""
+    from pipeline.ingest import ARRANGE, READ
+    from pipeline.labels import LABELS
+
+    from pipeline.annotate import ANNOTATE
+    from pipeline.assemble import MATCH
+    from pipeline.layers import LAYERS
+
+    made = _run(study, [LAYERS, READ, ARRANGE, LABELS, MATCH, ANNOTATE, *_estimate_stages()], cluster)
+    _summary(made)
+
+
+@app.command()
+def dictionary(
+    table: Annotated[str | None, typer.Argument(help="One table; none: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """What every column of every table means, its type, unit and bounds."""
+    from pipeline.errors import SettingsError
+    from pipeline.tables import TABLES
+
+    with _errors():
+        wanted = [one for one in TABLES if table in (None, one.name)]
+        if not wanted:
+            raise SettingsError(f"no table {table!r}: {', '.join(one.name for one in TABLES)}")
+        if as_json:
+            _say(json.dumps([one.describe() for one in wanted], indent=1))
+            return
+        _print_dictionary(wanted)
+
+
+def _print_dictionary(tables: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    console = Console()
+    for one in tables:
+        grid = Grid(title=f"{one.name}: {one.row} (key: {', '.join(one.key) or 'none'})", title_justify="left")
+        for heading in ("column", "type", "meaning", "unit", "values", "published as"):
+            grid.add_column(heading, overflow="fold")
+        for column in one.describe()["columns"]:
+            grid.add_row(*(column[key] for key in ("name", "type", "meaning", "unit", "values", "published_name")))
+        console.print(grid)
+
+
+def _estimate_stages() -> list[Stage]:
+    from dashboards.stages import MAPS, REPORT
+
+    from analysis.calibrate import CALIBRATE
+    from analysis.cells import CELLS_STAGE
+    from analysis.stages import ESTIMATE
+
+    return [CALIBRATE, CELLS_STAGE, ESTIMATE, MAPS, REPORT]
+
+
+def _run(root: str, stages: list[Stage], cluster: str) -> Study:
+    with _errors():
+        from cluster.connect import connection
+        from pipeline.run import run_stages
+        from pipeline.store import open_study
+
+        study = open_study(root)
+        with connection(cluster) as client, _progress() as progress:
+            run_stages(study, stages, client, progress)
+        return study
+
+
+def _summary(study: Study) -> None:
+    from analysis.stages import SUMMARY_FILE
+
+    summary = json.loads(study.read_bytes(SUMMARY_FILE))
+    images = summary["images"]
+    _say("")
+    _say(f"{images['analysed']:,} images analysed, {images['positive']:,} classified as showing a police vehicle")
+    if summary["truth"]:
+        truth = summary["truth"]
+        _say(
+            f"{truth['covered']} of {truth['neighbourhoods']} true neighbourhood levels lie in their "
+            f"{summary['interval_percent']:g} % intervals ({truth['share']:.1%})"
+        )
+    for name, file in (("map", "figures/map.png"), ("report", "report.html"), ("tables", "estimates/tables.csv")):
+        _say(f"{name + ':':8} {study.path(file)}")
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).resolve())
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """A user's mistake ends with its message and status 2; a defect keeps its trace."""
+    from cluster.profiles import ClusterError
+    from pipeline.errors import PatrolscopeError
+
+    try:
+        yield
+    except (PatrolscopeError, ClusterError) as error:
+        typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Progress of stages on the terminal: bar, rate, time left; a line a stage where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        yield _Drawn(bar, console.print)
+
+
+class _Drawn:
+    """Draws what `pipeline.run` tells it."""
+
+    def __init__(self, bar: Any, say: Callable[..., None]) -> None:
+        self.bar, self.say = bar, say
+        self.task: TaskID | None = None
+
+    def start(self, stage: Stage, done: int, total: int) -> None:
+        self.task = self.bar.add_task(stage.name, completed=done, total=total, amount=f"of {total:,} {stage.unit}")
+
+    def advance(self, stage: Stage, shard: Shard, record: Record) -> None:  # noqa: ARG002 - every progress is told alike
+        task = self.bar.tasks[self.bar.task_ids.index(self.task)]
+        rate = f", {task.speed:,.0f} {stage.unit}/s" if task.speed else ""
+        self.bar.update(self.task, advance=shard.size, amount=f"of {task.total:,.0f} {stage.unit}{rate}")
+
+    def finish(self, stage: Stage, outcome: Outcome) -> None:
+        self.bar.remove_task(self.task)
+        if outcome.done_now == 0:
+            self.say(f"{stage.name:10} up to date", highlight=False)
+            return
+        self.say(f"{stage.name:10} {outcome.rows_in:>12,} in {outcome.rows_out:>12,} out", highlight=False)
+        for why, rows in outcome.dropped.items():
+            self.say(f"{'':10} {rows:>12,} dropped: {why}", highlight=False, style="yellow")
+        for what, rows in outcome.notes.items():
+            self.say(f"{'':10} {rows:>12,} {what}", highlight=False, style="dim")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

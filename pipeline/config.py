@@ -201,6 +201,7 @@ class Settings(Frozen):
     """Everything in study.yaml."""
 
     name: str = "patrolscope study"
+    cache: str | None = None  # folder of fetched data sets; null: the user's cache folder
     simulated: str = ""  # says what in the study is simulated; shown on every figure and on the report
     city: City = City()
     period: Period = Period()

@@ -75,6 +75,17 @@ class Column:
             metadata={key: value for key, value in notes.items() if value},
         )
 
+    def values(self) -> str:
+        """Which values the column may take, in words."""
+        low = "" if self.low is None else f"from {self.low:g}"
+        high = "" if self.high is None else f"to {self.high:g}"
+        parts = [
+            " ".join(filter(None, (low, high))),
+            ", ".join(self.allowed),
+            "may be missing" if self.nullable else "",
+        ]
+        return "; ".join(filter(None, parts))
+
     def cast(self, values: pd.Series[Any], table: str) -> pd.Series[Any]:
         """Values in the column's type; refuses what would change a value."""
         if self.kind == "geometry" or str(values.dtype) == self.pandas_dtype:
@@ -189,6 +200,21 @@ class Table:
     def published_names(self) -> dict[str, str]:
         """Our name -> published name, for the columns that have one."""
         return {column.name: column.published for column in self.columns if column.published}
+
+    def describe(self) -> dict[str, Any]:
+        """The data dictionary's page on the table, all texts."""
+        columns = [
+            {
+                "name": column.name,
+                "type": column.kind.replace("_", " "),
+                "meaning": column.meaning,
+                "unit": column.unit,
+                "values": column.values(),
+                "published_name": column.published,
+            }
+            for column in self.columns
+        ]
+        return {"table": self.name, "row": self.row, "key": list(self.key), "made_by": self.made_by, "columns": columns}
 
     def fingerprint(self) -> str:
         """Digest of names and types: a table written under another declaration is not up to date."""

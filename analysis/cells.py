@@ -1,0 +1,112 @@
+"""Images, counted: everything that the estimators need to see of them.
+
+A group mean sees an image only through its area and its class. All images of one area and one class form a cell;
+some 13,600 cells stand for 24.8 million images, exactly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.calibrate import Adjusted, load_calibration
+from pipeline.config import Estimate
+from pipeline.ledger import Ledger
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study
+from pipeline.tables import CELLS
+
+_KEY = ["area", "positive"]
+# Sums of whole multiples of a power of two are exact in floating point (up to 2**53 of them), so that they do not
+# depend on how the rows were split. 2**-24 is 6e-8 of a probability, 2**-6 is 5 mm of a distance in feet.
+_PROBABILITY_STEP = 2.0**-24
+_FEET_STEP = 2.0**-6
+
+
+def analysed(images: pd.DataFrame, rules: Estimate, ledger: Ledger) -> pd.DataFrame:
+    """The images that are analysed, in METHOD's order; duplicates have gone at ingest."""
+    images = ledger.keep(images, images["split"] == rules.split, why=f"not of split {rules.split}")
+    first = pd.Timestamp(rules.first_day)
+    images = ledger.keep(images, images["captured_local"] >= first, why=f"before {rules.first_day}")
+    return ledger.keep(images, images["processed"], why="not processed by the detector")
+
+
+def count_cells(images: pd.DataFrame, *, threshold: float, adjusted: Adjusted | None, felony_ft: str) -> pd.DataFrame:
+    """Cells of analysed images: `CELLS`; a missing conf counts as 0.
+
+    Parameters
+    ----------
+    felony_ft : column with the distance to the nearest felony of the longest window
+    """
+    probability = np.full(len(images), np.nan)
+    if adjusted is not None:
+        probability = adjusted.probability(images["conf"].to_numpy(), images["station_distance_ft"].to_numpy())
+    parts = pd.DataFrame(
+        {
+            "area": images["area"].to_numpy(),
+            "positive": (images["conf"] > threshold).to_numpy(),
+            "images": 1,
+            "adjusted_sum": _rounded(probability, _PROBABILITY_STEP),
+            "felony_ft_sum": _rounded(images[felony_ft].to_numpy(), _FEET_STEP),
+            "felony_images": images[felony_ft].notna().to_numpy().astype("int64"),
+            "station_ft_sum": _rounded(images["station_distance_ft"].to_numpy(), _FEET_STEP),
+        }
+    )
+    return add_cells([parts])
+
+
+def _rounded(values: npt.NDArray[np.float64], step: float) -> npt.NDArray[np.float64]:
+    return np.round(values / step) * step
+
+
+def add_cells(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Cells of several parts together: sums, so neither order nor grouping of the parts matters to the counts."""
+    rows = pd.concat(parts, ignore_index=True)
+    grouped = rows.groupby(_KEY, dropna=False, sort=True)
+    cells = grouped.sum(min_count=0).reset_index()
+    # A sum over nothing but missing values is missing, not zero.
+    cells["adjusted_sum"] = grouped["adjusted_sum"].sum(min_count=1).to_numpy()
+    return CELLS.conform(cells)
+
+
+# The stage: one part for each file of annotated images.
+
+
+def plan_cells(study: Study) -> list[Shard]:
+    """One shard a file of annotated/."""
+    (calibration,) = study.records("calibrate").values()
+    rules = study.settings.estimate
+    common = {
+        "rules": [rules.split, str(rules.first_day), rules.threshold],
+        "calibration": calibration.fingerprint,
+        "table": CELLS.fingerprint(),
+    }
+    return [
+        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
+        for record in study.records("annotate").values()
+        for file in record.files
+    ]
+
+
+def process_cells(study: Study, shard: Shard) -> Record:
+    """Count the cells of one file of annotated images."""
+    settings = study.settings
+    felony_ft = f"felony_{settings.annotate.felony_windows_h[-1]}h_distance_ft"
+    columns = ["area", "conf", "processed", "split", "captured_local", "station_distance_ft", felony_ft]
+    images = study.read(shard.work["file"], columns=columns)
+    ledger = Ledger("analysed images", len(images))
+    images = analysed(images, settings.estimate, ledger)
+    _, adjusted, _ = load_calibration(study)
+    cells = count_cells(images, threshold=settings.estimate.threshold, adjusted=adjusted, felony_ft=felony_ft)
+    file = study.write(CELLS, cells, shard.work["file"].replace("annotated/", "staging/cells/", 1))
+    return Record("", "", (file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
+
+
+def load_cells(study: Study) -> pd.DataFrame:
+    """Cells of the whole study."""
+    files = [file for record in study.records("cells").values() for file in record.files]
+    return add_cells([study.read(file) for file in files])
+
+
+CELLS_STAGE = Stage("cells", unit="rows", folders=("staging/cells",), plan=plan_cells, process=process_cells)

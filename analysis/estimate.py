@@ -1,0 +1,213 @@
+"""Group means of the calibrated prediction, and the nine published analyses.
+
+The estimators take counts by area, for one data set or for many replicates at once, and know nothing of images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pipeline.tables import PEOPLE_PUBLISHED
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+TOTAL_KEY = PEOPLE_PUBLISHED["persons"]
+ZONE_NAMES = {"C": "Commercial", "M": "Manufacturing", "R": "Residential"}
+RACES = {
+    "persons_white": "White",
+    "persons_black": "Black",
+    "persons_hispanic": "Hispanic or Latino",
+    "persons_asian": "Asian",
+}
+QUARTILE_NAMES = ("Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One question: groups of people or places, and the images that answer it.
+
+    Attributes
+    ----------
+    frame : which areas' images are resampled; only "all" has the images outside every area
+    weights : (areas, groups) persons of each group in each area
+    keys, labels : name of each group in the published files, and for a reader
+    """
+
+    name: str
+    published_file: str
+    frame: str
+    keys: tuple[str, ...]
+    labels: tuple[str, ...]
+    weights: Floats
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Areas whose images an analysis uses, with or without the images outside every area."""
+
+    name: str
+    areas: Bools
+    with_outside: bool
+
+
+def frames(areas: pd.DataFrame) -> dict[str, Frame]:
+    """The four frames of METHOD: all, residential, with income, residential with income."""
+    residential = (areas["zone"] == "R").to_numpy()
+    income = areas["income_usd"].notna().to_numpy()
+    return {
+        frame.name: frame
+        for frame in (
+            Frame("all", np.ones(len(areas), dtype=np.bool_), with_outside=True),
+            Frame("residential", residential, with_outside=False),
+            Frame("income", income, with_outside=False),
+            Frame("residential_income", residential & income, with_outside=False),
+        )
+    }
+
+
+def weighted_percentiles(values: Floats, counts: npt.NDArray[np.int64], percents: list[float]) -> Floats:
+    """Percentiles of `values` where each stands `counts` times: as numpy's linear interpolation on the long list.
+
+    Parameters
+    ----------
+    values : (n,) without missing values
+    counts : (n,) how often each stands, at least one in total
+    """
+    order = np.argsort(values, kind="stable")
+    values, ends = values[order], np.cumsum(counts[order])
+    total = int(ends[-1])
+    at = np.array(percents) / 100 * (total - 1)
+    below = np.floor(at)
+    low = values[np.searchsorted(ends, below, side="right")]
+    high = values[np.searchsorted(ends, np.minimum(below + 1, total - 1), side="right")]
+    # The same two forms as numpy's, so that both round alike.
+    share = at - below
+    return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
+
+
+def quartile_of(values: Floats, cuts: Floats) -> npt.NDArray[np.int64]:
+    """Quartile 0..3 of each value, -1 where it is missing; a value on a cut goes up."""
+    return np.where(np.isnan(values), -1, np.searchsorted(cuts, values, side="right"))
+
+
+def analyses(
+    areas: pd.DataFrame, images: npt.NDArray[np.int64]
+) -> tuple[list[Analysis], dict[str, str], dict[str, Floats]]:
+    """The published analyses that the study's areas allow.
+
+    Parameters
+    ----------
+    areas : `AREAS`
+    images : (areas,) analysed images of each area, from which the quartile cut points are taken
+
+    Returns
+    -------
+    analyses : in the paper's order
+    skipped : name of an analysis -> why it can not be made
+    cut_points : name of a quartile analysis -> its three cut points
+    """
+    people = areas["persons"].to_numpy()
+    all_frames = frames(areas)
+    made: list[Analysis] = []
+    skipped: dict[str, str] = {}
+    cuts: dict[str, Floats] = {}
+
+    for name, file, frame in (
+        ("race", "race_bootstraps.json", "all"),
+        ("race_residential", "race_residential_zones_only_bootstraps.json", "residential"),
+    ):
+        keys = tuple(PEOPLE_PUBLISHED[race] for race in RACES)
+        made.append(Analysis(name, file, frame, keys, tuple(RACES.values()), areas[list(RACES)].to_numpy()))
+
+    for name, column, stem, frame in (
+        ("density", "density_per_sqmi", "density_cbg", "all"),
+        ("density_residential", "density_per_sqmi", "density_cbg", "residential"),
+        ("income", "income_usd", "median_household_income", "income"),
+        ("income_residential", "income_usd", "median_household_income", "residential_income"),
+    ):
+        values = areas[column].to_numpy(dtype=np.float64)
+        counted = np.where(all_frames[frame].areas & ~np.isnan(values), images, 0)
+        if counted.sum() == 0:
+            skipped[name] = f"no analysed image lies in an area with a known {column}"
+            continue
+        known = counted > 0
+        cuts[name] = weighted_percentiles(values[known], counted[known], [25, 50, 75])
+        file = f"{stem}_residential_only_bootstraps.json" if "residential" in name else f"{stem}_bootstraps.json"
+        member = quartile_of(values, cuts[name])[:, None] == np.arange(4)
+        keys = tuple(f"{stem}_quartile_{number}" for number in range(1, 5))
+        made.append(Analysis(name, file, frame, keys, QUARTILE_NAMES, member * people[:, None]))
+
+    for name, file in (
+        ("zone", "zone_bootstraps.json"),
+        ("borough", "boro_bootstraps.json"),
+        ("neighbourhood", "neighborhood_bootstraps.json"),
+    ):
+        groups = sorted(areas[name].dropna().unique())
+        if not groups:
+            skipped[name] = f"the study has no layer that gives an area's {name}"
+            continue
+        member = areas[name].to_numpy()[:, None] == np.array(groups, dtype=object)
+        labels = tuple(ZONE_NAMES[group] for group in groups) if name == "zone" else tuple(groups)
+        made.append(Analysis(name, file, "all", tuple(groups), labels, member * people[:, None]))
+
+    for name in ("race_residential", "density_residential", "income_residential"):
+        if name not in skipped and not all_frames["residential"].areas.any():
+            skipped[name] = "no area is known to be residential"
+    return [analysis for analysis in made if analysis.name not in skipped], skipped, cuts
+
+
+def area_means(
+    positives: npt.NDArray[np.int64], images: npt.NDArray[np.int64], p_positive: float, p_negative: float
+) -> Floats:
+    """Mean calibrated prediction of each area, (..., areas); missing where an area has no image."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (p_positive * positives + p_negative * (images - positives)) / images
+
+
+def group_means(means: Floats, weights: Floats) -> Floats:
+    """Weighted means of areas by group.
+
+    Parameters
+    ----------
+    means : (..., areas) mean of each area, missing where it has no image
+    weights : (areas, groups) persons
+
+    Returns
+    -------
+    (..., groups) : sum_a m_a w(a, g) / sum_a w(a, g) over areas with an image; missing where nobody of a group lives
+        in such an area
+    """
+    seen = ~np.isnan(means)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((np.where(seen, means, 0.0) @ weights) / (seen.astype(np.float64) @ weights))
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Means of one analysis for one data set, or for replicates.
+
+    Attributes
+    ----------
+    total : (...,) overall mean, weighted by all persons
+    means : (..., groups)
+    """
+
+    total: Floats
+    means: Floats
+
+    @property
+    def relative(self) -> Floats:
+        """Means relative to the overall mean, (..., groups)."""
+        return self.means / self.total[..., None]
+
+
+def evaluate_analysis(analysis: Analysis, frame: Frame, means: Floats, persons: Floats) -> Estimates:
+    """Estimates of one analysis from the means of areas, (..., areas)."""
+    inside = np.where(frame.areas, means, np.nan)
+    both = group_means(inside, np.column_stack([persons, analysis.weights]))
+    return Estimates(total=both[..., 0], means=both[..., 1:])

@@ -1,0 +1,177 @@
+"""From counts to tables: estimates with intervals, levels by area, correlations, agreement with a known truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from analysis.bootstrap import Counts, percentile_interval, resample, spread
+from analysis.estimate import RACES, Analysis, Frame, area_means, evaluate_analysis, frames
+from analysis.published import Released
+
+Floats = npt.NDArray[np.float64]
+
+
+def estimate_all(
+    analyses: list[Analysis],
+    areas: pd.DataFrame,
+    inside: Counts,
+    outside: Counts,
+    probabilities: tuple[float, float],
+    *,
+    replicates: int,
+    seed: int,
+) -> dict[str, Released]:
+    """Point estimates and replicates of every analysis; those of one frame share its draws.
+
+    Parameters
+    ----------
+    inside, outside : images by area and class, from `counts_by_area`
+    probabilities : Pr(police vehicle) of a positive and of a negative image
+    """
+    persons = areas["persons"].to_numpy()
+    point = area_means(inside[:, 1], inside.sum(axis=1), *probabilities)
+    results = {}
+    for name, frame in frames(areas).items():
+        wanted = [analysis for analysis in analyses if analysis.frame == name]
+        if not wanted:
+            continue
+        drawn = resample(inside, outside, frame, replicates=range(replicates), seed=seed)
+        replicated = area_means(drawn[..., 1], drawn.sum(axis=-1), *probabilities)
+        for analysis in wanted:
+            results[analysis.name] = _released(analysis, frame, point, replicated, persons)
+    return {analysis.name: results[analysis.name] for analysis in analyses}
+
+
+def _released(analysis: Analysis, frame: Frame, point: Floats, replicated: Floats, persons: Floats) -> Released:
+    once = evaluate_analysis(analysis, frame, point, persons)
+    often = evaluate_analysis(analysis, frame, replicated, persons)
+    return Released(analysis.keys, float(once.total), once.means, often.total, often.means)
+
+
+def group_table(analysis: Analysis, released: Released, frame: Frame, images: Counts, percent: float) -> pd.DataFrame:
+    """One row a group and quantity: estimate, interval, spread, and what stands behind it.
+
+    A group without an estimate (nobody of it lives in an area with images) has no row. `images` counts the images in
+    areas where the group lives: for population groups nearly all.
+    """
+    behind = (analysis.weights > 0) & frame.areas[:, None]
+    common = {
+        "analysis": analysis.name,
+        "group": analysis.labels,
+        "key": analysis.keys,
+        "replicates": len(released.replicate_totals),
+        "areas": (behind & (images > 0)[:, None]).sum(axis=0),
+        "images": behind.T @ images,
+        "persons": np.where(frame.areas[:, None], analysis.weights, 0).sum(axis=0),
+    }
+    rows = [
+        _quantity(common, "relative_to_average", released.relative, released.replicate_relative, percent),
+        _quantity(common, "weighted_mean", released.means, released.replicate_means, percent),
+    ]
+    total = {
+        "analysis": analysis.name,
+        "group": ["All"],
+        "key": ["Estimate_Total"],
+        "replicates": len(released.replicate_totals),
+        "areas": [int((frame.areas & (images > 0)).sum())],
+        "images": [int(images[frame.areas].sum())],
+        "persons": [np.nan],
+    }
+    rows.append(
+        _quantity(total, "weighted_mean", np.array([released.total]), released.replicate_totals[:, None], percent)
+    )
+    table = pd.concat(rows, ignore_index=True)
+    return table[table["estimate"].notna()]
+
+
+def _quantity(common: dict[str, Any], name: str, estimate: Floats, replicates: Floats, percent: float) -> pd.DataFrame:
+    lower, upper = percentile_interval(replicates, percent)
+    frame = pd.DataFrame({**common, "quantity": name, "estimate": estimate, "lower": lower, "upper": upper})
+    frame["sd"] = spread(replicates)
+    columns = ["analysis", "group", "key", "quantity", "estimate", "lower", "upper", "sd", "replicates"]
+    return frame[[*columns, "areas", "images", "persons"]]
+
+
+def area_table(
+    areas: pd.DataFrame, cells: pd.DataFrame, inside: Counts, probabilities: tuple[float, float]
+) -> pd.DataFrame:
+    """Level of every area: images, positives, mean calibrated probability, the same relative to the overall mean."""
+    images = inside.sum(axis=1)
+    level = area_means(inside[:, 1], images, *probabilities)
+    seen = images > 0
+    persons = areas["persons"].to_numpy()
+    overall = (level[seen] * persons[seen]).sum() / persons[seen].sum() if persons[seen].sum() else np.nan
+    by_area = cells.groupby("area").sum(numeric_only=True).reindex(areas["area"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return pd.DataFrame(
+            {
+                "area": areas["area"].to_numpy(),
+                "images": images,
+                "positives": inside[:, 1],
+                "level": level,
+                "relative_to_average": level / overall,
+                "adjusted_level": by_area["adjusted_sum"].to_numpy() / images,
+                "felony_distance_ft": (by_area["felony_ft_sum"] / by_area["felony_images"]).to_numpy(),
+                "station_distance_ft": by_area["station_ft_sum"].to_numpy() / images,
+            }
+        )
+
+
+def correlations(areas: pd.DataFrame, levels: pd.DataFrame, persons_above: int) -> list[dict[str, Any]]:
+    """Pearson and Spearman correlation over areas of more than `persons_above` persons, unweighted.
+
+    An area enters a correlation when it has images and the covariate; fewer than three areas, or a covariate that
+    does not vary, give no correlation.
+    """
+    persons = areas["persons"]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        covariates = {
+            "density_per_sqmi": areas["density_per_sqmi"],
+            "income_usd": areas["income_usd"],
+            **{f"share_{race.removeprefix('persons_')}": areas[race] / persons for race in RACES},
+            "felony_distance_ft": levels["felony_distance_ft"],
+            "station_distance_ft": levels["station_distance_ft"],
+        }
+    rows = []
+    for name, covariate in covariates.items():
+        usable = (persons > persons_above) & levels["level"].notna() & covariate.notna()
+        left, right = levels["level"][usable].to_numpy(), covariate[usable].to_numpy(dtype=np.float64)
+        row: dict[str, Any] = {"covariate": name, "areas": len(left), "pearson": None, "spearman": None}
+        if len(left) >= 3 and np.ptp(left) > 0 and np.ptp(right) > 0:
+            row["pearson"] = float(stats.pearsonr(left, right).statistic)
+            row["spearman"] = float(stats.spearmanr(left, right).statistic)
+        rows.append(row)
+    return rows
+
+
+def agreement(
+    table: pd.DataFrame, true_levels: pd.Series[float], areas: pd.DataFrame, seen: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    """How many true neighbourhood levels, relative to average, lie in their intervals.
+
+    Parameters
+    ----------
+    table : rows of `group_table`
+    true_levels : by area, the probability that an image there shows a police vehicle
+    seen : (areas,) whether the area has an image: the estimators, too, average over such areas
+    """
+    level = areas["area"].map(true_levels).to_numpy(dtype=np.float64)
+    persons = np.where(seen, areas["persons"].to_numpy(), 0.0)
+    overall = (level * persons).sum() / persons.sum()
+    by_place = pd.DataFrame({"place": areas["neighbourhood"], "sum": level * persons, "persons": persons})
+    by_place = by_place.groupby("place").sum()
+    truth = by_place["sum"] / by_place["persons"] / overall
+    rows = table[(table["analysis"] == "neighbourhood") & (table["quantity"] == "relative_to_average")]
+    rows = rows.assign(truth=rows["key"].map(truth))
+    covered = rows["truth"].between(rows["lower"], rows["upper"])
+    return {
+        "neighbourhoods": len(rows),
+        "covered": int(covered.sum()),
+        "share": float(covered.mean()),
+        "rank_correlation": float(stats.spearmanr(rows["truth"], rows["estimate"]).statistic),
+    }

@@ -1,0 +1,107 @@
+"""What the estimate stage left behind, read for the pictures and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import NotYetMade, SourceError
+from pipeline.store import Study
+
+TABLES_FILE = "estimates/tables.csv"
+AREAS_FILE = "estimates/areas.csv"
+SUMMARY_FILE = "estimates/summary.json"
+TRUTH_FILE = "neighbourhoods.csv"  # in the study's folder of truths
+
+# Fewer images than these say little: hatched on the map, left out of rankings.
+FEW_IMAGES = 200
+
+# The analyses in the order of the report, with their titles.
+ANALYSES = {
+    "race": "Race and ethnicity",
+    "race_residential": "Race and ethnicity, residential zones only",
+    "density": "Population density",
+    "density_residential": "Population density, residential zones only",
+    "income": "Median household income",
+    "income_residential": "Median household income, residential zones only",
+    "zone": "Zone",
+    "borough": "Borough",
+    "neighbourhood": "Neighbourhood",
+}
+AVERAGE = "All"  # the group that holds everyone: the average that others are relative to
+
+_TEXT = {
+    TABLES_FILE: ["analysis", "group", "key", "quantity"],
+    AREAS_FILE: ["area"],
+    TRUTH_FILE: ["neighbourhood"],
+}
+_NUMBERS = {
+    TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"],
+    AREAS_FILE: ["images", "positives", "level", "relative_to_average"],
+    TRUTH_FILE: ["level"],
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Estimates of a study. `truth` stands only beside a simulated study."""
+
+    tables: pd.DataFrame  # one row an analysis, group and quantity
+    areas: pd.DataFrame  # one row an area with images
+    summary: dict[str, Any]
+    truth: pd.DataFrame | None  # neighbourhood and its true level
+
+    def has(self, analysis: str) -> bool:
+        """Whether an analysis was made."""
+        return bool((self.tables["analysis"] == analysis).any())
+
+    def groups(self, analysis: str, quantity: str = "relative_to_average") -> pd.DataFrame:
+        """Groups of an analysis, without the average, in the order of the file; empty if it was not made."""
+        tables = self.tables
+        wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
+        return tables[wanted].reset_index(drop=True)
+
+    def average(self, analysis: str) -> float:
+        """Mean level over everyone, the denominator of the analysis; NaN if it is not in the file."""
+        tables = self.tables
+        wanted = (tables["analysis"] == analysis) & (tables["group"] == AVERAGE)
+        return float(tables.loc[wanted & (tables["quantity"] == "weighted_mean"), "estimate"].max())
+
+
+def read_results(study: Study) -> Results:
+    """Estimates of a study.
+
+    Raises
+    ------
+    NotYetMade : the estimates are not there
+    SourceError : a file lacks columns
+    """
+    if missing := [name for name in (TABLES_FILE, AREAS_FILE, SUMMARY_FILE) if not study.exists(name)]:
+        raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
+    truth, truth_folder = None, study.settings.sources.truth
+    if truth_folder is not None:
+        path = f"{study.resolve(truth_folder)}/{TRUTH_FILE}"
+        if study.fs.exists(path):
+            truth = _read_csv(study.fs.cat_file(path), TRUTH_FILE)
+    return Results(
+        tables=_read_csv(study.read_bytes(TABLES_FILE), TABLES_FILE),
+        areas=_read_csv(study.read_bytes(AREAS_FILE), AREAS_FILE),
+        summary=json.loads(study.read_bytes(SUMMARY_FILE)),
+        truth=truth,
+    )
+
+
+def _read_csv(content: bytes, name: str) -> pd.DataFrame:
+    # A group can be called "NA" or "None", and the group without a name is an empty text.
+    frame = pd.read_csv(io.BytesIO(content), dtype="str", keep_default_na=False)
+    text, numbers = _TEXT[name], _NUMBERS[name]
+    if absent := [column for column in (*text, *numbers) if column not in frame]:
+        raise SourceError(
+            f"{name} has no column {', '.join(absent)}; it has {', '.join(frame)}: make the estimates again"
+        )
+    values = {column: pd.to_numeric(frame[column].mask(frame[column] == "")) for column in numbers}
+    return frame[text].assign(**values)

@@ -1,0 +1,178 @@
+"""The city of a study: its areas with people, income and zone, its places, stations and felonies.
+
+Small tables, made once, from which every worker takes what it needs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from pipeline import catalog, readers
+from pipeline.config import Layer
+from pipeline.ledger import Ledger
+from pipeline.spatial.coverage import Coverage
+from pipeline.spatial.crs import SQFT_PER_SQMI, WGS84, feet_per_unit
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study
+from pipeline.tables import AREAS, FELONIES, PEOPLE_PUBLISHED, PLACES, STATIONS
+
+PLACE_LEVELS = {"neighbourhood": "neighbourhoods", "borough": "boroughs", "precinct": "precincts"}
+AREAS_FILE = "areas/areas.parquet"
+PLACES_FILE = "areas/places.parquet"
+STATIONS_FILE = "areas/stations.parquet"
+FELONIES_FILE = "areas/felonies.parquet"
+AREA_INDEX_FILE = "areas/areas.npz"
+PRECINCT_INDEX_FILE = "areas/precincts.npz"
+
+
+def read_layer(study: Study, layer: Layer | None) -> Any:
+    """Frame of a layer as its reader gives it; None where the study has no such layer."""
+    if layer is None:
+        return None
+    entry, path = _locate(study, layer)
+    return readers.read_layer(entry, path)
+
+
+def _locate(study: Study, layer: Layer) -> tuple[catalog.CatalogEntry, Path]:
+    cache = study.settings.cache
+    return catalog.locate(layer, study, None if cache is None else Path(cache))
+
+
+def build_areas(study: Study) -> gpd.GeoDataFrame:
+    """Areas of the study with everything known of them: `AREAS`, sorted by code.
+
+    Points are later located in the boundary file's own coordinates; centroids and sizes are taken in the city's
+    projection (METHOD: rules where two honest readers could differ).
+    """
+    layers = study.settings.layers
+    areas = read_layer(study, layers.areas).sort_values("area", ignore_index=True)
+    ground = areas.geometry.to_crs(study.settings.city.crs)
+    areas["area_sqft"] = ground.area * feet_per_unit(study.settings.city.crs) ** 2
+    areas = areas.join(_tract_of(ground.centroid, read_layer(study, layers.tracts)))
+    areas = areas.join(_people(areas["area"], read_layer(study, layers.population)))
+    areas["density_per_sqmi"] = areas["persons"] / areas["area_sqft"] * SQFT_PER_SQMI
+    areas["income_usd"] = _looked_up(areas["area"], read_layer(study, layers.income), "income_usd")
+    zoning = read_layer(study, layers.zoning)
+    areas["zone"] = zone_of(zoning, areas["area"], study.settings.estimate.zone_share)
+    return gpd.GeoDataFrame(AREAS.conform(areas))
+
+
+def zone_of(zoning: pd.DataFrame | None, areas: pd.Series[str], share: float) -> pd.Series[Any]:
+    """Zone that covers at least `share` of each area, else missing; R before C before M where two do."""
+    reaches = [_looked_up(areas, zoning, f"share_{name}") >= share for name in ("r", "c", "m")]
+    return (
+        pd.Series(np.select(reaches, ["R", "C", "M"], default=""), index=areas.index).replace("", np.nan).astype("str")
+    )
+
+
+def _tract_of(centroids: gpd.GeoSeries, tracts: gpd.GeoDataFrame | None) -> pd.DataFrame:
+    """Tract, neighbourhood and borough that contain each centroid; missing where no tract does."""
+    names = ["tract", "neighbourhood", "borough"]
+    if tracts is None:
+        return pd.DataFrame({name: pd.Series(np.nan, index=centroids.index, dtype="str") for name in names})
+    index = Coverage.build(tracts["tract"].to_numpy(), tracts.geometry.to_numpy())
+    points = centroids.to_crs(tracts.crs)
+    position = index.locate(points.x, points.y)
+    found = tracts.set_index("tract").loc[index.keys].reset_index()[names]
+    return found.reindex(np.where(position < 0, len(found), position)).set_axis(centroids.index)
+
+
+def _people(areas: pd.Series[str], population: pd.DataFrame | None) -> pd.DataFrame:
+    """Counts by group; an area without a count has none (METHOD: a missing population counts as 0)."""
+    if population is None:
+        return pd.DataFrame(0.0, index=areas.index, columns=list(PEOPLE_PUBLISHED))
+    return pd.DataFrame({name: _looked_up(areas, population, name).fillna(0.0) for name in PEOPLE_PUBLISHED})
+
+
+def _looked_up(areas: pd.Series[str], table: pd.DataFrame | None, column: str) -> pd.Series[float]:
+    if table is None:
+        return pd.Series(np.nan, index=areas.index)
+    return areas.map(table.set_index("area")[column]).astype("float64")
+
+
+def build_places(study: Study) -> gpd.GeoDataFrame:
+    """Boundaries of neighbourhoods, boroughs and precincts, in EPSG:4326: `PLACES`."""
+    parts = []
+    for level, name in PLACE_LEVELS.items():
+        frame = read_layer(study, getattr(study.settings.layers, name))
+        if frame is not None:
+            parts.append(frame[["place", "geometry"]].to_crs(WGS84).assign(level=level))
+    if not parts:
+        return gpd.GeoDataFrame(PLACES.empty(), geometry="geometry", crs=WGS84)
+    return gpd.GeoDataFrame(PLACES.conform(pd.concat(parts, ignore_index=True)))
+
+
+# The stage.
+
+
+def plan_layers(study: Study) -> list[Shard]:
+    """One shard, made from the content of every layer file."""
+    made_from = {}
+    for name, layer in study.settings.layers:
+        if layer is not None:
+            entry, path = _locate(study, layer)
+            made_from[name] = (layer.entry, catalog.layer_fingerprint(entry, path))
+    settings = study.settings
+    work = {
+        "files": made_from,
+        "city": settings.city.model_dump(mode="json"),
+        "zone_share": settings.estimate.zone_share,
+        "felony_category": settings.annotate.felony_category,
+        "tables": [table.fingerprint() for table in (AREAS, PLACES, STATIONS, FELONIES)],
+    }
+    return [Shard("layers", work)]
+
+
+def process_layers(study: Study, _shard: Shard) -> Record:
+    """Write areas/: the tables and the indices for point location."""
+    settings = study.settings
+    areas = build_areas(study)
+    places = build_places(study)
+    stations = read_layer(study, settings.layers.stations)
+    stations = STATIONS.conform(STATIONS.empty() if stations is None else stations)
+    felonies, ledger = FELONIES.empty(), Ledger("felonies", 0)
+    if settings.layers.complaints is not None:
+        _, path = _locate(study, settings.layers.complaints)
+        felonies, ledger = readers.read_felonies(
+            path, category=settings.annotate.felony_category, time_zone=settings.city.time_zone
+        )
+    files = [
+        study.write(AREAS, areas, AREAS_FILE),
+        study.write(PLACES, places, PLACES_FILE),
+        study.write(STATIONS, stations.sort_values("station_id", ignore_index=True), STATIONS_FILE),
+        study.write(FELONIES, felonies, FELONIES_FILE),
+        study.write_bytes(_index(areas, "area").to_bytes(), AREA_INDEX_FILE),
+    ]
+    precincts = places[places["level"] == "precinct"]
+    if len(precincts):
+        files.append(study.write_bytes(_index(precincts, "place").to_bytes(), PRECINCT_INDEX_FILE))
+    facts = {"areas": len(areas), "persons": float(areas["persons"].sum()), "stations": len(stations)}
+    return Record(
+        shard="",
+        fingerprint="",
+        files=tuple(files),
+        rows_in=ledger.rows_in,
+        rows_out=len(felonies),
+        ledger=(ledger.close(len(felonies)),),
+        facts=facts,
+    )
+
+
+def _index(frame: gpd.GeoDataFrame, key: str) -> Coverage:
+    return Coverage.build(frame[key].to_numpy(), shapely.make_valid(frame.geometry.to_numpy()))
+
+
+@lru_cache(maxsize=4)
+def load_index(study: Study, file: str, _made_from: str) -> Coverage:
+    """Index of point location, once a worker process; `_made_from` is the layers' fingerprint."""
+    return Coverage.from_bytes(study.read_bytes(file))
+
+
+LAYERS = Stage("layers", unit="files", folders=("areas",), plan=plan_layers, process=process_layers)

