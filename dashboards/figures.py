@@ -9,12 +9,14 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from dashboards.results import FEW_IMAGES, Results
@@ -225,9 +227,7 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    axes = figure.add_axes(
-        (left_pt / WIDTH_PT, bottom_pt / height_pt, side_pt / WIDTH_PT, side_pt / height_pt)
-    )
+    axes = figure.add_axes((left_pt / WIDTH_PT, bottom_pt / height_pt, side_pt / WIDTH_PT, side_pt / height_pt))
     found = results.summary["truth"]
     subtitle = f"{MEASURE}\nA dot a neighbourhood. Line: {interval_percent:g} % interval"
     if found is not None:
@@ -255,8 +255,25 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
         part = frame[chosen]
         if part.empty:
             continue
-        axes.vlines(part["truth"], part["lower"].clip(lower=low), part["upper"], color=colour, linewidth=0.9, alpha=0.55, zorder=2)
-        axes.plot(part["truth"], part["estimate"], marker, color=colour, markersize=2.8, linestyle="none", label=label, zorder=3)
+        axes.vlines(
+            part["truth"],
+            part["lower"].clip(lower=low),
+            part["upper"],
+            color=colour,
+            linewidth=0.9,
+            alpha=0.55,
+            zorder=2,
+        )
+        axes.plot(
+            part["truth"],
+            part["estimate"],
+            marker,
+            color=colour,
+            markersize=2.8,
+            linestyle="none",
+            label=label,
+            zorder=3,
+        )
     axes.legend(loc="upper left", fontsize=SMALL_PT, frameon=False, labelcolor=INK, handletextpad=0.2)
     axes.set_xlabel("truth, times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     axes.set_ylabel("estimate, times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
@@ -264,17 +281,10 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
 
 
 def against_truth(results: Results) -> pd.DataFrame:
-    """Relative estimate and relative truth of every neighbourhood that has both: group, estimate, ..., truth.
-
-    The truth is made relative as the estimates are: by its mean over the people of the neighbourhoods.
-    """
-    if results.truth is None:
-        raise ValueError("the study has no truth")
-    levels = results.truth.set_index("neighbourhood")["level"]
+    """Relative estimate and relative truth of every neighbourhood that has both: group, estimate, ..., truth."""
     frame = results.groups("neighbourhood")
-    frame = frame.assign(truth=frame["group"].map(levels)).dropna(subset=["truth", "estimate"])
-    average = float(np.average(frame["truth"], weights=frame["persons"].fillna(0))) if frame["persons"].sum() else np.nan
-    return frame.assign(truth=frame["truth"] / average).reset_index(drop=True)
+    truth = frame["key"].map(pd.Series(dtype="float64") if results.truth is None else results.truth)
+    return frame.assign(truth=truth).dropna(subset=["truth", "estimate"]).reset_index(drop=True)
 
 
 # Shared parts of a figure.
@@ -285,7 +295,7 @@ def _notice(simulated: str) -> list[str]:
 
 
 def _heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice: list[str]) -> None:
-    def put(x_pt: float, y_pt: float, text: str, **style: object) -> None:
+    def put(x_pt: float, y_pt: float, text: str, **style: Any) -> None:
         figure.text(x_pt / WIDTH_PT, y_pt / height_pt, text, parse_math=False, va="top", **style)
 
     put(8, height_pt - 8, title, fontsize=TEXT_PT + 1.5, fontweight="bold", color=INK)
@@ -298,7 +308,7 @@ def _legend(figure: Figure, series: Sequence[Series], height_pt: float) -> None:
     x_pt, y_pt = 12.0, height_pt - 12 - 3 * LINE_PT - 11
     for one in series:
         figure.add_artist(
-            mpl.lines.Line2D(
+            Line2D(
                 [x_pt / WIDTH_PT],
                 [y_pt / height_pt],
                 marker=one.marker,
@@ -322,10 +332,14 @@ def _bare(axes: Axes, *, both: bool = False) -> None:
     axes.patch.set_visible(False)
     axes.grid(axis="both" if both else "x", color=GRID, alpha=0.28, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(axis="both", which="both", length=2.5, width=0.7, color=GRID, labelsize=SMALL_PT + 0.5, labelcolor=MUTED)
+    axes.tick_params(
+        axis="both", which="both", length=2.5, width=0.7, color=GRID, labelsize=SMALL_PT + 0.5, labelcolor=MUTED
+    )
 
 
-def _text(axes: Axes, x: float, y: float, text: str, *, x_pt: float, y_pt: float, size: float, colour: str, align: str) -> None:
+def _text(
+    axes: Axes, x: float, y: float, text: str, *, x_pt: float, y_pt: float, size: float, colour: str, align: str
+) -> None:
     axes.annotate(
         text,
         (x, y),
@@ -351,5 +365,7 @@ def to_svg(figure: Figure) -> bytes:
 def to_png(figure: Figure, dpi: int = PNG_DPI) -> bytes:
     """PNG on white; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    figure.savefig(
+        buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}, pil_kwargs={"optimize": True}
+    )
     return buffer.getvalue()

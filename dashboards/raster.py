@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 
 import datashader as ds
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline.config import Estimate
+from analysis.cells import analysed
 from pipeline.ledger import Ledger
 from pipeline.store import Study
 
@@ -44,7 +43,7 @@ class Extent:
 
         `margin` is a share of the longer side. The shorter side ends on a whole cell.
         """
-        west, south, east, north = bounds_ft
+        west, south, east, north = map(float, bounds_ft)
         room_ft = margin * max(east - west, north - south)
         width_ft, height_ft = east - west + 2 * room_ft, north - south + 2 * room_ft
         cell_ft = max(width_ft, height_ft) / cells
@@ -106,14 +105,6 @@ def _points(canvas: ds.Canvas, frame: pd.DataFrame) -> Grid:
     return np.asarray(grid.to_numpy(), dtype=np.uint32)
 
 
-def keep_analysed(images: pd.DataFrame, estimate: Estimate, ledger: Ledger) -> pd.DataFrame:
-    """Images that the estimates rest on; the others are counted in the ledger."""
-    images = ledger.keep(images, images["split"] == estimate.split, why="of the other split")
-    late_enough = images["captured_local"] >= pd.Timestamp(estimate.first_day)
-    images = ledger.keep(images, late_enough, why="before the first day of even coverage")
-    return ledger.keep(images, images["processed"], why="not run through the detector")
-
-
 def count_study(study: Study, extent: Extent) -> tuple[Counts, Ledger]:
     """Counts over the analysed images of a study, and the ledger of the rows read; memory is flat.
 
@@ -121,14 +112,12 @@ def count_study(study: Study, extent: Extent) -> tuple[Counts, Ledger]:
     ------
     NotYetMade : the study has no annotated images
     """
-    ledger = Ledger("count images into cells", 0)
-    estimate = study.settings.estimate
-
-    def counted(batch: pd.DataFrame) -> Counts:
+    ledger = Ledger("count images into cells of the map", 0)
+    rules = study.settings.estimate
+    counts = Counts.none(extent)
+    for batch in read_batches(study):
         ledger.rows_in += len(batch)
-        return count(keep_analysed(batch, estimate, ledger), extent, threshold=estimate.threshold)
-
-    counts = reduce(Counts.__add__, map(counted, read_batches(study)), Counts.none(extent))
+        counts += count(analysed(batch, rules, ledger), extent, threshold=rules.threshold)
     inside = int(counts.images.sum(dtype=np.int64))
     ledger.drop(ledger.rows_in - sum(ledger.dropped.values()) - inside, why="outside the map")
     return counts, ledger
@@ -153,8 +142,8 @@ def coarsen(grid: Grid, factor: int) -> Grid:
 def smoothed_share(counts: Counts, *, least_images: int, widest_cells: int) -> Shares:
     """Share of images that are positive, around each cell: (rows, columns), missing where images are too few.
 
-    Each cell shows the smallest square centred on it, of 1, 3, 7, 15 ... cells up to `widest_cells`, that holds at
-    least `least_images` images. So the map is sharp where images are many and smooth where they are few.
+    Each cell shows the smallest square centred on it that holds at least `least_images` images: of 1, 3, 5, 7, 9, 13
+    ... cells, up to `widest_cells`. So the map is sharp where images are many and smooth where they are few.
     """
     share = np.full(counts.images.shape, np.nan)
     images, positives = _integral(counts.images), _integral(counts.positives)
@@ -163,7 +152,7 @@ def smoothed_share(counts: Counts, *, least_images: int, widest_cells: int) -> S
         seen = _square_sums(images, half)
         chosen = np.isnan(share) & (seen >= least_images)
         share[chosen] = _square_sums(positives, half)[chosen] / seen[chosen]
-        half = 2 * half + 1
+        half = max(half + 1, half * 3 // 2)
     return share
 
 

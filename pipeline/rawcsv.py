@@ -1,0 +1,424 @@
+"""Raw metadata files: which lines a block owns, what stands in them, and why a line can not be used.
+
+Knows bytes, columns and limits; no study, no stage. A line ends with a line feed, or a carriage return and a line
+feed; rows are counted in lines after the header, so the number of a row does not depend on what stands in others.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from pipeline.errors import SourceError
+
+COLUMNS = ("image_ref", "timestamp", "lat", "lng", "split")
+HEADER_BYTES = 64 * 2**10  # a header is shorter
+LONGEST_LINE = 2**20  # bytes; a longer one is no row, and would have to be held in memory
+_PIECE_BYTES = 4 * 2**20  # of text parsed at once: one bad line makes that much be read carefully, 3.5x slower
+QUOTED_CHARACTERS = 500  # of a line that can not be used
+
+_TYPES = {
+    "image_ref": pa.string(),
+    "timestamp": pa.int64(),
+    "lat": pa.float64(),
+    "lng": pa.float64(),
+    "split": pa.int64(),
+}
+_DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_WHOLE = r"^-?[0-9]{1,18}$"
+_TOO_LARGE = 10**18  # whole numbers of more than 18 digits count as unreadable
+# One part of a path: not "." nor "..", without slashes, backslashes and control characters.
+_PART = r"(?:[^./\\\x00-\x1f\x7f]|\.[^./\\\x00-\x1f\x7f]|\.\.[^/\\\x00-\x1f\x7f])[^/\\\x00-\x1f\x7f]*"
+_IMAGE_REF = rf"^ride/{_PART}/{_PART}$"
+_NEWLINE, _RETURN, _QUOTE, _COMMA = b'\n\r",'
+
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Header:
+    """First line of a file: names in order, and where the line after it starts."""
+
+    columns: tuple[str, ...]
+    end: int  # bytes from the start of the (unpacked) file
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a row of the study can hold."""
+
+    box: tuple[float, float, float, float]  # west, south, east, north; degrees, edges included
+    from_ms: int  # first millisecond of the study, UTC
+    until_ms: int  # first millisecond after it
+
+
+def parse_header(head: bytes, *, where: str) -> Header:
+    """Header of a file from its first `HEADER_BYTES`; an empty file has none.
+
+    Raises
+    ------
+    SourceError : the file has another header; names the file and what is missing
+    """
+    if not head:
+        return Header((), 0)
+    line, newline, _ = head.partition(b"\n")
+    if b"\r" in line.removesuffix(b"\r"):
+        raise SourceError(f"{where} ends its lines with carriage returns alone: save it with line feeds")
+    if not newline and len(head) >= HEADER_BYTES:
+        raise SourceError(f"{where} is no CSV file: its first line is longer than {HEADER_BYTES:,} bytes")
+    text = line.decode("utf-8-sig", errors="replace")
+    names = tuple(name.strip() for fields in csv.reader([text]) for name in fields)
+    if absent := [name for name in COLUMNS if name not in names]:
+        raise SourceError(
+            f"{where} has no column {', '.join(absent)}: its first line is {text[:100].strip()!r}; "
+            f"expected {','.join(COLUMNS)} in any order"
+        )
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise SourceError(f"{where} has the column {', '.join(twice)} more than once: remove one of them")
+    return Header(names, len(line) + len(newline))
+
+
+def unknown_columns(columns: Sequence[str]) -> list[str]:
+    """Columns of a header that are not used."""
+    return [name for name in columns if name not in COLUMNS]
+
+
+# Lines.
+
+
+def owned_lines(read: Callable[[int, int], bytes], start: int, stop: int, *, first: int, end: int) -> bytes:
+    """The lines that start in bytes [start, stop) of a file, whole.
+
+    Parameters
+    ----------
+    read : bytes [a, b) of the file
+    first, end : where the first line starts, and the file ends
+
+    The last line of a block reaches beyond it. One that is longer than `LONGEST_LINE` is cut off there.
+    """
+    if start >= end:
+        return b""
+    begin = start if start == first else start - 1
+    text = read(begin, min(stop, end))
+    if begin < start:
+        cut = text.find(b"\n") + 1
+        if not cut:
+            return b""  # the whole block lies inside one line, which starts before it
+        text = text[cut:]
+    if not text or text.endswith(b"\n"):
+        return text
+    pieces = [text]
+    at, rest = stop, 0
+    while at < end and rest <= LONGEST_LINE:
+        piece = read(at, min(at + HEADER_BYTES, end))
+        cut = piece.find(b"\n") + 1
+        pieces.append(piece[:cut] if cut else piece)
+        if cut:
+            break
+        at, rest = at + len(piece), rest + len(piece)
+    return b"".join(pieces)
+
+
+def packed_lines(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
+    """Whole lines of a stream that can not be cut, in pieces of about `piece_bytes`; long lines as in `owned_lines`."""
+    rest = b""
+    while piece := file.read(piece_bytes):
+        piece = rest + piece
+        cut = piece.rfind(b"\n") + 1
+        if cut:
+            yield piece[:cut]
+        rest = piece[cut:][: LONGEST_LINE + 1]
+    if rest:
+        yield rest
+
+
+def count_lines(text: bytes) -> int:
+    """Number of lines; the last one may lack its end."""
+    return text.count(b"\n") + bool(text and not text.endswith(b"\n"))
+
+
+def _has_long_line(text: bytes) -> bool:
+    at = 0
+    while len(text) - at > LONGEST_LINE:
+        at = text.rfind(b"\n", at, at + LONGEST_LINE + 1) + 1
+        if not at:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Where the lines of a text start, their content ends, and the line feed stands."""
+
+    starts: Rows
+    ends: Rows
+    feeds: Rows
+
+    @classmethod
+    def of(cls, data: npt.NDArray[np.uint8]) -> _Bounds:
+        feeds = np.flatnonzero(data == _NEWLINE)
+        if len(data) and data[-1] != _NEWLINE:
+            feeds = np.append(feeds, len(data))
+        starts = np.append(0, feeds[:-1] + 1) if len(feeds) else feeds
+        returns = (feeds > starts) & (data[feeds - 1] == _RETURN)
+        return cls(starts, feeds - returns, feeds)
+
+    def line_of(self, positions: Rows) -> Rows:
+        """Line of each byte."""
+        return np.searchsorted(self.starts, positions, side="right") - 1
+
+
+class Faults:
+    """The first fault found in every line."""
+
+    def __init__(self, lines: int) -> None:
+        self._reasons: list[str] = [""]
+        self._codes = np.zeros(lines, dtype=np.int8)
+
+    def mark(self, rows: Rows, reason: str) -> None:
+        """Give a reason to those of `rows` that have none yet."""
+        fresh = rows[self._codes[rows] == 0]
+        if len(fresh):
+            self._reasons.append(reason)
+            self._codes[fresh] = len(self._reasons) - 1
+
+    def without(self) -> Mask:
+        """(lines,) whether nothing is wrong."""
+        return self._codes == 0
+
+    def found(self) -> tuple[Rows, list[str]]:
+        """Rows at fault and the reason of each."""
+        rows = np.flatnonzero(self._codes)
+        return rows, [self._reasons[code] for code in self._codes[rows]]
+
+
+# Rows.
+
+
+def read_rows(text: bytes, columns: Sequence[str], limits: Limits) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of a text of whole lines that can be used, and the lines that can not.
+
+    Parameters
+    ----------
+    text : lines without the header
+    columns : names in the header
+
+    Returns
+    -------
+    rows : `image_ref`, `timestamp` (ms since 1970 UTC), `lat`, `lng`, `split`, `row` (from 0), in order
+    bad : `row`, `reason`, `text`, in order
+    """
+    tables: list[pa.Table] = [_no_rows().append_column("row", pa.array([], type=pa.int64()))]
+    bad = [_quote(b"", Faults(0))]
+    row = 0
+    for piece in _pieces(text):
+        lines = count_lines(piece)
+        faults = Faults(lines)
+        numbers: Rows = np.arange(lines, dtype=np.int64)
+        table = _parse_plain(piece, columns, lines)
+        if table is None:
+            numbers, table = _parse_carefully(piece, columns, faults)
+        _judge(table, numbers, faults, limits)
+        table = table.append_column("row", pa.array(numbers + row))
+        kept = faults.without()
+        if not kept.all():
+            table = table.filter(kept[numbers])
+            quoted = _quote(piece, faults)
+            bad.append(quoted.assign(row=quoted["row"] + row))
+        tables.append(table)
+        row += lines
+    return pa.concat_tables(tables).to_pandas(), pd.concat(bad, ignore_index=True)
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """The text in pieces of whole lines, so that one bad line makes only its piece be read carefully."""
+    at = 0
+    while at < len(text):
+        stop = text.rfind(b"\n", at, at + _PIECE_BYTES) + 1 or text.find(b"\n", at) + 1 or len(text)
+        yield text[at:stop]
+        at = stop
+
+
+def _no_rows() -> pa.Table:
+    return pa.table({name: pa.array([], type=kind) for name, kind in _TYPES.items()})
+
+
+def _parse_plain(text: bytes, columns: Sequence[str], lines: int) -> pa.Table | None:
+    """Typed columns of a text without a quote or a fault of form, one row a line; None for any other text."""
+    strange = b'"' in text or codecs.BOM_UTF8 in text or _has_long_line(text)
+    # A carriage return alone ends a line for the parser, not for us; and it reads 0x10 as sixteen.
+    strange = strange or (b"\r" in text and text.count(b"\r") != text.count(b"\r\n"))
+    strange = strange or (b"x" in text and b"0x" in text) or (b"X" in text and b"0X" in text)
+    if strange:
+        return None
+    try:
+        table = _parse(text, columns, _TYPES, quoted=False)
+    except pa.ArrowInvalid:
+        return None
+    return table if table.num_rows == lines else None
+
+
+def _parse(
+    text: bytes, columns: Sequence[str], types: dict[str, pa.DataType], *, quoted: bool, skipped: Rows | None = None
+) -> pa.Table:
+    """The five columns; `skipped`, when given, takes a mark for every line with another number of fields."""
+
+    def skip(row: Any) -> str:
+        if skipped is None:
+            return "error"
+        skipped[row.number - 1] = 1
+        return "skip"
+
+    # A file may name a column that we do not use twice; its place can not.
+    names = [name if name in types else f"column {place}" for place, name in enumerate(columns)]
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(text),
+        # Blocks of the parser: a line of up to LONGEST_LINE must fit. One thread: workers are spread by Dask.
+        pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=2 * LONGEST_LINE),
+        pyarrow.csv.ParseOptions(
+            quote_char='"' if quoted else False,
+            double_quote=quoted,
+            ignore_empty_lines=False,
+            invalid_row_handler=skip,
+        ),
+        pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(COLUMNS), null_values=[]),
+    )
+
+
+def _parse_carefully(text: bytes, columns: Sequence[str], faults: Faults) -> tuple[Rows, pa.Table]:
+    """Lines with five readable or unreadable fields: their numbers and typed columns.
+
+    What can not be read is a number that `_judge` finds: not finite, or too large.
+    """
+    data = np.frombuffer(text, dtype=np.uint8)
+    bounds = _Bounds.of(data)
+    _judge_form(text, data, bounds, faults)
+    sound = faults.without()
+    lengths = np.diff(np.append(bounds.starts, len(data)))
+    kept = data[np.repeat(sound, lengths)].tobytes()
+    numbers = np.flatnonzero(sound)
+    if not len(numbers):
+        return numbers, _no_rows()
+    skipped = np.zeros(len(numbers), dtype=np.int64)
+    as_text = dict.fromkeys(COLUMNS, pa.string())
+    table = _parse(kept, columns, as_text, quoted=True, skipped=skipped)
+    faults.mark(numbers[skipped == 1], "wrong number of fields")
+    numbers = numbers[skipped == 0]
+    typed = {"image_ref": table["image_ref"]}
+    for name in COLUMNS[1:]:
+        trimmed = pc.ascii_trim(table[name], " \t")
+        faults.mark(numbers[_mask(pc.equal(trimmed, ""))], f"missing {name}")
+        typed[name] = _decimals(trimmed) if _TYPES[name] == pa.float64() else _whole_numbers(trimmed)
+    return numbers, pa.table(typed)
+
+
+def _decimals(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    readable = pc.if_else(pc.match_substring_regex(text, _DECIMAL), text, "nan")
+    return readable.cast(pa.float64())
+
+
+def _whole_numbers(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    plain = pc.replace_substring_regex(text, r"^(-?)0+([0-9])", r"\1\2")
+    readable = pc.if_else(pc.match_substring_regex(plain, _WHOLE), plain, str(_TOO_LARGE))
+    return readable.cast(pa.int64())
+
+
+def _judge_form(text: bytes, data: npt.NDArray[np.uint8], bounds: _Bounds, faults: Faults) -> None:
+    """Mark lines that can not be cut into fields."""
+    starts, ends = bounds.starts, bounds.ends
+    faults.mark(np.flatnonzero(bounds.feeds - starts > LONGEST_LINE), "line longer than 1 MiB")
+    faults.mark(np.flatnonzero(starts == ends), "empty line")
+    faults.mark(_after_byte_order_mark(data, starts), "byte order mark inside the file")
+    returns = np.flatnonzero(data == _RETURN)
+    lines = bounds.line_of(returns)
+    faults.mark(lines[returns < ends[lines]], "carriage return inside the line")
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        lines = np.unique(bounds.line_of(np.flatnonzero(data >= 0x80)))
+        faults.mark(np.array([line for line in lines if not _is_utf8(text[starts[line] : ends[line]])]), "not UTF-8")
+    faults.mark(_badly_quoted(data, bounds), "quotes do not enclose a whole field")
+
+
+def _after_byte_order_mark(data: npt.NDArray[np.uint8], starts: Rows) -> Rows:
+    mark = np.frombuffer(codecs.BOM_UTF8, dtype=np.uint8)
+    lines = np.flatnonzero(starts + len(mark) <= len(data))
+    for place, byte in enumerate(mark):
+        lines = lines[data[starts[lines] + place] == byte]
+    return lines
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _badly_quoted(data: npt.NDArray[np.uint8], bounds: _Bounds) -> Rows:
+    """Lines in which a quote stands elsewhere than around a whole field, or is not closed.
+
+    Inside a line quotes open and close in turn. One opens at the start of a field, one closes at its end; a doubled
+    quote inside a field closes and opens again at once. A line break inside quotes leaves both lines badly quoted.
+    """
+    at = np.flatnonzero(data == _QUOTE)
+    if not len(at):
+        return at
+    line = bounds.line_of(at)
+    first = np.append(True, line[1:] != line[:-1])
+    place = np.arange(len(at))
+    opens = (place - np.maximum.accumulate(np.where(first, place, 0))) % 2 == 0
+    before = data[at - 1]
+    after = data[np.minimum(at + 1, len(data) - 1)]
+    starts_field = (at == bounds.starts[line]) | (before == _COMMA) | (before == _QUOTE)
+    ends_field = (at + 1 == bounds.ends[line]) | (after == _COMMA) | (after == _QUOTE)
+    unclosed = opens & np.append(first[1:], True)
+    return np.unique(line[unclosed | np.where(opens, ~starts_field, ~ends_field)])
+
+
+def _judge(table: pa.Table, numbers: Rows, faults: Faults, limits: Limits) -> None:
+    """Mark rows with a value that can not be, in the order of the columns."""
+    refs = table["image_ref"]
+    values = {name: table[name].to_numpy() for name in COLUMNS[1:]}
+    faults.mark(numbers[_mask(pc.equal(refs, ""))], "missing image_ref")
+    for name, numeric in values.items():
+        readable = np.isfinite(numeric) if numeric.dtype.kind == "f" else np.abs(numeric) < _TOO_LARGE
+        faults.mark(numbers[~readable], f"unreadable {name}")
+    faults.mark(numbers[~_mask(pc.match_substring_regex(refs, _IMAGE_REF))], "image_ref is not ride/<ride>/<file>")
+    split, lat, lng, timestamp = (values[name] for name in ("split", "lat", "lng", "timestamp"))
+    faults.mark(numbers[(split != 0) & (split != 1)], "split is not 0 or 1")
+    west, south, east, north = limits.box
+    inside = (lng >= west) & (lng <= east) & (lat >= south) & (lat <= north)
+    faults.mark(numbers[~inside], "position outside the city")
+    during = (timestamp >= limits.from_ms) & (timestamp < limits.until_ms)
+    faults.mark(numbers[~during], "time outside the study")
+
+
+def _mask(values: pa.ChunkedArray) -> Mask:
+    return values.to_numpy().astype(bool)
+
+
+def _quote(text: bytes, faults: Faults) -> pd.DataFrame:
+    """Lines at fault, with reason and text."""
+    rows, reasons = faults.found()
+    quoted: list[str] = []
+    if len(rows):
+        bounds = _Bounds.of(np.frombuffer(text, dtype=np.uint8))
+        # A character has at most four bytes.
+        cut = np.minimum(bounds.ends, bounds.starts + 4 * QUOTED_CHARACTERS)
+        quoted = [text[bounds.starts[row] : cut[row]].decode(errors="replace")[:QUOTED_CHARACTERS] for row in rows]
+    return pd.DataFrame(
+        {"row": rows, "reason": pd.Series(reasons, dtype="str"), "text": pd.Series(quoted, dtype="str")}
+    )

@@ -1,0 +1,108 @@
+"""Point location, held against GEOS."""
+
+import numpy as np
+import pytest
+import shapely
+
+from pipeline.errors import SourceError
+from pipeline.spatial.coverage import Coverage
+
+SQUARES = {
+    "a": shapely.box(0, 0, 1, 1),
+    "b": shapely.box(1, 0, 2, 1),
+    "c": shapely.box(0, 1, 1, 2),
+    "d": shapely.box(1, 1, 2, 2),
+}
+
+
+def build(shapes: dict[str, shapely.Geometry]) -> Coverage:
+    return Coverage.build(np.array(list(shapes)), np.array(list(shapes.values()), dtype=object))
+
+
+def located(index: Coverage, x, y) -> list[str | None]:
+    return [None if at < 0 else str(index.keys[at]) for at in index.locate(x, y)]
+
+
+def by_geos(shapes: dict[str, shapely.Geometry], x, y) -> list[str | None]:
+    """Lowest key among the areas that touch each point: METHOD's rule, word for word."""
+    points = shapely.points(x, y)
+    touching = {key: shapely.intersects(shape, points) for key, shape in sorted(shapes.items())}
+    return [next((key for key, hit in touching.items() if hit[i]), None) for i in range(len(points))]
+
+
+def test_points_inside_on_edges_on_corners_and_outside_have_exactly_one_answer():
+    x = [0.5, 1.0, 1.0, 0.0, 2.0, 2.1, 1.5, np.nan]
+    y = [0.5, 0.5, 1.0, 0.0, 2.0, 0.5, 1.0, 0.5]
+    assert located(build(SQUARES), x, y) == ["a", "a", "a", "a", "d", None, "b", None]
+
+
+def test_the_order_in_which_areas_are_given_does_not_matter():
+    backwards = build(dict(reversed(SQUARES.items())))
+    grid = np.linspace(-0.5, 2.5, 61)
+    x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
+    assert located(backwards, x, y) == located(build(SQUARES), x, y)
+
+
+def test_a_hole_is_outside_and_an_area_in_the_hole_is_inside():
+    ring = shapely.Polygon(shapely.box(0, 0, 3, 3).exterior, [shapely.box(1, 1, 2, 2).exterior])
+    assert located(build({"ring": ring}), [1.5, 0.5, 1.0], [1.5, 0.5, 1.5]) == [None, "ring", "ring"]
+    both = build({"ring": ring, "core": shapely.box(1, 1, 2, 2)})
+    assert located(both, [1.5, 0.5, 1.0], [1.5, 0.5, 1.5]) == ["core", "ring", "core"]
+
+
+def test_parts_of_one_area_that_touch_share_its_key():
+    two = shapely.MultiPolygon([shapely.box(0, 0, 1, 1), shapely.box(1, 1, 2, 2)])
+    assert located(build({"two": two}), [0.5, 1.5, 1.0, 1.5], [0.5, 1.5, 1.0, 0.5]) == ["two", "two", "two", None]
+
+
+def test_overlaps_are_found_and_points_there_go_to_the_lower_key():
+    shapes = {"x": shapely.box(0, 0, 2, 2), "w": shapely.box(1, 1, 3, 3)}
+    index = build(shapes)
+    assert index.overlaps.tolist() == [["w", "x"]]
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(-0.5, 3.5, (2, 2000))
+    assert located(index, x, y) == by_geos(shapes, x, y)
+
+
+def test_vertices_and_points_on_edges_of_slanted_areas_agree_with_geos():
+    rng = np.random.default_rng(2)
+    seeds = shapely.MultiPoint(rng.uniform(0, 10, (40, 2)))
+    cells = shapely.get_parts(shapely.voronoi_polygons(seeds))
+    shapes = {f"{number:02d}": shape for number, shape in enumerate(cells)}
+    assert shapely.coverage_is_valid(cells)
+    index = build(shapes)
+    ends = index.segments
+    share = rng.random(len(ends))
+    on_edges = ends[:, :2] + share[:, None] * (ends[:, 2:] - ends[:, :2])
+    anywhere = rng.uniform(*np.array(shapely.total_bounds(cells)).reshape(2, 2), (3000, 2))
+    points = np.vstack([ends[:, :2], ends[:, 2:], on_edges, anywhere])
+    assert located(index, *points.T) == by_geos(shapes, *points.T)
+
+
+def test_an_index_read_back_gives_the_same_answers_and_holds_no_pickle():
+    index = build(SQUARES)
+    again = Coverage.from_bytes(index.to_bytes())
+    x, y = np.random.default_rng(3).uniform(-0.5, 2.5, (2, 500))
+    np.testing.assert_array_equal(index.locate(x, y), again.locate(x, y))
+    # On an edge the shapes themselves are asked.
+    assert located(again, [1.0], [1.0]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({}, "without a single area"),
+        ({"a": shapely.Polygon()}, "not valid polygons, first a"),
+        ({"a": shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])}, "Self-intersection"),
+        ({"a": shapely.Point(0, 0)}, "not valid polygons, first a"),
+    ],
+)
+def test_a_layer_that_can_not_locate_points_is_refused_by_name(shapes, message):
+    with pytest.raises(SourceError, match=message):
+        build(shapes)
+
+
+def test_a_key_that_stands_twice_is_refused():
+    shapes = np.array([shapely.box(0, 0, 1, 1), shapely.box(1, 0, 2, 1)], dtype=object)
+    with pytest.raises(SourceError, match="area a stands twice"):
+        Coverage.build(np.array(["a", "a"]), shapes)

@@ -1,0 +1,202 @@
+"""The estimators, held against METHOD.md written out in plain pandas over single images."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.bootstrap import counts_by_area, percentile_interval, resample, spread
+from analysis.cells import add_cells
+from analysis.estimate import (
+    RACES,
+    analyses,
+    area_means,
+    evaluate_analysis,
+    frames,
+    quartile_of,
+    weighted_percentiles,
+)
+from analysis.results import estimate_all, group_table
+from pipeline.tables import PEOPLE_PUBLISHED
+
+P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
+
+
+@pytest.fixture
+def areas() -> pd.DataFrame:
+    """Eight areas; one without people, one without income, one without borough, one in no zone."""
+    return pd.DataFrame(
+        {
+            "area": list("abcdefgh"),
+            "borough": ["X", "X", "X", "Y", "Y", "Y", None, "Z"],
+            "neighbourhood": ["n1", "n1", "n2", "n3", "n3", "n4", None, "n5"],
+            "zone": ["R", "R", "C", "M", "R", "R", "R", None],
+            "persons": [100.0, 200, 50, 0, 300, 120, 80, 60],
+            "persons_white": [50.0, 20, 25, 0, 100, 60, 40, 10],
+            "persons_black": [20.0, 80, 5, 0, 100, 20, 10, 20],
+            "persons_hispanic": [20.0, 60, 10, 0, 50, 20, 20, 20],
+            "persons_asian": [5.0, 30, 5, 0, 40, 10, 5, 0],
+            "income_usd": [50_000.0, 30_000, 90_000, np.nan, 60_000, 60_000, 120_000, 40_000],
+            "density_per_sqmi": [5_000.0, 9_000, 1_000, 0, 20_000, 5_000, 7_000, 3_000],
+        }
+    )
+
+
+@pytest.fixture
+def images(areas) -> pd.DataFrame:
+    """Single images: area h is never seen, some images lie outside every area."""
+    rng = np.random.default_rng(7)
+    area = rng.choice([*"abcdefg", None], 4_000, p=[0.2, 0.2, 0.1, 0.05, 0.2, 0.1, 0.1, 0.05])
+    return pd.DataFrame({"area": area, "positive": rng.random(4_000) < 0.1})
+
+
+def reference(images: pd.DataFrame, areas: pd.DataFrame, name: str) -> dict[str, float]:
+    """METHOD.md, "Estimators", step by step on a frame of images."""
+    frame = images.merge(areas, on="area", how="left")
+    frame["prediction"] = np.where(frame["positive"], P_POSITIVE, P_NEGATIVE)
+    if "residential" in name:
+        frame = frame[frame["zone"] == "R"]
+    if "income" in name:
+        frame = frame[frame["income_usd"].notna()]
+    by_area = (
+        frame.dropna(subset="area").groupby("area")["prediction"].mean().to_frame("m").join(areas.set_index("area"))
+    )
+
+    def weighted(rows: pd.DataFrame, by: str) -> float:
+        return (rows["m"] * rows[by]).sum() / rows[by].sum()
+
+    overall = weighted(by_area, "persons")
+    if name.startswith("race"):
+        groups = {PEOPLE_PUBLISHED[race]: weighted(by_area, race) for race in RACES}
+    else:
+        if name.startswith(("density", "income")):
+            column = "density_per_sqmi" if name.startswith("density") else "income_usd"
+            stem = "density_cbg" if name.startswith("density") else "median_household_income"
+            cuts = np.percentile(frame[column].dropna(), [25, 50, 75])
+            group = by_area[column].map(lambda value: f"{stem}_quartile_{1 + sum(value >= cut for cut in cuts)}")
+        else:
+            group = by_area[name]
+        rows = {key: part for key, part in by_area.groupby(group) if part["persons"].sum() > 0}
+        groups = {str(key): weighted(part, "persons") for key, part in rows.items()}
+    return {key: mean / overall for key, mean in groups.items()}
+
+
+def cells_of(images: pd.DataFrame) -> pd.DataFrame:
+    counted = images.assign(images=1, adjusted_sum=np.nan, felony_ft_sum=0.0, felony_images=0, station_ft_sum=0.0)
+    return add_cells([counted])
+
+
+NAMES = (
+    "race race_residential density density_residential income income_residential zone borough neighbourhood"
+).split()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_analysis_agrees_with_the_method_written_out_in_pandas(areas, images, name):
+    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    wanted, skipped, _ = analyses(areas, inside.sum(axis=1))
+    assert skipped == {}
+    results = estimate_all(wanted, areas, inside, outside, (P_POSITIVE, P_NEGATIVE), replicates=2, seed=1)
+    got = dict(zip(results[name].keys, results[name].relative, strict=True))
+    expected = reference(images, areas, name)
+    assert {key for key, value in got.items() if not np.isnan(value)} == set(expected)
+    for key, value in expected.items():
+        assert got[key] == pytest.approx(value, rel=1e-12)
+
+
+def test_cells_do_not_depend_on_how_the_images_were_split(images):
+    whole = cells_of(images)
+    for parts in (3, 8):
+        split = [cells_of(part) for _, part in images.groupby(np.arange(len(images)) % parts)]
+        pd.testing.assert_frame_equal(add_cells(split), whole)
+
+
+@given(
+    values=st.lists(st.integers(0, 5).map(float), min_size=1, max_size=8, unique=True),
+    data=st.data(),
+    percent=st.floats(0, 100),
+)
+def test_a_weighted_percentile_is_numpys_percentile_of_the_long_list(values, data, percent):
+    counts = data.draw(st.lists(st.integers(1, 9), min_size=len(values), max_size=len(values)))
+    got = weighted_percentiles(np.array(values), np.array(counts), [percent])
+    assert got[0] == np.percentile(np.repeat(values, counts), percent)
+
+
+def test_a_value_on_a_cut_goes_to_the_upper_quartile_and_a_missing_value_to_none():
+    cuts = np.array([1.0, 2.0, 3.0])
+    assert quartile_of(np.array([0.5, 1.0, 2.5, 3.0, 9.0, np.nan]), cuts).tolist() == [0, 1, 2, 3, 3, -1]
+
+
+def test_images_outside_every_area_are_resampled_only_in_the_frame_of_all_images(areas, images):
+    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    assert outside.sum() == images["area"].isna().sum() > 0
+    for name, frame in frames(areas).items():
+        drawn = resample(inside, outside, frame, replicates=range(40), seed=3).sum(axis=(1, 2))
+        in_frame = inside[frame.areas].sum()
+        assert (drawn == in_frame).all() if name != "all" else np.ptp(drawn) > 0
+        assert not resample(inside, outside, frame, replicates=range(3), seed=3)[:, ~frame.areas].any()
+
+
+def test_a_replicate_does_not_depend_on_which_others_are_drawn(areas, images):
+    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    frame = frames(areas)["all"]
+    together = resample(inside, outside, frame, replicates=range(10), seed=5)
+    alone = resample(inside, outside, frame, replicates=range(6, 7), seed=5)
+    np.testing.assert_array_equal(together[6:7], alone)
+    assert (together[0] != together[1]).any()
+
+
+@pytest.mark.slow
+def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images):
+    """600 replicates by multinomial draws against 600 by drawing the images' rows themselves."""
+    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    borough = next(one for one in wanted if one.name == "borough")
+    frame, persons = frames(areas)["all"], areas["persons"].to_numpy()
+
+    def relative(counts: np.ndarray) -> np.ndarray:
+        means = area_means(counts[..., 1], counts.sum(axis=-1), P_POSITIVE, P_NEGATIVE)
+        return evaluate_analysis(borough, frame, means, persons).relative
+
+    replicates = 600
+    ours = relative(resample(inside, outside, frame, replicates=range(replicates), seed=11))
+    rng = np.random.default_rng(12)
+    rows = images.to_numpy()
+    theirs = []
+    for _ in range(replicates):
+        drawn = pd.DataFrame(rows[rng.integers(0, len(rows), len(rows))], columns=["area", "positive"])
+        theirs.append(relative(counts_by_area(cells_of(drawn.astype({"positive": bool})), areas["area"])[0]))
+    theirs = np.array(theirs)
+    for group in range(2):  # borough Z is never seen
+        sd = theirs[:, group].std()
+        # Five standard errors of a mean, and of a standard deviation, of 600 replicates.
+        assert abs(ours[:, group].mean() - theirs[:, group].mean()) < 5 * sd * np.sqrt(2 / replicates)
+        assert abs(np.log(ours[:, group].std() / sd)) < 5 / np.sqrt(replicates)
+
+
+def test_a_group_that_a_replicate_does_not_touch_is_left_out_of_its_interval():
+    replicates = np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
+    lower, upper = percentile_interval(replicates, 50)
+    np.testing.assert_array_equal(lower, [1.5, np.nan])
+    np.testing.assert_array_equal(upper, [2.5, np.nan])
+    np.testing.assert_array_equal(spread(replicates), [np.std([1, 2, 3]), np.nan])
+
+
+def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(areas, images):
+    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    borough = next(one for one in wanted if one.name == "borough")
+    results = estimate_all(wanted, areas, inside, outside, (P_POSITIVE, P_NEGATIVE), replicates=5, seed=1)
+    table = group_table(borough, results["borough"], frames(areas)["all"], inside.sum(axis=1), 95)
+    assert set(table["group"]) == {"X", "Y", "All"}
+    assert "Z_weighted_mean" not in results["borough"].to_json()
+
+
+def test_without_zones_the_residential_analyses_are_skipped_and_said_so(areas, images):
+    inside, _ = counts_by_area(cells_of(images), areas["area"])
+    wanted, skipped, _ = analyses(
+        areas.assign(zone=pd.Series(np.nan, index=areas.index, dtype="str")), inside.sum(axis=1)
+    )
+    assert {"zone", "race_residential", "density_residential", "income_residential"} == set(skipped)
+    assert {one.name for one in wanted} == set(NAMES) - set(skipped)
