@@ -112,9 +112,9 @@ def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
 @app.command()
 def ingest(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Raw metadata CSV (sources.metadata of study.yaml) to Parquet; bad rows to quarantine."""
-    from pipeline.ingest import ARRANGE, READ
+    from pipeline.ingest import ARRANGE, READ, SET_ASIDE
 
-    _run(study, [READ, ARRANGE], cluster)
+    _run(study, [READ, SET_ASIDE, ARRANGE], cluster)
 
 
 @app.command()
@@ -144,14 +144,14 @@ def estimate(study: StudyOption, cluster: ClusterOption = "local") -> None:
 @app.command()
 def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Every stage that is not up to date, in order."""
-    from pipeline.ingest import ARRANGE, READ
+    from pipeline.ingest import ARRANGE, READ, SET_ASIDE
     from pipeline.labels import LABELS
 
     from pipeline.annotate import ANNOTATE
     from pipeline.assemble import MATCH
     from pipeline.layers import LAYERS
 
-    made = _run(study, [LAYERS, READ, ARRANGE, LABELS, MATCH, ANNOTATE, *_estimate_stages()], cluster)
+    made = _run(study, [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, MATCH, ANNOTATE, *_estimate_stages()], cluster)
     _summary(made)
 
 

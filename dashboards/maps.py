@@ -294,7 +294,8 @@ def _compose(panels: list[Panel], city: City, source: str, *, simulated: str, ti
     width_pt = PANEL_PT * len(panels)
     subtitles = [textwrap.wrap(panel.subtitle, int(map_pt / (5.9 * TEXT))) for panel in panels]
     lines = max(map(len, subtitles))
-    head_pt, legend_pt, foot_pt = (12 + 24 + 15 * lines + 8) * TEXT, 72 * TEXT, 34 * TEXT
+    source_lines = textwrap.wrap(source, int(map_pt / (4.5 * TEXT)))
+    head_pt, legend_pt, foot_pt = (44 + 15 * lines) * TEXT, 72 * TEXT, (12 + 11 * len(source_lines)) * TEXT
     notice = textwrap.wrap(f"SIMULATED: {simulated}", int(width_pt / (7.2 * TEXT))) if simulated else []
     notice_pt = (16 * len(notice) + 12) * TEXT if notice else 0.0
     title_pt = 44 * TEXT if title else 6.0
@@ -324,8 +325,7 @@ def _compose(panels: list[Panel], city: City, source: str, *, simulated: str, ti
         legend = place(left_pt, foot_pt, map_pt, legend_pt)
         _ground(axes, city)
         panel.draw(axes, legend)
-        words = textwrap.fill(source, int(map_pt / (4.5 * TEXT)))
-        put(left_pt, foot_pt - 4 * TEXT, words, 8.2, MUTED, va="top", linespacing=1.25)
+        put(left_pt, foot_pt - 4 * TEXT, "\n".join(source_lines), 8.2, MUTED, va="top", linespacing=1.25)
     return figure
 
 

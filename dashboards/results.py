@@ -110,7 +110,8 @@ def _read_csv(content: bytes, name: str) -> pd.DataFrame:
     text, numbers = _TEXT[name], _NUMBERS[name]
     if absent := [column for column in (*text, *numbers) if column not in frame]:
         raise SourceError(
-            f"{name} has no column {', '.join(absent)}; it has {', '.join(map(str, frame.columns))}: make the estimates again"
+            f"{name} has no column {', '.join(absent)}; it has {', '.join(map(str, frame.columns))}: "
+            "remove it and run `patrolscope estimate` again"
         )
     values = {column: pd.to_numeric(frame[column].mask(frame[column] == "")) for column in numbers}
     return frame[text].assign(**values)

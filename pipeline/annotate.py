@@ -81,7 +81,7 @@ def time_columns(captured_at_utc: pd.Series[pd.Timestamp], settings: Settings) -
     clock = settings.city.clock
     aware = captured_at_utc.dt.tz_convert(clock)
     local = aware.dt.tz_localize(None)
-    weekday = local.dt.dayofweek
+    weekday = local.dt.day_of_week
     day_of, days = pd.factorize(local.to_numpy().astype("datetime64[D]").astype(np.int64))
     place = settings.city.sun
     daylight_ms = np.array(

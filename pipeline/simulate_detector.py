@@ -75,7 +75,9 @@ class Detector:
     def scores(self, positive: Flags, shows: Flags, generator: np.random.Generator) -> Floats:
         """(n,) confidence of the strongest vehicle box, as text with six digits would hold it; missing: no box."""
         drawn = generator.random(len(positive))
-        boxed = positive | (generator.random(len(positive)) < np.where(shows, _MISSED_WITH_BOX, _TRUE_NEGATIVE_WITH_BOX))
+        boxed = positive | (
+            generator.random(len(positive)) < np.where(shows, _MISSED_WITH_BOX, _TRUE_NEGATIVE_WITH_BOX)
+        )
         power = np.where(
             positive,
             np.where(shows, _TRUE_POSITIVE_POWER, _FALSE_POSITIVE_POWER),
@@ -149,9 +151,7 @@ class Boxes:
         ]
         images, first = np.unique(self.image, return_index=True)
         ends = [*first[1:].tolist(), len(lines)]
-        return images, [
-            "".join(lines[start:end]).encode() for start, end in zip(first.tolist(), ends, strict=True)
-        ]
+        return images, ["".join(lines[start:end]).encode() for start, end in zip(first.tolist(), ends, strict=True)]
 
 
 def draw_boxes(score: Floats, generator: np.random.Generator) -> Boxes:

@@ -87,9 +87,17 @@ def cells_of(images: pd.DataFrame) -> pd.DataFrame:
     return add_cells([counted])
 
 
-NAMES = (
-    "race race_residential density density_residential income income_residential zone borough neighbourhood"
-).split()
+NAMES = [
+    "race",
+    "race_residential",
+    "density",
+    "density_residential",
+    "income",
+    "income_residential",
+    "zone",
+    "borough",
+    "neighbourhood",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,1 @@
+"""Workloads that a reader can picture, each against a peer in the same run: `python -m benchmarks NAME`."""

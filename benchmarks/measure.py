@@ -1,0 +1,38 @@
+"""How a benchmark is measured and shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of ours beside the peer's, measured in the same run."""
+
+    name: str
+    ours: float
+    peer: float
+    unit: str  # of `ours` and `peer`; seconds unless it says otherwise
+    goal: float  # of the ratio peer / ours: how many times faster we mean to be
+    peer_name: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the peer."""
+        return self.peer / self.ours
+
+    def to_row(self) -> dict[str, object]:
+        """The form that --json writes."""
+        return {**asdict(self), "ratio": self.ratio, "met": self.ratio >= self.goal}
+
+
+def best_of(work: Callable[[], object], repeats: int = 3) -> float:
+    """Shortest time of `work` in seconds: the machine's other work only ever adds."""
+    times_s = []
+    for _ in range(repeats):
+        start_s = time.perf_counter()
+        work()
+        times_s.append(time.perf_counter() - start_s)
+    return min(times_s)

@@ -1,0 +1,273 @@
+"""report.html: one page that opens from disk without a network and holds all that a study found.
+
+Everything that comes from data is escaped by the template; pictures are embedded.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from dashboards.figures import GRID, INK, MUTED, WARNING
+from dashboards.results import ANALYSES, FEW_IMAGES, Results
+from pipeline.config import dump_settings
+from pipeline.run import LEDGER_FILE
+from pipeline.store import Study
+from pipeline.tables import ANNOTATED, AREAS, CELLS, DETECTIONS, METADATA, PLACES, QUARANTINE
+
+REPORT_FILE = "report.html"
+PACKAGES = (
+    "patrolscope",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "geopandas",
+    "shapely",
+    "dask",
+    "datashader",
+    "matplotlib",
+    "scikit-learn",
+)
+
+# The sections on groups: figure, heading, analyses, and what the groups are.
+SECTIONS = (
+    ("race", "Race and ethnicity", "Weighted by where people of each group live."),
+    ("density", "Population density", "Areas by quartile of people per square mile, over images."),
+    ("income", "Median household income", "Areas by quartile of median household income, over images."),
+    ("zone", "Zone", "Areas by the zone that covers at least half of them."),
+    ("borough", "Borough", ""),
+    ("neighbourhood", "Neighbourhood", ""),
+)
+MAPS = (
+    ("map_level", "Level by neighbourhood", "How often an image shows a police vehicle, relative to the average."),
+    (
+        "map_share",
+        "Share of images with a police vehicle",
+        "Share of images above the detector's threshold, before calibration, in the smallest surroundings that hold "
+        "enough images.",
+    ),
+    ("map_density", "Where images were taken", "Number of analysed images, on a logarithmic scale."),
+)
+COVARIATES = {
+    "density_per_sqmi": "People per square mile",
+    "income_usd": "Median household income",
+    "share_white": "Share of White residents",
+    "share_black": "Share of Black residents",
+    "share_hispanic": "Share of Hispanic or Latino residents",
+    "share_asian": "Share of Asian residents",
+    "felony_distance_ft": "Mean distance to the nearest felony",
+    "station_distance_ft": "Mean distance to the nearest police station",
+}
+UNITS = {"density": "people per square mile", "income": "USD"}
+STAGE_ORDER = ("layers", "labels", "match", "read", "quarantine", "ingest", "calibrate", "annotate", "cells", "map")
+FILES = {
+    "study.yaml": "the settings",
+    "metadata/": METADATA.row,
+    "quarantine/": QUARANTINE.row,
+    "detections/": DETECTIONS.row,
+    "areas/areas.parquet": AREAS.row,
+    "areas/places.parquet": PLACES.row,
+    "annotated/": ANNOTATED.row,
+    "estimates/tables.csv": "every estimate of this page: one row a group and quantity, with interval and spread",
+    "estimates/areas.csv": "one row an area: images, positives, level",
+    "estimates/cells.parquet": CELLS.row,
+    "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
+    "figures/map.png": "the three maps in one picture",
+    LEDGER_FILE: "rows in, rows out and why, one line a step and shard",
+}
+
+
+@dataclass
+class Step:
+    """Account of one step of a stage over all its shards."""
+
+    stage: str
+    step: str
+    shards: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def render_report(study: Study, results: Results) -> str:
+    """Text of report.html."""
+    settings = study.settings
+    pictures = {
+        name: _picture(study, name)
+        for name in (*(name for name, _, _ in MAPS), *(name for name, _, _ in SECTIONS), "truth")
+    }
+    return _template().render(
+        study=settings,
+        percent=f"{settings.estimate.interval_percent:g} %",
+        headline=headline(results, settings.city.name, settings.estimate.interval_percent),
+        maps=[{"name": n, "title": t, "caption": c, "uri": pictures[n]} for n, t, c in MAPS if pictures[n]],
+        sections=[_section(results, *section, uri=pictures[section[0]]) for section in SECTIONS],
+        titles=ANALYSES,
+        truth=results.summary["truth"],
+        truth_uri=pictures["truth"],
+        summary=results.summary,
+        covariates=COVARIATES,
+        few_images=FEW_IMAGES,
+        steps=read_steps(study),
+        settings_text=dump_settings(settings),
+        files={path: meaning for path, meaning in FILES.items() if study.exists(path.rstrip("/"))},
+        versions={"Python": python_version(), **{package: version(package) for package in PACKAGES}},
+    )
+
+
+def headline(results: Results, city: str, interval_percent: float) -> list[str]:
+    """The main numbers in two sentences, about images, not about officers."""
+    images = results.summary["images"]
+    share = images["positive"] / images["analysed"] if images["analysed"] else 0.0
+    sentences = [
+        f"Of {images['analysed']:,} analysed dashcam images of {city}, the detector finds a police vehicle in "
+        f"{images['positive']:,} ({share:.2%})."
+    ]
+    for analysis, start in (
+        (
+            "race",
+            "Weighted by where people live, images that show a police vehicle are most frequent around {} residents",
+        ),
+        ("borough", "Images that show a police vehicle are most frequent in {}"),
+    ):
+        groups = results.groups(analysis).sort_values("estimate", kind="stable")
+        if len(groups) >= 2:
+            low, high = groups.iloc[0], groups.iloc[-1]
+            sentences.append(
+                f"{start.format(high['group'])}, {_with_interval(high, interval_percent)}, and least frequent "
+                f"{'around' if analysis == 'race' else 'in'} {low['group']}{' residents' * (analysis == 'race')}, "
+                f"{_with_interval(low, interval_percent)}."
+            )
+            break
+    return sentences
+
+
+def _with_interval(row: pd.Series[Any], percent: float) -> str:
+    return (
+        f"{ratio(row['estimate'])} times the city's average ({percent:g} % interval {ratio(row['lower'])} to "
+        f"{ratio(row['upper'])})"
+    )
+
+
+def _section(results: Results, name: str, title: str, about: str, *, uri: str | None) -> dict[str, Any]:
+    """What the template shows of one kind of group: figure, tables, and what was not estimated."""
+    analyses = [analysis for analysis in (name, f"{name}_residential") if analysis in ANALYSES]
+    cuts = results.summary["cut_points"]
+    return {
+        "name": name,
+        "title": title,
+        "about": about,
+        "uri": uri,
+        "tables": [
+            {
+                "title": ANALYSES[analysis],
+                "average": results.average(analysis),
+                "rows": table_rows(results, analysis),
+                "cuts": [f"{cut:,.0f}" for cut in cuts.get(analysis, [])],
+                "unit": UNITS.get(name, ""),
+            }
+            for analysis in analyses
+            if results.has(analysis)
+        ],
+        "skipped": [
+            {"title": ANALYSES[analysis], "reason": results.summary["skipped"].get(analysis, "no estimate was made")}
+            for analysis in analyses
+            if not results.has(analysis)
+        ],
+    }
+
+
+def table_rows(results: Results, analysis: str) -> list[dict[str, Any]]:
+    """Groups of an analysis as the report lists them: both quantities side by side.
+
+    Quartiles keep their order, other groups go from the highest to the lowest.
+    """
+    relative, level = (results.groups(analysis, quantity) for quantity in ("relative_to_average", "weighted_mean"))
+    frame = relative.merge(level[["key", "estimate"]], on="key", how="left", suffixes=("", "_level"))
+    if not analysis.startswith(("density", "income")):
+        frame = frame.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
+    return list(frame.to_dict("records"))  # type: ignore[arg-type]
+
+
+def read_steps(study: Study) -> list[Step]:
+    """The ledger by stage and step, in the order of the work."""
+    if not study.exists(LEDGER_FILE):
+        return []
+    steps: dict[tuple[str, str], Step] = {}
+    for text in study.read_bytes(LEDGER_FILE).decode().splitlines():
+        line = json.loads(text)
+        key = (line["stage"], line["step"])
+        step = steps.setdefault(key, Step(*key))
+        step.shards += 1
+        step.rows_in += line["rows_in"]
+        step.rows_out += line["rows_out"]
+        step.dropped.update(line["dropped"])
+        step.notes.update(line["notes"])
+    place = {stage: number for number, stage in enumerate(STAGE_ORDER)}
+    return sorted(steps.values(), key=lambda step: (place.get(step.stage, len(place)), step.stage, step.step))
+
+
+# Pictures in the page.
+
+
+def _picture(study: Study, name: str) -> str | None:
+    """A figure as a data URI: the SVG where there is one, else the PNG; None where it was not drawn."""
+    for ending, kind in (("svg", "svg+xml"), ("png", "png")):
+        file = f"figures/{name}.{ending}"
+        if study.exists(file):
+            content = study.read_bytes(file)
+            if ending == "svg":
+                content = _for_both_schemes(content.decode()).encode()
+            return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return None
+
+
+def _for_both_schemes(svg: str) -> str:
+    """The figure with light lettering where the reader prefers a dark page."""
+    light = {INK: "#e6edf3", MUTED: "#a3adb8", GRID: "#8b949e", WARNING: "#f0b463"}
+    rules = "".join(
+        f'[style*="{what}: {dark}"]{{{what}:{bright}!important}}'
+        for dark, bright in light.items()
+        for what in ("fill", "stroke")
+    )
+    return svg.replace("</style>", f"@media (prefers-color-scheme:dark){{{rules}}}</style>", 1)
+
+
+# Numbers as the page shows them.
+
+
+def ratio(value: float) -> str:
+    """A ratio with three decimals."""
+    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
+
+
+def percentage(value: float, digits: int = 3) -> str:
+    """A share in percent."""
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float) -> str:
+    """A count with separators."""
+    return "–" if value is None or np.isnan(value) else f"{value:,.0f}"
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dashboards"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"ratio": ratio, "percentage": percentage, "number": number}
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,65 @@
+"""The stages that make pictures: figures/ from annotated images and estimates, and the report from those."""
+
+from __future__ import annotations
+
+from dashboards.figures import draw_figures, to_png, to_svg
+from dashboards.maps import draw_maps, load_city
+from dashboards.raster import count_study
+from dashboards.report import REPORT_FILE, render_report
+from dashboards.results import read_results
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study, fingerprint
+
+FIGURES_FOLDER = "figures"
+
+
+def plan_map(study: Study) -> list[Shard]:
+    """One shard: every figure, made from the annotated images, the estimates and what the lettering says."""
+    settings = study.settings
+    work = {
+        "name": settings.name,
+        "simulated": settings.simulated,
+        "city": settings.city.model_dump(mode="json"),
+        "layers": settings.layers.model_dump(mode="json"),
+        "rules": settings.estimate.model_dump(mode="json"),
+        "truth": settings.sources.truth,
+    }
+    return [Shard("figures", work, made_from=_made_by(study, "annotate", "estimate"))]
+
+
+def process_map(study: Study, _shard: Shard) -> Record:
+    """Write figures/: maps as PNG, intervals as SVG and PNG."""
+    results = read_results(study)
+    settings = study.settings
+    city = load_city(study, results)
+    counts, ledger = count_study(study, city.extent)
+    files = [
+        study.write_bytes(to_png(figure, dpi), FIGURES_FOLDER, f"{name}.png")
+        for name, (figure, dpi) in draw_maps(study, city, counts).items()
+    ]
+    figures = draw_figures(results, interval_percent=settings.estimate.interval_percent, simulated=settings.simulated)
+    for name, figure in figures.items():
+        files.append(study.write_bytes(to_svg(figure), FIGURES_FOLDER, f"{name}.svg"))
+        files.append(study.write_bytes(to_png(figure), FIGURES_FOLDER, f"{name}.png"))
+    drawn = int(counts.images.sum(dtype="int64"))
+    return Record("", "", tuple(files), ledger.rows_in, drawn, (ledger.close(drawn),))
+
+
+def plan_report(study: Study) -> list[Shard]:
+    """One shard: the page, made from the figures, the estimates, the settings and the ledger of all stages."""
+    stages = [name for name in study.stages() if name != REPORT.name]
+    return [Shard("report", {"settings": study.settings.model_dump(mode="json")}, made_from=_made_by(study, *stages))]
+
+
+def process_report(study: Study, _shard: Shard) -> Record:
+    """Write report.html."""
+    file = study.write_bytes(render_report(study, read_results(study)).encode(), REPORT_FILE)
+    return Record("", "", (file,), 0, 0)
+
+
+def _made_by(study: Study, *stages: str) -> str:
+    return fingerprint([[record.fingerprint for record in study.records(name).values()] for name in stages])
+
+
+MAPS = Stage("map", unit="files", folders=(FIGURES_FOLDER,), plan=plan_map, process=process_map)
+REPORT = Stage("report", unit="files", folders=(), plan=plan_report, process=process_report)

@@ -1,0 +1,106 @@
+"""Calibration against counts done by hand, and bad validation sets."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.calibrate import quality, read_labelled, station_adjusted, two_class
+from pipeline.errors import ContractViolation, SourceError
+
+
+def published_set() -> tuple[np.ndarray, np.ndarray]:
+    """The only whole counts that fit the published calibration: 205 of 264 positive, 42 of 19,736 negative."""
+    truth = np.repeat([1, 0, 1, 0], [205, 59, 42, 19_694])
+    score = np.repeat([0.9, 0.8, 0.3, np.nan], [205, 59, 42, 19_694])
+    return truth, score
+
+
+def test_the_published_calibration_is_read_off_the_published_counts():
+    classes = two_class(*published_set(), 0.770508)
+    assert (classes.positive, classes.true_positive, classes.negative, classes.false_negative) == (264, 205, 19_736, 42)
+    assert round(classes.p_positive, 3) == 0.777
+    assert round(classes.p_negative, 6) == 0.002128
+    assert round(classes.precision, 2) == 0.78
+    assert round(classes.recall, 2) == 0.83
+
+
+def test_a_score_equal_to_the_threshold_is_negative():
+    classes = two_class([1, 0, 1], [0.770508, 0.1, 0.9], 0.770508)
+    assert (classes.positive, classes.negative) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("truth", "score", "message"),
+    [
+        ([1, 1], [0.9, 0.1], "all 2 labelled images show"),
+        ([0, 0], [0.9, 0.1], "all 2 labelled images lack"),
+        ([1, 0], [0.9, 0.95], "all 2 labelled images are above"),
+        ([1, 0], [0.1, np.nan], "all 2 labelled images are below"),
+    ],
+)
+def test_a_set_that_can_not_calibrate_is_refused(truth, score, message):
+    with pytest.raises(SourceError, match=message):
+        two_class(truth, score, 0.770508)
+
+
+def test_the_station_adjusted_regression_finds_the_odds_that_made_the_data():
+    rng = np.random.default_rng(1)
+    score, station_ft = rng.random(40_000), rng.uniform(0, 20_000, 40_000)
+    odds = -2 + 4 * score - 1e-4 * station_ft
+    truth = rng.random(40_000) < 1 / (1 + np.exp(-odds))
+    fit = station_adjusted(truth, score, station_ft)
+    assert fit is not None
+    assert fit.intercept == pytest.approx(-2, abs=0.15)
+    assert fit.score == pytest.approx(4, abs=0.2)
+    assert fit.station_ft == pytest.approx(-1e-4, abs=1e-5)
+    # At the maximum without penalty the residuals are orthogonal to every column.
+    residual = truth - fit.probability(score, station_ft)
+    assert abs(residual.sum()) < 1e-3
+    assert abs((residual * score).sum()) < 1e-3
+
+
+def test_without_stations_there_is_no_adjusted_calibration():
+    assert station_adjusted([1, 0], [0.9, 0.1], [np.nan, np.nan]) is None
+
+
+def test_quality_counts_a_missing_score_as_zero():
+    found = quality([1, 0, 1, 0], [0.9, 0.8, np.nan, np.nan], 0.5)
+    assert found["precision"] == 0.5
+    assert found["recall"] == 0.5
+    assert found["auc"] == pytest.approx(np.mean([1, 1, 0, 0.5]))
+
+
+GOOD = {"ground_truth": [1, 0], "Model_predicted_score": [0.9, np.nan], "lat": 40.7, "lng": -74.0, "timestamp": 10**12}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"Model_predicted_score": [1.2, 0.1]}, ContractViolation, "labelled.score: 1 of 2 values are wrong"),
+        ({"ground_truth": [2, 0]}, ContractViolation, "labelled.ground_truth"),
+        ({"ground_truth": ["yes", "no"]}, SourceError, "ground_truth holds 'yes'"),
+        ({"lat": None}, ContractViolation, "labelled.lat"),
+    ],
+)
+def test_a_bad_value_in_the_validation_set_is_named(tmp_path, change, error, message):
+    path = tmp_path / "validation.csv"
+    pd.DataFrame(GOOD | change).to_csv(path, index=False)
+    with pytest.raises(error, match=message):
+        read_labelled(str(path), where="sources.validation")
+
+
+def test_a_missing_column_and_a_missing_file_are_named(tmp_path):
+    path = tmp_path / "validation.csv"
+    pd.DataFrame(GOOD).drop(columns="lat").to_csv(path, index=False)
+    with pytest.raises(SourceError, match="has no column lat"):
+        read_labelled(str(path), where="sources.validation")
+    with pytest.raises(SourceError, match=r"does not exist; sources\.validation"):
+        read_labelled(str(tmp_path / "none.csv"), where="sources.validation")
+
+
+def test_a_good_set_comes_back_in_the_declared_form(tmp_path):
+    path = tmp_path / "validation.csv"
+    pd.DataFrame(GOOD).to_csv(path, index=False)
+    frame = read_labelled(str(path), where="sources.validation")
+    assert frame["captured_at_utc"].iloc[0] == pd.Timestamp(10**12, unit="ms", tz="UTC")
+    assert frame["score"].isna().tolist() == [False, True]

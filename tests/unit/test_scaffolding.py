@@ -1,0 +1,61 @@
+"""Files that say the same thing twice say the same."""
+
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+# Names under which conda-forge knows a package differently.
+CONDA_NAMES = {"matplotlib-base": "matplotlib", "python-tzdata": "tzdata"}
+
+
+def test_environment_yml_and_pyproject_name_the_same_dependencies():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {Requirement(text).name: str(Requirement(text).specifier) for text in project["dependencies"]}
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    texts = [text for text in conda if isinstance(text, str)] + next(e["pip"] for e in conda if isinstance(e, dict))
+    theirs = {CONDA_NAMES.get(one.name, one.name): str(one.specifier) for one in map(Requirement, texts)}
+    assert theirs.pop("python") == project["requires-python"]
+    theirs.pop("pip")
+    assert theirs == ours
+
+
+def test_imports_point_one_way():
+    """cli -> dashboards -> analysis -> pipeline; cluster stands apart."""
+    forbidden = {
+        "pipeline": ("analysis", "dashboards", "cluster", "cli"),
+        "analysis": ("dashboards", "cluster", "cli"),
+        "dashboards": ("cluster", "cli"),
+        "cluster": ("pipeline", "analysis", "dashboards", "cli"),
+    }
+    for package, others in forbidden.items():
+        for file in (ROOT / package).rglob("*.py"):
+            for line in file.read_text().splitlines():
+                words = line.split()
+                if words[:1] in (["from"], ["import"]):
+                    assert words[1].split(".")[0] not in others, f"{file.name}: {line}"
+
+
+def test_only_distribute_knows_dask():
+    for file in (ROOT / "pipeline").rglob("*.py"):
+        lines = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
+        knows = any(line.split()[1].split(".")[0] in ("dask", "distributed", "dask_geopandas") for line in lines)
+        assert knows == (file.name == "distribute.py"), file.name
+
+
+def test_help_answers_without_the_heavy_imports():
+    code = (
+        "import sys, cli\n"
+        "from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(cli.app, ['run', '--help']).exit_code == 0\n"
+        "heavy = {'pandas', 'dask', 'distributed', 'geopandas', 'matplotlib', 'numba'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    start_s = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert time.monotonic() - start_s < 30  # a hang, not a benchmark
