@@ -101,9 +101,8 @@ def simulate(
 
 def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
     with _errors():
-        from pipeline.simulate import simulate as make
-
         from cluster.connect import connection
+        from pipeline.simulate import simulate as make
 
         with connection(cluster) as client, _progress() as progress:
             make(out, client=client, progress=progress, **arguments)
@@ -144,11 +143,10 @@ def estimate(study: StudyOption, cluster: ClusterOption = "local") -> None:
 @app.command()
 def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Every stage that is not up to date, in order."""
-    from pipeline.ingest import ARRANGE, READ, SET_ASIDE
-    from pipeline.labels import LABELS
-
     from pipeline.annotate import ANNOTATE
     from pipeline.assemble import MATCH
+    from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+    from pipeline.labels import LABELS
     from pipeline.layers import LAYERS
 
     made = _run(study, [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, MATCH, ANNOTATE, *_estimate_stages()], cluster)
@@ -189,11 +187,10 @@ def _print_dictionary(tables: list[Any]) -> None:
 
 
 def _estimate_stages() -> list[Stage]:
-    from dashboards.stages import MAPS, REPORT
-
     from analysis.calibrate import CALIBRATE
     from analysis.cells import CELLS_STAGE
     from analysis.stages import ESTIMATE
+    from dashboards.stages import MAPS, REPORT
 
     return [CALIBRATE, CELLS_STAGE, ESTIMATE, MAPS, REPORT]
 

@@ -365,7 +365,5 @@ def to_svg(figure: Figure) -> bytes:
 def to_png(figure: Figure, dpi: int = PNG_DPI) -> bytes:
     """PNG on white; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}, pil_kwargs={"optimize": True}
-    )
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

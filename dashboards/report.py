@@ -52,8 +52,7 @@ MAPS = (
     (
         "map_share",
         "Share of images with a police vehicle",
-        "Share of images above the detector's threshold, before calibration, in the smallest surroundings that hold "
-        "enough images.",
+        "Images above the detector's threshold, before calibration, in the smallest surroundings with enough images.",
     ),
     ("map_density", "Where images were taken", "Number of analysed images, on a logarithmic scale."),
 )
@@ -67,6 +66,7 @@ COVARIATES = {
     "felony_distance_ft": "Mean distance to the nearest felony",
     "station_distance_ft": "Mean distance to the nearest police station",
 }
+UNKNOWN = "\u2013"
 UNITS = {"density": "people per square mile", "income": "USD"}
 STAGE_ORDER = ("layers", "labels", "match", "read", "quarantine", "ingest", "calibrate", "annotate", "cells", "map")
 FILES = {
@@ -129,27 +129,23 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
     """The main numbers in two sentences, about images, not about officers."""
     images = results.summary["images"]
     share = images["positive"] / images["analysed"] if images["analysed"] else 0.0
-    sentences = [
+    images_sentence = (
         f"Of {images['analysed']:,} analysed dashcam images of {city}, the detector finds a police vehicle in "
         f"{images['positive']:,} ({share:.2%})."
-    ]
-    for analysis, start in (
-        (
-            "race",
-            "Weighted by where people live, images that show a police vehicle are most frequent around {} residents",
-        ),
-        ("borough", "Images that show a police vehicle are most frequent in {}"),
+    )
+    for analysis, start, place in (
+        ("race", "Weighted by where people live, images", "around {} residents"),
+        ("borough", "Images", "in {}"),
     ):
         groups = results.groups(analysis).sort_values("estimate", kind="stable")
         if len(groups) >= 2:
             low, high = groups.iloc[0], groups.iloc[-1]
-            sentences.append(
-                f"{start.format(high['group'])}, {_with_interval(high, interval_percent)}, and least frequent "
-                f"{'around' if analysis == 'race' else 'in'} {low['group']}{' residents' * (analysis == 'race')}, "
-                f"{_with_interval(low, interval_percent)}."
-            )
-            break
-    return sentences
+            return [
+                images_sentence,
+                f"{start} show one most often {place.format(high['group'])}, {_with_interval(high, interval_percent)}, "
+                f"and least often {place.format(low['group'])}, {_with_interval(low, interval_percent)}.",
+            ]
+    return [images_sentence]
 
 
 def _with_interval(row: pd.Series[Any], percent: float) -> str:
@@ -248,17 +244,17 @@ def _for_both_schemes(svg: str) -> str:
 
 def ratio(value: float) -> str:
     """A ratio with three decimals."""
-    return "–" if value is None or np.isnan(value) else f"{value:.3f}"
+    return UNKNOWN if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def percentage(value: float, digits: int = 3) -> str:
     """A share in percent."""
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
+    return UNKNOWN if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def number(value: float) -> str:
     """A count with separators."""
-    return "–" if value is None or np.isnan(value) else f"{value:,.0f}"
+    return UNKNOWN if value is None or np.isnan(value) else f"{value:,.0f}"
 
 
 def _template() -> jinja2.Template:
