@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from dashboards.results import FEW_IMAGES, Results
+from dashboards.results import FEW_IMAGES, Results, from_the_highest
 
 INK = "#1b1f24"
 MUTED = "#646d78"
@@ -39,7 +39,6 @@ SMALL_PT = 7.5
 LINE_PT = 11.5
 PNG_DPI = 240
 MEASURE = "How often images show a police vehicle, times the average"
-RANKED = 15  # neighbourhoods shown at each end
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,13 @@ def draw_figures(results: Results, *, interval_percent: float, simulated: str) -
         ("borough", "By borough"),
         ("neighbourhood", "By neighbourhood"),
     ):
-        if results.has(name):
+        rows = _rows(results, name)
+        if rows:
             subtitle = f"{MEASURE}\nDot: estimate. Line: {interval_percent:g} % interval"
+            if name == "neighbourhood":
+                subtitle += f". Of those with at least {FEW_IMAGES} images"
             figures[name] = interval_figure(
-                _series(results, name), _rows(results, name), title=title, subtitle=subtitle, simulated=simulated
+                _series(results, name), rows, title=title, subtitle=subtitle, simulated=simulated
             )
     if results.truth is not None and results.has("neighbourhood"):
         figures["truth"] = truth_figure(results, interval_percent=interval_percent, simulated=simulated)
@@ -89,22 +91,17 @@ def _series(results: Results, name: str) -> list[Series]:
 
 
 def _rows(results: Results, name: str) -> list[Row]:
+    if name == "neighbourhood":
+        return [
+            row
+            for heading, groups in zip(("highest", "lowest"), results.ends(), strict=True)
+            if len(groups)
+            for row in (Row(f"{len(groups)} {heading}"), *(Row(group, group) for group in groups["group"]))
+        ]
     groups = results.groups(name)
-    if name in ("density", "income"):  # quartiles stand in their own order
-        return [Row(group, group) for group in groups["group"]]
-    ranked = groups.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
-    if name != "neighbourhood":
-        return [Row(group, group) for group in ranked["group"]]
-    ranked = ranked[ranked["images"] >= FEW_IMAGES]
-    names = list(ranked["group"])
-    if len(names) <= 2 * RANKED:
-        return [Row(f"Of at least {FEW_IMAGES} images"), *(Row(group, group) for group in names)]
-    return [
-        Row(f"{RANKED} highest of {len(names)} with at least {FEW_IMAGES} images"),
-        *(Row(group, group) for group in names[:RANKED]),
-        Row(f"{RANKED} lowest"),
-        *(Row(group, group) for group in names[-RANKED:]),
-    ]
+    if name not in ("density", "income"):  # quartiles stand in their own order
+        groups = from_the_highest(groups)
+    return [Row(group, group) for group in groups["group"]]
 
 
 def interval_figure(
@@ -193,7 +190,7 @@ def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: f
 
 def _ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
     """Limits and ticks for ratios: in steps of doubling where they differ much, else linear."""
-    low, high = (float(f) for f in (min(rows["lower"].min(), 1), max(rows["upper"].max(), 1)))
+    low, high = float(np.nanmin([1, *rows["lower"]])), float(np.nanmax([1, *rows["upper"]]))
     if low <= 0 or high / low < 2:
         room = 0.06 * (high - low) or 0.1
         axes.set_xlim(low - room, high + room)
@@ -291,7 +288,7 @@ def against_truth(results: Results) -> pd.DataFrame:
 
 
 def _notice(simulated: str) -> list[str]:
-    return textwrap.wrap(f"Simulated: {simulated}", 78) if simulated else []
+    return textwrap.wrap(f"Simulated: {simulated}", 84) if simulated else []
 
 
 def _heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice: list[str]) -> None:

@@ -163,9 +163,10 @@ def source_line(study: Study, images: int) -> str:
     entries = {**load_catalog(), **study_entries(study)}
     layers = [settings.layers.areas, settings.layers.neighbourhoods, settings.layers.boroughs]
     agencies = [entries[layer.entry].agency for layer in layers if layer is not None and layer.entry in entries]
+    first = settings.estimate.first_day
     boundaries = f" Boundaries: {'; '.join(dict.fromkeys(agencies))}." if agencies else ""
     return (
-        f"Images: {settings.name}, {images:,} analysed, from {settings.estimate.first_day:%-d %B %Y} on."
+        f"Images: {settings.name}, {images:,} analysed, from {first.day} {first:%B %Y} on."
         f"{boundaries} Projection {settings.city.crs}."
     )
 

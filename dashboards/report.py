@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from dashboards.figures import GRID, INK, MUTED, WARNING
-from dashboards.results import ANALYSES, FEW_IMAGES, Results
+from dashboards.results import ANALYSES, FEW_IMAGES, Results, from_the_highest
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
 from pipeline.store import Study
@@ -66,6 +66,7 @@ COVARIATES = {
     "felony_distance_ft": "Mean distance to the nearest felony",
     "station_distance_ft": "Mean distance to the nearest police station",
 }
+NBSP = "\u00a0"
 UNKNOWN = "\u2013"
 UNITS = {"density": "people per square mile", "income": "USD"}
 STAGE_ORDER = ("layers", "labels", "match", "read", "quarantine", "ingest", "calibrate", "annotate", "cells", "map")
@@ -108,11 +109,15 @@ def render_report(study: Study, results: Results) -> str:
     }
     return _template().render(
         study=settings,
-        percent=f"{settings.estimate.interval_percent:g} %",
+        percent=f"{settings.estimate.interval_percent:g}{NBSP}%",
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),
         maps=[{"name": n, "title": t, "caption": c, "uri": pictures[n]} for n, t, c in MAPS if pictures[n]],
         sections=[_section(results, *section, uri=pictures[section[0]]) for section in SECTIONS],
-        titles=ANALYSES,
+        ends=[
+            {"title": f"{len(groups)} {heading}", "rows": _with_levels(results, "neighbourhood", groups)}
+            for heading, groups in zip(("highest", "lowest"), results.ends(), strict=True)
+            if len(groups)
+        ],
         truth=results.summary["truth"],
         truth_uri=pictures["truth"],
         summary=results.summary,
@@ -131,7 +136,7 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
     share = images["positive"] / images["analysed"] if images["analysed"] else 0.0
     images_sentence = (
         f"Of {images['analysed']:,} analysed dashcam images of {city}, the detector finds a police vehicle in "
-        f"{images['positive']:,} ({share:.2%})."
+        f"{images['positive']:,} ({percentage(share, 2)})."
     )
     for analysis, start, place in (
         ("race", "Weighted by where people live, images", "around {} residents"),
@@ -140,17 +145,17 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
         groups = results.groups(analysis).sort_values("estimate", kind="stable")
         if len(groups) >= 2:
             low, high = groups.iloc[0], groups.iloc[-1]
-            return [
-                images_sentence,
+            groups_sentence = (
                 f"{start} show one most often {place.format(high['group'])}, {_with_interval(high, interval_percent)}, "
-                f"and least often {place.format(low['group'])}, {_with_interval(low, interval_percent)}.",
-            ]
+                f"and least often {place.format(low['group'])}, {_with_interval(low, interval_percent)}."
+            )
+            return [images_sentence, groups_sentence]
     return [images_sentence]
 
 
 def _with_interval(row: pd.Series[Any], percent: float) -> str:
     return (
-        f"{ratio(row['estimate'])} times the city's average ({percent:g} % interval {ratio(row['lower'])} to "
+        f"{ratio(row['estimate'])} times the city's average ({percent:g}{NBSP}% interval {ratio(row['lower'])} to "
         f"{ratio(row['upper'])})"
     )
 
@@ -188,10 +193,15 @@ def table_rows(results: Results, analysis: str) -> list[dict[str, Any]]:
 
     Quartiles keep their order, other groups go from the highest to the lowest.
     """
-    relative, level = (results.groups(analysis, quantity) for quantity in ("relative_to_average", "weighted_mean"))
-    frame = relative.merge(level[["key", "estimate"]], on="key", how="left", suffixes=("", "_level"))
+    groups = results.groups(analysis)
     if not analysis.startswith(("density", "income")):
-        frame = frame.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
+        groups = from_the_highest(groups)
+    return _with_levels(results, analysis, groups)
+
+
+def _with_levels(results: Results, analysis: str, groups: pd.DataFrame) -> list[dict[str, Any]]:
+    levels = results.groups(analysis, "weighted_mean")[["key", "estimate"]]
+    frame = groups.merge(levels, on="key", how="left", suffixes=("", "_level"))
     return list(frame.to_dict("records"))  # type: ignore[arg-type]
 
 
@@ -249,7 +259,7 @@ def ratio(value: float) -> str:
 
 def percentage(value: float, digits: int = 3) -> str:
     """A share in percent."""
-    return UNKNOWN if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
+    return UNKNOWN if value is None or np.isnan(value) else f"{100 * value:.{digits}f}{NBSP}%"
 
 
 def number(value: float) -> str:

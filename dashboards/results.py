@@ -17,6 +17,7 @@ from pipeline.store import Study
 
 TRUTH_FILE = "areas.csv"  # in the study's folder of truths
 
+RANKED = 15  # neighbourhoods shown at each end
 # Fewer images than these say little: hatched on the map, left out of rankings.
 FEW_IMAGES = 200
 
@@ -65,11 +66,23 @@ class Results:
         wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
         return tables[wanted].reset_index(drop=True)
 
+    def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Neighbourhoods with the highest and the lowest level, of those with enough images; none stands in both."""
+        groups = self.groups("neighbourhood")
+        ranked = from_the_highest(groups[groups["images"] >= FEW_IMAGES])
+        highest = ranked.head(RANKED)
+        return highest, ranked.iloc[len(highest) :].tail(RANKED)
+
     def average(self, analysis: str) -> float:
         """Mean level over everyone, the denominator of the analysis; NaN if it is not in the file."""
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["group"] == AVERAGE)
         return float(tables.loc[wanted & (tables["quantity"] == "weighted_mean"), "estimate"].max())
+
+
+def from_the_highest(groups: pd.DataFrame) -> pd.DataFrame:
+    """Groups by falling estimate; ties by name."""
+    return groups.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
 
 
 def read_results(study: Study) -> Results:

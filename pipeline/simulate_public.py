@@ -117,7 +117,7 @@ def population(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
     generator = stream(seed, "people")
     spread = 0.8 * smooth_surface(points, generator) + 0.6 * generator.standard_normal(len(areas))
     persons = np.round(_PERSONS_MEDIAN * np.exp(_PERSONS_LOG_SD * spread)).astype(np.int64)
-    square_m = areas.geometry.area.to_numpy() * np.cos(np.radians(points[:, 1])) * M_PER_DEGREE**2
+    square_m = shapely.area(areas.geometry.to_numpy()) * np.cos(np.radians(points[:, 1])) * M_PER_DEGREE**2
     persons[square_m > np.quantile(square_m, 1 - _UNINHABITED_SHARE)] = 0
 
     shares = []
@@ -148,10 +148,7 @@ def population(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
 
 
 def income(areas: gpd.GeoDataFrame, persons: npt.NDArray[np.int64], seed: int) -> pd.DataFrame:
-    """Median household income in the layout of ACS table B19013: text cells, a second line of headings.
-
-    Every line of the official file ends with a comma, so there is a seventh column without a name.
-    """
+    """Median household income in the layout of ACS table B19013: text cells, a second line of headings."""
     generator = stream(seed, "income")
     spread = 0.85 * smooth_surface(centres(areas), generator) + 0.5 * generator.standard_normal(len(areas))
     usd = np.round(_INCOME_MEDIAN_USD * np.exp(_INCOME_LOG_SD * spread)).astype(np.int64)
@@ -173,7 +170,6 @@ def income(areas: gpd.GeoDataFrame, persons: npt.NDArray[np.int64], seed: int) -
             "B19013_001EA": estimate.where(unknown, "null"),
             "B19013_001M": margin,
             "B19013_001MA": margin.where(unknown, "null"),
-            "": "",
         }
     )
     of = "Median household income in the past 12 months (in 2020 inflation-adjusted dollars)"
@@ -184,7 +180,6 @@ def income(areas: gpd.GeoDataFrame, persons: npt.NDArray[np.int64], seed: int) -
         f"Annotation of Estimate!!{of}",
         f"Margin of Error!!{of}",
         f"Annotation of Margin of Error!!{of}",
-        "",
     ]
     return pd.concat([pd.DataFrame([headings], columns=cells.columns), cells], ignore_index=True)
 

@@ -1,0 +1,436 @@
+import gzip
+import subprocess
+import sys
+import textwrap
+import uuid
+from datetime import date
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
+
+from pipeline.config import Settings
+from pipeline.errors import NotYetMade, SourceError
+from pipeline.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange
+from pipeline.ledger import Ledger
+from pipeline.rawcsv import LONGEST_LINE
+from pipeline.rawfiles import raw_files
+from pipeline.run import unfinished
+from pipeline.spatial.order import hilbert_key
+from pipeline.store import create_study
+from pipeline.tables import METADATA
+
+NOON_MS = 1_602_086_400_000  # 2020-10-07 12:00 in New York
+GOOD = b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9,1\n"
+
+
+def reasons(study) -> list[tuple[int, str]]:
+    bad = quarantine(study)
+    return list(zip(bad["line"], bad["reason"], strict=True))
+
+
+def notes(records) -> dict[str, int]:
+    return {what: count for one in records["read"] for line in one.ledger for what, count in line["notes"].items()}
+
+
+# Rows.
+
+
+def test_a_good_row_arrives_with_its_ride_its_time_and_its_place_in_the_source(tmp_path):
+    study = raw_study(tmp_path, {"1602043200000.csv": HEADER + GOOD})
+    finish(study)
+    assert study.files("metadata") == ["metadata/day=2020-10-07/slice-000.parquet"]
+    (row,) = metadata(study).to_dict("records")
+    assert row == {
+        "image_ref": "ride/9f2c/07.jpg",
+        "ride_id": "9f2c",
+        "captured_at_utc": pd.Timestamp("2020-10-07 16:00", tz="UTC"),
+        "lat": 40.7,
+        "lng": -73.9,
+        "split": 1,
+        "source": "1602043200000.csv",
+        "source_row": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"", "empty line"),
+        (b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9", "wrong number of fields"),
+        (b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9,1,1", "wrong number of fields"),
+        (b",1602086400000,40.7,-73.9,1", "missing image_ref"),
+        (b"ride/9f2c/07.jpg,,40.7,-73.9,1", "missing timestamp"),
+        (b"ride/9f2c/07.jpg,1602086400000, ,-73.9,1", "missing lat"),
+        (b"ride/9f2c/07.jpg,1602086400000.0,40.7,-73.9,1", "unreadable timestamp"),
+        (b"ride/9f2c/07.jpg,0x17501A5F400,40.7,-73.9,1", "unreadable timestamp"),
+        (b"ride/9f2c/07.jpg,99999999999999999999,40.7,-73.9,1", "unreadable timestamp"),
+        (b"ride/9f2c/07.jpg,1602086400000,forty,-73.9,1", "unreadable lat"),
+        (b"ride/9f2c/07.jpg,1602086400000,nan,-73.9,1", "unreadable lat"),
+        (b"ride/9f2c/07.jpg,1602086400000,40.7,-inf,1", "unreadable lng"),
+        (b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9,one", "unreadable split"),
+        (b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9,2", "split is not 0 or 1"),
+        (b"07.jpg,1602086400000,40.7,-73.9,1", "image_ref is not ride/<ride>/<file>"),
+        (b"/ride/9f2c/07.jpg,1602086400000,40.7,-73.9,1", "image_ref is not ride/<ride>/<file>"),
+        (b"ride/../07.jpg,1602086400000,40.7,-73.9,1", "image_ref is not ride/<ride>/<file>"),
+        (b"ride/9f2c/a/07.jpg,1602086400000,40.7,-73.9,1", "image_ref is not ride/<ride>/<file>"),
+        (b"ride/9f2c/07.jpg,1602086400000,0.0,0.0,1", "position outside the city"),
+        (b"ride/9f2c/07.jpg,1602086400000,-73.9,40.7,1", "position outside the city"),
+        (b"ride/9f2c/07.jpg,1602086400,40.7,-73.9,1", "time outside the study"),
+        (b"ride/9f2c/0\xff.jpg,1602086400000,40.7,-73.9,1", "not UTF-8"),
+        (b"ride/9f2c/07.jpg\r,1602086400000,40.7,-73.9,1", "carriage return inside the line"),
+        (b'ride/"9f2c"/07.jpg,1602086400000,40.7,-73.9,1', "quotes do not enclose a whole field"),
+        (b'"ride/9f2c/07.jpg,1602086400000,40.7,-73.9,1', "quotes do not enclose a whole field"),
+        (b"\xef\xbb\xbfride/9f2c/07.jpg,1602086400000,40.7,-73.9,1", "byte order mark inside the file"),
+    ],
+)
+def test_a_bad_line_goes_to_quarantine_with_its_reason_line_and_text(line, reason, tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD + line + b"\n" + GOOD.replace(b"07", b"08")})
+    records = finish(study)
+    assert reasons(study) == [(3, reason)]
+    (kept,) = quarantine(study)["text"]
+    assert kept == line.decode(errors="replace")
+    assert metadata(study)["source_row"].tolist() == [0]  # the other good row repeats its time and place
+    assert accounts(records) == (3, 1, 1, 1)
+
+
+def test_a_line_break_inside_quotes_is_refused_not_guessed(tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + b'"ride/9f2c/0\n7.jpg",1602086400000,40.7,-73.9,1\n' + GOOD})
+    finish(study)
+    assert reasons(study) == [(2, "quotes do not enclose a whole field"), (3, "quotes do not enclose a whole field")]
+    assert metadata(study)["source_row"].tolist() == [2]
+
+
+@pytest.mark.parametrize("block_bytes", [2**16, 2**22])
+def test_a_line_longer_than_a_mebibyte_is_put_aside_whatever_the_blocks(block_bytes, tmp_path):
+    long = b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9," + b" " * LONGEST_LINE + b"1\n"
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD + long + GOOD}, ingest={"block_bytes": block_bytes})
+    finish(study)
+    assert reasons(study) == [(3, "line longer than 1 MiB")]
+    assert len(quarantine(study)["text"][0]) == 500
+    assert metadata(study)["source_row"].tolist() == [0]
+
+
+def test_the_edges_of_the_box_and_of_the_period_belong_to_the_study(tmp_path):
+    box = Settings().city.box
+    first, last = (
+        int(pd.Timestamp(moment, tz="America/New_York").timestamp() * 1000) for moment in ("2020-03-01", "2020-12-01")
+    )
+    lines = [
+        f"ride/a/0.jpg,{first},{box.south},{box.west},1",
+        f"ride/a/1.jpg,{last - 1},{box.north},{box.east},1",
+        f"ride/a/2.jpg,{first - 1},40.7,-73.9,1",
+        f"ride/a/3.jpg,{last},40.7,-73.9,1",
+    ]
+    study = raw_study(tmp_path, {"1.csv": HEADER + "\n".join(lines).encode()})
+    finish(study)
+    assert metadata(study)["image_ref"].tolist() == ["ride/a/0.jpg", "ride/a/1.jpg"]
+    assert reasons(study) == [(4, "time outside the study"), (5, "time outside the study")]
+
+
+def test_the_rows_time_decides_its_day_by_the_citys_clock(tmp_path):
+    before_midnight = GOOD.replace(b"1602086400000", b"1602043199999")
+    study = raw_study(tmp_path, {"1602043200000.csv": HEADER + before_midnight + GOOD})
+    finish(study)
+    assert [file.split("/")[1] for file in study.files("metadata")] == ["day=2020-10-06", "day=2020-10-07"]
+
+
+# Files.
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEADER + GOOD + GOOD.replace(b"40.7", b"40.8"),
+        b"\xef\xbb\xbf" + HEADER + GOOD + GOOD.replace(b"40.7", b"40.8"),
+        (HEADER + GOOD + GOOD.replace(b"40.7", b"40.8")).replace(b"\n", b"\r\n"),
+        (HEADER + GOOD + GOOD.replace(b"40.7", b"40.8")).rstrip(b"\n"),
+        b'"split","lng","lat","timestamp","image_ref"\n"1","-73.9","40.7","1602086400000","ride/9f2c/07.jpg"\n'
+        + b"1,-73.9,40.8,1602086400000,ride/9f2c/07.jpg\n",
+    ],
+    ids=["plain", "byte order mark", "CRLF", "no last line end", "quotes and another order"],
+)
+def test_the_form_of_a_file_does_not_matter(content, tmp_path):
+    for folder, raw in (("plain", {"1.csv": content}), ("packed", {"1.csv": gzip.compress(content)})):
+        study = raw_study(tmp_path / folder, raw)
+        finish(study)
+        assert metadata(study)[["image_ref", "lat", "split", "source_row"]].to_numpy().tolist() == [
+            ["ride/9f2c/07.jpg", 40.7, 1, 0],
+            ["ride/9f2c/07.jpg", 40.8, 1, 1],
+        ]
+        assert reasons(study) == []
+
+
+def test_a_truncated_last_line_goes_to_quarantine(tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD + GOOD[:30]})
+    finish(study)
+    assert reasons(study) == [(3, "wrong number of fields")]
+
+
+def test_empty_files_and_files_with_only_a_header_are_noted_by_name(tmp_path):
+    empty = {"1.csv": b"", "2.csv": HEADER, "3.csv": HEADER.rstrip(), "4.csv.gz": gzip.compress(b"")}
+    study = raw_study(tmp_path, {**empty, "5.csv": HEADER + GOOD})
+    records = finish(study)
+    assert notes(records) == {
+        "1.csv: empty file": 1,
+        "2.csv: a header and no rows": 1,
+        "3.csv: a header and no rows": 1,
+        "4.csv.gz: empty file": 1,
+    }
+    assert accounts(records) == (1, 1, 0, 0)
+
+
+def test_columns_that_are_not_known_are_named_in_the_ledger_and_left_out(tmp_path):
+    header = b",speed,image_ref,timestamp,speed,lat,lng,split\n"
+    study = raw_study(tmp_path, {"1.csv": header + b"0,3.5,ride/9f2c/07.jpg,1602086400000,9,40.7,-73.9,1\n"})
+    assert notes(finish(study)) == {"column not used: (no name)": 1, "column not used: speed": 2}
+    assert list(metadata(study)) == METADATA.names
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"image_ref,timestamp,lat,lon,split\n", "has no column lng"),
+        (GOOD, "has no column image_ref, timestamp, lat, lng, split"),
+        (b"image_ref,timestamp,lat,lng,split,lat\n", "column lat more than once"),
+        ((HEADER + GOOD).replace(b"\n", b"\r"), "carriage returns alone"),
+        (b"x" * 70_000, "first line is longer"),
+        (HEADER.decode().encode("utf-16"), "has no column"),
+        (gzip.compress(HEADER)[:2] + b"damaged beyond repair", "damaged gzip"),
+    ],
+)
+def test_a_file_in_another_form_is_refused_by_name_before_anything_is_done(content, complaint, tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD, "2.csv": content})
+    with pytest.raises(SourceError, match=complaint) as refused:
+        READ.plan(study)
+    assert "2.csv" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not study.exists("staging")
+
+
+def test_a_gzip_file_that_ends_early_is_refused_by_name(tmp_path):
+    lines = b"".join(GOOD.replace(b"07.jpg", b"%d.jpg" % i) for i in np.random.default_rng(1).integers(0, 2**60, 9_999))
+    study = raw_study(tmp_path, {"1.csv.gz": gzip.compress(HEADER + lines)[:-40_000]})
+    with pytest.raises(SourceError, match=r"1\.csv\.gz can not be read, or is damaged"):
+        finish(study)
+
+
+def test_a_file_that_changes_between_plan_and_reading_is_refused(tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
+    (shard,) = READ.plan(study)
+    (tmp_path / "raw" / "1.csv").write_bytes(HEADER + GOOD + GOOD)
+    with pytest.raises(SourceError, match="has changed since this run began"):
+        READ.finish(study, shard)
+
+
+def test_files_come_in_the_order_of_the_numbers_in_their_names(tmp_path):
+    names = ["999.csv", "1604145600000.csv", "1604145600000.csv.gz", "2020-10-2.csv", "2020-10-10.csv", "1000.csv"]
+    study = raw_study(tmp_path, dict.fromkeys(names, HEADER))
+    assert [source.name for source in raw_files(study)] == [
+        "999.csv",
+        "1000.csv",
+        "2020-10-2.csv",
+        "2020-10-10.csv",
+        "1604145600000.csv",
+        "1604145600000.csv.gz",
+    ]
+
+
+def test_sources_may_be_files_folders_and_patterns_and_name_a_file_twice(tmp_path):
+    for name in ("a/1.csv", "a/2.csv", "a/.3.csv", "a/readme.txt", "b/4.csv", "b/note.csv.bak", "c/5.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(HEADER)
+    sources = ["a", str(tmp_path / "a" / "1.csv"), "b/*", f"file://{tmp_path}/c/5.csv"]
+    study = create_study(tmp_path, Settings.model_validate({"sources": {"metadata": sources}}))
+    assert [source.name for source in raw_files(study)] == ["1.csv", "2.csv", "4.csv", "5.csv"]
+
+
+def test_a_study_on_an_object_store_reads_its_own_raw_files():
+    root = f"memory://{uuid.uuid4().hex}"
+    fsspec.filesystem("memory").pipe_file(f"{root.removeprefix('memory:/')}/raw/1.csv", HEADER + GOOD + b"x\n")
+    study = create_study(root, Settings.model_validate({"sources": {"metadata": "raw"}}))
+    assert accounts(finish(study)) == (2, 1, 1, 0)
+    assert metadata(study)["image_ref"].tolist() == ["ride/9f2c/07.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "complaint"),
+    [([], "names no raw metadata"), (["nowhere"], "nowhere is no .csv or .csv.gz file"), (["a", "b"], "the same name")],
+)
+def test_sources_that_can_not_serve_are_refused(sources, complaint, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.csv").write_bytes(HEADER)
+    study = create_study(tmp_path, Settings.model_validate({"sources": {"metadata": sources}}))
+    with pytest.raises(SourceError, match=complaint):
+        READ.plan(study)
+
+
+# Duplicates and order.
+
+
+def staged(rows: list[tuple]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["lat", "lng", "timestamp", "split"])
+    captured = frame.pop("timestamp").astype("datetime64[ms]").dt.tz_localize("UTC")
+    places = range(len(frame))
+    return frame.assign(
+        image_ref=[f"ride/r/{place}.jpg" for place in places],
+        captured_at_utc=captured,
+        source="1.csv",
+        source_row=places,
+    )
+
+
+def test_of_rows_with_the_same_split_position_and_time_the_first_in_source_order_stays():
+    near = np.nextafter(40.7, 41)  # in the same cell of the curve
+    rows = staged(
+        [
+            (40.7, -73.9, NOON_MS, 1),
+            (near, -73.9, NOON_MS, 1),
+            (40.7, -73.9, NOON_MS, 1),
+            (40.7, -73.9, NOON_MS, 0),
+            (40.7, -73.9, NOON_MS + 1, 1),
+            (near, -73.9, NOON_MS, 1),
+        ]
+    )
+    ledger = Ledger("ingest", len(rows))
+    kept = arrange(rows, (-74.32, 40.44, -73.64, 40.97), ledger)
+    assert sorted(kept["source_row"]) == [0, 1, 3, 4]
+    assert ledger.close(len(kept))["dropped"] == {"duplicate": 2}
+
+
+def test_an_earlier_file_keeps_the_row_that_a_later_one_repeats(tmp_path):
+    study = raw_study(tmp_path, {"10.csv": HEADER + GOOD, "9.csv": HEADER + GOOD.replace(b"07", b"08")})
+    finish(study)
+    assert metadata(study)["source"].tolist() == ["9.csv"]
+
+
+def test_rows_lie_along_the_curve_then_by_time():
+    rng = np.random.default_rng(3)
+    box = (-74.32, 40.44, -73.64, 40.97)
+    rows = staged(
+        [
+            (40.5 + 0.1 * rng.integers(4), -74.2 + 0.1 * rng.integers(4), NOON_MS + rng.integers(50), 1)
+            for _ in range(200)
+        ]
+    )
+    kept = arrange(rows, box, Ledger("ingest", len(rows)))
+    order = list(zip(hilbert_key(kept["lng"], kept["lat"], box), kept["captured_at_utc"], strict=True))
+    assert order == sorted(order)
+
+
+def test_successive_cells_of_the_curve_share_an_edge_and_every_cell_has_one_key():
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(64), np.arange(64)))
+    key = hilbert_key(x, y, (0, 0, 65536, 65536))
+    order = np.argsort(key)
+    assert key[order].tolist() == list(range(64 * 64))
+    assert (np.abs(np.diff(x[order])) + np.abs(np.diff(y[order])) == 1).all()
+
+
+def test_points_outside_the_box_count_as_at_its_edge_and_missing_ones_are_refused():
+    box = (-74.0, 40.0, -73.0, 41.0)
+    assert (
+        hilbert_key([-75.0, -73.0], [40.5, 42.0], box).tolist()
+        == hilbert_key([-74.0, -72.9], [40.5, 41.0], box).tolist()
+    )
+    with pytest.raises(ValueError, match="finite"):
+        hilbert_key([np.nan], [40.5], box)
+
+
+# The stages.
+
+
+def test_arrange_and_set_aside_wait_for_every_block(tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD, "2.csv": HEADER + GOOD})
+    READ.finish(study, READ.plan(study)[0])
+    for stage in (SET_ASIDE, ARRANGE):
+        with pytest.raises(NotYetMade, match="1 of 2 blocks"):
+            stage.plan(study)
+
+
+def test_another_raw_file_makes_only_its_own_blocks_and_days_to_be_done(tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
+    finish(study)
+    next_day = GOOD.replace(b"1602086400000", b"1602172800000")
+    (tmp_path / "raw" / "2.csv").write_bytes(HEADER + next_day)
+    todo = {}
+    for stage in STAGES:
+        todo[stage.name] = [
+            shard.name for shard in unfinished(study, stage, stage.plan(study), study.records(stage.name))
+        ]
+        finish(study, [stage])
+    assert todo == {"read": ["2.csv-00000"], "quarantine": [], "ingest": ["2020-10-08-000"]}
+
+
+@pytest.mark.parametrize("change", [{"city": {"time_zone": "UTC"}}, {"period": {"end": "2020-10-07"}}])
+def test_settings_that_rows_depend_on_make_everything_to_be_done_again(change, tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
+    finish(study)
+    changed = raw_study(tmp_path, {}, **change)
+    assert len(unfinished(changed, READ, READ.plan(changed), changed.records("read"))) == 1
+
+
+def test_a_moved_study_is_still_up_to_date(tmp_path):
+    study = raw_study(tmp_path / "here", {"1.csv": HEADER + GOOD})
+    finish(study)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = raw_study(tmp_path / "there", {})
+    for stage in STAGES:
+        assert unfinished(moved, stage, stage.plan(moved), moved.records(stage.name)) == []
+
+
+def test_an_interrupted_run_that_is_started_again_gives_the_undisturbed_tables(tmp_path):
+    lines = b"".join(GOOD.replace(b"07.jpg", b"%d.jpg" % i).replace(b"400000", b"4%05d" % i) for i in range(200))
+    content = {"1.csv": HEADER + lines + b"bad\n" + GOOD, "2.csv": HEADER + lines[:5000]}
+    undisturbed = raw_study(tmp_path / "undisturbed", content, ingest={"block_bytes": 2048})
+    finish(undisturbed)
+
+    study = raw_study(tmp_path / "disturbed", content, ingest={"block_bytes": 2048})
+    for stage in STAGES:
+        shards = stage.plan(study)
+        for shard in shards[::2]:
+            stage.finish(study, shard)
+        # The next shard was killed: its file stands, or half of it, and no record says so.
+        for folder in stage.folders:
+            study.write_bytes(b"half", folder, "day=2020-10-07", "killed.parquet")
+            study.write_bytes(b"half", folder, ".killed.parquet.0.tmp")
+        records = study.records(stage.name)
+        todo = unfinished(study, stage, shards, records)
+        assert todo == shards[1::2]
+        for folder in stage.folders:
+            study.sweep(folder, keep=frozenset(file for record in records.values() for file in record.files))
+        for shard in todo:
+            stage.finish(study, shard)
+    assert study.files("metadata") == undisturbed.files("metadata")
+    assert_frame_equal(metadata(study), metadata(undisturbed))
+    assert_frame_equal(quarantine(study), quarantine(undisturbed))
+    assert not [path for path in study.fs.find(study.base) if "killed" in path]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from raw_study import accounts, finish, raw_study
+        study = raw_study(Path(sys.argv[1]), {}, ingest={"block_bytes": 2**20, "slice_rows": 20_000})
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert accounts(finish(study))[:2] == (600_000, 600_000)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024)
+    """
+    line = b"ride/0123456789abcdef0123456789abcdef/%06d.jpg,%d,40.7123456789,-73.9123456789,1\n"
+    raw_study(tmp_path, {"1.csv": HEADER + b"".join(line % (place, NOON_MS + place * 40) for place in range(600_000))})
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    tests = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, check=True, cwd=tests, capture_output=True, text=True)
+    # The libraries take about 105 MiB; held in one piece, these rows take 240 MiB.
+    assert float(done.stdout) < 160
+
+
+def test_a_study_of_one_day_has_its_day(tmp_path):
+    day = date(2020, 10, 7)
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD}, period={"start": day, "end": day})
+    assert accounts(finish(study)) == (1, 1, 0, 0)
