@@ -35,7 +35,7 @@ ClusterOption = Annotated[
 
 
 @app.command()
-def demo(study: StudyOption = "demo-study", images: int = 400_000, cluster: ClusterOption = "local") -> None:
+def demo(study: StudyOption = "demo-study", images: int = 1_000_000, cluster: ClusterOption = "local") -> None:
     """The whole study on the embedded city, without network: real boundaries, simulated images and people."""
     _simulate(study, images=images, city="embedded", cluster=cluster)
     run(study, cluster)
@@ -93,10 +93,11 @@ def simulate(
     ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days from 2020-10-05 on.")] = None,
     seed: int = 20230612,
+    cache: Annotated[str | None, typer.Option(help="Folder of fetched data sets instead of the user's.")] = None,
     cluster: ClusterOption = "local",
 ) -> None:
     """A study whose truth is known: metadata, labels, validation and test set."""
-    _simulate(out, images=images, city=city, levels=levels, days=days, seed=seed, cluster=cluster)
+    _simulate(out, images=images, city=city, levels=levels, days=days, seed=seed, cache=cache, cluster=cluster)
 
 
 def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
@@ -180,7 +181,7 @@ def _print_dictionary(tables: list[Any]) -> None:
     for one in tables:
         grid = Grid(title=f"{one.name}: {one.row} (key: {', '.join(one.key) or 'none'})", title_justify="left")
         for heading in ("column", "type", "meaning", "unit", "values", "published as"):
-            grid.add_column(heading, overflow="fold")
+            grid.add_column(heading, overflow="fold", no_wrap=heading in ("column", "type"))
         for column in one.describe()["columns"]:
             grid.add_row(*(column[key] for key in ("name", "type", "meaning", "unit", "values", "published_name")))
         console.print(grid)
@@ -219,6 +220,10 @@ def _summary(study: Study) -> None:
         _say(
             f"{truth['covered']} of {truth['neighbourhoods']} true neighbourhood levels lie in their "
             f"{summary['interval_percent']:g} % intervals ({truth['share']:.1%})"
+        )
+        _say(
+            f"{truth['covered_with_enough']} of the {truth['with_enough_positives']} with at least "
+            f"{truth['enough_positives']} positive images; below that, an image bootstrap is too narrow"
         )
     for name, file in (("map", "figures/map.png"), ("report", "report.html"), ("tables", "estimates/tables.csv")):
         _say(f"{name + ':':8} {study.path(file)}")

@@ -149,8 +149,13 @@ def correlations(areas: pd.DataFrame, levels: pd.DataFrame, persons_above: int) 
     return rows
 
 
+# Below this many positive images a percentile interval is known to be too narrow: with k of them its spread is some
+# sqrt(k) of k, far from normal, and with none it has no width at all.
+POSITIVES_FOR_AN_INTERVAL = 20
+
+
 def agreement(
-    table: pd.DataFrame, true_levels: pd.Series[float], areas: pd.DataFrame, seen: npt.NDArray[np.bool_]
+    table: pd.DataFrame, true_levels: pd.Series[float], areas: pd.DataFrame, inside: Counts
 ) -> dict[str, Any]:
     """How many true neighbourhood levels, relative to average, lie in their intervals.
 
@@ -158,20 +163,32 @@ def agreement(
     ----------
     table : rows of `group_table`
     true_levels : by area, the probability that an image there shows a police vehicle
-    seen : (areas,) whether the area has an image: the estimators, too, average over such areas
+    inside : (areas, 2) images that are negative, positive; the truth, too, is averaged over areas with an image
+
+    Returns
+    -------
+    counts and shares over all neighbourhoods, and over those with enough positive images for an interval
     """
     level = areas["area"].map(true_levels).to_numpy(dtype=np.float64)
-    persons = np.where(seen, areas["persons"].to_numpy(), 0.0)
+    persons = np.where(inside.sum(axis=1) > 0, areas["persons"].to_numpy(), 0.0)
     overall = (level * persons).sum() / persons.sum()
-    by_place = pd.DataFrame({"place": areas["neighbourhood"], "sum": level * persons, "persons": persons})
+    by_place = pd.DataFrame(
+        {"place": areas["neighbourhood"], "sum": level * persons, "persons": persons, "positives": inside[:, 1]}
+    )
     by_place = by_place.groupby("place").sum()
-    truth = by_place["sum"] / by_place["persons"] / overall
-    rows = table[(table["analysis"] == "neighbourhood") & (table["quantity"] == "relative_to_average")]
-    rows = rows.assign(truth=rows["key"].map(truth))
-    covered = rows["truth"].between(rows["lower"], rows["upper"])
+    rows = table[(table["analysis"] == "neighbourhood") & (table["quantity"] == "relative_to_average")].set_index("key")
+    # A place without people has no estimate, and so no row.
+    places = by_place.loc[rows.index]
+    truth = places["sum"] / places["persons"] / overall
+    covered = truth.between(rows["lower"], rows["upper"])
+    enough = places["positives"] >= POSITIVES_FOR_AN_INTERVAL
     return {
         "neighbourhoods": len(rows),
         "covered": int(covered.sum()),
         "share": float(covered.mean()),
-        "rank_correlation": float(stats.spearmanr(rows["truth"], rows["estimate"]).statistic),
+        "with_enough_positives": int(enough.sum()),
+        "enough_positives": POSITIVES_FOR_AN_INTERVAL,
+        "covered_with_enough": int(covered[enough].sum()),
+        "share_with_enough": float(covered[enough].mean()) if enough.any() else None,
+        "rank_correlation": float(stats.spearmanr(truth, rows["estimate"]).statistic),
     }

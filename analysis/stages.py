@@ -8,7 +8,7 @@ from typing import Any
 import fsspec
 import pandas as pd
 
-from analysis.bootstrap import counts_by_area
+from analysis.bootstrap import Counts, counts_by_area
 from analysis.calibrate import load_calibration
 from analysis.cells import load_cells
 from analysis.estimate import analyses, frames
@@ -79,7 +79,7 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
         "skipped": skipped,
         "correlations": correlations(areas, levels, rules.correlation_persons),
-        "truth": _truth(study, table, areas, images > 0),
+        "truth": _truth(study, table, areas, inside),
     }
     files = [study.write(CELLS, cells, CELLS_FILE)]
     for one in wanted:
@@ -125,13 +125,13 @@ def _refuse_empty(study: Study, analysed: int, inside: int, persons: float) -> N
         )
 
 
-def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, seen: Any) -> dict[str, Any] | None:
+def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Counts) -> dict[str, Any] | None:
     if study.settings.sources.truth is None or areas["neighbourhood"].isna().all():
         return None
     path = study.resolve(f"{study.settings.sources.truth}/areas.csv")
     with fsspec.open(path, "rb") as file:
         truth = pd.read_csv(file, dtype={"area": "str"})
-    return agreement(table, truth.set_index("area")["level"], areas, seen)
+    return agreement(table, truth.set_index("area")["level"], areas, inside)
 
 
 ESTIMATE = Stage("estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate)

@@ -148,9 +148,8 @@ def interval_figure(
 def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series) -> None:
     axes.hlines(frame["y"], frame["lower"], frame["upper"], color=series.colour, linewidth=1.8, zorder=3)
     size = 5.0 if series.marker == "o" else 4.2
-    axes.plot(
-        frame["estimate"], frame["y"], series.marker, color=series.colour, markersize=size, linestyle="none", zorder=4
-    )
+    for hollow, part in frame.groupby("none_positive"):
+        _dots(axes, part["estimate"], part["y"], series.marker, size, series.colour, hollow=bool(hollow))
     for y, images in zip(frame["y"], frame["images"], strict=True):
         axes.annotate(
             f"{images:,.0f}",
@@ -164,6 +163,30 @@ def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series) -> None:
             va="center",
             annotation_clip=False,
         )
+
+
+def _dots(
+    axes: Axes,
+    x: pd.Series[float],
+    y: pd.Series[float],
+    marker: str,
+    size: float,
+    colour: str,
+    *,
+    hollow: bool,
+    label: str = "",
+) -> None:
+    axes.plot(
+        x,
+        y,
+        marker,
+        color=colour,
+        markerfacecolor="none" if hollow else colour,
+        markersize=size,
+        linestyle="none",
+        label=label,
+        zorder=4,
+    )
 
 
 def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: float) -> None:
@@ -195,13 +218,14 @@ def _ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
         room = 0.06 * (high - low) or 0.1
         axes.set_xlim(low - room, high + room)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:.3g}"))
     else:
         room = (high / low) ** 0.06
         axes.set_xscale("log", base=2)
         axes.set_xlim(low / room, high * room)
         axes.xaxis.set_major_locator(FixedLocator(_ratio_ticks(low / room, high * room)))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_ratio_text))
+        axes.xaxis.set_major_formatter(FuncFormatter(_ratio_text))
 
 
 def _ratio_text(ratio: float, _position: int | None = None) -> str:

@@ -47,8 +47,10 @@ WIDEST_FT = 2 * FEET_PER_MILE
 
 WATER = "#e4ebf0"
 LAND = "#f6f4ef"
-EMPTY = "#d9d9d6"
+EMPTY = "#bdbdb8"  # darker than the pale classes of the level, which it must not be taken for
 OUTLINE = "#4a525b"
+HATCHING = "/////"
+HATCH = "#868c94"  # seen on the palest and on the darkest class
 
 # One panel, in points; a single map is 2000 pixels wide.
 PANEL_PT = 720.0
@@ -85,15 +87,15 @@ class Panel:
     draw: Callable[[Axes, Axes], None]
 
 
-def load_city(study: Study, results: Results) -> City:
-    """Outlines of a study's city.
+def load_city(study: Study, results: Results, *, cells: int = CELLS) -> City:
+    """Outlines of a study's city, for a map of `cells` cells along its longer side.
 
     The land is that of the boroughs where the study has them, as areas can reach into the water.
     """
     crs = study.settings.city.crs
     areas = _in_feet(study.read(AREAS_FILE, geometry=True), crs)
     places = _in_feet(study.read(PLACES_FILE, geometry=True), crs)
-    extent = Extent.around(tuple(areas.total_bounds), cells=CELLS)
+    extent = Extent.around(tuple(areas.total_bounds), cells=cells)
     boroughs = places[places["level"] == "borough"]
     ground = boroughs if len(boroughs) else areas
     land = shapely.union_all(shapely.make_valid(ground.geometry.to_numpy()))
@@ -186,7 +188,7 @@ def density_panel(city: City, counts: Counts) -> Panel:
         grid[grid == 0] = np.nan
         high = max(10.0, float(np.nanpercentile(grid, 99.9))) if np.isfinite(grid).any() else 10.0
         norm, cmap = LogNorm(1, high, clip=True), _part(colormaps["YlGnBu"], 0.32, 1.0)
-        _image(axes, city.extent, cmap(norm(grid)), np.isfinite(grid), cell_ft)
+        _image(axes, city.extent, cmap(norm(grid), bytes=True), np.isfinite(grid), cell_ft)
         label = f"images in a cell of {cell_ft:,.0f} by {cell_ft:,.0f} ft (log scale)"
         ticks = [step * 10**power for power in range(8) for step in (1, 3) if step * 10**power <= high]
         _bar(legend, norm, cmap, label, ticks=FixedLocator(ticks), extend="max")
@@ -197,15 +199,17 @@ def density_panel(city: City, counts: Counts) -> Panel:
 
 def share_panel(city: City, counts: Counts) -> Panel:
     """Share of images that are classified positive, over the smallest surroundings with enough images."""
-    widest = int(WIDEST_FT / city.extent.cell_ft)
-    percent = 100 * smoothed_share(counts, least_images=LEAST_IMAGES, widest_cells=widest)
+    # Two by two cells together: what is smoothed needs no finer grain.
+    cell_ft = 2 * city.extent.cell_ft
+    coarse = Counts(coarsen(counts.images, 2), coarsen(counts.positives, 2))
+    percent = 100 * smoothed_share(coarse, least_images=LEAST_IMAGES, widest_cells=int(WIDEST_FT / cell_ft))
 
     def draw(axes: Axes, legend: Axes) -> None:
         known = np.isfinite(percent)
         high = max(1e-3, float(np.percentile(percent[known], 99.7))) if known.any() else 1.0
         norm, cmap = Normalize(0, high, clip=True), _part(colormaps["YlOrRd"], 0.02, 0.98)
-        axes.add_patch(PathPatch(city.land, facecolor=EMPTY, edgecolor="none", zorder=1))
-        picture = _image(axes, city.extent, cmap(norm(percent)), known, city.extent.cell_ft)
+        axes.add_artist(PathPatch(city.land, facecolor=EMPTY, edgecolor="none", zorder=1))
+        picture = _image(axes, city.extent, cmap(norm(percent), bytes=True), known, cell_ft)
         picture.set_clip_path(city.land, axes.transData)
         patches = [Patch(facecolor=EMPTY, label=f"fewer than {LEAST_IMAGES:,} images within a mile")]
         label = "% of images with a detected police vehicle"
@@ -230,13 +234,13 @@ def level_panel(city: City) -> Panel:
         few = known & (places["images"] < FEW_IMAGES)
         _shapes(axes, places.loc[~known, "geometry"], EMPTY)
         _shapes(axes, places.loc[known, "geometry"], cmap(norm(places.loc[known, "relative"].to_numpy())))
-        _shapes(axes, places.loc[few, "geometry"], "none", hatch="/////")
+        _shapes(axes, places.loc[few, "geometry"], "none", edge=HATCH, hatch=HATCHING)
         patches = [
             Patch(
                 facecolor="white",
-                edgecolor=OUTLINE,
+                edgecolor=HATCH,
                 linewidth=0.4,
-                hatch="/////",
+                hatch=HATCHING,
                 label=f"fewer than {FEW_IMAGES} images",
             ),
             Patch(facecolor=EMPTY, label="no images, or nobody lives there"),
@@ -260,10 +264,10 @@ def _part(cmap: Colormap, low: float, high: float) -> ListedColormap:
 
 
 def _image(
-    axes: Axes, extent: Extent, colours: npt.NDArray[np.float64], shown: npt.NDArray[np.bool_], cell_ft: float
+    axes: Axes, extent: Extent, colours: npt.NDArray[np.uint8], shown: npt.NDArray[np.bool_], cell_ft: float
 ) -> AxesImage:
     """Draw one coloured cell a value; blocks at the northern and eastern edge may reach over the extent."""
-    colours[..., 3] = shown
+    colours[..., 3] = 255 * shown
     rows, columns = shown.shape
     east_ft, north_ft = extent.west_ft + columns * cell_ft, extent.south_ft + rows * cell_ft
     return axes.imshow(
@@ -276,12 +280,13 @@ def _image(
     )
 
 
-def _shapes(axes: Axes, shapes: Iterable[shapely.Geometry], colours: object, hatch: str | None = None) -> None:
-    paths = [_path(shape) for shape in shapes]
-    axes.add_collection(
-        PathCollection(paths, facecolors=colours, edgecolors=OUTLINE, linewidths=0.15, hatch=hatch, zorder=2),
-        autolim=False,
+def _shapes(
+    axes: Axes, shapes: Iterable[shapely.Geometry], colours: Any, *, edge: str = OUTLINE, hatch: str | None = None
+) -> None:
+    drawn = PathCollection(
+        [_path(shape) for shape in shapes], facecolors=colours, edgecolors=edge, linewidths=0.15, hatch=hatch, zorder=2
     )
+    axes.add_collection(drawn, autolim=False)
 
 
 # Composition.
@@ -297,7 +302,7 @@ def _compose(panels: list[Panel], city: City, source: str, *, simulated: str, ti
     lines = max(map(len, subtitles))
     source_lines = textwrap.wrap(source, int(map_pt / (4.5 * TEXT)))
     head_pt, legend_pt, foot_pt = (44 + 15 * lines) * TEXT, 72 * TEXT, (12 + 11 * len(source_lines)) * TEXT
-    notice = textwrap.wrap(f"SIMULATED: {simulated}", int(width_pt / (7.2 * TEXT))) if simulated else []
+    notice = textwrap.wrap(f"SIMULATED: {simulated}", int(width_pt / (6.6 * TEXT))) if simulated else []
     notice_pt = (16 * len(notice) + 12) * TEXT if notice else 0.0
     title_pt = 44 * TEXT if title else 6.0
     height_pt = notice_pt + title_pt + head_pt + tall_pt + legend_pt + foot_pt
@@ -314,7 +319,7 @@ def _compose(panels: list[Panel], city: City, source: str, *, simulated: str, ti
     if notice:
         band = Rectangle((0, 1 - notice_pt / height_pt), 1, notice_pt / height_pt, color="#fff3d6", linewidth=0)
         figure.add_artist(band)
-        put(16, height_pt - notice_pt / 2, "\n".join(notice), 11, WARNING, va="center", fontweight="bold")
+        put(16, height_pt - notice_pt / 2, "\n".join(notice), 10, WARNING, va="center", fontweight="bold")
     if title:
         put(16, height_pt - notice_pt - 12 * TEXT, title, 21, INK, va="top", fontweight="bold")
     top_pt = height_pt - notice_pt - title_pt
@@ -340,10 +345,10 @@ def _ground(axes: Axes, city: City) -> None:
         (extent.west_ft, extent.south_ft),
         (extent.east_ft - extent.west_ft, extent.north_ft - extent.south_ft),
     )
-    axes.add_patch(Rectangle(corner, *sides, facecolor=WATER, edgecolor="none", zorder=0))
-    axes.add_patch(PathPatch(city.land, facecolor=LAND, edgecolor="none", zorder=1))
+    axes.add_artist(Rectangle(corner, *sides, facecolor=WATER, edgecolor="none", zorder=0))
+    axes.add_artist(PathPatch(city.land, facecolor=LAND, edgecolor="none", zorder=1))
     for shape in (city.land, *city.boroughs):
-        axes.add_patch(PathPatch(shape, facecolor="none", edgecolor=OUTLINE, linewidth=0.6 * TEXT, zorder=3))
+        axes.add_artist(PathPatch(shape, facecolor="none", edgecolor=OUTLINE, linewidth=0.6 * TEXT, zorder=3))
     _scale_bar(axes, extent)
 
 
@@ -355,7 +360,7 @@ def _scale_bar(axes: Axes, extent: Extent) -> None:
     thick_ft = 0.006 * width_ft
     for half, colour in enumerate((INK, "white")):
         left_ft = right_ft - bar_ft + half * bar_ft / 2
-        axes.add_patch(
+        axes.add_artist(
             Rectangle((left_ft, y_ft), bar_ft / 2, thick_ft, facecolor=colour, edgecolor=INK, linewidth=0.7, zorder=5)
         )
     words = f"{miles:g} mile{'s' * (miles != 1)} ({miles * KM_PER_MILE:.2g} km)"

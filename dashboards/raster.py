@@ -147,13 +147,19 @@ def smoothed_share(counts: Counts, *, least_images: int, widest_cells: int) -> S
     """
     share = np.full(counts.images.shape, np.nan)
     images, positives = _integral(counts.images), _integral(counts.positives)
-    half = 0
-    while 2 * half + 1 <= widest_cells:
+    for half in _half_widths((widest_cells - 1) // 2):
         seen = _square_sums(images, half)
         chosen = np.isnan(share) & (seen >= least_images)
         share[chosen] = _square_sums(positives, half)[chosen] / seen[chosen]
-        half = max(half + 1, half * 3 // 2)
     return share
+
+
+def _half_widths(widest: int) -> list[int]:
+    """0, 1, 2, 3, 4, 6, 9 ... and at the end `widest`."""
+    halves = [0]
+    while halves[-1] < widest:
+        halves.append(min(widest, max(halves[-1] + 1, halves[-1] * 3 // 2)))
+    return halves
 
 
 def _integral(grid: Grid) -> npt.NDArray[np.int64]:

@@ -61,10 +61,18 @@ class Results:
         return bool((self.tables["analysis"] == analysis).any())
 
     def groups(self, analysis: str, quantity: str = "relative_to_average") -> pd.DataFrame:
-        """Groups of an analysis, without the average, in the order of the file; empty if it was not made."""
+        """Groups of an analysis, without the average, in the order of the file; empty if it was not made.
+
+        The column none_positive says whether a group's level is that of negative images alone: drawing such images
+        again never gives another level, so that its interval says nothing.
+        """
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
-        return tables[wanted].reset_index(drop=True)
+        groups = tables[wanted].reset_index(drop=True)
+        means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
+        p_negative = self.summary["calibration"]["p_negative"]
+        negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
+        return groups.assign(none_positive=groups["key"].isin(negative))
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Neighbourhoods with the highest and the lowest level, of those with enough images; none stands in both."""

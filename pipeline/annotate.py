@@ -64,6 +64,16 @@ def annotate(metadata: pd.DataFrame, *, matches: Matches, around: Surroundings, 
     return annotated_table(settings.annotate.felony_windows_h).conform(pd.concat(parts, axis=1))
 
 
+def annotate_in(metadata: pd.DataFrame, *, study: Study, layers: str, matches: str) -> pd.DataFrame:
+    """`annotate` with what the study holds; `layers` and `matches` are the fingerprints of those stages' records."""
+    return annotate(
+        metadata,
+        matches=load_matches(study, matches),
+        around=load_surroundings(study, layers),
+        settings=study.settings,
+    )
+
+
 def detection_columns(image_refs: pd.Series[str], matches: Matches, prediction_above: float) -> pd.DataFrame:
     """processed, conf and has_prediction."""
     found = matches.look_up(image_refs)
@@ -216,9 +226,7 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     """Annotate one file of metadata; the rows keep their order."""
     file = shard.work["file"]
     metadata = study.read(file)
-    around = load_surroundings(study, shard.work["layers"])
-    matches = load_matches(study, shard.work["matches"])
-    frame = annotate(metadata, matches=matches, around=around, settings=study.settings)
+    frame = annotate_in(metadata, study=study, layers=shard.work["layers"], matches=shard.work["matches"])
     ledger = Ledger("annotate", len(metadata))
     ledger.note("outside every area: kept, area missing", int(frame["area"].isna().sum()))
     ledger.note("not processed by the detector: no evidence", int((~frame["processed"]).sum()))

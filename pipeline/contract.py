@@ -91,14 +91,22 @@ class Column:
         if self.kind == "geometry" or str(values.dtype) == self.pandas_dtype:
             return values
         try:
-            if self.kind == "string":
-                return values.astype("str")
-            if self.kind in _INTEGERS:
-                return _to_integer(values, self.kind)
-            return values.astype(self.pandas_dtype)  # type: ignore[call-overload]
+            return self._converted(values)
         except (TypeError, ValueError, OverflowError) as error:
             message = f"{table}.{self.name}: {values.dtype} does not fit {self.kind}: {error}"
             raise ContractViolation(message) from error
+
+    def _converted(self, values: pd.Series[Any]) -> pd.Series[Any]:
+        if self.kind in _INTEGERS:
+            return _to_integer(values, self.kind)
+        made = values.astype(self.pandas_dtype)  # type: ignore[call-overload]
+        if self.kind == "string":
+            same = values.isna() if values.dtype.kind == "f" else True  # a code would read 36061.0
+        else:
+            same = (made == values) | (made.isna() & values.isna())
+        if not np.all(same):
+            raise ValueError("values would change")
+        return made
 
     def check(self, values: pd.Series[Any], table: str) -> None:
         """Refuse missing values, values out of bounds and values outside `allowed`."""
@@ -126,6 +134,7 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     made_by: str = ""
+    stored: str = ""  # folder or file in a study; the folder of the table's name where nothing is said
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -160,7 +169,7 @@ class Table:
         }
         if self.geometry is None:
             return pd.DataFrame(plain)
-        frame = gpd.GeoDataFrame(plain, geometry=gpd.GeoSeries([])).rename_geometry(self.geometry)
+        frame = gpd.GeoDataFrame({**plain, self.geometry: gpd.GeoSeries([])}, geometry=self.geometry)
         return frame[self.names]
 
     def arrow_schema(self) -> pa.Schema:
@@ -230,7 +239,7 @@ def _to_integer(values: pd.Series[Any], kind: str) -> pd.Series[Any]:
 
 
 def _refuse(name: str, values: pd.Series[Any], bad: pd.Series[bool], expected: str) -> None:
-    example = values[bad].iloc[0]
+    (example,) = values[bad].head(1).tolist()
     raise ContractViolation(
         f"{name}: {int(bad.sum())} of {len(values)} values are wrong, first {example!r}; expected {expected}"
     )

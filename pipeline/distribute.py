@@ -10,6 +10,7 @@ import dask_geopandas
 import distributed
 
 from pipeline.contract import Table
+from pipeline.errors import PatrolscopeError
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 
@@ -26,14 +27,21 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     )
     try:
         for future in distributed.as_completed(futures):
-            yield future.result()
+            result = future.result()
+            if isinstance(result, PatrolscopeError):
+                raise result
+            yield result
             future.release()
     finally:
         client.cancel(futures)
 
 
-def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record:
-    return stage.finish(study, shard)
+def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record | PatrolscopeError:
+    try:
+        return stage.finish(study, shard)
+    except PatrolscopeError as error:
+        # As an answer: a worker would log a raised one with its stack, which tells a user nothing.
+        return error
 
 
 def over_partitions(stage: Callable[..., Any], frame: dd.DataFrame, *, produces: Table, **fixed: Any) -> dd.DataFrame:
@@ -48,6 +56,6 @@ def read_table(study: Study, table: Table) -> dd.DataFrame:
     ------
     NotYetMade : the table does not exist yet
     """
-    files = study.files(table.name)
+    files = study.files(table.stored or table.name)
     frame = dd.from_map(study.read, files, meta=table.empty(), geometry=table.geometry is not None)
     return dask_geopandas.from_dask_dataframe(frame, geometry=table.geometry) if table.geometry else frame

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +140,7 @@ def plan_labels(study: Study) -> list[Shard]:
     """
     settings = study.settings
     roots = [fsspec.core.url_to_fs(study.resolve(root)) for root in settings.sources.labels]
-    _refuse_overlap([str(place).rstrip("/") for _, place in roots])
+    _refuse_overlap([posixpath.normpath(str(place)) for _, place in roots])
     shards = []
     for number, (entry, (fs, place)) in enumerate(zip(settings.sources.labels, roots, strict=True)):
         if not fs.isdir(place):

@@ -206,9 +206,7 @@ def _arguments(**given: Any) -> Arguments:
     try:
         return Arguments(**given)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}: {fault['msg']}" for fault in error.errors()
-        ]
+        faults = [f"{fault['loc'][0]} {fault['input']!r} ({fault['msg']})" for fault in error.errors()]
         raise SettingsError("simulate can not use " + "; ".join(faults)) from error
 
 

@@ -149,9 +149,9 @@ class Boxes:
                 self.kind.tolist(), self.shape.tolist(), self.score.tolist(), strict=True
             )
         ]
-        images, first = np.unique(self.image, return_index=True)
-        ends = [*first[1:].tolist(), len(lines)]
-        return images, ["".join(lines[start:end]).encode() for start, end in zip(first.tolist(), ends, strict=True)]
+        images, first, boxes = np.unique(self.image, return_index=True, return_counts=True)
+        ends = first + boxes
+        return images, ["".join(lines[start:end]).encode() for start, end in zip(first, ends, strict=True)]
 
 
 def draw_boxes(score: Floats, generator: np.random.Generator) -> Boxes:

@@ -54,8 +54,12 @@ def simulated_levels(points: Floats, images: Ints, seed: int) -> Floats:
     share = (share - share[0]) / max(share[-1] - share[0], 1e-9)
     relative = np.empty(len(order))
     relative[order] = np.exp(np.interp(share, _LEVEL_SHARES, np.log(_RELATIVE_LEVELS)))
-    mean = np.average(relative, weights=images) if images.any() else relative.mean()
-    return relative * MEAN_LEVEL / mean
+    weights = images if images.any() else np.ones(len(order))
+    # A few neighbourhoods can not have the published shape: they lie closer together, so that the lowest is no lower
+    # below the mean than the published one, where a detector of the published recall still reaches it.
+    spreads = (relative**power for power in np.linspace(1.0, 0.0, 101))
+    spread = next(s for s in spreads if s.min() >= _RELATIVE_LEVELS[0] * np.average(s, weights=weights))
+    return spread * MEAN_LEVEL / np.average(spread, weights=weights)
 
 
 def levels_of_areas(
@@ -79,7 +83,8 @@ def levels_of_areas(
         level = names.map(given).astype("float64").to_numpy()
         if np.isnan(level).all():
             raise SettingsError(
-                f"none of the city's neighbourhoods is among the levels given, such as {next(iter(given))!r}"
+                f"none of the city's neighbourhoods is among the {len(given)} given levels, such as that of "
+                f"{next(iter(given))!r}: is it the right city's file?"
             )
         elsewhere = float(np.mean(list(given.values())))
         return np.where(np.isnan(level), elsewhere, level), elsewhere

@@ -169,13 +169,14 @@ class Study:
         final = self.path(name)
         folder, leaf = final.rsplit("/", 1)
         self.fs.makedirs(folder, exist_ok=True)
-        if not self.is_local:
-            yield final  # an object store shows an object only once it is complete
-            return
+        # Also on an object store: fsspec closes a file after an error, and so would show what was written until then.
         aside = f"{folder}/.{leaf}.{uuid.uuid4().hex}.tmp"
         try:
             yield aside
-            os.replace(aside, final)  # noqa: PTH105 - the path is a string of the file system
+            if self.is_local:
+                os.replace(aside, final)  # noqa: PTH105 - the path is a string of the file system
+            else:
+                self.fs.mv(aside, final)
         finally:
             if self.fs.exists(aside):
                 self.fs.rm_file(aside)

@@ -145,6 +145,7 @@ AREAS = Table(
         Column("geometry", "geometry", "boundary, in the coordinates of its file"),
     ),
     made_by="patrolscope annotate",
+    stored="areas/areas.parquet",
 )
 
 PLACES = Table(
@@ -157,6 +158,7 @@ PLACES = Table(
         Column("geometry", "geometry", "boundary, in the coordinates of its file"),
     ),
     made_by="patrolscope annotate",
+    stored="areas/places.parquet",
 )
 
 STATIONS = Table(
@@ -169,6 +171,7 @@ STATIONS = Table(
         Column("lng", "float64", "where it stands", **_LNG),  # type: ignore[arg-type]
     ),
     made_by="patrolscope annotate",
+    stored="areas/stations.parquet",
 )
 
 FELONIES = Table(
@@ -183,6 +186,7 @@ FELONIES = Table(
         Column("lng", "float64", "where it happened", **_LNG),  # type: ignore[arg-type]
     ),
     made_by="patrolscope annotate",
+    stored="areas/felonies.parquet",
 )
 
 
@@ -307,6 +311,7 @@ CELLS = Table(
         Column("station_ft_sum", "float64", "sum of distances to the nearest station", unit="ft", low=0),
     ),
     made_by="patrolscope estimate",
+    stored="estimates/cells.parquet",
 )
 
 LABELLED = Table(

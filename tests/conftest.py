@@ -13,3 +13,38 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real New York data are not at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def client():
+    """A real cluster of two processes on loopback."""
+    import dask
+    import distributed
+
+    with (
+        dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
+        ) as cluster,
+        distributed.Client(cluster) as connected,
+    ):
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory, client):
+    """A simulated study of 60,000 images on the embedded city, before its first run."""
+    from pipeline.simulate import simulate
+
+    return simulate(str(tmp_path_factory.mktemp("simulated")), images=60_000, days=3, client=lambda: client)
+
+
+@pytest.fixture(scope="session")
+def finished(simulated, client):
+    """The same study after every stage."""
+    from pipeline.run import run_stages
+    from tests.integration.studies import EVERY_STAGE, branch
+
+    study = branch(simulated, "finished")
+    run_stages(study, EVERY_STAGE, lambda: client)
+    return study

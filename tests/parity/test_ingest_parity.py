@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
-from raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 from pipeline.store import Study
+from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 LINES = 600
 

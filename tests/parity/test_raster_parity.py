@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_study import made_study
 
 import dashboards.raster
 from dashboards.raster import Counts, Extent, count, count_study
+from pipeline.tables import annotated_table
+from tests.picture_study import made_study
 
 EXTENT = Extent.around((913_000.0, 120_000.0, 1_067_000.0, 273_000.0), cells=300)
 THRESHOLD = 0.770508
@@ -64,8 +65,6 @@ def test_a_study_gives_the_same_counts_from_any_number_of_files_and_batches(tmp_
     (name,) = study.files("annotated")
     frame = study.read(name)
     study.fs.rm_file(study.path(name))
-    from pipeline.tables import annotated_table
-
     for number, cut in enumerate(np.array_split(np.arange(len(frame)), files)):
         study.write(annotated_table(), frame.iloc[cut], f"annotated/day=2020-10-{number + 5:02}/part-0.parquet")
     monkeypatch.setattr(dashboards.raster, "BATCH_ROWS", 700)

@@ -15,8 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
-from raw_study import accounts, finish, metadata, quarantine, raw_study
-from strategies import frames, raw_files
 
 from pipeline import rawcsv
 from pipeline.config import Settings
@@ -24,6 +22,8 @@ from pipeline.ingest import Calendar, cut_day, limits_of
 from pipeline.rawcsv import owned_lines, packed_lines, parse_header, read_rows
 from pipeline.spatial.order import hilbert_key
 from pipeline.tables import TABLES
+from tests.raw_study import accounts, finish, metadata, quarantine, raw_study
+from tests.strategies import frames, raw_files
 
 DEFAULT = Settings()
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
-from raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 from pipeline.config import Settings
 from pipeline.errors import NotYetMade, SourceError
@@ -23,6 +22,7 @@ from pipeline.run import unfinished
 from pipeline.spatial.order import hilbert_key
 from pipeline.store import create_study
 from pipeline.tables import METADATA
+from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 NOON_MS = 1_602_086_400_000  # 2020-10-07 12:00 in New York
 GOOD = b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9,1\n"
@@ -141,6 +141,12 @@ def test_the_rows_time_decides_its_day_by_the_citys_clock(tmp_path):
 
 # Files.
 
+QUOTED = b"""\
+"split","lng","lat","timestamp","image_ref"
+"1","-73.9","40.7","1602086400000","ride/9f2c/07.jpg"
+1,-73.9,40.8,1602086400000,ride/9f2c/07.jpg
+"""
+
 
 @pytest.mark.parametrize(
     "content",
@@ -149,8 +155,7 @@ def test_the_rows_time_decides_its_day_by_the_citys_clock(tmp_path):
         b"\xef\xbb\xbf" + HEADER + GOOD + GOOD.replace(b"40.7", b"40.8"),
         (HEADER + GOOD + GOOD.replace(b"40.7", b"40.8")).replace(b"\n", b"\r\n"),
         (HEADER + GOOD + GOOD.replace(b"40.7", b"40.8")).rstrip(b"\n"),
-        b'"split","lng","lat","timestamp","image_ref"\n"1","-73.9","40.7","1602086400000","ride/9f2c/07.jpg"\n'
-        + b"1,-73.9,40.8,1602086400000,ride/9f2c/07.jpg\n",
+        QUOTED,
     ],
     ids=["plain", "byte order mark", "CRLF", "no last line end", "quotes and another order"],
 )
@@ -415,7 +420,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     script = """
         import resource, sys
         from pathlib import Path
-        from raw_study import accounts, finish, raw_study
+        from tests.raw_study import accounts, finish, raw_study
         study = raw_study(Path(sys.argv[1]), {}, ingest={"block_bytes": 2**20, "slice_rows": 20_000})
         before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert accounts(finish(study))[:2] == (600_000, 600_000)
@@ -424,8 +429,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     line = b"ride/0123456789abcdef0123456789abcdef/%06d.jpg,%d,40.7123456789,-73.9123456789,1\n"
     raw_study(tmp_path, {"1.csv": HEADER + b"".join(line % (place, NOON_MS + place * 40) for place in range(600_000))})
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
-    tests = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, check=True, cwd=tests, capture_output=True, text=True)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True)
     # The libraries take about 105 MiB; held in one piece, these rows take 240 MiB.
     assert float(done.stdout) < 160
 

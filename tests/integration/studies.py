@@ -1,0 +1,49 @@
+"""Studies that share their sources, for tests that run them differently."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.calibrate import CALIBRATE
+from analysis.cells import CELLS_STAGE
+from analysis.stages import ESTIMATE
+from dashboards.stages import MAPS, REPORT
+from pipeline.annotate import ANNOTATE
+from pipeline.assemble import MATCH
+from pipeline.config import Settings
+from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+from pipeline.labels import LABELS
+from pipeline.layers import LAYERS
+from pipeline.store import Study, create_study
+
+TO_ESTIMATES = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, MATCH, ANNOTATE, CALIBRATE, CELLS_STAGE, ESTIMATE]
+EVERY_STAGE = [*TO_ESTIMATES, MAPS, REPORT]
+
+
+def branch(study: Study, name: str, **changes: dict) -> Study:
+    """A new study beside another, with the same sources and with some settings changed."""
+    folder = Path(study.base).parent / f"{Path(study.base).name}-{name}"
+    folder.mkdir()
+    for shared in ("source", "truth"):
+        (folder / shared).symlink_to(Path(study.base) / shared)
+    content = study.settings.model_dump(mode="json")
+    for section, values in changes.items():
+        content[section] |= values
+    return create_study(folder, Settings.model_validate(content))
+
+
+def table(study: Study, name: str, key: list[str]) -> pd.DataFrame:
+    """All rows of a table, sorted by key."""
+    rows = pd.concat([study.read(file) for file in study.files(name)], ignore_index=True)
+    return rows.sort_values(key, ignore_index=True)
+
+
+def estimates(study: Study) -> dict[str, str]:
+    """Digest of every table, set of replicates and summary."""
+    folder = Path(study.path("estimates"))
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.iterdir())
+        if file.suffix in (".json", ".csv")
+    }

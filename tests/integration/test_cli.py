@@ -1,0 +1,124 @@
+"""The command line: a user's mistake ends with one clear message, status 2, and no stack trace."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from cluster.connect import connection
+from cluster.profiles import ClusterError, Local, load_profile
+from pipeline.store import open_study
+from pipeline.tables import TABLES
+
+
+def invoke(*arguments: str):
+    result = CliRunner().invoke(cli.app, list(arguments))
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "dictionary"],
+)
+def test_every_command_explains_itself(command):
+    code, output = invoke(command, "--help")
+    assert code == 0
+    assert "Usage" in output
+
+
+def test_a_folder_that_is_no_study_is_refused_with_what_to_do(tmp_path):
+    code, output = invoke("run", "--study", str(tmp_path))
+    assert code == 2
+    assert "has no study.yaml" in output
+    assert "patrolscope init" in output
+
+
+def test_init_makes_a_study_with_the_papers_defaults_and_does_not_overwrite_it(tmp_path):
+    folder = str(tmp_path / "study")
+    code, _ = invoke("init", folder, "--metadata", "raw", "--labels", "a", "--labels", "b")
+    assert code == 0
+    settings = open_study(folder).settings
+    assert settings.estimate.threshold == 0.770508
+    assert settings.sources.labels == (str((tmp_path.cwd() / "a").resolve()), str((tmp_path.cwd() / "b").resolve()))
+    code, output = invoke("init", folder)
+    assert code == 2
+    assert "already" in output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("estimate: {treshold: 0.5}", "estimate.treshold: unknown key"),
+        ("estimate: {threshold: 1.5}", "estimate.threshold: got 1.5"),
+        ("city: {time_zone: Mars/Olympus}", "not a time zone"),
+        ("period: {start: 2020-12-01}", "start 2020-12-01 is after end"),
+        ("[1, 2", "is not YAML"),
+        ("- 1", "holds a list"),
+    ],
+)
+def test_a_setting_that_can_not_be_used_is_named(tmp_path, text, said):
+    (tmp_path / "study.yaml").write_text(text)
+    code, output = invoke("run", "--study", str(tmp_path))
+    assert code == 2
+    assert said in output
+
+
+def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
+    (tmp_path / "study.yaml").write_text("name: empty")
+    code, output = invoke("ingest", "--study", str(tmp_path))
+    assert code == 2
+    assert "sources.metadata" in output
+
+
+def test_a_stage_whose_input_is_missing_says_which_command_makes_it(tmp_path):
+    (tmp_path / "study.yaml").write_text("layers: {areas: embedded_tracts}\nsources: {validation: v.csv}")
+    code, output = invoke("estimate", "--study", str(tmp_path))
+    assert code == 2
+    assert "does not exist" in output or "patrolscope" in output
+
+
+def test_an_unknown_cluster_profile_is_refused(tmp_path):
+    (tmp_path / "study.yaml").write_text("name: x")
+    code, output = invoke("run", "--study", str(tmp_path), "--cluster", "slrum")
+    assert code == 2
+    assert "no cluster profile 'slrum'" in output
+
+
+def test_the_dictionary_explains_every_column_of_every_table():
+    code, output = invoke("dictionary", "--json")
+    assert code == 0
+    pages = json.loads(output)
+    assert [page["table"] for page in pages] == [table.name for table in TABLES]
+    assert all(column["meaning"] for page in pages for column in page["columns"])
+    code, output = invoke("dictionary", "metadata")
+    assert code == 0
+    assert "captured_at_utc" in output
+    code, output = invoke("dictionary", "metadatas")
+    assert code == 2
+    assert "no table 'metadatas'" in output
+
+
+def test_profiles_refuse_unknown_keys_and_impossible_values(tmp_path):
+    assert load_profile("local") == Local()
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("kind: local\nworker: 3")
+    with pytest.raises(ClusterError, match="worker: Extra inputs"):
+        load_profile(str(profile))
+    profile.write_text("kind: local\nworkers: 0")
+    with pytest.raises(ClusterError, match="greater than or equal to 1"):
+        load_profile(str(profile))
+
+
+def test_a_local_cluster_listens_on_loopback_alone():
+    with connection("local") as client:
+        info = client().scheduler_info()
+        addresses = [info["address"], *info["workers"]]
+        assert all(address.startswith("tcp://127.0.0.1:") for address in addresses), addresses
+        assert client().dashboard_link.startswith("http://127.0.0.1:")
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
+    with connection("tcp://127.0.0.1:9") as client, pytest.raises(ClusterError, match="no scheduler answers"):
+        client()

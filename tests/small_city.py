@@ -1,0 +1,118 @@
+"""A made-up city of 25 square areas, and studies simulated in it without a cluster."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+import shapely
+
+from pipeline.config import Settings
+from pipeline.simulate import (
+    ARGUMENTS_FILE,
+    LABELS_FOLDER,
+    METADATA_FOLDER,
+    SIMULATE_CITY,
+    SIMULATE_DAYS,
+    Arguments,
+)
+from pipeline.store import Record, Study, create_study
+
+BLOCK = 0.006  # degrees, about 500 by 670 m
+WEST, SOUTH = -74.0, 40.7
+
+
+def areas() -> gpd.GeoDataFrame:
+    """5 by 5 squares; a neighbourhood is a row of five."""
+    places = [(row, column) for row in range(5) for column in range(5)]
+    shapes = [
+        shapely.box(WEST + column * BLOCK, SOUTH + row * BLOCK, WEST + (column + 1) * BLOCK, SOUTH + (row + 1) * BLOCK)
+        for row, column in places
+    ]
+    # On a grid of 1e-6 degrees, so that neighbours share their corners exactly.
+    columns = {
+        "geoid": [f"36061{row:03d}{column:03d}" for row, column in places],
+        "nta_name": [f"Row {row}" for row, _ in places],
+        "borough_code": 1,
+    }
+    return gpd.GeoDataFrame(columns, geometry=shapely.set_precision(shapes, 1e-6), crs="EPSG:4326")
+
+
+def small_study(folder: Path, **changes: Any) -> Study:
+    """A study to be simulated: by default 6,000 images from 31 October on, so that a day has 25 hours."""
+    given = {
+        "images": 6_000,
+        "city": "embedded",
+        "seed": 7,
+        "first_day": "2020-10-31",
+        "days": 3,
+        "levels": None,
+        "precision": 0.777,
+        "recall": 0.83,
+        "validation_images": 2_000,
+        "test_images": 500,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    areas().to_file(folder / "areas.geojson", driver="GeoJSON")
+    tracts = {"entry": "embedded_tracts", "path": "areas.geojson"}
+    own = {
+        "areas": tracts,
+        "tracts": tracts,
+        "neighbourhoods": None,
+        "boroughs": None,
+        "precincts": None,
+        "population": {"entry": "acs_2020_b03002", "path": "source/population.csv"},
+        "income": {"entry": "acs_2020_b19013", "path": "source/income.csv"},
+        "zoning": {"entry": "zoning_block_groups", "path": "source/zoning.csv"},
+        "stations": {"entry": "precinct_houses", "path": "source/stations.csv"},
+        "complaints": {"entry": "nypd_complaints_historic", "path": "source/complaints.csv"},
+    }
+    sources = {"metadata": METADATA_FOLDER, "labels": LABELS_FOLDER, "validation": "source/validation.csv"}
+    study = create_study(folder, Settings.model_validate({"layers": own, "sources": sources, "simulated": "All."}))
+    arguments = Arguments(**{**given, **changes})
+    study.write_bytes(json.dumps(arguments.model_dump(mode="json")).encode(), ARGUMENTS_FILE)
+    return study
+
+
+def simulated(folder: Path, **changes: Any) -> Study:
+    """The same, simulated in this process."""
+    study = small_study(folder, **changes)
+    for stage in (SIMULATE_CITY, SIMULATE_DAYS):
+        for shard in stage.plan(study):
+            stage.finish(study, shard)
+    return study
+
+
+def day_records(study: Study) -> dict[str, Record]:
+    """Records of the days."""
+    return study.records(SIMULATE_DAYS.name)
+
+
+def rows(study: Study) -> pd.DataFrame:
+    """All metadata, with the file and the local time of each row."""
+    frames = [
+        pd.read_csv(path).assign(file=path.name) for path in sorted(Path(study.path(METADATA_FOLDER)).glob("*.csv"))
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    local = pd.to_datetime(frame["timestamp"], unit="ms", utc=True).dt.tz_convert("America/New_York")
+    return frame.assign(local=local, stem=frame["image_ref"].str.extract(r"([^/]+)\.jpg$", expand=False))
+
+
+def labels(study: Study) -> pd.DataFrame:
+    """Boxes of all label files, in the order of their lines, with the day and stem of each."""
+    names = ["kind", "x", "y", "width", "height", "score", "day", "stem"]
+    lines = [
+        f"{line} {path.parent.name} {path.stem}\n"
+        for path in sorted(Path(study.path(LABELS_FOLDER)).rglob("*.txt"))
+        for line in path.read_text().splitlines()
+    ]
+    return pd.read_csv(io.StringIO("".join(lines)), sep=" ", names=names)
+
+
+def content(study: Study) -> dict[str, bytes]:
+    """Every file of source/ and truth/, by its path."""
+    root = Path(study.path())
+    paths = [path for folder in ("source", "truth") for path in (root / folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}

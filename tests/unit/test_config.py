@@ -1,0 +1,134 @@
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Settings, dump_settings, parse_settings
+from pipeline.errors import SettingsError
+
+
+def refused(text: str) -> str:
+    with pytest.raises(SettingsError) as error:
+        parse_settings(text, where="study.yaml")
+    return str(error.value)
+
+
+def test_the_defaults_are_the_papers():
+    defaults = Settings()
+    assert defaults.estimate.threshold == 0.770508
+    assert defaults.estimate.first_day == date(2020, 10, 5)
+    assert defaults.estimate.split == 1
+    assert defaults.estimate.replicates == 100
+    assert defaults.estimate.interval_percent == 95
+    assert defaults.estimate.zone_share == 0.5
+    assert defaults.estimate.correlation_persons == 500
+    assert defaults.annotate.felony_windows_h == (1, 3, 6)
+    assert defaults.annotate.phase_from == date(2020, 9, 1)
+    assert defaults.city.crs == "EPSG:2263"
+    assert defaults.city.time_zone == "America/New_York"
+    assert defaults.detection.police_class_number == 1
+    assert defaults.detection.prediction_above == 0.001
+
+
+def test_an_empty_file_means_the_defaults():
+    assert parse_settings("", where="study.yaml") == parse_settings("# nothing\n", where="study.yaml") == Settings()
+
+
+@given(
+    settings=st.builds(
+        lambda name, metadata, threshold, blocks, windows, entry: Settings.model_validate(
+            {
+                "name": name,
+                "sources": {"metadata": metadata},
+                "estimate": {"threshold": threshold},
+                "ingest": {"block_bytes": blocks},
+                "annotate": {"felony_windows_h": sorted(windows)},
+                "layers": {"areas": entry, "zoning": None},
+            }
+        ),
+        st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"])),
+        st.lists(st.text(st.characters(codec="ascii", categories=["L", "N"]))),
+        st.floats(0, 1),
+        st.integers(2**10, 2**40),
+        st.sets(st.integers(1, 48)),
+        st.sampled_from(["block_groups_2020", {"entry": "tracts_2020", "path": "own.geojson"}]),
+    )
+)
+def test_settings_that_are_written_and_read_are_the_same(settings):
+    assert parse_settings(dump_settings(settings), where="study.yaml") == settings
+
+
+def test_settings_do_not_change_after_reading():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().name = "another"
+
+
+def test_another_city_is_another_file():
+    other = parse_settings(
+        """
+        city:
+          name: London
+          time_zone: Europe/London
+          crs: EPSG:27700
+          box: {west: -0.6, south: 51.2, east: 0.4, north: 51.8}
+        layers: {areas: lsoa_2021, boroughs: null, complaints: {entry: crimes, path: crimes.csv}}
+        """,
+        where="study.yaml",
+    )
+    assert other.city.clock.key == "Europe/London"
+    assert other.layers.areas.entry == "lsoa_2021"
+    assert other.layers.boroughs is None
+    assert other.layers.complaints.path == "crimes.csv"
+
+
+def test_one_source_may_be_written_without_a_list():
+    assert parse_settings("sources: {metadata: raw, labels: labels}", where="-").sources.metadata == ("raw",)
+
+
+@pytest.mark.parametrize(("police_class", "number"), [("police officer", 0), ("police vehicle", 1), (7, 7)])
+def test_the_police_class_goes_by_name_or_number(police_class, number):
+    assert (
+        Settings.model_validate({"detection": {"police_class": police_class}}).detection.police_class_number == number
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("estimate: {treshold: 0.5}", "estimate.treshold: unknown key; remove it or mend its name"),
+        ("citty: {}", "citty: unknown key"),
+        ("estimate: {threshold: 1.5}", "estimate.threshold: got 1.5: Input should be less than or equal to 1"),
+        ("estimate: {replicates: 1}", "estimate.replicates: got 1"),
+        ("estimate: {split: 2}", "estimate.split: got 2"),
+        ("estimate: {first_day: yesterday}", "estimate.first_day: got 'yesterday'"),
+        ("estimate: {interval_percent: 100}", "estimate.interval_percent: got 100"),
+        ("city: {time_zone: New York}", "city.time_zone: got 'New York': 'New York' is not a time zone"),
+        ("city: {crs: EPSG:4326}", "is in degrees; distances need a projected system"),
+        ("city: {crs: EPSG:1}", "is not a coordinate system that PROJ knows"),
+        ("city: {box: {west: -73, east: -74, south: 40, north: 41}}", "west -73.0 < east -74.0"),
+        ("city: {box: {west: -74, east: -73, south: 40, north: 95}}", "city.box.north: got 95"),
+        ("period: {start: 2020-12-01, end: 2020-11-30}", "start 2020-12-01 is after end 2020-11-30"),
+        ("annotate: {felony_windows_h: [3, 1]}", "whole hours from 1 to 48, rising"),
+        ("annotate: {felony_windows_h: [0]}", "whole hours from 1 to 48, rising"),
+        (
+            "detection: {police_class: tank}",
+            "police_class 'tank' is not in class_names (police officer, police vehicle)",
+        ),
+        ("detection: {police_class: -1}", "police_class -1 is a class number from 0 on"),
+        ("ingest: {block_bytes: 10}", "ingest.block_bytes: got 10"),
+        ("ingest: {slice_rows: 0}", "ingest.slice_rows: got 0"),
+        ("- a list", "study.yaml holds a list; expected keys"),
+        ("a: [", "study.yaml is not YAML"),
+    ],
+)
+def test_what_can_not_be_used_is_refused_with_its_place_and_value(text, complaint):
+    message = refused(text)
+    assert complaint in message
+    assert message.startswith("study.yaml")
+
+
+def test_every_fault_of_a_file_is_named_at_once():
+    message = refused("nmae: a\nestimate: {threshold: 2, split: 5}\nperiod: {start: never}")
+    for place in ("nmae", "estimate.threshold", "estimate.split", "period.start"):
+        assert place in message

@@ -1,0 +1,267 @@
+"""Maps and figures: files that are pictures, the same every time, and say what they show."""
+
+from __future__ import annotations
+
+import io
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+
+from dashboards.figures import draw_figures, to_png, to_svg
+from dashboards.maps import draw_maps, load_city
+from dashboards.raster import Counts, count_study
+from dashboards.results import FEW_IMAGES, RANKED, read_results
+from dashboards.stages import MAPS
+from pipeline.config import City
+from pipeline.errors import NotYetMade, SourceError
+from pipeline.spatial.crs import project_ft
+from pipeline.store import Record
+from pipeline.tables import PLACES
+from tests.picture_study import SIMULATED, made_study, made_tables, places, tracts
+
+MAP_NAMES = {"map", "map_density", "map_share", "map_level"}
+FIGURE_NAMES = {"race", "density", "income", "zone", "borough", "neighbourhood", "truth"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return made_study(tmp_path_factory.mktemp("study"), images=30_000)
+
+
+@pytest.fixture(scope="module")
+def record(study):
+    (shard,) = MAPS.plan(study)
+    return MAPS.finish(study, shard)
+
+
+def figures_of(study, **changes):
+    return draw_figures(read_results(study), **{"interval_percent": 95, "simulated": SIMULATED, **changes})
+
+
+def maps_of(study):
+    """The maps on a coarse grid, which is drawn faster."""
+    city = load_city(study, read_results(study), cells=200)
+    return draw_maps(study, city, count_study(study, city.extent)[0])
+
+
+def texts(figure):
+    """Everything that is written in a figure."""
+    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+def test_the_map_stage_writes_maps_and_figures_and_its_record_names_each_file(study, record):
+    expected = {f"figures/{name}.png" for name in MAP_NAMES | FIGURE_NAMES}
+    expected |= {f"figures/{name}.svg" for name in FIGURE_NAMES}
+    assert set(record.files) == expected
+    assert all(study.exists(name) for name in record.files)
+    assert record.rows_in == 30_000
+    assert record.rows_out + sum(record.ledger[0]["dropped"].values()) == 30_000
+
+
+def test_every_png_is_a_picture_and_not_blank(study, record):
+    for name in record.files:
+        if name.endswith(".png"):
+            pixels = imread(io.BytesIO(study.read_bytes(name)))
+            assert pixels[..., :3].std() > 0.05, name
+            assert len(np.unique(pixels[::3, ::3, 0])) > 20, name
+
+
+def test_a_single_map_is_2000_pixels_wide(study, record):
+    assert record.files
+    for name in MAP_NAMES - {"map"}:
+        assert imread(io.BytesIO(study.read_bytes(f"figures/{name}.png"))).shape[1] == 2000
+
+
+def test_every_svg_is_small_xml_with_its_text_as_text(study, record):
+    for name in record.files:
+        if name.endswith(".svg"):
+            content = study.read_bytes(name)
+            root = ET.fromstring(content)
+            written = " ".join("".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text"))
+            assert "police vehicle" in written, name
+            assert SIMULATED in written, name
+            assert len(content) < 150_000, name
+    assert b"Hispanic or Latino" in study.read_bytes("figures/race.svg")
+
+
+def test_the_same_study_gives_the_same_bytes(study):
+    first, second = figures_of(study), figures_of(study)
+    for name in FIGURE_NAMES:
+        assert to_svg(first[name]) == to_svg(second[name]), name
+        assert to_png(first[name], 50) == to_png(second[name], 50), name
+    once, again = maps_of(study), maps_of(study)
+    for name in MAP_NAMES:
+        assert to_png(once[name][0], 30) == to_png(again[name][0], 30), name
+
+
+def test_every_map_says_what_it_shows_where_it_comes_from_and_that_it_is_simulated(study):
+    figures = maps_of(study)
+    for name, (figure, _) in figures.items():
+        written = texts(figure).replace("\n", " ")
+        assert f"SIMULATED: {SIMULATED}" in written, name
+        assert "A made-up study" in written
+        assert "EPSG:2263" in written
+        assert "5 miles (8 km)" in written
+        assert "New York City Department of City Planning" in written
+    together = texts(figures["map"][0])
+    for title in ("Where images were taken", "Share of images with a police vehicle", "Level by neighbourhood"):
+        assert title in together
+
+
+def test_a_study_that_is_not_simulated_carries_no_such_notice(tmp_path):
+    study = made_study(tmp_path, images=500, simulated="", truth=False)
+    assert "truth" not in figures_of(study, simulated="")
+    for figure in [*figures_of(study, simulated="").values(), *(figure for figure, _ in maps_of(study).values())]:
+        assert "imulated" not in texts(figure).lower()
+
+
+def test_the_scale_bar_is_as_long_as_it_says(study):
+    axes = maps_of(study)["map_level"][0].axes[0]
+    bars = [patch for patch in axes.get_children() if isinstance(patch, Rectangle) and patch.get_zorder() == 5]
+    assert sum(bar.get_width() for bar in bars) == pytest.approx(5 * 5280)
+    pixels = axes.get_window_extent()
+    assert pixels.width / np.ptp(axes.get_xlim()) == pytest.approx(pixels.height / np.ptp(axes.get_ylim()))
+
+
+def test_a_neighbourhood_without_an_estimate_is_missing_on_the_map_and_not_zero(tmp_path):
+    tables = made_tables()
+    study = made_study(tmp_path, images=100, tables=tables[tables["group"] != "Gramercy"])
+    level = load_city(study, read_results(study), cells=200).level.set_index("place")
+    assert np.isnan(level.loc["Gramercy", "relative"])
+    assert level.loc["Gramercy", "images"] == 0
+    assert level["relative"].notna().sum() == len(level) - 1
+
+
+def test_neighbourhoods_without_boundaries_of_their_own_are_joined_from_their_areas(tmp_path):
+    study = made_study(tmp_path, images=100)
+    study.write(PLACES, places().iloc[:0], "areas/places.parquet")
+    city = load_city(study, read_results(study), cells=200)
+    assert city.level_of == "neighbourhood"
+    assert set(city.level["place"]) == set(tracts()["neighbourhood"])
+    assert city.boroughs == ()
+
+
+def test_a_city_without_neighbourhoods_is_mapped_by_area(tmp_path):
+    tables = made_tables()
+    study = made_study(tmp_path, images=100, tables=tables[tables["analysis"] != "neighbourhood"], truth=False)
+    city = load_city(study, read_results(study), cells=200)
+    assert city.level_of == "area"
+    assert len(city.level) == len(tracts())
+    figure, _ = draw_maps(study, city, Counts.none(city.extent))["map_level"]
+    assert "Level by area" in texts(figure)
+
+
+def test_a_map_without_a_single_image_is_drawn(tmp_path):
+    study = made_study(tmp_path, images=100)
+    city = load_city(study, read_results(study), cells=200)
+    for figure, _ in draw_maps(study, city, Counts.none(city.extent)).values():
+        assert len(to_png(figure, 20)) > 1000
+
+
+def test_a_city_whose_projection_is_in_metres_is_mapped_in_feet(tmp_path):
+    study = made_study(tmp_path, images=100)
+    metric = type(study)(study.root, study.settings.model_copy(update={"city": City(crs="EPSG:32618")}))
+    extent = load_city(metric, read_results(metric), cells=200).extent
+    inside = tracts().geometry.representative_point()
+    x_ft, y_ft = project_ft(inside.x, inside.y, "EPSG:32618")
+    assert extent.west_ft < x_ft.min() < x_ft.max() < extent.east_ft
+    assert extent.south_ft < y_ft.min() < y_ft.max() < extent.north_ft
+    assert extent.east_ft - extent.west_ft < 1.2 * (x_ft.max() - x_ft.min())
+
+
+def test_an_analysis_that_was_not_made_has_no_figure(tmp_path):
+    tables = made_tables()
+    kept = tables[~tables["analysis"].isin(["race", "race_residential", "density_residential"])]
+    figures = figures_of(made_study(tmp_path, images=10, tables=kept))
+    assert "race" not in figures
+    assert "residential zones only" not in texts(figures["density"])
+    assert "residential zones only" in texts(figures["income"])
+
+
+def test_names_are_written_as_they_are(tmp_path):
+    tables = made_tables()
+    name = "<b>$x_1$ & \\sons"
+    tables["group"] = tables["group"].replace({"Queens": name, "Bronx": ""})
+    figure = figures_of(made_study(tmp_path, images=10, tables=tables))["borough"]
+    root = ET.fromstring(to_svg(figure))
+    written = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert name in written
+    assert "(no name)" in written
+
+
+def test_quartiles_stand_in_their_order_and_other_groups_from_the_highest(study):
+    def order(name, of):
+        labels = [label.get_text() for label in figures_of(study)[name].axes[0].texts]
+        return [label for label in labels if label in of]
+
+    quartiles = ["Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)"]
+    assert order("density", quartiles) == quartiles
+    boroughs = read_results(study).groups("borough").sort_values("estimate", ascending=False)["group"].tolist()
+    assert order("borough", boroughs) == boroughs
+
+
+def test_neighbourhoods_with_few_images_are_not_ranked_and_none_stands_at_both_ends(tmp_path):
+    tables = made_tables()
+    names = tables.loc[tables["analysis"] == "neighbourhood", "group"].unique()[1:21]
+    tables = tables[(tables["analysis"] != "neighbourhood") | tables["group"].isin([*names, "All"])]
+    tables.loc[tables["group"] == names[0], ["images", "estimate"]] = [FEW_IMAGES - 1, 99.0]
+    tables.loc[tables["group"].isin(names[1:]), "images"] = FEW_IMAGES
+    results = read_results(made_study(tmp_path, images=10, tables=tables))
+    highest, lowest = results.ends()
+    assert len(highest) == RANKED
+    assert len(lowest) == 19 - RANKED
+    assert set(highest["group"]) | set(lowest["group"]) == set(names[1:])
+    together = pd.concat([highest, lowest])
+    assert together["estimate"].is_monotonic_decreasing
+
+
+def test_when_every_neighbourhood_has_few_images_there_is_no_ranking(tmp_path):
+    tables = made_tables().assign(images=FEW_IMAGES - 1)
+    assert "neighbourhood" not in figures_of(made_study(tmp_path, images=10, tables=tables))
+
+
+def test_a_missing_interval_or_a_zero_does_not_stop_a_figure(tmp_path):
+    tables = made_tables()
+    tables.loc[tables["group"] == "Queens", ["lower", "upper", "sd"]] = np.nan
+    tables.loc[tables["group"] == "Bronx", ["estimate", "lower"]] = 0.0
+    assert len(to_svg(figures_of(made_study(tmp_path, images=10, tables=tables))["borough"])) > 1000
+
+
+def test_the_truth_is_averaged_over_people_in_areas_with_images(tmp_path):
+    study = made_study(tmp_path, images=10)
+    areas = tracts()
+    levels = pd.DataFrame({"area": areas["area"], "level": np.linspace(0.001, 0.02, len(areas))})
+    study.write_bytes(levels.to_csv(index=False).encode(), "truth", "areas.csv")
+    seen = pd.read_csv(study.path("estimates/areas.csv"), dtype={"area": str})
+    seen.loc[::3, "images"] = 0
+    study.write_bytes(seen.to_csv(index=False).encode(), "estimates", "areas.csv")
+    truth = read_results(study).truth
+    frame = areas.merge(levels, on="area").merge(seen[["area", "images"]], on="area").query("images > 0")
+    overall = np.average(frame["level"], weights=frame["persons"])
+    one = frame[frame["neighbourhood"] == "Gramercy"]
+    assert truth["Gramercy"] == pytest.approx(np.average(one["level"], weights=one["persons"]) / overall)
+
+
+def test_the_map_stage_is_out_of_date_when_an_input_or_the_lettering_changes(study):
+    (before,) = MAPS.plan(study)
+    renamed = type(study)(study.root, study.settings.model_copy(update={"name": "Another name"}))
+    assert MAPS.fingerprint(MAPS.plan(renamed)[0]) != MAPS.fingerprint(before)
+    (kept,) = study.records("estimate").values()
+    study.commit("estimate", Record("all", "estimate-2", kept.files, 1, 1))
+    assert MAPS.fingerprint(MAPS.plan(study)[0]) != MAPS.fingerprint(before)
+    study.commit("estimate", kept)
+    assert MAPS.fingerprint(MAPS.plan(study)[0]) == MAPS.fingerprint(before)
+
+
+def test_estimates_that_are_absent_or_lack_a_column_are_refused_in_words(tmp_path):
+    study = made_study(tmp_path, images=10)
+    study.write_bytes(made_tables().drop(columns="upper").to_csv(index=False).encode(), "estimates", "tables.csv")
+    with pytest.raises(SourceError, match=r"estimates/tables\.csv has no column upper"):
+        read_results(study)
+    study.fs.rm_file(study.path("estimates/tables.csv"))
+    with pytest.raises(NotYetMade, match=r"no estimates/tables\.csv yet: run `patrolscope run"):
+        read_results(study)

@@ -1,0 +1,262 @@
+"""report.html: complete, safe, and readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from dashboards.figures import draw_figures, to_png, to_svg
+from dashboards.report import headline, read_steps, render_report
+from dashboards.results import ANALYSES, read_results
+from dashboards.stages import REPORT
+from tests.picture_study import SIMULATED, made_study, made_summary, made_tables
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+LOADING = {"src", "srcset", "data", "poster", "action", "background", "xlink:href"}
+
+
+class Page(HTMLParser):
+    """Elements, texts and tables of a page; refuses tags that are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+        self.text = re.sub(r"\s+", " ", self.text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self._open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self._open):
+            self.rows[-1][-1] = re.sub(r"\s+", " ", self.rows[-1][-1] + data).strip()
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def report_of(study) -> str:
+    """The report, with one small picture in the place of every map."""
+    results = read_results(study)
+    figures = draw_figures(results, interval_percent=95, simulated=study.settings.simulated)
+    for name in ("map", "map_density", "map_share", "map_level"):
+        study.write_bytes(to_png(figures["borough"], 15), "figures", f"{name}.png")
+    for name, figure in figures.items():
+        study.write_bytes(to_svg(figure), "figures", f"{name}.svg")
+    return render_report(study, results)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return made_study(tmp_path_factory.mktemp("study"), images=100)
+
+
+@pytest.fixture(scope="module")
+def text(study):
+    return report_of(study)
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_nothing_is_loaded_from_a_network(text, page):
+    assert {"script", "link", "iframe", "object", "embed", "base"}.isdisjoint(name for name, _ in page.elements)
+    for _, attributes in page.elements:
+        for name in LOADING & attributes.keys():
+            assert attributes[name].startswith("data:image/")
+    assert not re.search(r"url\(|@import", text)
+    for link in page.of("a"):
+        assert ":" not in link["href"]
+
+
+def test_the_embedded_figures_load_nothing_either_and_follow_the_colour_scheme(page):
+    embedded = [image["src"] for image in page.of("img") if image["src"].startswith("data:image/svg+xml;base64,")]
+    assert len(embedded) == 7
+    for source in embedded:
+        svg = base64.b64decode(source.split(",", 1)[1]).decode()
+        assert not re.search(r'(href|src)="(?!#)', svg)
+        assert not re.search(r"url\((?!#)|@import", svg)
+        assert "prefers-color-scheme:dark" in svg
+
+
+def test_links_and_labels_lead_to_something_in_the_page_or_beside_it(study, page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for link in page.of("a"):
+        target = link["href"]
+        assert target[1:] in ids if target.startswith("#") else study.exists(target)
+    for section in page.of("section"):
+        assert section["aria-labelledby"] in ids
+
+
+def test_a_screen_reader_finds_language_headings_landmarks_and_a_text_for_every_picture(page):
+    assert page.of("html")[0]["lang"] == "en"
+    assert len(page.of("h1")) == len(page.of("main")) == len(page.of("header")) == 1
+    assert page.of("nav")[0]["aria-label"]
+    assert len(page.of("img")) == 10
+    assert all(len(image["alt"]) > 20 for image in page.of("img"))
+    assert all(cell.get("scope") in ("col", "row") for cell in page.of("th"))
+    assert all(table["aria-label"] for table in page.of("table"))
+
+
+def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
+    rows = {tuple(row) for row in page.rows}
+    results = read_results(study)
+    for analysis in ANALYSES:
+        levels = results.groups(analysis, "weighted_mean").set_index("group")["estimate"]
+        for row in results.groups(analysis).to_dict("records"):
+            images = f"{row['images']:,}" + (" (few)" if row["images"] < 200 else "")
+            expected = (
+                row["group"],
+                f"{row['estimate']:.3f}",
+                f"{row['lower']:.3f} to {row['upper']:.3f}",
+                f"{1.96 * row['sd']:.3f}",
+                f"{100 * levels[row['group']]:.3f} %",
+                images,
+            )
+            assert expected in rows, (analysis, expected)
+    assert len(results.groups("neighbourhood")) == 262
+
+
+def test_calibration_quality_correlations_and_truth_stand_in_the_page(page):
+    for words in (
+        "confidence is above 0.770508",
+        "20,000 labelled validation images, 264 are positive, and 205 of those",
+        "(77.65 %)",
+        "(0.2128 %)",
+        "distance -0.0125 per 1,000 ft",
+        "247 (94.3 %) have their true level",
+        "rank correlation between estimate and truth is 0.988",
+        "1,357 analysed images lie outside every area",
+        "21,234; 43,211; 70,001 people per square mile",
+    ):
+        assert words in page.text.replace(" ( ", " ("), words
+    assert ["test", "9,999", "0.776", "0.829", "0.988", "0.823"] in page.rows
+    assert ["People per square mile", "0.312", "0.423", "2,111"] in page.rows
+    assert ["from 2020-10-05", "912,345", "91.0 %", ""] in page.rows
+
+
+def test_the_ledger_is_added_up_over_shards_with_every_reason(page, study):
+    read, annotate = read_steps(study)
+    assert (read.stage, annotate.stage) == ("ingest", "annotate")
+    assert (annotate.shards, annotate.rows_in, annotate.rows_out) == (2, 1_002_345, 1_002_345)
+    assert annotate.notes == {"outside every area: kept, area missing": 1357}
+    assert "7,000 duplicate" in page.text
+    assert "655 latitude outside the city" in page.text
+    assert "1,357 outside every area: kept, area missing" in page.text
+
+
+def test_the_settings_files_and_versions_stand_in_the_page(page, study):
+    assert "threshold: 0.770508" in page.text
+    assert "estimates/tables.csv" in page.text
+    assert "quarantine/" not in page.text.split("Files beside this page")[1]  # there is none in this study
+    for package in ("patrolscope 0.", "pandas 3.", "matplotlib 3."):
+        assert package in page.text
+
+
+def test_the_headline_speaks_of_images_with_the_highest_and_the_lowest_group(study):
+    results = read_results(study)
+    first, second = headline(results, "New York City", 95)
+    assert first.startswith("Of 901,234 analysed dashcam images of New York City, the detector finds")
+    ranked = results.groups("race").sort_values("estimate")
+    assert f"most often around {ranked.iloc[-1]['group']} residents, {ranked.iloc[-1]['estimate']:.3f} times" in second
+    assert f"least often around {ranked.iloc[0]['group']} residents, {ranked.iloc[0]['estimate']:.3f} times" in second
+
+
+def test_a_simulated_study_says_so_first_and_a_real_one_does_not(page, tmp_path):
+    assert page.text.index(f"Simulated: {SIMULATED}") < page.text.index("How often do dashcam images")
+    summary = {**made_summary(), "truth": None}
+    real = Page(report_of(made_study(tmp_path, images=10, simulated="", truth=False, summary=summary)))
+    assert "imulated:" not in real.text.split("study.yaml, every setting")[0]
+    assert "Against the truth" not in real.text
+
+
+def test_names_from_data_can_not_become_markup(tmp_path):
+    evil = "</table><script>alert('x')</script><img src=https://example.org/x onerror=y>\"'$a$"
+    tables = made_tables()
+    tables["group"] = tables["group"].replace({"Gramercy": evil, "Queens": evil})
+    summary = made_summary()
+    summary["skipped"] = {"race": evil}
+    summary["images"]["funnel"].append([evil, 1])
+    study = made_study(
+        tmp_path, images=10, tables=tables[tables["analysis"] != "race"], summary=summary, simulated=evil
+    )
+    hurt = Page(report_of(study))
+    assert not hurt.of("script")
+    assert all(image["src"].startswith("data:") for image in hurt.of("img"))
+    assert any(row[0] == evil for row in hurt.rows)
+    assert f"was not estimated: {evil}." in hurt.text
+
+
+def test_an_analysis_that_was_skipped_is_said_with_its_reason_and_not_shown_empty(tmp_path):
+    tables = made_tables()
+    gone = ["race", "race_residential", "income_residential", "zone"]
+    summary = made_summary()
+    summary["skipped"] = {name: f"the reason of {name}" for name in gone}
+    study = made_study(tmp_path, images=10, tables=tables[~tables["analysis"].isin(gone)], summary=summary)
+    page = Page(report_of(study))
+    for name in gone:
+        assert f"{ANALYSES[name]} was not estimated: the reason of {name}." in page.text
+    labels = [table["aria-label"] for table in page.of("table")]
+    assert ANALYSES["income"] in labels
+    assert not {ANALYSES[name] for name in gone} & set(labels)
+    assert "most often in " in page.text  # the headline falls back on the boroughs
+    assert len(page.of("img")) == 8
+
+
+def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
+    tables = made_tables().assign(images=3)
+    summary = {
+        **made_summary(),
+        "truth": None,
+        "evaluation": {"validation": None},
+        "correlations": [{"covariate": "income_usd", "pearson": None, "spearman": None, "areas": 0}],
+        "cut_points": {},
+    }
+    summary["calibration"]["adjusted"] = None
+    summary["images"] = {"analysed": 0, "positive": 0, "outside_every_area": 0, "funnel": []}
+    study = made_study(tmp_path, images=10, tables=tables, summary=summary, truth=False)
+    study.fs.rm_file(study.path("ledger.jsonl"))
+    page = Page(report_of(study))
+    assert "The study has no ledger yet." in page.text
+    assert "logistic regression" not in page.text
+    assert ["Median household income", "\u2013", "\u2013", "0"] in page.rows
+    assert "3 (few)" in page.text
+
+
+def test_the_same_study_gives_the_same_page(study, text):
+    assert render_report(study, read_results(study)) == text
+
+
+def test_the_report_stage_writes_one_file_and_is_out_of_date_when_figures_or_settings_change(study, text):
+    (shard,) = REPORT.plan(study)
+    record = REPORT.finish(study, shard)
+    assert record.files == ("report.html",)
+    assert study.read_bytes("report.html").decode() == text
+    assert REPORT.plan(study) == [shard]  # its own record is no input
+    changed = type(study)(study.root, study.settings.model_copy(update={"name": "Another"}))
+    assert REPORT.fingerprint(REPORT.plan(changed)[0]) != record.fingerprint or REPORT.plan(changed) != [shard]
+    study.commit("map", record)
+    assert REPORT.plan(study) != [shard]

@@ -1,0 +1,302 @@
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Settings
+from pipeline.contract import Column, Table
+from pipeline.errors import NotYetMade, SettingsError, SourceError, StudyBusy
+from pipeline.run import run_stages, unfinished
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study, create_study, fingerprint, open_study
+
+NUMBERS = Table("numbers", row="one number", key=("n",), columns=(Column("n", "int64", "a number", unit="1"),))
+PLACES = Table(
+    "places",
+    row="one place",
+    key=("name",),
+    columns=(Column("name", "string", "its name"), Column("geometry", "geometry", "its shape")),
+)
+TEN = pd.DataFrame({"n": range(10)})
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["local", "memory"])
+def study(request, tmp_path) -> Study:
+    root = tmp_path if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    return create_study(root, Settings())
+
+
+@pytest.fixture
+def local(tmp_path) -> Study:
+    return create_study(tmp_path, Settings())
+
+
+def everything(study: Study) -> list[str]:
+    return sorted(str(path)[len(study.base) + 1 :] for path in study.fs.find(study.base))
+
+
+def python(script: str, *arguments: str) -> subprocess.Popen:
+    """A process of its own that runs a script."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition) -> None:
+    start_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start_s < 60
+        time.sleep(0.01)
+
+
+# Files.
+
+
+def test_a_frame_that_is_written_is_read_back_the_same(study):
+    name = study.write(NUMBERS, TEN, "numbers/part=1/a.parquet")
+    assert name == "numbers/part=1/a.parquet"
+    pd.testing.assert_frame_equal(study.read(name), TEN)
+    assert study.read(name, filters=[("n", ">", 7)])["n"].tolist() == [8, 9]
+    assert study.files("numbers") == [name]
+
+
+def test_units_and_meanings_stand_in_the_file(local):
+    schema = pq.read_schema(local.path(local.write(NUMBERS, TEN, "numbers/a.parquet")))
+    assert schema.field("n").metadata[b"meaning"] == b"a number"
+    assert schema.metadata[b"row"] == b"one number"
+
+
+def test_a_table_with_a_geometry_is_geoparquet_with_its_crs(local):
+    shapes = gpd.GeoSeries([shapely.box(0, 0, 1, 2)], crs="EPSG:2263")
+    frame = gpd.GeoDataFrame({"name": ["a"], "geometry": shapes}, geometry="geometry")
+    name = local.write(PLACES, frame, "places.parquet")
+    again = local.read(name, geometry=True)
+    assert again.crs == "EPSG:2263"
+    assert again.geometry.geom_equals(shapes).all()
+    notes = json.loads(pq.read_schema(local.path(name)).metadata[b"geo"])
+    assert notes["columns"]["geometry"]["bbox"] == [0, 0, 1, 2]
+    with pytest.raises(SourceError, match="no coordinate system"):
+        local.write(PLACES, frame.set_crs(None, allow_override=True), "other.parquet")
+
+
+def test_only_columns_whose_values_repeat_have_a_dictionary(local):
+    columns = (Column("ref", "string", "different"), Column("split", "int8", "two values"))
+    frame = pd.DataFrame({"ref": [f"image {n}" for n in range(100)], "split": np.arange(100, dtype="int8") % 2})
+    name = local.write(Table("t", row="r", key=(), columns=columns), frame, "t.parquet")
+    group = pq.read_metadata(local.path(name)).row_group(0)
+    assert [group.column(place).has_dictionary_page for place in range(2)] == [False, True]
+
+
+def test_a_table_that_is_not_there_yet_says_which_command_makes_it(study):
+    study.write_bytes(b"half", "numbers", ".a.parquet.tmp")
+    with pytest.raises(NotYetMade, match="has no numbers/ yet: run `patrolscope run --study"):
+        study.files("numbers")
+
+
+def test_paths_of_sources_count_from_the_study_folder(study):
+    assert study.resolve("/elsewhere/raw") == "/elsewhere/raw"
+    assert study.resolve("s3://bucket/raw") == "s3://bucket/raw"
+    fs, place = fsspec.core.url_to_fs(study.resolve("raw"))
+    assert (type(fs), place) == (type(study.fs), study.path("raw"))
+
+
+# Whole or not at all.
+
+
+def fail_half_way(study: Study, name: str) -> None:
+    with study.aside(name) as path, study.fs.open(path, "wb") as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+
+
+def test_a_write_that_fails_leaves_nothing_behind(study):
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way(study, "numbers/a.parquet")
+    assert everything(study) == ["study.yaml"]
+
+
+def test_a_write_that_fails_keeps_the_file_that_was_there(study):
+    study.write_bytes(b"old", "a.json")
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way(study, "a.json")
+    assert study.read_bytes("a.json") == b"old"
+    study.write_bytes(b"new", "a.json")
+    assert study.read_bytes("a.json") == b"new"
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_no_half_file_under_a_final_name(local):
+    process = python(
+        """
+        import sys
+        import pandas as pd
+        from pipeline.store import open_study
+        from tests.unit.test_store import NUMBERS
+        study = open_study(sys.argv[1])
+        frame = pd.DataFrame({"n": range(200_000)})
+        for place in range(10**6):
+            study.write(NUMBERS, frame, f"numbers/{place % 7}.parquet")
+        """,
+        local.root,
+    )
+    folder = Path(local.path("numbers"))
+
+    def stopped_while_it_writes() -> bool:
+        process.send_signal(signal.SIGSTOP)
+        if list(folder.glob(".*.tmp")):
+            return True
+        process.send_signal(signal.SIGCONT)
+        return False
+
+    try:
+        wait_for(lambda: len(list(folder.glob("[0-9].parquet"))) >= 3)
+        wait_for(stopped_while_it_writes)
+    finally:
+        process.kill()
+        process.communicate()
+    finished = local.files("numbers")
+    assert len(everything(local)) == len(finished) + 2  # study.yaml, and the half file
+    for name in finished:
+        assert len(local.read(name)) == 200_000
+    local.sweep("numbers", keep=frozenset(finished))
+    assert everything(local) == [*finished, "study.yaml"]
+
+
+# Records.
+
+
+@given(
+    st.builds(
+        Record,
+        shard=st.from_regex(r"[a-z0-9=%.-]{1,20}", fullmatch=True),
+        fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
+        files=st.lists(st.text()).map(tuple),
+        rows_in=st.integers(0),
+        rows_out=st.integers(0),
+        ledger=st.lists(
+            st.fixed_dictionaries({"step": st.text(), "dropped": st.dictionaries(st.text(), st.integers())})
+        ).map(tuple),
+        facts=st.dictionaries(st.text(), st.lists(st.integers())),
+        seconds=st.floats(0, 1e6),
+    )
+)
+def test_a_record_that_is_written_and_read_is_the_same(record):
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_records_come_sorted_by_shard(study):
+    for shard in ("b", "a", "c-00010", "c-00002"):
+        study.commit("numbers", Record(shard, "f", (), 0, 0))
+    assert list(study.records("numbers")) == ["a", "b", "c-00002", "c-00010"]
+    assert study.records("never ran") == {}
+    assert study.stages() == ["numbers"]
+
+
+def test_a_discarded_shard_takes_its_files_with_it_but_not_those_of_others(study):
+    names = tuple(study.write(NUMBERS, TEN, f"numbers/{name}.parquet") for name in "ab")
+    record = Record("one", "f", names, 10, 10)
+    study.commit("numbers", record)
+    study.discard("numbers", record, keep=frozenset(names[:1]))
+    assert study.records("numbers") == {}
+    assert study.files("numbers") == ["numbers/a.parquet"]
+
+
+def test_sweeping_removes_what_no_record_names(study):
+    kept = study.write(NUMBERS, TEN, "numbers/kept.parquet")
+    study.write(NUMBERS, TEN, "numbers/day=1/left.parquet")
+    study.write_bytes(b"half", "numbers", ".left.parquet.0.tmp")
+    study.sweep("numbers", keep=frozenset([kept]))
+    study.sweep("never made", keep=frozenset())
+    assert everything(study) == [kept, "study.yaml"]
+
+
+def test_a_shard_is_unfinished_without_a_record_with_another_fingerprint_or_without_its_files(local):
+    stage = Stage("numbers", "rows", ("numbers",), plan=lambda _: [], process=write_numbers)
+    shards = [Shard(name, {"upto": 5}) for name in "abcd"]
+    for shard in shards[:3]:
+        stage.finish(local, shard)
+    shards[1] = dataclasses.replace(shards[1], work={"upto": 6})
+    Path(local.path("numbers/c.parquet")).unlink()
+    assert [shard.name for shard in unfinished(local, stage, shards, local.records("numbers"))] == ["b", "c", "d"]
+
+
+def write_numbers(study: Study, shard: Shard) -> Record:
+    upto = shard.work["upto"]
+    file = study.write(NUMBERS, pd.DataFrame({"n": range(upto)}), f"numbers/{shard.name}.parquet")
+    return Record("", "", (file,), upto, upto)
+
+
+def test_the_fingerprint_is_the_same_in_every_process_and_differs_with_every_part():
+    parts = [("a", 1), ("a", 2), ("a", "1"), (["a", 1],), ({"a": 1},), ({"a": [1, 2]},), ({"a": [2, 1]},)]
+    assert len({fingerprint(*part) for part in parts}) == len(parts)
+    assert fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
+    process = python("from pipeline.store import fingerprint; print(fingerprint('a', {'b': [1, 2.5]}))")
+    assert process.communicate()[0].strip() == fingerprint("a", {"b": [1, 2.5]})
+
+
+# The lock.
+
+HOLD = """
+    import sys, time
+    from pipeline.store import open_study
+    with open_study(sys.argv[1]).lock():
+        print("held", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_a_second_run_is_refused_and_told_which_process_holds_the_study(local):
+    process = python(HOLD, local.root)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(StudyBusy, match=f"is in use by process {process.pid} on "):
+            run_stages(local, [], lambda: pytest.fail("no cluster is needed"))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    # The dead process holds nothing.
+    assert run_stages(local, [], lambda: pytest.fail("no cluster is needed")) == []
+
+
+def test_a_second_run_is_refused_on_an_object_store_too():
+    study = create_study(f"memory://{uuid.uuid4().hex}", Settings())
+    with study.lock(), pytest.raises(StudyBusy, match=f"process {os.getpid()} on .* remove .*lock"), study.lock():
+        pytest.fail("the lock was given twice")
+    with study.lock():
+        assert study.exists(".lock")
+
+
+# Opening.
+
+
+def test_a_study_that_is_created_opens_with_its_settings(study):
+    assert open_study(study.root) == study
+
+
+def test_a_folder_without_a_study_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(SettingsError, match=r"is no study: it has no study\.yaml. `patrolscope simulate"):
+        open_study(tmp_path)
+
+
+def test_a_study_travels_to_a_worker_as_root_and_settings(study):
+    assert study.exists("study.yaml")
+    again = pickle.loads(pickle.dumps(study))
+    assert again == study
+    assert again.exists("study.yaml")
