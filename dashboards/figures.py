@@ -112,7 +112,8 @@ def interval_figure(
     labels = [textwrap.wrap(row.label, 25) if row.group is not None else [row.label] for row in rows]
     label_chars = max((len(line) for row, lines in zip(rows, labels, strict=True) if row.group for line in lines))
     left_pt, right_pt = min(12 + 5.0 * label_chars, 138), 58.0
-    notice = _notice(simulated)
+    shown = [one.rows[one.rows["group"].isin([row.group for row in rows])] for one in series]
+    notice = _notice(simulated, hollow=any(frame["none_positive"].any() for frame in shown))
     top_pt = 12 + 3 * LINE_PT + (LINE_PT + 4 if len(series) > 1 else 0) + 14
     bottom_pt = 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(rows) + bottom_pt
@@ -129,7 +130,6 @@ def interval_figure(
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _bare(axes)
     axes.yaxis.set_major_locator(NullLocator())
-    shown = [one.rows[one.rows["group"].isin([row.group for row in rows])] for one in series]
     _ratio_scale(axes, pd.concat(shown))
     axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
     for position, (row, lines) in enumerate(zip(rows, labels, strict=True)):
@@ -146,10 +146,21 @@ def interval_figure(
 
 
 def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series) -> None:
-    axes.hlines(frame["y"], frame["lower"], frame["upper"], color=series.colour, linewidth=1.8, zorder=3)
+    solid = frame[~frame["none_positive"]]
+    axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8, zorder=3)
     size = 5.0 if series.marker == "o" else 4.2
     for hollow, part in frame.groupby("none_positive"):
-        _dots(axes, part["estimate"], part["y"], series.marker, size, series.colour, hollow=bool(hollow))
+        face = "none" if hollow else series.colour
+        axes.plot(
+            part["estimate"],
+            part["y"],
+            series.marker,
+            color=series.colour,
+            markerfacecolor=face,
+            markersize=size,
+            linestyle="none",
+            zorder=4,
+        )
     for y, images in zip(frame["y"], frame["images"], strict=True):
         axes.annotate(
             f"{images:,.0f}",
@@ -163,30 +174,6 @@ def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series) -> None:
             va="center",
             annotation_clip=False,
         )
-
-
-def _dots(
-    axes: Axes,
-    x: pd.Series[float],
-    y: pd.Series[float],
-    marker: str,
-    size: float,
-    colour: str,
-    *,
-    hollow: bool,
-    label: str = "",
-) -> None:
-    axes.plot(
-        x,
-        y,
-        marker,
-        color=colour,
-        markerfacecolor="none" if hollow else colour,
-        markersize=size,
-        linestyle="none",
-        label=label,
-        zorder=4,
-    )
 
 
 def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: float) -> None:
@@ -214,7 +201,7 @@ def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: f
 def _ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
     """Limits and ticks for ratios: in steps of doubling where they differ much, else linear."""
     low, high = float(np.nanmin([1, *rows["lower"]])), float(np.nanmax([1, *rows["upper"]]))
-    if low <= 0 or high / low < 2:
+    if low <= 0 or high / low < 6:
         room = 0.06 * (high - low) or 0.1
         axes.set_xlim(low - room, high + room)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -243,7 +230,7 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
 def truth_figure(results: Results, *, interval_percent: float, simulated: str) -> Figure:
     """Estimated level of each neighbourhood against its true one, both relative to the average."""
     frame = against_truth(results)
-    notice = _notice(simulated)
+    notice = _notice(simulated, hollow=bool(frame["none_positive"].any()))
     top_pt, bottom_pt, left_pt, right_pt = 48.0 + LINE_PT, 40.0 + LINE_PT * len(notice), 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt
@@ -269,27 +256,26 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(_ratio_text))
     axes.plot([low, high], [low, high], color=INK, linewidth=0.9, zorder=1)
-    for chosen, colour, marker, label in (
-        (positive & many, BLUE, "o", f"at least {FEW_IMAGES} images"),
-        (positive & ~many, GRID, "s", "fewer"),
+    hollow = frame["none_positive"]
+    for chosen, colour, marker, face, label in (
+        (positive & many & ~hollow, BLUE, "o", BLUE, f"at least {FEW_IMAGES} images"),
+        (positive & ~many & ~hollow, GRID, "s", GRID, "fewer"),
+        (positive & many & hollow, BLUE, "o", "none", None),
+        (positive & ~many & hollow, GRID, "s", "none", None),
     ):
         part = frame[chosen]
         if part.empty:
             continue
-        axes.vlines(
-            part["truth"],
-            part["lower"].clip(lower=low),
-            part["upper"],
-            color=colour,
-            linewidth=0.9,
-            alpha=0.55,
-            zorder=2,
-        )
+        if face != "none":
+            lower = part["lower"].clip(lower=low)
+            axes.vlines(part["truth"], lower, part["upper"], color=colour, linewidth=0.9, alpha=0.55, zorder=2)
         axes.plot(
             part["truth"],
             part["estimate"],
             marker,
             color=colour,
+            markerfacecolor=face,
+            markeredgewidth=0.7,
             markersize=2.8,
             linestyle="none",
             label=label,
@@ -311,18 +297,22 @@ def against_truth(results: Results) -> pd.DataFrame:
 # Shared parts of a figure.
 
 
-def _notice(simulated: str) -> list[str]:
-    return textwrap.wrap(f"Simulated: {simulated}", 84) if simulated else []
+def _notice(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
+    """Lines at the foot of a figure, each with its colour."""
+    lines = [("Hollow: none of the images is positive, so that no interval can be known.", MUTED)] * hollow
+    if simulated:
+        lines += [(line, WARNING) for line in textwrap.wrap(f"Simulated: {simulated}", 84)]
+    return lines
 
 
-def _heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice: list[str]) -> None:
+def _heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
     def put(x_pt: float, y_pt: float, text: str, **style: Any) -> None:
         figure.text(x_pt / WIDTH_PT, y_pt / height_pt, text, parse_math=False, va="top", **style)
 
     put(8, height_pt - 8, title, fontsize=TEXT_PT + 1.5, fontweight="bold", color=INK)
     put(8, height_pt - 10 - LINE_PT - 3, subtitle, fontsize=SMALL_PT + 0.5, color=MUTED, linespacing=1.25)
-    if notice:
-        put(8, 4 + LINE_PT * len(notice), "\n".join(notice), fontsize=SMALL_PT, color=WARNING, linespacing=1.25)
+    for number, (line, colour) in enumerate(notice):
+        put(8, 4 + LINE_PT * (len(notice) - number), line, fontsize=SMALL_PT, color=colour)
 
 
 def _legend(figure: Figure, series: Sequence[Series], height_pt: float) -> None:

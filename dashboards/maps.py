@@ -58,7 +58,7 @@ SINGLE_DPI = 200
 TRIPLE_DPI = 120
 TEXT = 1.5  # lettering is read on a page that shows a map at a quarter of its size
 
-BAR_BOX = (0.01, 0.34, 0.55, 0.17)  # of a colour bar in its legend: left, bottom, width, height
+BAR_BOX = (0.01, 0.34, 0.5, 0.17)  # of a colour bar in its legend: left, bottom, width, height
 
 # Classes of the level: seven steps of the square root of two, the middle one around 1, and both open ends.
 LEVEL_STEP = 0.5
@@ -73,7 +73,7 @@ class City:
     extent: Extent
     land: Path
     boroughs: tuple[Path, ...]
-    level: gpd.GeoDataFrame  # places with images, relative (missing: no estimate) and geometry
+    level: gpd.GeoDataFrame  # places with images, relative (missing: no estimate), few and geometry
     level_of: str  # what a row of `level` is
 
 
@@ -119,8 +119,9 @@ def _level_places(results: Results, areas: gpd.GeoDataFrame, places: gpd.GeoData
     """Shapes with images and relative level: neighbourhoods, or the areas where the study has none."""
     if not results.has("neighbourhood"):
         found = results.areas.set_index("area")[["images", "relative_to_average"]]
+        found = found.assign(none_positive=results.areas.set_index("area")["positives"] == 0)
         return _joined(areas[["area", "geometry"]], "area", found), "area"
-    found = results.groups("neighbourhood").set_index("key")[["images", "estimate"]]
+    found = results.groups("neighbourhood").set_index("key")[["images", "estimate", "none_positive"]]
     shapes = places.loc[places["level"] == "neighbourhood", ["place", "geometry"]]
     if shapes.empty:
         shapes = areas[["neighbourhood", "geometry"]].dissolve("neighbourhood").reset_index(names="place")
@@ -128,8 +129,9 @@ def _level_places(results: Results, areas: gpd.GeoDataFrame, places: gpd.GeoData
 
 
 def _joined(shapes: gpd.GeoDataFrame, key: str, found: pd.DataFrame) -> gpd.GeoDataFrame:
-    columns = found.reindex(shapes[key]).set_axis(["images", "relative"], axis=1).set_index(shapes.index)
-    return shapes.join(columns.fillna({"images": 0}))
+    columns = found.set_axis(["images", "relative", "none_positive"], axis=1).reindex(shapes[key])
+    few = (columns["images"] < FEW_IMAGES) | (columns["none_positive"] == True)  # noqa: E712 - missing is not true
+    return shapes.join(columns.assign(few=few).fillna({"images": 0}).set_index(shapes.index))
 
 
 def _simple(shape: shapely.Geometry, extent: Extent) -> shapely.Geometry:
@@ -211,7 +213,7 @@ def share_panel(city: City, counts: Counts) -> Panel:
         axes.add_artist(PathPatch(city.land, facecolor=EMPTY, edgecolor="none", zorder=1))
         picture = _image(axes, city.extent, cmap(norm(percent), bytes=True), known, cell_ft)
         picture.set_clip_path(city.land, axes.transData)
-        patches = [Patch(facecolor=EMPTY, label=f"fewer than {LEAST_IMAGES:,} images within a mile")]
+        patches = [Patch(facecolor=EMPTY, label=f"under {LEAST_IMAGES:,} images within a mile")]
         label = "% of images with a detected police vehicle"
         _bar(legend, norm, cmap, label, ticks=MaxNLocator(6), patches=patches, extend="max")
 
@@ -231,7 +233,7 @@ def level_panel(city: City) -> Panel:
         norm = BoundaryNorm(edges, cmap.N, clip=True)
         places = city.level[~(city.level.geometry.is_empty | city.level.geometry.isna())]
         known = places["relative"].notna()
-        few = known & (places["images"] < FEW_IMAGES)
+        few = known & places["few"]
         _shapes(axes, places.loc[~known, "geometry"], EMPTY)
         _shapes(axes, places.loc[known, "geometry"], cmap(norm(places.loc[known, "relative"].to_numpy())))
         _shapes(axes, places.loc[few, "geometry"], "none", edge=HATCH, hatch=HATCHING)
@@ -241,7 +243,7 @@ def level_panel(city: City) -> Panel:
                 edgecolor=HATCH,
                 linewidth=0.4,
                 hatch=HATCHING,
-                label=f"fewer than {FEW_IMAGES} images",
+                label=f"under {FEW_IMAGES} images, or none positive",
             ),
             Patch(facecolor=EMPTY, label="no images, or nobody lives there"),
         ]
@@ -302,7 +304,7 @@ def _compose(panels: list[Panel], city: City, source: str, *, simulated: str, ti
     lines = max(map(len, subtitles))
     source_lines = textwrap.wrap(source, int(map_pt / (4.5 * TEXT)))
     head_pt, legend_pt, foot_pt = (44 + 15 * lines) * TEXT, 72 * TEXT, (12 + 11 * len(source_lines)) * TEXT
-    notice = textwrap.wrap(f"SIMULATED: {simulated}", int(width_pt / (6.6 * TEXT))) if simulated else []
+    notice = textwrap.wrap(f"SIMULATED: {simulated}", int(width_pt / (6.2 * TEXT))) if simulated else []
     notice_pt = (16 * len(notice) + 12) * TEXT if notice else 0.0
     title_pt = 44 * TEXT if title else 6.0
     height_pt = notice_pt + title_pt + head_pt + tall_pt + legend_pt + foot_pt

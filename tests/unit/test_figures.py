@@ -21,7 +21,7 @@ from pipeline.errors import NotYetMade, SourceError
 from pipeline.spatial.crs import project_ft
 from pipeline.store import Record
 from pipeline.tables import PLACES
-from tests.picture_study import SIMULATED, made_study, made_tables, places, tracts
+from tests.picture_study import SIMULATED, made_study, made_summary, made_tables, places, tracts
 
 MAP_NAMES = {"map", "map_density", "map_share", "map_level"}
 FIGURE_NAMES = {"race", "density", "income", "zone", "borough", "neighbourhood", "truth"}
@@ -217,6 +217,25 @@ def test_neighbourhoods_with_few_images_are_not_ranked_and_none_stands_at_both_e
     assert set(highest["group"]) | set(lowest["group"]) == set(names[1:])
     together = pd.concat([highest, lowest])
     assert together["estimate"].is_monotonic_decreasing
+
+
+def test_a_neighbourhood_without_a_positive_image_is_hollow_and_hatched(tmp_path):
+    tables = made_tables()
+    means = (tables["group"] == "Gramercy") & (tables["quantity"] == "weighted_mean")
+    tables.loc[means, "estimate"] = made_summary()["calibration"]["p_negative"]
+    tables.loc[tables["group"] == "Gramercy", "images"] = 5000
+    tables.loc[(tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average"), "estimate"] = 0.01
+    study = made_study(tmp_path, images=10, tables=tables)
+    groups = read_results(study).groups("neighbourhood").set_index("group")
+    assert groups.index[groups["none_positive"]].tolist() == ["Gramercy"]
+    figures = figures_of(study)
+    assert "Hollow" in texts(figures["neighbourhood"])
+    assert "Hollow" not in texts(figures["borough"])
+    (hollow,) = [line for line in figures["neighbourhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert hollow.get_xdata() == [0.01]
+    level = load_city(study, read_results(study), cells=200).level.set_index("place")
+    assert level.loc["Gramercy", "few"]
+    assert set(level.index[level["few"]]) == {"Gramercy", *groups.index[groups["images"] < FEW_IMAGES]}
 
 
 def test_when_every_neighbourhood_has_few_images_there_is_no_ranking(tmp_path):

@@ -226,6 +226,15 @@ def test_an_analysis_that_was_skipped_is_said_with_its_reason_and_not_shown_empt
     assert len(page.of("img")) == 8
 
 
+def test_a_group_without_a_positive_image_is_marked_in_its_table(tmp_path):
+    tables = made_tables()
+    means = (tables["group"] == "Queens") & (tables["quantity"] == "weighted_mean")
+    tables.loc[means, "estimate"] = made_summary()["calibration"]["p_negative"]
+    rows = Page(report_of(made_study(tmp_path, images=10, tables=tables))).rows
+    marked = [row for row in rows if row[-1].endswith("(none positive)")]
+    assert [row[0] for row in marked] == ["Queens"]
+
+
 def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
     tables = made_tables().assign(images=3)
     summary = {
