@@ -25,7 +25,7 @@ _FEET_STEP = 2.0**-6
 
 
 def analysed(images: pd.DataFrame, rules: Estimate, ledger: Ledger) -> pd.DataFrame:
-    """The images that are analysed, in METHOD's order; duplicates have gone at ingest."""
+    """The images that are analysed, in the order of docs/method.md; duplicates have gone at ingest."""
     images = ledger.keep(images, images["split"] == rules.split, why=f"not of split {rules.split}")
     first = pd.Timestamp(rules.first_day)
     images = ledger.keep(images, images["captured_local"] >= first, why=f"before {rules.first_day}")

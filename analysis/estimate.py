@@ -56,7 +56,7 @@ class Frame:
 
 
 def frames(areas: pd.DataFrame) -> dict[str, Frame]:
-    """The four frames of METHOD: all, residential, with income, residential with income."""
+    """The four frames of docs/method.md: all, residential, with income, residential with income."""
     residential = (areas["zone"] == "R").to_numpy()
     income = areas["income_usd"].notna().to_numpy()
     return {

@@ -1,7 +1,7 @@
 """Everything that is known of an image: detection, local time, places, distances.
 
-Each step takes a frame and returns the columns that it adds; `annotate` lists them in order. METHOD.md, "Annotation
-of one image", defines the columns.
+Each step takes a frame and returns the columns that it adds; `annotate` lists them in order. docs/method.md, "One
+image", defines the columns.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which detection belongs to which image, decided once for the whole study.
 
 Detections are matched by file name without its ending, as published; where a name is not unique, by the path below
-the root; what stays ambiguous is refused and counted (METHOD). An image whose name is claimed by a refused detection
+the root; what stays ambiguous is refused and counted. An image whose name is claimed by a refused detection
 was looked at, but nobody knows with what result: it is no evidence.
 """
 

@@ -384,7 +384,7 @@ def arrange(staged: pd.DataFrame, box: tuple[float, float, float, float], ledger
     Returns
     -------
     DataFrame that conforms to `METADATA`. Of rows with the same split, position and time the first in source order
-    stays (METHOD takes the split first, and looks for duplicates then)
+    stays (the method takes the split first, and looks for duplicates then)
     """
     key = hilbert_key(staged["lng"], staged["lat"], box).astype(np.uint64)
     # A slice lasts a day at most, so its milliseconds fit below the key; a stable sort keeps the source order.

@@ -48,12 +48,12 @@ def _locate(study: Study, layer: Layer) -> tuple[catalog.CatalogEntry, Path]:
 def build_areas(study: Study) -> gpd.GeoDataFrame:
     """Areas of the study with everything known of them: `AREAS`, sorted by code.
 
-    Points are later located in the boundary file's own coordinates; centroids and sizes are taken in the city's
-    projection (METHOD: rules where two honest readers could differ).
+    Images are located in degrees, so that a boundary file in degrees is used as it is and no point moves across an
+    edge; a projected one is brought to degrees. Centroids and sizes are taken in the city's projection.
     """
     layers = study.settings.layers
     # Not the entry's own reader: tracts can serve as areas, too.
-    areas = read_layer(study, layers.areas, "read_areas").sort_values("area", ignore_index=True)
+    areas = read_layer(study, layers.areas, "read_areas").to_crs(WGS84).sort_values("area", ignore_index=True)
     ground = areas.geometry.to_crs(study.settings.city.crs)
     areas["area_sqft"] = ground.area * feet_per_unit(study.settings.city.crs) ** 2
     areas = areas.join(_tract_of(ground.centroid, read_layer(study, layers.tracts)))
@@ -86,7 +86,7 @@ def _tract_of(centroids: gpd.GeoSeries, tracts: gpd.GeoDataFrame | None) -> pd.D
 
 
 def _people(areas: pd.Series[str], population: pd.DataFrame | None) -> pd.DataFrame:
-    """Counts by group; an area without a count has none (METHOD: a missing population counts as 0)."""
+    """Counts by group; an area without a count has none (docs/method.md: a missing population counts as 0)."""
     if population is None:
         return pd.DataFrame(0.0, index=areas.index, columns=list(PEOPLE_PUBLISHED))
     return pd.DataFrame({name: _looked_up(areas, population, name).fillna(0.0) for name in PEOPLE_PUBLISHED})

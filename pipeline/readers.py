@@ -35,7 +35,7 @@ _NO_ESTIMATE = ("", "-", "*", "**", "***", "N", "(X)", "null")
 _INCOME = r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?[+-]?"
 # Of source text at a time: bounds the memory of a reader of the 2 GB files.
 _BLOCK_BYTES = 8 * 2**20
-_FIRST_YEAR = 1900  # earlier ones in the police's files are slips of the pen (METHOD)
+_FIRST_YEAR = 1900  # earlier ones in the police's files are slips of the pen
 
 
 def read_layer(entry: CatalogEntry, path: Path, reader: str | None = None) -> pd.DataFrame:

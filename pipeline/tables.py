@@ -142,7 +142,7 @@ AREAS = Table(
             low=0,
             published="density_cbg",
         ),
-        Column("geometry", "geometry", "boundary, in the coordinates of its file"),
+        Column("geometry", "geometry", "boundary, EPSG:4326"),
     ),
     made_by="patrolscope annotate",
     stored="areas/areas.parquet",
@@ -155,7 +155,7 @@ PLACES = Table(
     columns=(
         Column("level", "string", "neighbourhood, borough or precinct"),
         Column("place", "string", "name or number of the place"),
-        Column("geometry", "geometry", "boundary, in the coordinates of its file"),
+        Column("geometry", "geometry", "boundary, EPSG:4326"),
     ),
     made_by="patrolscope annotate",
     stored="areas/places.parquet",

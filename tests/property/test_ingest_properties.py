@@ -28,7 +28,7 @@ from tests.strategies import frames, raw_files
 DEFAULT = Settings()
 
 
-# A second reader, row by row in plain Python, written from METHOD.md and from what the reasons say.
+# A second reader, row by row in plain Python, written from docs/method.md and from what the reasons say.
 
 
 def reference_fields(line: str) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Annotation of single images, each rule of METHOD.md by an example."""
+"""Annotation of single images, each rule of docs/method.md by an example."""
 
 from datetime import date
 from zoneinfo import ZoneInfo

@@ -24,7 +24,7 @@ def located(index: Coverage, x, y) -> list[str | None]:
 
 
 def by_geos(shapes: dict[str, shapely.Geometry], x, y) -> list[str | None]:
-    """Lowest key among the areas that touch each point: METHOD's rule, word for word."""
+    """Lowest key among the areas that touch each point: the rule of docs/method.md, word for word."""
     points = shapely.points(x, y)
     touching = {key: shapely.intersects(shape, points) for key, shape in sorted(shapes.items())}
     return [next((key for key, hit in touching.items() if hit[i]), None) for i in range(len(points))]

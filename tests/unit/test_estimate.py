@@ -1,4 +1,4 @@
-"""The estimators, held against METHOD.md written out in plain pandas over single images."""
+"""The estimators, held against docs/method.md written out in plain pandas over single images."""
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def images(areas) -> pd.DataFrame:
 
 
 def reference(images: pd.DataFrame, areas: pd.DataFrame, name: str) -> dict[str, float]:
-    """METHOD.md, "Estimators", step by step on a frame of images."""
+    """docs/method.md, "Estimators", step by step on a frame of images."""
     frame = images.merge(areas, on="area", how="left")
     frame["prediction"] = np.where(frame["positive"], P_POSITIVE, P_NEGATIVE)
     if "residential" in name:

@@ -1,0 +1,83 @@
+"""The city of a study, put together from small layers of its own."""
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from pipeline.config import Settings
+from pipeline.layers import build_areas, zone_of
+from pipeline.spatial.crs import SQFT_PER_SQMI
+from pipeline.store import create_study
+
+CODES = ["360610001001", "360610001002", "360610002001"]
+SQUARES = [shapely.box(-74.0 + 0.01 * n, 40.70, -73.99 + 0.01 * n, 40.71) for n in range(3)]
+
+
+def study_of(folder, *, crs: str = "EPSG:4326"):
+    """Three block groups in a row; one tract holds the centroids of the first two, nobody counted in the third."""
+    areas = gpd.GeoDataFrame({"GEOID20": CODES}, geometry=SQUARES, crs="EPSG:4326").to_crs(crs)
+    areas.to_parquet(folder / "areas.parquet")
+    tract = {"GEOID": ["36061000100"], "BoroCode": [1], "NTAName": ["Gramercy"]}
+    gpd.GeoDataFrame(tract, geometry=[shapely.box(-74.0, 40.7, -73.98, 40.71)], crs="EPSG:4326").to_parquet(
+        folder / "tracts.parquet"
+    )
+    zones = {"GEOID20": CODES, "C": [0.5, 0.5, 0.2], "M": [0.0, 0.5, 0.2], "R": [0.5, 0.0, 0.499], "max_zone": "R"}
+    pd.DataFrame(zones).to_csv(folder / "zones.csv", index=False)
+    nothing = dict.fromkeys(
+        ("neighbourhoods", "boroughs", "precincts", "population", "income", "stations", "complaints")
+    )
+    layers = {
+        "areas": {"entry": "block_groups_2020", "path": "areas.parquet"},
+        "tracts": {"entry": "tracts_2020", "path": "tracts.parquet"},
+        "zoning": {"entry": "zoning_block_groups", "path": "zones.csv"},
+    }
+    return create_study(folder, Settings.model_validate({"layers": nothing | layers}))
+
+
+def test_an_area_takes_tract_neighbourhood_and_borough_from_where_its_centroid_lies(tmp_path):
+    areas = build_areas(study_of(tmp_path)).set_index("area")
+    assert areas["tract"].tolist()[:2] == ["36061000100"] * 2
+    assert areas["neighbourhood"].tolist()[:2] == ["Gramercy"] * 2
+    assert areas["borough"].tolist()[:2] == ["Manhattan"] * 2
+    # The third lies in no tract: missing, never guessed from its code.
+    assert areas.loc[CODES[2], ["tract", "neighbourhood", "borough"]].isna().all()
+
+
+def test_sizes_are_square_feet_and_an_area_without_a_count_has_nobody_and_density_zero(tmp_path):
+    areas = build_areas(study_of(tmp_path))
+    # 0.01 by 0.01 degree at 40.7 degrees north: about 845 by 1,110 metres.
+    np.testing.assert_allclose(areas["area_sqft"], 845 * 1110 * 10.7639, rtol=0.01)
+    assert (areas["persons"] == 0).all()
+    assert (areas["density_per_sqmi"] == 0).all()
+    assert areas["income_usd"].isna().all()
+    assert SQFT_PER_SQMI == 27_878_400
+
+
+def test_boundaries_in_feet_end_in_degrees_as_those_in_degrees_do(tmp_path):
+    (tmp_path / "feet").mkdir()
+    (tmp_path / "degrees").mkdir()
+    feet = build_areas(study_of(tmp_path / "feet", crs="EPSG:2263"))
+    degrees = build_areas(study_of(tmp_path / "degrees"))
+    assert feet.crs == degrees.crs == "EPSG:4326"
+    assert shapely.hausdorff_distance(feet.geometry.values, degrees.geometry.values).max() < 1e-9
+    # A file in degrees is used as it is, to the last bit.
+    assert shapely.equals_exact(degrees.geometry.values, np.array(SQUARES), 0).all()
+
+
+@pytest.mark.parametrize(
+    ("shares", "zone"),
+    [
+        ((0.5, 0.5, 0.0), "R"),
+        ((0.0, 0.5, 0.5), "C"),
+        ((0.0, 0.0, 0.5), "M"),
+        ((0.49, 0.49, 0.02), None),
+        ((np.nan, np.nan, np.nan), None),
+    ],
+)
+def test_a_zone_covers_half_the_area_and_residential_comes_first(shares, zone):
+    zoning = pd.DataFrame([["a", *shares]], columns=["area", "share_r", "share_c", "share_m"])
+    found = zone_of(zoning, pd.Series(["a", "not in the table"]), 0.5)
+    assert found.isna().tolist() == [zone is None, True]
+    assert zone is None or found.iloc[0] == zone
