@@ -188,7 +188,7 @@ def plan_calibrate(study: Study) -> list[Shard]:
             if not fs.exists(file):
                 raise SourceError(f"{study.resolve(path)} does not exist; sources.{name} of study.yaml names it")
             contents[name] = fingerprint(fs.cat_file(file).hex())
-    (layers,) = study.records("layers").values()
+    layers = study.record("layers")
     work = {
         "threshold": study.settings.estimate.threshold,
         "crs": study.settings.city.crs,

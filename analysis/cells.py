@@ -75,7 +75,7 @@ def add_cells(parts: list[pd.DataFrame]) -> pd.DataFrame:
 
 def plan_cells(study: Study) -> list[Shard]:
     """One shard a file of annotated/."""
-    (calibration,) = study.records("calibrate").values()
+    calibration = study.record("calibrate")
     rules = study.settings.estimate
     common = {
         "rules": [rules.split, str(rules.first_day), rules.threshold],

@@ -32,7 +32,7 @@ from pipeline.spatial.coverage import Coverage
 from pipeline.spatial.crs import project_ft
 from pipeline.spatial.nearest import nearest_in_windows, nearest_station
 from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint
+from pipeline.store import Record, Study
 from pipeline.tables import annotated_table
 
 HOUR_MS = 3_600_000
@@ -205,7 +205,7 @@ def load_surroundings(study: Study, _made_from: str) -> Surroundings:
 
 def plan_annotate(study: Study) -> list[Shard]:
     """One shard a file of metadata."""
-    (layers,), (matches,) = study.records("layers").values(), study.records("match").values()
+    layers, matches = study.record("layers"), study.record("match")
     settings = study.settings
     common = {
         "annotate": settings.annotate.model_dump(mode="json"),
@@ -233,11 +233,6 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     table = annotated_table(study.settings.annotate.felony_windows_h)
     written = study.write(table, frame, file.replace("metadata/", "annotated/", 1))
     return Record("", "", (written,), len(metadata), len(frame), (ledger.close(len(frame)),))
-
-
-def annotate_fingerprint(study: Study) -> str:
-    """Digest of everything that annotated/ was made from."""
-    return fingerprint([record.fingerprint for record in study.records("annotate").values()])
 
 
 ANNOTATE = Stage("annotate", unit="rows", folders=("annotated",), plan=plan_annotate, process=process_annotate)

@@ -21,10 +21,6 @@ class ContractViolation(PatrolscopeError):
     """A table does not hold what its declaration in `pipeline.tables` says."""
 
 
-class CRSMismatch(PatrolscopeError):
-    """Two layers are in different coordinate systems."""
-
-
 class StudyBusy(PatrolscopeError):
     """Another run is writing into the study."""
 

@@ -196,6 +196,18 @@ class Study:
         records = (Record.from_json(text.decode()) for text in self.fs.cat(names).values()) if names else ()
         return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
 
+    def record(self, stage: str) -> Record:
+        """The record of a stage that has a single shard.
+
+        Raises
+        ------
+        NotYetMade : the stage has not run; says which command makes it
+        """
+        records = list(self.records(stage).values())
+        if not records:
+            raise NotYetMade(f"stage {stage} of {self.root} has not run yet: run `patrolscope run --study {self.root}`")
+        return records[0]
+
     def stages(self) -> list[str]:
         """Stages that have a record, sorted by name."""
         if not self.exists("manifest"):

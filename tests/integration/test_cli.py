@@ -72,10 +72,12 @@ def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
 
 
 def test_a_stage_whose_input_is_missing_says_which_command_makes_it(tmp_path):
-    (tmp_path / "study.yaml").write_text("layers: {areas: embedded_tracts}\nsources: {validation: v.csv}")
+    (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,0\n")
+    (tmp_path / "study.yaml").write_text("sources: {validation: v.csv}")
     code, output = invoke("estimate", "--study", str(tmp_path))
     assert code == 2
-    assert "does not exist" in output or "patrolscope" in output
+    assert "stage layers" in output
+    assert "patrolscope run --study" in output
 
 
 def test_an_unknown_cluster_profile_is_refused(tmp_path):
