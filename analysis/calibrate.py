@@ -21,9 +21,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
 from pipeline.errors import SourceError
-from pipeline.layers import STATIONS_FILE
+from pipeline.layers import load_stations
 from pipeline.spatial.crs import project_ft
-from pipeline.spatial.nearest import nearest_station
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
 from pipeline.tables import LABELLED
@@ -208,10 +207,8 @@ def process_calibrate(study: Study, _shard: Shard) -> Record:
     }
     validation = labelled["validation"]
     classes = two_class(validation["ground_truth"], validation["score"], threshold)
-    stations = study.read(STATIONS_FILE)
-    crs = study.settings.city.crs
-    stations_ft = np.column_stack(project_ft(stations["lng"], stations["lat"], crs))
-    distance_ft = nearest_station(*project_ft(validation["lng"], validation["lat"], crs), stations_ft)[1]
+    places_ft = project_ft(validation["lng"], validation["lat"], study.settings.city.crs)
+    _, distance_ft = load_stations(study).nearest(*places_ft)
     adjusted = station_adjusted(validation["ground_truth"], validation["score"], distance_ft)
     content: dict[str, Any] = {
         "two_class": asdict(classes),

@@ -13,7 +13,6 @@ import datashader as ds
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
 from analysis.cells import analysed
 from pipeline.ledger import Ledger
@@ -126,9 +125,7 @@ def count_study(study: Study, extent: Extent) -> tuple[Counts, Ledger]:
 def read_batches(study: Study) -> Iterator[pd.DataFrame]:
     """Annotated images in batches of at most `BATCH_ROWS` rows, with the columns that a raster needs."""
     for name in study.files("annotated"):
-        with study.fs.open(study.path(name), "rb") as file, pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
-                yield batch.to_pandas()
+        yield from study.batches(name, list(COLUMNS), BATCH_ROWS)
 
 
 def coarsen(grid: Grid, factor: int) -> Grid:

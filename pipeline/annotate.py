@@ -24,18 +24,38 @@ from pipeline.layers import (
     AREAS_FILE,
     FELONIES_FILE,
     PRECINCT_INDEX_FILE,
-    STATIONS_FILE,
     load_index,
+    load_stations,
 )
 from pipeline.ledger import Ledger
 from pipeline.spatial.coverage import Coverage
 from pipeline.spatial.crs import project_ft
-from pipeline.spatial.nearest import nearest_in_windows, nearest_station
+from pipeline.spatial.nearest import Events, Stations
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 from pipeline.tables import annotated_table
 
 HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Felonies:
+    """Felonies by start, then complaint number: the order that decides ties."""
+
+    rows: pd.DataFrame  # `FELONIES`
+    events: Events  # of the same rows
+
+    @classmethod
+    def build(cls, felonies: pd.DataFrame, crs: str) -> Felonies:
+        """`FELONIES` in any order; `crs` is the city's projected system."""
+        # Complaint numbers are digits: the shorter is the lower.
+        rows = (
+            felonies.assign(digits=felonies["felony_id"].str.len())
+            .sort_values(["started_at_utc", "digits", "felony_id"], ignore_index=True)
+            .drop(columns="digits")
+        )
+        places_ft = np.column_stack(project_ft(rows["lng"], rows["lat"], crs))
+        return cls(rows, Events.build(places_ft, epoch_ms(rows["started_at_utc"])))
 
 
 @dataclass(frozen=True)
@@ -45,8 +65,8 @@ class Surroundings:
     areas: Coverage
     area_names: pd.DataFrame  # neighbourhood and borough, in the order of areas.keys
     precincts: Coverage | None
-    stations_ft: npt.NDArray[np.float64]  # (s, 2), in the order of their ids
-    felonies: pd.DataFrame  # `FELONIES` with x_ft, y_ft, sorted by start, then complaint number
+    stations: Stations
+    felonies: Felonies
 
 
 def annotate(metadata: pd.DataFrame, *, matches: Matches, around: Surroundings, settings: Settings) -> pd.DataFrame:
@@ -154,34 +174,17 @@ def distance_columns(
     windows_h: tuple[int, ...],
 ) -> pd.DataFrame:
     """Distance to the nearest station, and the nearest felony of each window."""
-    columns: dict[str, object] = {"station_distance_ft": nearest_station(x_ft, y_ft, around.stations_ft)[1]}
-    felonies = around.felonies
-    position, distance_ft = nearest_in_windows(
-        x_ft,
-        y_ft,
-        epoch_ms(captured_at_utc),
-        felonies[["x_ft", "y_ft"]].to_numpy(),
-        epoch_ms(felonies["started_at_utc"]),
-        np.array(windows_h) * HOUR_MS,
+    columns: dict[str, object] = {"station_distance_ft": around.stations.nearest(x_ft, y_ft)[1]}
+    felonies = around.felonies.rows
+    position, distance_ft = around.felonies.events.nearest_in_windows(
+        x_ft, y_ft, epoch_ms(captured_at_utc), np.array(windows_h) * HOUR_MS
     )
-    for column, hours in enumerate(windows_h):
-        nearest = position[:, column]
-        columns[f"felony_{hours}h_distance_ft"] = distance_ft[:, column]
+    for hours, nearest, apart_ft in zip(windows_h, position, distance_ft, strict=True):
+        columns[f"felony_{hours}h_distance_ft"] = apart_ft
         columns[f"felony_{hours}h_id"] = _taken(felonies["felony_id"], nearest)
         columns[f"felony_{hours}h_offence"] = _taken(felonies["offence"], nearest)
         columns[f"felony_{hours}h_started_at_utc"] = _taken(felonies["started_at_utc"], nearest)
     return pd.DataFrame(columns, index=captured_at_utc.index)
-
-
-def order_felonies(felonies: pd.DataFrame, crs: str) -> pd.DataFrame:
-    """Felonies with their place in feet, by start, then complaint number: the order that decides ties."""
-    x_ft, y_ft = project_ft(felonies["lng"], felonies["lat"], crs)
-    # Complaint numbers are digits: the shorter is the lower.
-    return (
-        felonies.assign(x_ft=x_ft, y_ft=y_ft, digits=felonies["felony_id"].str.len())
-        .sort_values(["started_at_utc", "digits", "felony_id"], ignore_index=True)
-        .drop(columns="digits")
-    )
 
 
 @lru_cache(maxsize=2)
@@ -189,14 +192,12 @@ def load_surroundings(study: Study, _made_from: str) -> Surroundings:
     """What images are joined to, once a worker process; `_made_from` is the layers' fingerprint."""
     index = load_index(study, AREA_INDEX_FILE, _made_from)
     names = study.read(AREAS_FILE, columns=["area", "neighbourhood", "borough"]).set_index("area")
-    stations = study.read(STATIONS_FILE)
-    crs = study.settings.city.crs
     return Surroundings(
         areas=index,
         area_names=names.reindex(pd.Index(index.keys)).reset_index(drop=True),
         precincts=load_index(study, PRECINCT_INDEX_FILE, _made_from) if study.exists(PRECINCT_INDEX_FILE) else None,
-        stations_ft=np.column_stack(project_ft(stations["lng"], stations["lat"], crs)),
-        felonies=order_felonies(study.read(FELONIES_FILE), crs),
+        stations=load_stations(study),
+        felonies=Felonies.build(study.read(FELONIES_FILE), study.settings.city.crs),
     )
 
 

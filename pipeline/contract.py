@@ -40,6 +40,8 @@ _ARROW: dict[str, pa.DataType] = {
     "wall_time": pa.timestamp("ms"),
     "geometry": pa.binary(),
 }
+# On disk the two coordinates of a table's points are one column of this name.
+POINT_COLUMN = "geometry"
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64"})
 
 
@@ -135,14 +137,15 @@ class Table:
     columns: tuple[Column, ...]
     made_by: str = ""
     stored: str = ""  # folder or file in a study; the folder of the table's name where nothing is said
+    point: tuple[str, str] | None = None  # easting and northing of a row: one GeoParquet point on disk
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_name.update({column.name: column for column in self.columns})
         if len(self._by_name) != len(self.columns):
             raise ValueError(f"table {self.name} declares a column twice")
-        if unknown := set(self.key) - set(self._by_name):
-            raise ValueError(f"table {self.name}: key columns {sorted(unknown)} are not declared")
+        if unknown := {*self.key, *(self.point or ())} - set(self._by_name):
+            raise ValueError(f"table {self.name}: key or point columns {sorted(unknown)} are not declared")
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)
@@ -175,7 +178,14 @@ class Table:
     def arrow_schema(self) -> pa.Schema:
         """Schema on disk, with units and meanings in the field metadata."""
         notes = {"table": self.name, "row": self.row, "key": ",".join(self.key)}
-        return pa.schema([column.arrow_field() for column in self.columns], metadata=notes)
+        fields = {column.name: column.arrow_field() for column in self.columns}
+        if self.point is not None:
+            axes = [pa.field(axis, pa.float64(), nullable=False) for axis in ("x", "y")]
+            meaning = " and ".join(self[name].meaning for name in self.point)
+            x, y = self.point
+            fields[x] = pa.field(POINT_COLUMN, pa.struct(axes), nullable=False, metadata={"meaning": meaning})
+            del fields[y]
+        return pa.schema(list(fields.values()), metadata=notes)
 
     def conform(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The declared columns of `frame`, in order and type, every value checked.
@@ -228,7 +238,7 @@ class Table:
     def fingerprint(self) -> str:
         """Digest of names and types: a table written under another declaration is not up to date."""
         shape = [{key: asdict(column)[key] for key in ("name", "kind", "nullable")} for column in self.columns]
-        return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([shape, self.point]).encode()).hexdigest()[:16]
 
 
 def _to_integer(values: pd.Series[Any], kind: str) -> pd.Series[Any]:

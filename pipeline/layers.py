@@ -17,8 +17,9 @@ import shapely
 from pipeline import catalog, readers
 from pipeline.config import Layer
 from pipeline.ledger import Ledger
-from pipeline.spatial.coverage import Coverage
-from pipeline.spatial.crs import SQFT_PER_SQMI, WGS84, feet_per_unit
+from pipeline.spatial.coverage import Coverage, gaps
+from pipeline.spatial.crs import SQFT_PER_SQMI, WGS84, feet_per_unit, project_ft
+from pipeline.spatial.nearest import Stations
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 from pipeline.tables import AREAS, FELONIES, PEOPLE_PUBLISHED, PLACES, STATIONS
@@ -149,11 +150,16 @@ def process_layers(study: Study, _shard: Shard) -> Record:
         study.write(PLACES, places, PLACES_FILE),
         study.write(STATIONS, stations.sort_values("station_id", ignore_index=True), STATIONS_FILE),
         study.write(FELONIES, felonies, FELONIES_FILE),
-        study.write_bytes(_index(areas, "area").to_bytes(), AREA_INDEX_FILE),
     ]
     precincts = places[places["level"] == "precinct"]
-    if len(precincts):
-        files.append(study.write_bytes(_index(precincts, "place").to_bytes(), PRECINCT_INDEX_FILE))
+    for what, layer, key, file in (
+        ("areas", areas, "area", AREA_INDEX_FILE),
+        ("precincts", precincts, "place", PRECINCT_INDEX_FILE),
+    ):
+        if len(layer):
+            index = _index(layer, key)
+            report_faults(what, layer, index, settings.city.crs, ledger)
+            files.append(study.write_bytes(index.to_bytes(), file))
     facts = {"areas": len(areas), "persons": float(areas["persons"].sum()), "stations": len(stations)}
     return Record(
         shard="",
@@ -170,10 +176,35 @@ def _index(frame: gpd.GeoDataFrame, key: str) -> Coverage:
     return Coverage.build(frame[key].to_numpy(), shapely.make_valid(frame.geometry.to_numpy()))
 
 
+def report_faults(what: str, layer: gpd.GeoDataFrame, index: Coverage, crs: str, ledger: Ledger) -> None:
+    """Note where the areas of a layer overlap, and what lies between them and in none; sizes in the projection `crs`.
+
+    A gap can be a lake; so can a hole that somebody forgot to fill. Both are said, with the largest, and left.
+    """
+    if len(index.overlaps):
+        pairs = ", ".join(f"{low} and {high}" for low, high in index.overlaps[:3].tolist())
+        ledger.note(f"pairs of {what} that overlap, such as {pairs}: points there go to the lower", len(index.overlaps))
+    holes = gpd.GeoSeries(gaps(shapely.make_valid(layer.geometry.to_numpy())), crs=layer.crs)
+    if len(holes):
+        size_sqft = holes.to_crs(crs).area * feet_per_unit(crs) ** 2
+        at = holes.iloc[int(size_sqft.argmax())].representative_point()
+        ledger.note(
+            f"gaps between {what}, the largest of {size_sqft.max():,.0f} sq ft at {at.y:.5f}, {at.x:.5f}: "
+            "points there are outside",
+            len(holes),
+        )
+
+
 @lru_cache(maxsize=4)
 def load_index(study: Study, file: str, _made_from: str) -> Coverage:
     """Index of point location, once a worker process; `_made_from` is the layers' fingerprint."""
     return Coverage.from_bytes(study.read_bytes(file))
+
+
+def load_stations(study: Study) -> Stations:
+    """Police stations of the study, in the order of their ids."""
+    stations = study.read(STATIONS_FILE)
+    return Stations.build(np.column_stack(project_ft(stations["lng"], stations["lat"], study.settings.city.crs)))
 
 
 LAYERS = Stage("layers", unit="files", folders=("areas",), plan=plan_layers, process=process_layers)

@@ -25,11 +25,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 
 from pipeline.config import Settings, dump_settings, parse_settings
 from pipeline.contract import Table
-from pipeline.errors import NotYetMade, SettingsError, SourceError, StudyBusy
+from pipeline.errors import NotYetMade, SettingsError, StudyBusy
+from pipeline.geoparquet import columns_on_disk, to_arrow, to_frame
 
 SETTINGS_FILE = "study.yaml"
 # Rows of one Parquet row group: small enough that a reader with a filter skips most of a day.
@@ -137,9 +137,17 @@ class Study:
         with self.fs.open(self.path(file), "rb") as handle:
             if geometry:
                 return gpd.read_parquet(handle, columns=columns)
+            stored = columns_on_disk(pq.read_schema(handle), columns)
             # ParquetFile semantics: no guessing of partition columns from folder names.
-            table = pq.read_table(handle, columns=columns, filters=filters, partitioning=None)
-        return table.to_pandas()
+            table = pq.read_table(handle, columns=stored, filters=filters, partitioning=None)
+        return to_frame(table, columns)
+
+    def batches(self, file: str, columns: list[str], rows: int) -> Iterator[pd.DataFrame]:
+        """Named columns of one Parquet file in frames of at most `rows` rows: memory does not grow with the file."""
+        with self.fs.open(self.path(file), "rb") as handle, pq.ParquetFile(handle) as parquet:
+            stored = columns_on_disk(parquet.schema_arrow, columns)
+            for batch in parquet.iter_batches(rows, columns=stored):
+                yield to_frame(pa.Table.from_batches([batch]), columns)
 
     # Writing.
 
@@ -151,8 +159,8 @@ class Study:
         return name
 
     def write(self, table: Table, frame: pd.DataFrame, name: str) -> str:
-        """Write a frame that conforms to `table` as one Parquet file; GeoParquet when it has a geometry."""
-        arrow = to_arrow(table, frame)
+        """Write a frame that conforms to `table` as one Parquet file; GeoParquet when it has a geometry or points."""
+        arrow = to_arrow(table, frame, self.settings.city.crs)
         with self.aside(name) as path, self.fs.open(path, "wb") as file:
             pq.write_table(
                 arrow,
@@ -275,33 +283,10 @@ def _local_lock(path: Path, holder: str, root: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def to_arrow(table: Table, frame: pd.DataFrame) -> pa.Table:
-    """Arrow table in the declared schema; with a geometry it carries GeoParquet's metadata (version 1.1, WKB)."""
-    schema = table.arrow_schema()
-    if table.geometry is None:
-        return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-    if not isinstance(frame, gpd.GeoDataFrame) or frame.crs is None:
-        raise SourceError(f"{table.name}: the boundaries have no coordinate system")
-    shapes = frame.geometry.to_numpy()
-    plain = pd.DataFrame(frame).assign(**{table.geometry: shapely.to_wkb(shapes)})
-    geo = {
-        "version": "1.1.0",
-        "primary_column": table.geometry,
-        "columns": {
-            table.geometry: {
-                "encoding": "WKB",
-                "crs": frame.crs.to_json_dict(),
-                "geometry_types": sorted(set(frame.geom_type)),
-                "bbox": [float(edge) for edge in frame.total_bounds],
-            }
-        },
-    }
-    arrow = pa.Table.from_pandas(plain, schema=schema, preserve_index=False)
-    return arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"geo": json.dumps(geo).encode()})
-
-
 def _repeats(values: pa.ChunkedArray) -> bool:
     """Whether a dictionary pays: without one, columns of different values are written in half the time."""
+    if pa.types.is_nested(values.type):
+        return False
     head = values.slice(0, 10_000)
     return bool(2 * len(head.unique()) <= len(head))
 

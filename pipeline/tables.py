@@ -279,6 +279,7 @@ def annotated_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
             *(column for window_h in windows_h for column in felony_columns(window_h)),
         ),
         made_by="patrolscope annotate",
+        point=("x_ft", "y_ft"),
     )
 
 

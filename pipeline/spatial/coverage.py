@@ -14,6 +14,7 @@ lowest key has it.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,16 +47,21 @@ class Coverage:
     Attributes
     ----------
     keys : (n,) str, rising; `locate` answers with positions in it
-    overlaps : pairs of keys whose areas overlap; points there go to the lower key
+    overlaps : (k, 2) pairs of keys whose areas overlap; points there go to the lower key
+    fingerprint : digest of keys and boundaries: says which layer the index belongs to
     """
 
     keys: npt.NDArray[np.str_]
-    overlaps: npt.NDArray[np.str_]  # (k, 2)
-    shapes: npt.NDArray[np.object_] = field(repr=False)
+    overlaps: npt.NDArray[np.str_]
+    fingerprint: str
+    wkb: npt.NDArray[np.uint8] = field(repr=False)  # the areas, one after the other
+    wkb_ends: npt.NDArray[np.int64] = field(repr=False)  # (n,)
     grid: Floats = field(repr=False)  # x0, y0, cell width, cell height
-    centres: Ints = field(repr=False)  # (ny, nx): 0 outside, number of the area from 1, -1: ask GEOS
-    starts: Ints = field(repr=False)  # (ny * nx + 1,): where a cell's segments begin in `members`
-    members: Ints = field(repr=False)
+    columns: int
+    # (cells + 1, 2), row by row from the south-west: the area that holds the cell's centre (0: outside, number from 1,
+    # -1: ask GEOS), and where the segments that cross the cell begin in `segments`.
+    cells: Ints = field(repr=False)
+    # A segment stands there once for every cell that it crosses, so that a point reads one piece of memory.
     segments: Floats = field(repr=False)  # (m, 4): x, y of both ends
     swaps: Ints = field(repr=False)  # (m,): number on the left ^ number on the right
 
@@ -71,29 +77,28 @@ class Coverage:
         order = np.argsort(keys, kind="stable")
         keys, shapes = keys[order], np.asarray(shapes, dtype=object)[order]
         _refuse_unusable(keys, shapes)
-        ends, swaps = _segments(shapes)
-        low, high = ends.reshape(-1, 2).min(axis=0), ends.reshape(-1, 2).max(axis=0)
-        # A margin of one part in a million keeps the outermost boundary inside the grid.
-        margin = np.maximum((high - low) * 1e-6, np.abs(high) * 1e-12)
-        low, high = low - margin, high + margin
-        cells = min(max(_CELLS_PER_SEGMENT * len(swaps), 1024), _MOST_CELLS)
-        width, height = high - low
-        nx = int(np.clip(np.sqrt(cells * width / height), 1, 2**15))
-        ny = max(1, cells // nx)
-        grid = np.array([low[0], low[1], width / nx, height / ny])
-        starts = np.zeros(nx * ny + 1, dtype=np.int32)
-        _visit_cells(ends, grid, nx, ny, starts[1:], np.empty(0, dtype=np.int32), counting=True)
-        np.cumsum(starts, out=starts)
-        members = np.empty(starts[-1], dtype=np.int32)
-        _visit_cells(ends, grid, nx, ny, starts[:-1].copy(), members, counting=False)
+        ends, swaps = _boundaries(shapes)
+        grid, nx, ny = _grid_over(ends, len(swaps))
+        starts, members = _crossed_cells(ends, grid, nx, ny)
         centres, unclear = _centres(ends, swaps, grid, nx, ny)
-        overlaps, boxes = _overlaps(keys, shapes)
-        for west, south, east, north in boxes:
-            left, right = ((np.array([west, east]) - grid[0]) // grid[2]).astype(int)
-            bottom, top = ((np.array([south, north]) - grid[1]) // grid[3]).astype(int)
-            unclear[max(bottom - 1, 0) : top + 2, max(left - 1, 0) : right + 2] = True
-        centres[unclear] = _ASK_GEOS
-        return cls(keys, overlaps, shapes, grid, centres, starts, members, ends, swaps)
+        overlaps, common = _overlaps(keys, shapes)
+        centres[unclear | _touched_cells(common, grid, nx, ny)] = _ASK_GEOS
+        cells = np.zeros((nx * ny + 1, 2), dtype=np.int32)
+        cells[:-1, 0], cells[:, 1] = centres.ravel(), starts
+        wkb = shapely.to_wkb(shapes)
+        joined = b"".join(wkb)
+        return cls(
+            keys=keys,
+            overlaps=overlaps,
+            fingerprint=hashlib.sha256("\n".join(keys.tolist()).encode() + joined).hexdigest()[:16],
+            wkb=np.frombuffer(joined, dtype=np.uint8),
+            wkb_ends=np.cumsum([len(part) for part in wkb]),
+            grid=grid,
+            columns=nx,
+            cells=cells,
+            segments=ends[members],
+            swaps=swaps[members],
+        )
 
     def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Ints:
         """Position in `keys` of the area that holds each point; -1 outside every area.
@@ -103,23 +108,34 @@ class Coverage:
         x, y : (n,) float, in the coordinates of the shapes. A coordinate that is not finite lies outside.
 
         A point on a boundary belongs to the lowest key among the areas that touch it; one on the outer edge is
-        inside.
+        inside. Points in the order of a space-filling curve are answered two to three times as fast as shuffled ones.
         """
         x = np.ascontiguousarray(x, dtype=np.float64)
         y = np.ascontiguousarray(y, dtype=np.float64)
         found = np.empty(len(x), dtype=np.int32)
-        unsure = _locate(x, y, self.grid, self.centres, self.starts, self.members, self.segments, self.swaps, found)
-        if unsure:
+        if _locate(x, y, self.grid, self.columns, self.cells, self.segments, self.swaps, found):
             asked = np.flatnonzero(found == _ASK_GEOS)
             found[asked] = self._touching(x[asked], y[asked]) + 1
         return found - 1
 
     def _touching(self, x: Floats, y: Floats) -> Ints:
-        points, areas = self._tree.query(shapely.points(x, y), predicate="intersects")
+        points = shapely.points(x, y)
+        # The tree would prepare the points; prepared areas answer eight times faster.
+        point, area = self._tree.query(points)
+        touches = shapely.intersects(self.shapes[area], points[point])
         lowest = np.full(len(x), len(self.keys), dtype=np.int32)
-        np.minimum.at(lowest, points, areas.astype(np.int32))
+        np.minimum.at(lowest, point[touches], area[touches].astype(np.int32))
         lowest[lowest == len(self.keys)] = -1
         return lowest
+
+    @cached_property
+    def shapes(self) -> npt.NDArray[np.object_]:
+        """(n,) the areas; made when first asked for, since few points need them."""
+        content = self.wkb.tobytes()
+        starts = np.concatenate([[0], self.wkb_ends[:-1]])
+        return np.asarray(
+            shapely.from_wkb([content[start:end] for start, end in zip(starts, self.wkb_ends, strict=True)])
+        )
 
     @cached_property
     def _tree(self) -> shapely.STRtree:
@@ -128,23 +144,23 @@ class Coverage:
 
     def to_bytes(self) -> bytes:
         """The index as a NumPy archive without pickles: `from_bytes` reads it in a fraction of the build time."""
-        wkb = shapely.to_wkb(self.shapes)
-        arrays = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "shapes"}
-        arrays["wkb"] = np.frombuffer(b"".join(wkb), dtype=np.uint8)
-        arrays["wkb_ends"] = np.cumsum([len(part) for part in wkb])
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, allow_pickle=False, **{name: getattr(self, name) for name in self.__dataclass_fields__})
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Coverage:
         """The index that `to_bytes` wrote."""
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        wkb, ends = arrays.pop("wkb").tobytes(), arrays.pop("wkb_ends")
-        starts = np.concatenate([[0], ends[:-1]])
-        shapes = shapely.from_wkb([wkb[start:end] for start, end in zip(starts, ends, strict=True)])
-        return cls(shapes=shapes, **arrays)
+            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
+        return cls(**{**arrays, "fingerprint": str(arrays["fingerprint"]), "columns": int(arrays["columns"])})
+
+
+def gaps(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """Polygons inside the layer that no area covers: slivers between neighbours, and true holes such as lakes."""
+    united = shapely.coverage_union_all(shapes) if shapely.coverage_is_valid(shapes) else shapely.union_all(shapes)
+    rings = [ring for part in shapely.get_parts(united) for ring in shapely.get_rings(part)[1:]]
+    return np.asarray(shapely.polygons(np.array(rings, dtype=object)))
 
 
 def _refuse_unusable(keys: npt.NDArray[np.str_], shapes: npt.NDArray[np.object_]) -> None:
@@ -164,14 +180,12 @@ def _refuse_unusable(keys: npt.NDArray[np.str_], shapes: npt.NDArray[np.object_]
         )
 
 
-def _segments(shapes: npt.NDArray[np.object_]) -> tuple[Floats, Ints]:
+def _boundaries(shapes: npt.NDArray[np.object_]) -> tuple[Floats, Ints]:
     """Boundary segments, each once, with the exclusive or of the areas' numbers along it."""
     parts, part_area = shapely.get_parts(shapes, return_index=True)
     rings, ring_part = shapely.get_rings(parts, return_index=True)
-    points, ring = shapely.get_coordinates(rings, return_index=True)
-    inside = ring[1:] == ring[:-1]
-    ends = np.hstack([points[:-1][inside], points[1:][inside]])
-    number = (part_area[ring_part[ring[1:][inside]]] + 1).astype(np.int32)
+    ends = _edges(rings)
+    number = (part_area[np.repeat(ring_part, shapely.get_num_points(rings) - 1)] + 1).astype(np.int32)
     # Neighbours walk a shared boundary in opposite directions: the lower end comes first for both.
     backwards = (ends[:, 0] > ends[:, 2]) | ((ends[:, 0] == ends[:, 2]) & (ends[:, 1] > ends[:, 3]))
     ends[backwards] = ends[backwards][:, [2, 3, 0, 1]]
@@ -184,18 +198,63 @@ def _segments(shapes: npt.NDArray[np.object_]) -> tuple[Floats, Ints]:
     return np.ascontiguousarray(ends[matters]), np.ascontiguousarray(swaps[matters])
 
 
-def _overlaps(keys: npt.NDArray[np.str_], shapes: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.str_], Floats]:
-    """Pairs of keys whose insides meet, and the boxes where they do."""
+def _grid_over(ends: Floats, segments: int) -> tuple[Floats, int, int]:
+    """Grid that holds all boundaries, with its numbers of columns and rows."""
+    low, high = ends.reshape(-1, 2).min(axis=0), ends.reshape(-1, 2).max(axis=0)
+    # A margin of one part in a million keeps the outermost boundary inside the grid.
+    margin = np.maximum((high - low) * 1e-6, np.abs(high) * 1e-12)
+    low, high = low - margin, high + margin
+    cells = min(max(_CELLS_PER_SEGMENT * segments, 1024), _MOST_CELLS)
+    width, height = high - low
+    nx = int(np.clip(np.sqrt(cells * width / height), 1, 2**15))
+    ny = max(1, cells // nx)
+    return np.array([low[0], low[1], width / nx, height / ny]), nx, ny
+
+
+def _crossed_cells(ends: Floats, grid: Floats, nx: int, ny: int) -> tuple[Ints, Ints]:
+    """Segments that cross each cell: those of cell c are members[starts[c] : starts[c + 1]]."""
+    starts = np.zeros(nx * ny + 1, dtype=np.int32)
+    _visit_cells(ends, grid, nx, ny, starts[1:], np.empty(0, dtype=np.int32), counting=True)
+    np.cumsum(starts, out=starts)
+    members = np.empty(starts[-1], dtype=np.int32)
+    _visit_cells(ends, grid, nx, ny, starts[:-1].copy(), members, counting=False)
+    return starts, members
+
+
+def _overlaps(
+    keys: npt.NDArray[np.str_], shapes: npt.NDArray[np.object_]
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.object_]]:
+    """Pairs of keys whose insides meet, and what each pair has in common."""
     if shapely.coverage_is_valid(shapes):
-        return np.empty((0, 2), dtype=keys.dtype), np.empty((0, 4))
+        return np.empty((0, 2), dtype=keys.dtype), np.empty(0, dtype=object)
     tree = shapely.STRtree(shapes)
     left, right = tree.query(shapes, predicate="intersects")
     left, right = left[left < right], right[left < right]
     # "T********": the insides have a point in common.
     inside = shapely.relate_pattern(shapes[left], shapes[right], "T********")
     left, right = left[inside], right[inside]
-    common = shapely.intersection(shapes[left], shapes[right])
-    return np.column_stack([keys[left], keys[right]]), shapely.bounds(common).reshape(-1, 4)
+    return np.column_stack([keys[left], keys[right]]), shapely.intersection(shapes[left], shapes[right])
+
+
+def _touched_cells(shapes: npt.NDArray[np.object_], grid: Floats, nx: int, ny: int) -> npt.NDArray[np.bool_]:
+    """(ny, nx) whether a cell has a point in common with one of the shapes."""
+    if len(shapes) == 0:
+        return np.zeros((ny, nx), dtype=np.bool_)
+    # One shape of disjoint parts. An overlap thinner than rounding comes as a line, as a shared boundary does.
+    parts = shapely.get_parts(shapely.union_all(shapes))
+    kind = shapely.get_type_id(parts)
+    around = _edges(shapely.get_rings(parts[kind == shapely.GeometryType.POLYGON]))
+    lines = _edges(parts[kind == shapely.GeometryType.LINESTRING])
+    starts, _ = _crossed_cells(np.vstack([around, lines]), grid, nx, ny)
+    inside, unclear = _centres(around, np.ones(len(around), dtype=np.int32), grid, nx, ny)
+    return unclear | (inside > 0) | (np.diff(starts) > 0).reshape(ny, nx)
+
+
+def _edges(lines: npt.NDArray[np.object_]) -> Floats:
+    """(k, 4) both ends of every edge of the lines, in order."""
+    points, line = shapely.get_coordinates(lines, return_index=True)
+    same = line[1:] == line[:-1]
+    return np.hstack([points[:-1][same], points[1:][same]])
 
 
 @nb.njit(cache=True)
@@ -276,19 +335,11 @@ def _side(ax: float, ay: float, bx: float, by: float, px: float, py: float) -> i
 
 @nb.njit(cache=True, nogil=True)
 def _locate(
-    xs: Floats,
-    ys: Floats,
-    grid: Floats,
-    centres: Ints,
-    starts: Ints,
-    members: Ints,
-    ends: Floats,
-    swaps: Ints,
-    found: Ints,
+    xs: Floats, ys: Floats, grid: Floats, nx: int, cells: Ints, segments: Floats, swaps: Ints, found: Ints
 ) -> int:  # pragma: no cover - compiled
     """Number of the area of each point (0 outside) into `found`; -1 where floating point can not tell; their count."""
     x0, y0, width, height = grid
-    ny, nx = centres.shape
+    ny = (len(cells) - 1) // nx
     unsure = 0
     for point in range(len(xs)):
         x, y = xs[point], ys[point]
@@ -298,14 +349,13 @@ def _locate(
             found[point] = 0
             continue
         row, column = int(row_at), int(column_at)
-        number = centres[row, column]
         cell = row * nx + column
-        first, last = starts[cell], starts[cell + 1]
+        number = cells[cell, 0]
+        first, last = cells[cell, 1], cells[cell + 1, 1]
         if number >= 0 and first < last:
             cx, cy = x0 + (column + 0.5) * width, y0 + (row + 0.5) * height
-            for position in range(first, last):
-                index = members[position]
-                ax, ay, bx, by = ends[index]
+            for index in range(first, last):
+                ax, ay, bx, by = segments[index]
                 side_a = _side(x, y, cx, cy, ax, ay)
                 side_b = _side(x, y, cx, cy, bx, by)
                 if side_a == side_b and side_a != 0:

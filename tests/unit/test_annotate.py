@@ -11,12 +11,13 @@ from astral import LocationInfo
 from astral.geocoder import database, lookup
 from astral.sun import sun
 
-from pipeline.annotate import Surroundings, annotate, order_felonies, time_columns
+from pipeline.annotate import Felonies, Surroundings, annotate, time_columns
 from pipeline.assemble import match, name_keys, path_keys
 from pipeline.config import Settings
 from pipeline.ledger import Ledger
 from pipeline.spatial.coverage import Coverage
 from pipeline.spatial.crs import project_ft
+from pipeline.spatial.nearest import Stations
 from pipeline.tables import ANNOTATED, FELONIES
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -70,8 +71,8 @@ def around() -> Surroundings:
         areas=areas,
         area_names=pd.DataFrame({"neighbourhood": ["Gramercy", None], "borough": ["Manhattan", None]}, dtype="str"),
         precincts=None,
-        stations_ft=np.column_stack(project_ft(stations["lng"], stations["lat"], SETTINGS.city.crs)),
-        felonies=order_felonies(FELONIES.conform(felonies), SETTINGS.city.crs),
+        stations=Stations.build(np.column_stack(project_ft(stations["lng"], stations["lat"], SETTINGS.city.crs))),
+        felonies=Felonies.build(FELONIES.conform(felonies), SETTINGS.city.crs),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 import shapely
 
 from pipeline.errors import SourceError
-from pipeline.spatial.coverage import Coverage
+from pipeline.spatial.coverage import Coverage, gaps
 
 SQUARES = {
     "a": shapely.box(0, 0, 1, 1),
@@ -62,6 +62,46 @@ def test_overlaps_are_found_and_points_there_go_to_the_lower_key():
     rng = np.random.default_rng(1)
     x, y = rng.uniform(-0.5, 3.5, (2, 2000))
     assert located(index, x, y) == by_geos(shapes, x, y)
+
+
+def test_only_points_near_an_overlap_are_put_to_geos():
+    # A sliver along a slanted border: its box covers both areas, its cells are few.
+    left = shapely.Polygon([(0, 0), (5, 0), (4, 10), (0, 10)])
+    right = shapely.Polygon([(5, 0), (10, 0), (10, 10), (3.999, 10)])
+    shapes = {"l": left, "r": right}
+    index = build(shapes)
+    assert index.overlaps.tolist() == [["l", "r"]]
+    asked = (index.cells[:-1, 0] < 0).mean()
+    assert 0 < asked < 0.05
+    rng = np.random.default_rng(5)
+    across = rng.uniform(0, 10, 3000)
+    x = np.append(5 - across / 10 + rng.normal(0, 1e-3, 3000), rng.uniform(-1, 11, 3000))
+    y = np.append(across, rng.uniform(-1, 11, 3000))
+    assert located(index, x, y) == by_geos(shapes, x, y)
+
+
+def test_three_areas_that_share_a_piece_are_all_found():
+    shapes = {name: shapely.box(at, at, at + 2, at + 2) for name, at in (("a", 0), ("b", 0.5), ("c", 1))}
+    index = build(shapes)
+    assert index.overlaps.tolist() == [["a", "b"], ["a", "c"], ["b", "c"]]
+    x, y = np.random.default_rng(6).uniform(-0.5, 3.5, (2, 2000))
+    assert located(index, x, y) == by_geos(shapes, x, y)
+
+
+def test_gaps_between_areas_are_found_and_the_outside_is_none():
+    assert len(gaps(np.array(list(SQUARES.values())))) == 0
+    # A sliver of a hundredth between two squares, closed at both ends, and a hole in another area.
+    ring = shapely.Polygon(shapely.box(0, 1, 2, 3).exterior, [shapely.box(0.5, 1.5, 1, 2).exterior])
+    shapes = np.array([shapely.box(0, 0, 0.99, 1), shapely.box(1, 0, 2, 1), ring, shapely.box(0, -1, 2, 0)])
+    assert sorted(gap.area for gap in gaps(shapes)) == pytest.approx([0.01, 0.25])
+
+
+def test_an_index_is_known_by_keys_and_boundaries():
+    moved = SQUARES | {"d": shapely.box(1, 1, 2, 3)}
+    renamed = {f"{key}1": shape for key, shape in SQUARES.items()}
+    fingerprints = {build(shapes).fingerprint for shapes in (SQUARES, dict(reversed(SQUARES.items())), moved, renamed)}
+    assert len(fingerprints) == 3
+    assert Coverage.from_bytes(build(SQUARES).to_bytes()).fingerprint == build(SQUARES).fingerprint
 
 
 def test_vertices_and_points_on_edges_of_slanted_areas_agree_with_geos():
