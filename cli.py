@@ -126,13 +126,20 @@ def labels(study: StudyOption, cluster: ClusterOption = "local") -> None:
 
 
 @app.command()
-def annotate(study: StudyOption, cluster: ClusterOption = "local") -> None:
+def annotate(
+    study: StudyOption,
+    cluster: ClusterOption = "local",
+    join: Annotated[
+        str | None,
+        typer.Option(help="This time, instead of annotate.join of study.yaml: index, or reference (dask-geopandas)."),
+    ] = None,
+) -> None:
     """Time, places, nearest felony and station for every image."""
     from pipeline.annotate import ANNOTATE
     from pipeline.assemble import MATCH
     from pipeline.layers import LAYERS
 
-    _run(study, [LAYERS, MATCH, ANNOTATE], cluster)
+    _run(study, [LAYERS, MATCH, ANNOTATE], cluster, annotate={} if join is None else {"join": join})
 
 
 @app.command()
@@ -196,13 +203,18 @@ def _estimate_stages() -> list[Stage]:
     return [CALIBRATE, CELLS_STAGE, ESTIMATE, MAPS, REPORT]
 
 
-def _run(root: str, stages: list[Stage], cluster: str) -> Study:
+def _run(root: str, stages: list[Stage], cluster: str, **changes: dict[str, Any]) -> Study:
+    """Run stages; `changes` of settings, by section, hold for this run only."""
     with _errors():
+        from dataclasses import replace
+
         from cluster.connect import connection
+        from pipeline.config import with_changes
         from pipeline.run import run_stages
         from pipeline.store import open_study
 
         study = open_study(root)
+        study = replace(study, settings=with_changes(study.settings, changes))
         with connection(cluster) as client, _progress() as progress:
             run_stages(study, stages, client, progress)
         return study

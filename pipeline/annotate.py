@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -19,6 +20,7 @@ from astral.sun import sun
 
 from pipeline.assemble import Matches, load_matches
 from pipeline.config import Settings
+from pipeline.distribute import SpatialJoin
 from pipeline.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -28,14 +30,24 @@ from pipeline.layers import (
     load_stations,
 )
 from pipeline.ledger import Ledger
-from pipeline.spatial.coverage import Coverage
-from pipeline.spatial.crs import project_ft
+from pipeline.spatial.crs import WGS84, project_ft
 from pipeline.spatial.nearest import Events, Stations
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 from pipeline.tables import annotated_table
 
 HOUR_MS = 3_600_000
+
+
+class Locator(Protocol):
+    """Finds the area of a point."""
+
+    @property
+    def keys(self) -> npt.NDArray[np.str_]:
+        """(n,) codes of the areas, rising."""
+
+    def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
+        """Position in `keys` of the area that holds each point; -1 outside every area."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +74,9 @@ class Felonies:
 class Surroundings:
     """What an image is joined to; small, and the same on every worker."""
 
-    areas: Coverage
+    areas: Locator
     area_names: pd.DataFrame  # neighbourhood and borough, in the order of areas.keys
-    precincts: Coverage | None
+    precincts: Locator | None
     stations: Stations
     felonies: Felonies
 
@@ -190,15 +202,22 @@ def distance_columns(
 @lru_cache(maxsize=2)
 def load_surroundings(study: Study, _made_from: str) -> Surroundings:
     """What images are joined to, once a worker process; `_made_from` is the layers' fingerprint."""
-    index = load_index(study, AREA_INDEX_FILE, _made_from)
+    index = _load_locator(study, AREA_INDEX_FILE, _made_from)
     names = study.read(AREAS_FILE, columns=["area", "neighbourhood", "borough"]).set_index("area")
     return Surroundings(
         areas=index,
         area_names=names.reindex(pd.Index(index.keys)).reset_index(drop=True),
-        precincts=load_index(study, PRECINCT_INDEX_FILE, _made_from) if study.exists(PRECINCT_INDEX_FILE) else None,
+        precincts=_load_locator(study, PRECINCT_INDEX_FILE, _made_from) if study.exists(PRECINCT_INDEX_FILE) else None,
         stations=load_stations(study),
         felonies=Felonies.build(study.read(FELONIES_FILE), study.settings.city.crs),
     )
+
+
+def _load_locator(study: Study, file: str, made_from: str) -> Locator:
+    index = load_index(study, file, made_from)
+    if study.settings.annotate.join == "reference":
+        return SpatialJoin(index.keys, index.shapes, WGS84)
+    return index
 
 
 # The stage.

@@ -174,6 +174,9 @@ class Annotate(Frozen):
 
     felony_windows_h: tuple[int, ...] = (1, 3, 6)
     felony_category: str = "FELONY"
+    # How a point finds its area: by our index, or by dask-geopandas' spatial join, which gives the same some 40 times
+    # slower and is there to check the index with (benchmarks/annotate.py).
+    join: Literal["index", "reference"] = "index"
     phase_from: date = date(2020, 9, 1)  # local day from which phase is 1
 
     @field_validator("felony_windows_h")
@@ -232,6 +235,22 @@ def parse_settings(text: str, *, where: str) -> Settings:
         return Settings.model_validate(content)
     except ValidationError as error:
         raise SettingsError(f"{where}:\n{_faults(error)}") from error
+
+
+def with_changes(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings:
+    """Settings with some values of some sections replaced, such as those given on the command line.
+
+    Raises
+    ------
+    SettingsError : an impossible value, named with what it may be
+    """
+    content = settings.model_dump(mode="json")
+    for section, values in changes.items():
+        content[section] |= values
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(f"not possible:\n{_faults(error)}") from error
 
 
 def dump_settings(settings: Settings) -> str:

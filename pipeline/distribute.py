@@ -8,6 +8,9 @@ from typing import Any
 import dask.dataframe as dd
 import dask_geopandas
 import distributed
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.contract import Table
 from pipeline.errors import PatrolscopeError
@@ -47,6 +50,28 @@ def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record | Patrolscope
 def over_partitions(stage: Callable[..., Any], frame: dd.DataFrame, *, produces: Table, **fixed: Any) -> dd.DataFrame:
     """A plain stage function over the partitions of a Dask frame, for notebooks and for the parity tests."""
     return frame.map_partitions(stage, meta=produces.empty(), enforce_metadata=False, **fixed)
+
+
+class SpatialJoin:
+    """Point location by dask-geopandas' spatial join, answering as `pipeline.spatial.coverage.Coverage` does.
+
+    The reference that the index is held against, and the way for layers that are no coverage. Every area that touches a
+    point is found; the lowest key has it.
+    """
+
+    def __init__(self, keys: npt.NDArray[Any], shapes: npt.NDArray[np.object_], crs: Any) -> None:
+        self.layer = gpd.GeoDataFrame({"key": np.asarray(keys, dtype=np.str_)}, geometry=shapes, crs=crs)
+        self.layer = self.layer.sort_values("key", ignore_index=True)
+        self.keys = self.layer["key"].to_numpy().astype(np.str_)
+
+    def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
+        """Position in `keys` of the area that holds each point; -1 outside every area."""
+        points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(x, y, crs=self.layer.crs))
+        frame = dask_geopandas.from_geopandas(points, npartitions=1)
+        # On the thread that asks: it may be a worker's.
+        pairs = frame.sjoin(self.layer, how="inner", predicate="intersects").compute(scheduler="sync")
+        lowest = pairs.groupby(level=0)["index_right"].min()
+        return lowest.reindex(points.index, fill_value=-1).to_numpy(dtype=np.int32)
 
 
 def read_table(study: Study, table: Table) -> dd.DataFrame:
