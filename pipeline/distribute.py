@@ -11,6 +11,7 @@ import distributed
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from pipeline.contract import Table
 from pipeline.errors import PatrolscopeError
@@ -52,6 +53,16 @@ def over_partitions(stage: Callable[..., Any], frame: dd.DataFrame, *, produces:
     return frame.map_partitions(stage, meta=produces.empty(), enforce_metadata=False, **fixed)
 
 
+def intersecting_pairs(left: gpd.GeoDataFrame, right: gpd.GeoDataFrame) -> pd.DataFrame:
+    """Positions of the shapes of two layers that have a point in common, by dask-geopandas' join: left, right."""
+    frame = dask_geopandas.from_geopandas(left[["geometry"]].reset_index(drop=True), npartitions=1)
+    joined = frame.sjoin(right[["geometry"]].reset_index(drop=True), how="inner", predicate="intersects")
+    # On the thread that asks: it may be a worker's.
+    pairs = joined.compute(scheduler="sync")["index_right"]
+    ordered = pd.DataFrame({"left": pairs.index.to_numpy(), "right": pairs.to_numpy()})
+    return ordered.sort_values(["left", "right"], ignore_index=True)
+
+
 class SpatialJoin:
     """Point location by dask-geopandas' spatial join, answering as `pipeline.spatial.coverage.Coverage` does.
 
@@ -67,10 +78,7 @@ class SpatialJoin:
     def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
         """Position in `keys` of the area that holds each point; -1 outside every area."""
         points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(x, y, crs=self.layer.crs))
-        frame = dask_geopandas.from_geopandas(points, npartitions=1)
-        # On the thread that asks: it may be a worker's.
-        pairs = frame.sjoin(self.layer, how="inner", predicate="intersects").compute(scheduler="sync")
-        lowest = pairs.groupby(level=0)["index_right"].min()
+        lowest = intersecting_pairs(points, self.layer).groupby("left")["right"].min()
         return lowest.reindex(points.index, fill_value=-1).to_numpy(dtype=np.int32)
 
 

@@ -23,6 +23,7 @@ from pipeline.spatial.nearest import Stations
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 from pipeline.tables import AREAS, FELONIES, PEOPLE_PUBLISHED, PLACES, STATIONS
+from pipeline.zones import zone_shares
 
 PLACE_LEVELS = {"neighbourhood": "neighbourhoods", "borough": "boroughs", "precinct": "precincts"}
 AREAS_FILE = "areas/areas.parquet"
@@ -62,6 +63,8 @@ def build_areas(study: Study) -> gpd.GeoDataFrame:
     areas["density_per_sqmi"] = areas["persons"] / areas["area_sqft"] * SQFT_PER_SQMI
     areas["income_usd"] = _looked_up(areas["area"], read_layer(study, layers.income), "income_usd")
     zoning = read_layer(study, layers.zoning)
+    if isinstance(zoning, gpd.GeoDataFrame):  # the districts themselves, not their shares
+        zoning = zone_shares(areas, zoning, study.settings.city.crs)
     areas["zone"] = zone_of(zoning, areas["area"], study.settings.estimate.zone_share)
     return gpd.GeoDataFrame(AREAS.conform(areas))
 

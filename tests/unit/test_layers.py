@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 import shapely
 
-from pipeline.config import Settings
+from pipeline.config import Layer, Settings
 from pipeline.layers import build_areas, zone_of
 from pipeline.spatial.crs import SQFT_PER_SQMI
 from pipeline.store import create_study
+from pipeline.zones import zone_of_district, zone_shares
 
 CODES = ["360610001001", "360610001002", "360610002001"]
 SQUARES = [shapely.box(-74.0 + 0.01 * n, 40.70, -73.99 + 0.01 * n, 40.71) for n in range(3)]
@@ -34,6 +35,46 @@ def study_of(folder, *, crs: str = "EPSG:4326"):
         "zoning": {"entry": "zoning_block_groups", "path": "zones.csv"},
     }
     return create_study(folder, Settings.model_validate({"layers": nothing | layers}))
+
+
+def test_a_district_is_residential_by_its_letter_before_commercial_and_manufacturing():
+    names = pd.Series(["R6B", "C4-2", "M1-5/R9", "PARK", "M3-1", "BPC", "8"], dtype="str")
+    assert zone_of_district(names).fillna("none").tolist() == ["R", "C", "R", "R", "M", "C", "none"]
+
+
+def test_zone_shares_of_districts_are_those_of_the_ground_they_cover_once():
+    ground = "EPSG:2263"
+    areas = gpd.GeoDataFrame(
+        {"area": ["a", "b", "c"]},
+        geometry=[shapely.box(at, 0, at + 100, 100) for at in (0, 100, 200)],
+        crs=ground,
+    )
+    districts = gpd.GeoDataFrame(
+        {"place": ["R1", "R2", "C1", "M1", "Z"]},
+        geometry=[
+            shapely.box(0, 0, 60, 100),
+            shapely.box(40, 0, 120, 100),  # overlaps R1: counts once
+            shapely.box(120, 0, 200, 50),
+            shapely.box(120, 50, 200, 100),
+            shapely.box(200, 0, 300, 100),  # no zone that is known
+        ],
+        crs=ground,
+    ).to_crs("EPSG:4326")
+    shares = zone_shares(areas, districts, ground).set_index("area")
+    assert shares.loc["a"].tolist() == pytest.approx([1, 0, 0], abs=1e-6)
+    assert shares.loc["b"].tolist() == pytest.approx([0.2, 0.4, 0.4], abs=1e-6)
+    assert shares.loc["c"].tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_the_districts_themselves_can_be_the_zoning_layer(tmp_path):
+    study = study_of(tmp_path)
+    kinds = gpd.GeoDataFrame({"ZONEDIST": ["R5", "M1-1"]}, geometry=SQUARES[:2], crs="EPSG:4326")
+    kinds.to_file(tmp_path / "nyzd.shp")
+    layers = study.settings.layers.model_copy(update={"zoning": Layer(entry="zoning_districts", path="nyzd.shp")})
+    study = create_study(tmp_path, study.settings.model_copy(update={"layers": layers}))
+    assert build_areas(study).set_index("area")["zone"].fillna("none").to_dict() == dict(
+        zip(CODES, ["R", "M", "none"], strict=True)
+    )
 
 
 def test_an_area_takes_tract_neighbourhood_and_borough_from_where_its_centroid_lies(tmp_path):
