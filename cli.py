@@ -137,9 +137,10 @@ def annotate(
     """Time, places, nearest felony and station for every image."""
     from pipeline.annotate import ANNOTATE
     from pipeline.assemble import MATCH
+    from pipeline.keys import KEYS
     from pipeline.layers import LAYERS
 
-    _run(study, [LAYERS, MATCH, ANNOTATE], cluster, annotate={} if join is None else {"join": join})
+    _run(study, [LAYERS, KEYS, MATCH, ANNOTATE], cluster, annotate={} if join is None else {"join": join})
 
 
 @app.command()
@@ -154,10 +155,12 @@ def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     from pipeline.annotate import ANNOTATE
     from pipeline.assemble import MATCH
     from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+    from pipeline.keys import KEYS
     from pipeline.labels import LABELS
     from pipeline.layers import LAYERS
 
-    made = _run(study, [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, MATCH, ANNOTATE, *_estimate_stages()], cluster)
+    stages = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE, *_estimate_stages()]
+    made = _run(study, stages, cluster)
     _summary(made)
 
 

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import community_districts, simulated_study, street_points, tracts
 from pipeline.annotate import ANNOTATE, area_columns, distance_columns, load_surroundings
-from pipeline.assemble import KEYS, MATCH
+from pipeline.assemble import MATCH
+from pipeline.keys import KEYS
 from pipeline.labels import LABELS
 from pipeline.run import run_stages
 from pipeline.spatial.coverage import Coverage

@@ -18,7 +18,7 @@ import pandas as pd
 from astral import Observer
 from astral.sun import sun
 
-from pipeline.assemble import Matches, load_matches
+from pipeline.assemble import detections_of, matches_fingerprint
 from pipeline.config import Settings
 from pipeline.distribute import SpatialJoin
 from pipeline.layers import (
@@ -81,13 +81,16 @@ class Surroundings:
     felonies: Felonies
 
 
-def annotate(metadata: pd.DataFrame, *, matches: Matches, around: Surroundings, settings: Settings) -> pd.DataFrame:
-    """Annotated images, one row for each row of `metadata`, in its order: `annotated_table`."""
+def annotate(metadata: pd.DataFrame, *, found: pd.DataFrame, around: Surroundings, settings: Settings) -> pd.DataFrame:
+    """Annotated images, one row for each row of `metadata`, in its order: `annotated_table`.
+
+    `found` is the detection of each image (`detections_of`), indexed like `metadata`.
+    """
     lng, lat = metadata["lng"].to_numpy(), metadata["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, settings.city.crs)
     parts = [
         metadata,
-        detection_columns(metadata["image_ref"], matches, settings.detection.prediction_above),
+        detection_columns(found, settings.detection.prediction_above),
         time_columns(metadata["captured_at_utc"], settings),
         pd.DataFrame({"x_ft": x_ft, "y_ft": y_ft}, index=metadata.index),
         area_columns(lng, lat, around).set_axis(metadata.index),
@@ -96,19 +99,13 @@ def annotate(metadata: pd.DataFrame, *, matches: Matches, around: Surroundings, 
     return annotated_table(settings.annotate.felony_windows_h).conform(pd.concat(parts, axis=1))
 
 
-def annotate_in(metadata: pd.DataFrame, *, study: Study, layers: str, matches: str) -> pd.DataFrame:
-    """`annotate` with what the study holds; `layers` and `matches` are the fingerprints of those stages' records."""
-    return annotate(
-        metadata,
-        matches=load_matches(study, matches),
-        around=load_surroundings(study, layers),
-        settings=study.settings,
-    )
+def annotate_in(metadata: pd.DataFrame, *, found: pd.DataFrame, study: Study, layers: str) -> pd.DataFrame:
+    """`annotate` with what the study holds; `layers` is the fingerprint of that stage's record."""
+    return annotate(metadata, found=found, around=load_surroundings(study, layers), settings=study.settings)
 
 
-def detection_columns(image_refs: pd.Series[str], matches: Matches, prediction_above: float) -> pd.DataFrame:
-    """processed, conf and has_prediction."""
-    found = matches.look_up(image_refs)
+def detection_columns(found: pd.DataFrame, prediction_above: float) -> pd.DataFrame:
+    """processed, conf and has_prediction, from `detections_of`."""
     return pd.DataFrame(
         {
             "processed": found["processed"],
@@ -225,7 +222,7 @@ def _load_locator(study: Study, file: str, made_from: str) -> Locator:
 
 def plan_annotate(study: Study) -> list[Shard]:
     """One shard a file of metadata."""
-    layers, matches = study.record("layers"), study.record("match")
+    layers = study.record("layers")
     settings = study.settings
     common = {
         "annotate": settings.annotate.model_dump(mode="json"),
@@ -233,7 +230,7 @@ def plan_annotate(study: Study) -> list[Shard]:
         "city": settings.city.model_dump(mode="json"),
         "table": annotated_table(settings.annotate.felony_windows_h).fingerprint(),
         "layers": layers.fingerprint,
-        "matches": matches.fingerprint,
+        "matches": matches_fingerprint(study),
     }
     return [
         Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
@@ -246,7 +243,7 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     """Annotate one file of metadata; the rows keep their order."""
     file = shard.work["file"]
     metadata = study.read(file)
-    frame = annotate_in(metadata, study=study, layers=shard.work["layers"], matches=shard.work["matches"])
+    frame = annotate_in(metadata, found=detections_of(study, file), study=study, layers=shard.work["layers"])
     ledger = Ledger("annotate", len(metadata))
     ledger.note("outside every area: kept, area missing", int(frame["area"].isna().sum()))
     ledger.note("not processed by the detector: no evidence", int((~frame["processed"]).sum()))

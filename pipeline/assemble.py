@@ -1,236 +1,253 @@
-"""Which detection belongs to which image, decided once for the whole study.
+"""Which detection belongs to which image.
 
 Detections are matched by file name without its ending, as published; where a name is not unique, by the path below
 the root; what stays ambiguous is refused and counted. An image whose name is claimed by a refused detection
 was looked at, but nobody knows with what result: it is no evidence.
+
+Everything of one name stands in one bucket of keys (`pipeline.keys`), so buckets are decided each for itself. The
+answers of a bucket are one file with one part for each file of metadata.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+import json
+from collections.abc import Iterable, Iterator, Sequence
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.errors import SourceError
+from pipeline.errors import LedgerError, NotYetMade
+from pipeline.hashing import Keys
+from pipeline.keys import DETECTIONS, IMAGES, KEYS, PROCESSED, SCHEMAS
 from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
-from pipeline.tables import DETECTIONS
 
-MATCHES_FILE = "staging/matches/matches.npz"
-Keys = npt.NDArray[np.uint64]
-# Two independent keys of 64 bits: at 24.8 million names a chance match of both has odds of about 1e-24.
-_HASH_KEYS = ("patrolscope name", "patrolscope path")
-
-
-def name_keys(refs: pd.Series[str]) -> Keys:
-    """(n,) keys of file names without folder and ending."""
-    names = pc.replace_substring_regex(_paths(refs), r"^.*/", "")
-    return _hash(names, _HASH_KEYS[0])
-
-
-def path_keys(refs: pd.Series[str]) -> Keys:
-    """(n,) keys of paths without ending."""
-    return _hash(_paths(refs), _HASH_KEYS[1])
-
-
-def _paths(refs: pd.Series[str]) -> pa.Array:
-    return pc.replace_substring_regex(pa.array(refs, type=pa.string()), r"\.[A-Za-z0-9]{1,5}$", "")
-
-
-def _hash(texts: pa.Array, key: str) -> Keys:
-    return pd.util.hash_array(texts.to_numpy(zero_copy_only=False), hash_key=key, categorize=False)
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Detections by key, sorted: what a worker needs to find the detection of an image.
-
-    An image whose name is in `shared_names` is looked up by path, every other image by name.
-    """
-
-    shared_names: Keys  # names that stand for several images or several detections
-    names: Keys
-    paths: Keys
-    name_rows: npt.NDArray[np.int64]  # row of `found` for each of `names`
-    path_rows: npt.NDArray[np.int64]
-    found: npt.NDArray[np.float64]  # (n, 3): score, score_any, 1 when the image could be read
-    refused_names: Keys  # names claimed by a detection that was refused
-    processed_names: Keys
-    processed_paths: Keys
-    has_processed_list: bool
-
-    def look_up(self, refs: pd.Series[str]) -> pd.DataFrame:
-        """Detection of every image.
-
-        Returns
-        -------
-        DataFrame indexed like `refs`: `processed` (bool), `score` and `score_any` (1, missing: no box)
-        """
-        names, paths = name_keys(refs), path_keys(refs)
-        by_path = _contains(self.shared_names, names)
-        row = np.where(
-            by_path,
-            _position(self.paths, paths, self.path_rows),
-            _position(self.names, names, self.name_rows),
-        )
-        seen = row >= 0
-        found = np.full((len(refs), 3), np.nan)
-        found[seen] = self.found[row[seen]]
-        processed = np.where(seen, found[:, 2] == 1, ~(by_path & _contains(self.refused_names, names)))
-        if self.has_processed_list:
-            listed = np.where(
-                by_path, _contains(self.processed_paths, paths), _contains(self.processed_names, names)
-            ) | _contains(self.processed_paths, paths)
-            processed &= seen | listed
-        return pd.DataFrame(
-            {
-                "processed": processed.astype(bool),
-                "score": np.where(processed, found[:, 0], np.nan),
-                "score_any": np.where(processed, found[:, 1], np.nan),
-            },
-            index=refs.index,
-        )
+FOLDER = "staging/matches"
+ANSWERS = ["processed", "score", "score_any"]
+# An image's row in its metadata file, and what is known of it; the order of the parts stands in the schema's metadata.
+_ANSWERED = pa.schema(
+    [("row", pa.uint32()), ("processed", pa.bool_()), ("score", pa.float64()), ("score_any", pa.float64())]
+)
+_PARTS = b"parts"
 
 
 def match(
-    detections: pd.DataFrame, images: tuple[Keys, Keys], processed: pd.Series[str] | None, ledger: Ledger
-) -> Matches:
-    """Decide how detections and images are matched.
+    images: pd.DataFrame, detections: pd.DataFrame, processed: pd.DataFrame | None, ledger: Ledger
+) -> pd.DataFrame:
+    """Detection of every image.
 
     Parameters
     ----------
-    detections : `DETECTIONS` of the whole study
-    images : name and path keys of all images of the metadata
-    processed : names or paths of the images that were run through the detector; None: all were
+    images : `name`, `path`: keys of images; all images of a name, or none
+    detections : `name`, `path`, `score`, `score_any` (1, missing: no box), `readable`; all of these names
+    processed : `name`, `path` of what was run through the detector, all of these names; None: all images were
+    ledger : told of the detections that are refused, and of those without an image
+
+    Returns
+    -------
+    DataFrame indexed like `images`: `processed` (bool), `score` and `score_any` (1, missing: no box)
     """
-    shared_by_images = _names_of_several(*images)
-    names, paths = name_keys(detections["image_id"]), path_keys(detections["image_id"])
-    shared = np.union1d(shared_by_images, _twice(names))
-    by_path = _contains(shared, names)
-    twice = _contains(_twice(paths), paths)
-    image_paths = np.unique(images[1])
-    ambiguous = by_path & (twice | ~_contains(image_paths, paths))
-    ledger.drop(int(ambiguous.sum()), why="ambiguous: the name fits several images and the path fits none or several")
-    usable = ~ambiguous
-    unused = usable & ~by_path & ~_contains(np.unique(images[0]), names)
-    ledger.note("detections without an image in the metadata", int(unused.sum()))
-    found = detections.loc[:, ["score", "score_any"]].to_numpy(dtype=np.float64)
-    found = np.column_stack([found, (detections["status"] == "scored").to_numpy(dtype=np.float64)])
-    name_rows, path_rows = np.flatnonzero(usable & ~by_path), np.flatnonzero(usable & by_path)
-    name_rows = name_rows[np.argsort(names[name_rows], kind="stable")]
-    path_rows = path_rows[np.argsort(paths[path_rows], kind="stable")]
-    if processed is None:
-        ledger.note("no list of processed images: every image of the metadata counts as processed", 1)
-    listed = pd.Series([], dtype="str") if processed is None else processed
-    return Matches(
-        shared_names=shared,
-        names=names[name_rows],
-        paths=paths[path_rows],
-        name_rows=name_rows,
-        path_rows=path_rows,
-        found=found,
-        refused_names=np.unique(names[ambiguous]),
-        processed_names=np.unique(name_keys(listed)),
-        processed_paths=np.unique(path_keys(listed)),
-        has_processed_list=processed is not None,
+    names, paths = (images[key].to_numpy() for key in ("name", "path"))
+    claims, claimed_paths = (detections[key].to_numpy() for key in ("name", "path"))
+    image_names = np.sort(names)
+
+    # Names that stand for several images or several detections: these are told apart by path.
+    shared = np.union1d(_names_of_several(names, paths), _twice(claims))
+    by_path = _contains(shared, claims)
+    image_by_path = _contains(shared, names)
+    has_image = np.where(
+        by_path, _contains(np.sort(paths[image_by_path]), claimed_paths), _contains(image_names, claims)
     )
+    refused = by_path & (~has_image | _contains(_twice(claimed_paths), claimed_paths))
+    ledger.drop(int(refused.sum()), why="ambiguous: the name fits several images and the path fits none or several")
+    ledger.note("detections without an image in the metadata", int((~by_path & ~has_image).sum()))
+
+    found = np.where(
+        image_by_path,
+        _position(claimed_paths, np.flatnonzero(by_path & ~refused), paths),
+        _position(claims, np.flatnonzero(~by_path), names),
+    )
+    seen = found >= 0
+    evidence = ~(image_by_path & _contains(np.unique(claims[refused]), names))
+    if processed is not None:
+        listed_name = _contains(np.sort(processed["name"].to_numpy()), names)
+        listed_path = _contains(np.sort(processed["path"].to_numpy()), paths)
+        evidence &= listed_path | (listed_name & ~image_by_path)
+    evidence[seen] = detections["readable"].to_numpy()[found[seen]]
+    answers = pd.DataFrame({"processed": evidence}, index=images.index)
+    for column in ("score", "score_any"):
+        values = np.full(len(images), np.nan)
+        values[seen] = detections[column].to_numpy()[found[seen]]
+        answers[column] = np.where(evidence, values, np.nan)
+    return answers
 
 
 def _twice(keys: Keys) -> Keys:
-    unique, count = np.unique(keys, return_counts=True)
-    return unique[count > 1]
+    """Keys that occur more than once, sorted."""
+    ordered = np.sort(keys)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _names_of_several(names: Keys, paths: Keys) -> Keys:
-    """Names that stand for more than one path; a path that occurs again is the same image."""
-    order = np.lexsort((paths, names))
+    """Names that stand for more than one path, sorted; a path that occurs again is the same image."""
+    order = np.argsort(names)
     names, paths = names[order], paths[order]
-    same_name = names[1:] == names[:-1]
-    return np.unique(names[1:][same_name & (paths[1:] != paths[:-1])])
+    # Of several paths under one name, two stand beside each other in any order.
+    return np.unique(names[1:][(names[1:] == names[:-1]) & (paths[1:] != paths[:-1])])
 
 
-def _contains(sorted_keys: Keys, keys: Keys) -> npt.NDArray[np.bool_]:
-    return _position(sorted_keys, keys, np.arange(len(sorted_keys))) >= 0
+def _contains(ordered: Keys, keys: Keys) -> npt.NDArray[np.bool_]:
+    if len(ordered) == 0:
+        return np.zeros(len(keys), dtype=bool)
+    return ordered[np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)] == keys
 
 
-def _position(sorted_keys: Keys, keys: Keys, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Row of each key, -1 where it is not there."""
-    if len(sorted_keys) == 0:
-        return np.full(len(keys), -1, dtype=np.int64)
-    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return np.where(sorted_keys[at] == keys, rows[at], -1)
+def _position(among: Keys, rows: npt.NDArray[np.intp], keys: Keys) -> npt.NDArray[np.intp]:
+    """Which of `rows`, whose keys in `among` differ, has each key; -1 where none has."""
+    if len(rows) == 0:
+        return np.full(len(keys), -1)
+    rows = rows[np.argsort(among[rows])]
+    ordered = among[rows]
+    at = np.minimum(np.searchsorted(ordered, keys), len(rows) - 1)
+    return np.where(ordered[at] == keys, rows[at], -1)
 
 
 # The stage.
 
 
 def plan_match(study: Study) -> list[Shard]:
-    """One shard, made from all metadata and all detections."""
-    made_from = [[record.fingerprint for record in study.records(stage).values()] for stage in ("ingest", "labels")]
-    processed = study.settings.sources.processed
-    listed = None if processed is None else fingerprint(_read_text(study.resolve(processed)))
-    return [Shard("matches", {"processed": listed}, made_from=fingerprint(made_from))]
+    """One shard a bucket.
+
+    Raises
+    ------
+    NotYetMade : there are no keys of images yet
+    """
+    keys = list(study.records(KEYS.name).values())
+    images = [record for record in keys if record.facts["kind"] == IMAGES]
+    if not images:
+        raise NotYetMade(f"{study.root} has no keys of images yet: run `patrolscope run --study {study.root}`")
+    listed = study.settings.sources.processed is not None
+    work = {
+        # Each file of keys, the file of metadata that it was made from, and its rows.
+        IMAGES: [[*record.files, *record.facts["files"], record.rows_out] for record in images],
+        DETECTIONS: _files(keys, DETECTIONS),
+        PROCESSED: _files(keys, PROCESSED) if listed else None,
+    }
+    made_from = fingerprint([record.fingerprint for record in keys])
+    buckets = images[0].facts["buckets"]
+    return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
 
 
-def process_match(study: Study, _shard: Shard) -> Record:
-    """Write the matches; memory: 16 bytes an image of the metadata, and the detections."""
-    detections = _all_detections(study)
-    names, paths = zip(*_image_keys(study), strict=True)
+def _files(records: Sequence[Record], kind: str) -> list[str]:
+    return [file for record in records if record.facts["kind"] == kind for file in record.files]
+
+
+def process_match(study: Study, shard: Shard) -> Record:
+    """Write the answers for the images of one bucket."""
+    work = shard.work
+    bucket = work["bucket"]
+    image_parts = _parts(study, [file for file, _, _ in work[IMAGES]], bucket)
+    images = pa.Table.from_batches(image_parts, SCHEMAS[IMAGES])
+    detections = _frame(study, work[DETECTIONS], bucket, DETECTIONS)
+    processed = None if work[PROCESSED] is None else _frame(study, work[PROCESSED], bucket, PROCESSED)
     ledger = Ledger("match", len(detections))
-    listed = study.settings.sources.processed
-    processed = None if listed is None else _processed_list(_read_text(study.resolve(listed)))
-    matches = match(detections, (np.concatenate(names), np.concatenate(paths)), processed, ledger)
-    rows_out = len(matches.names) + len(matches.paths)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **matches.__dict__)
-    file = study.write_bytes(buffer.getvalue(), MATCHES_FILE)
-    return Record("", "", (file,), len(detections), rows_out, (ledger.close(rows_out),))
+    answers = match(images.select(["name", "path"]).to_pandas(), detections, processed, ledger)
+    if processed is None and bucket == 0:
+        ledger.note("no list of processed images: every image of the metadata counts as processed", 1)
+    rows = images.select(["row"])
+    for column in ANSWERS:
+        rows = rows.append_column(column, pa.array(answers[column], from_pandas=True))
+    written = study.write_parts(
+        _split(rows, [len(part) for part in image_parts]),
+        _ANSWERED.with_metadata({_PARTS: json.dumps([[file, total] for _, file, total in work[IMAGES]])}),
+        f"{FOLDER}/{shard.name}.arrow",
+    )
+    rows_out = len(detections) - ledger.dropped.total()
+    return Record("", "", (written,), len(detections), rows_out, (ledger.close(rows_out),))
 
 
-@lru_cache(maxsize=2)
-def load_matches(study: Study, _made_from: str) -> Matches:
-    """The study's matches, once a worker process; `_made_from` is the match record's fingerprint."""
-    with np.load(io.BytesIO(study.read_bytes(MATCHES_FILE)), allow_pickle=False) as archive:
-        arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-    arrays["has_processed_list"] = bool(arrays["has_processed_list"])
-    return Matches(**arrays)
+def _parts(study: Study, files: Iterable[str], bucket: int) -> list[pa.RecordBatch]:
+    """One bucket of each file of keys."""
+    parts = []
+    for file in files:
+        with study.open_parts(file) as reader:
+            parts.append(reader.get_batch(bucket))
+    return parts
 
 
-def _all_detections(study: Study) -> pd.DataFrame:
-    columns = ["image_id", "status", "score", "score_any"]
-    files = [file for record in study.records("labels").values() for file in record.files]
-    parts = [study.read(file, columns=columns) for file in files]
-    return pd.concat(parts, ignore_index=True) if parts else DETECTIONS.empty()[columns]
+def _frame(study: Study, files: Iterable[str], bucket: int, kind: str) -> pd.DataFrame:
+    return pa.Table.from_batches(_parts(study, files, bucket), SCHEMAS[kind]).to_pandas()
 
 
-def _image_keys(study: Study) -> Iterator[tuple[Keys, Keys]]:
-    for file in study.files("metadata"):
-        refs = study.read(file, columns=["image_ref"])["image_ref"]
-        yield name_keys(refs), path_keys(refs)
+def _split(rows: pa.Table, sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    """Consecutive rows in parts of these sizes."""
+    whole = pa.RecordBatch.from_arrays([column.combine_chunks() for column in rows.columns], schema=_ANSWERED)
+    start = 0
+    for size in sizes:
+        yield whole.slice(start, size)
+        start += size
 
 
-def _read_text(path: str) -> str:
-    fs, name = fsspec.core.url_to_fs(path)
-    if not fs.exists(name):
-        raise SourceError(
-            f"{path} does not exist; sources.processed of study.yaml names it as the list of processed images"
+MATCH = Stage("match", unit="parts", folders=(FOLDER,), plan=plan_match, process=process_match, version=2)
+
+
+# What the next stage asks.
+
+
+def matches_fingerprint(study: Study) -> str:
+    """Digest of what all answers were made from.
+
+    Raises
+    ------
+    NotYetMade : nothing has been matched
+    """
+    return fingerprint([record.fingerprint for record in _records(study)])
+
+
+def detections_of(study: Study, metadata_file: str) -> pd.DataFrame:
+    """Detection of every image of a file of metadata, in the order of its rows; memory: that of the file's rows.
+
+    Returns
+    -------
+    DataFrame: `processed` (bool), `score` and `score_any` (1, missing: no box)
+
+    Raises
+    ------
+    NotYetMade : the file has not been matched
+    LedgerError : an image has no answer, or several
+    """
+    parts = []
+    total = 0
+    for record in _records(study):
+        (file,) = record.files
+        with study.open_parts(file) as reader:
+            places = json.loads(reader.schema.metadata[_PARTS])
+            number = next((place for place, (name, _) in enumerate(places) if name == metadata_file), None)
+            if number is None:
+                raise NotYetMade(f"{metadata_file} is not matched yet: run `patrolscope run --study {study.root}`")
+            total = places[number][1]
+            parts.append(reader.get_batch(number))
+    return _in_row_order(pa.Table.from_batches(parts), total, metadata_file)
+
+
+def _in_row_order(answered: pa.Table, total: int, metadata_file: str) -> pd.DataFrame:
+    row = answered["row"].to_numpy()
+    answers = np.bincount(row, minlength=total)
+    if len(answers) != total or (answers != 1).any():
+        raise LedgerError(
+            f"match: {metadata_file} has {total} images and {len(row)} answers, for {len(np.unique(row))} different "
+            f"rows. This is a defect: please report it"
         )
-    return str(fs.cat_file(name).decode("utf-8-sig"))
+    place = np.empty(total, dtype=np.intp)
+    place[row] = np.arange(total)
+    return answered.select(ANSWERS).take(pa.array(place)).to_pandas()
 
 
-def _processed_list(text: str) -> pd.Series[str]:
-    lines = (line.strip() for line in text.splitlines())
-    return pd.Series([line for line in lines if line and not line.startswith("#")], dtype="str")
-
-
-MATCH = Stage("match", unit="files", folders=("staging/matches",), plan=plan_match, process=process_match)
+def _records(study: Study) -> list[Record]:
+    records = list(study.records(MATCH.name).values())
+    if not records:
+        raise NotYetMade(f"nothing of {study.root} is matched yet: run `patrolscope run --study {study.root}`")
+    return records

@@ -7,8 +7,8 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -27,6 +27,13 @@ from pipeline.tables import DETECTIONS
 ENDING = ".txt"
 FILES_A_SHARD = 20_000
 LARGEST_FILE = 2**20  # bytes: a detector's some hundred boxes of 60 bytes are far below; a larger file is no label file
+_USUAL_FILE = 2**14  # bytes: nearly every label file is shorter
+# Files are read by several threads, as most of the time is spent waiting for the disk: 20,000 files that were not in
+# memory took 0.5 s, one after the other 1.2 s.
+_READERS = 4
+_FILES_A_READER = 16
+_FILES_AT_ONCE = _READERS * _FILES_A_READER
+_BATCH_BYTES = 16 * 2**20  # of label files parsed at once
 
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _BOX = rf"^[0-9]{{1,9}}(?: {_NUMBER}){{5}}$"
@@ -188,18 +195,30 @@ def _walk(fs: Any, root: str, folder: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _listed(fs: Any, place: str) -> tuple[list[str], list[str]]:
-    """Names of the label files and of the folders in a folder, sorted; hidden ones are left out."""
-    if _is_local(fs):
-        with os.scandir(place) as entries:  # 20 times faster than through fsspec
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    else:
-        listed = fs.ls(place.rstrip("/"), detail=True)
-        found = [(str(one["name"]).rstrip("/").rsplit("/", 1)[-1], one["type"] == "directory") for one in listed]
-    shown = sorted((name, is_folder) for name, is_folder in found if not name.startswith("."))
+    """Names of the label files and of the folders in a folder, sorted."""
+    shown = sorted(_entries(fs, place))
     return (
-        [name for name, is_folder in shown if not is_folder and name.endswith(ENDING)],
+        [name for name, is_folder in shown if _is_label_file(name, is_folder)],
         [name for name, is_folder in shown if is_folder],
     )
+
+
+def _is_label_file(name: str, is_folder: bool) -> bool:
+    return not is_folder and name.endswith(ENDING)
+
+
+def _entries(fs: Any, place: str) -> Iterator[tuple[str, bool]]:
+    """Name of everything in a folder, and whether it is a folder; hidden ones are left out."""
+    if _is_local(fs):
+        with os.scandir(place) as entries:  # 20 times faster than through fsspec
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    yield entry.name, entry.is_dir(follow_symlinks=False)
+        return
+    for one in fs.ls(place.rstrip("/"), detail=True):
+        name = str(one["name"]).rstrip("/").rsplit("/", 1)[-1]
+        if not name.startswith("."):
+            yield name, one["type"] == "directory"
 
 
 def _is_local(fs: Any) -> bool:
@@ -208,7 +227,7 @@ def _is_local(fs: Any) -> bool:
 
 def _version(fs: Any, path: str) -> str:
     if _is_local(fs):
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116 - a Path costs twice the call
         return f"{status.st_size} {status.st_mtime_ns}"
     info = fs.info(path)  # answered from the listing
     return " ".join(
@@ -228,31 +247,72 @@ def process_labels(study: Study, shard: Shard) -> Record:
     files = [
         f"{folder}{name}"
         for folder, first, last in shard.work["segments"]
-        for name in _listed(fs, f"{root}/{folder}")[0]
-        if first <= name <= last
+        for name in sorted(
+            name
+            for name, is_folder in _entries(fs, f"{root}/{folder}")
+            if first <= name <= last and _is_label_file(name, is_folder)
+        )
     ]
     ledger = Ledger("labels", len(files))
-    contents = _contents(fs, [f"{root}/{file}" for file in files])
-    found = read_labels(contents, police_class=study.settings.detection.police_class_number, ledger=ledger)
+    police_class = study.settings.detection.police_class_number
+    parts = [
+        read_labels(contents, police_class=police_class, ledger=ledger)
+        for contents in _contents(fs, [f"{root}/{file}" for file in files])
+    ]
     image_ids = pd.Series([file.removesuffix(ENDING) for file in files], dtype="str")
-    detections = DETECTIONS.conform(found.assign(image_id=image_ids))
+    detections = DETECTIONS.conform(pd.concat(parts, ignore_index=True).assign(image_id=image_ids))
     file = study.write(DETECTIONS, detections, f"detections/{shard.name}.parquet")
     return Record("", "", (file,), len(files), len(detections), (ledger.close(len(detections)),))
 
 
-def _contents(fs: Any, paths: list[str]) -> list[bytes]:
-    try:
-        if not _is_local(fs):
-            contents = fs.cat(paths) if paths else {}
-            return [contents[path] for path in paths]
-        return [_head(path) for path in paths]
-    except OSError as error:
-        raise SourceError(f"a label file can not be read: {error}. Restore it and start again") from error
+def _contents(fs: Any, paths: list[str]) -> Iterator[list[bytes]]:
+    """Content of files, in batches of a bounded size.
+
+    Raises
+    ------
+    SourceError : a file can not be read
+    """
+    batch: list[bytes] = []
+    held_bytes = 0
+    with ThreadPoolExecutor(_READERS) as readers:
+        for start in range(0, len(paths), _FILES_AT_ONCE):
+            some = paths[start : start + _FILES_AT_ONCE]
+            try:
+                contents = _read_all(fs, some, readers)
+            except OSError as error:
+                raise SourceError(f"a label file can not be read: {error}. Restore it and start again") from error
+            batch += contents
+            held_bytes += sum(map(len, contents))
+            if held_bytes >= _BATCH_BYTES:
+                yield batch
+                batch, held_bytes = [], 0
+    if batch or not paths:
+        yield batch
+
+
+def _read_all(fs: Any, paths: list[str], readers: ThreadPoolExecutor) -> list[bytes]:
+    if not _is_local(fs):
+        contents = fs.cat(paths)
+        return [contents[path] for path in paths]
+    shares = [paths[start : start + _FILES_A_READER] for start in range(0, len(paths), _FILES_A_READER)]
+    return [content for share in readers.map(_heads, shares) for content in share]
+
+
+def _heads(paths: list[str]) -> list[bytes]:
+    return [_head(path) for path in paths]
 
 
 def _head(path: str) -> bytes:
-    with Path(path).open("rb", buffering=0) as file:
-        return file.read(LARGEST_FILE + 1) or b""
+    """Content of a file, of one that is too large just enough to tell."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # A buffer for the largest file would take longer to get than most files to read.
+        content = os.read(descriptor, _USUAL_FILE)
+        while len(content) <= LARGEST_FILE and (more := os.read(descriptor, LARGEST_FILE)):
+            content += more
+        return content
+    finally:
+        os.close(descriptor)
 
 
 LABELS = Stage("labels", unit="files", folders=("detections",), plan=plan_labels, process=process_labels)

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +24,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from pipeline.config import Settings, dump_settings, parse_settings
@@ -149,6 +150,17 @@ class Study:
             for batch in parquet.iter_batches(rows, columns=stored):
                 yield to_frame(pa.Table.from_batches([batch]), columns)
 
+    def read_arrow(self, file: str, columns: list[str]) -> pa.Table:
+        """Columns of one Parquet file of the study as Arrow holds them: text stays bytes."""
+        with self.fs.open(self.path(file), "rb") as handle:
+            return pq.read_table(handle, columns=columns, partitioning=None)
+
+    @contextlib.contextmanager
+    def open_parts(self, file: str) -> Iterator[pa.ipc.RecordBatchFileReader]:
+        """A file of `write_parts`: any part can be read without the others, by `get_batch`."""
+        with self.fs.open(self.path(file), "rb") as handle, pa.ipc.open_file(handle) as reader:
+            yield reader
+
     # Writing.
 
     def write_bytes(self, content: bytes, *parts: str) -> str:
@@ -169,6 +181,18 @@ class Study:
                 row_group_size=ROW_GROUP_ROWS,
                 use_dictionary=[name for name in arrow.column_names if _repeats(arrow[name])],
             )
+        return name
+
+    def write_parts(self, parts: Iterable[pa.RecordBatch], schema: pa.Schema, name: str) -> str:
+        """Write parts of one schema as one Arrow file, from which each can be read alone."""
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with (
+            self.aside(name) as path,
+            self.fs.open(path, "wb") as file,
+            pa.ipc.new_file(file, schema, options=options) as writer,
+        ):
+            for part in parts:
+                writer.write_batch(part)
         return name
 
     @contextlib.contextmanager

@@ -13,11 +13,12 @@ from pipeline.annotate import ANNOTATE
 from pipeline.assemble import MATCH
 from pipeline.config import Settings
 from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+from pipeline.keys import KEYS
 from pipeline.labels import LABELS
 from pipeline.layers import LAYERS
 from pipeline.store import Study, create_study
 
-TO_ESTIMATES = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, MATCH, ANNOTATE, CALIBRATE, CELLS_STAGE, ESTIMATE]
+TO_ESTIMATES = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE, CALIBRATE, CELLS_STAGE, ESTIMATE]
 EVERY_STAGE = [*TO_ESTIMATES, MAPS, REPORT]
 
 

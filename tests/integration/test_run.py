@@ -8,15 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import dask.dataframe as dd
 import pandas as pd
 import pytest
 
 from analysis.published import Released
 from analysis.stages import SUMMARY_FILE
 from pipeline.annotate import annotate_in
+from pipeline.assemble import ANSWERS, detections_of
 from pipeline.distribute import over_partitions, read_table
 from pipeline.errors import StudyBusy
 from pipeline.run import run_stages
+from pipeline.store import Study
 from pipeline.tables import ANNOTATED, AREAS, METADATA
 from tests.integration.studies import EVERY_STAGE, TO_ESTIMATES, branch, estimates, table
 
@@ -71,13 +74,21 @@ def test_the_tables_do_not_depend_on_how_the_work_was_cut(finished, simulated, c
         assert digest == theirs[name], name
 
 
+def images_and_detections(file: str, study: Study) -> pd.DataFrame:
+    return pd.concat([study.read(file), detections_of(study, file)], axis=1)
+
+
+def annotate_images(images: pd.DataFrame, **fixed) -> pd.DataFrame:
+    return annotate_in(images[METADATA.names], found=images[ANSWERS], **fixed)
+
+
 @pytest.mark.parametrize("partitions", [1, 3, 8])
 def test_annotation_does_not_depend_on_dasks_partitions(finished, client, partitions):
-    (layers,), (matches,) = (finished.records(stage).values() for stage in ("layers", "match"))
-    fixed = {"study": finished, "layers": layers.fingerprint, "matches": matches.fingerprint}
-    metadata = read_table(finished, METADATA).repartition(npartitions=1).repartition(npartitions=partitions)
-    assert metadata.npartitions == partitions
-    spread = over_partitions(annotate_in, metadata, produces=ANNOTATED, **fixed).compute()
+    images = dd.from_map(images_and_detections, finished.files("metadata"), study=finished)
+    images = images.repartition(npartitions=1).repartition(npartitions=partitions)
+    assert images.npartitions == partitions
+    fixed = {"study": finished, "layers": finished.record("layers").fingerprint}
+    spread = over_partitions(annotate_images, images, produces=ANNOTATED, **fixed).compute()
     pd.testing.assert_frame_equal(
         spread.sort_values(ROW, ignore_index=True), table(finished, "annotated", ROW), check_dtype=False
     )

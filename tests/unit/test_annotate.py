@@ -12,9 +12,7 @@ from astral.geocoder import database, lookup
 from astral.sun import sun
 
 from pipeline.annotate import Felonies, Surroundings, annotate, time_columns
-from pipeline.assemble import match, name_keys, path_keys
 from pipeline.config import Settings
-from pipeline.ledger import Ledger
 from pipeline.spatial.coverage import Coverage
 from pipeline.spatial.crs import project_ft
 from pipeline.spatial.nearest import Stations
@@ -96,11 +94,8 @@ def test_an_image_gets_its_area_station_felonies_and_detection(around):
         lat=[40.705, 40.705, 40.8],
         lng=[-73.995, -73.99, -73.9],
     )
-    detections = pd.DataFrame({"image_id": ["labels/0"], "status": ["scored"], "score": [0.9], "score_any": [0.95]})
-    matches = match(
-        detections, (name_keys(images["image_ref"]), path_keys(images["image_ref"])), None, Ledger("match", 1)
-    )
-    frame = annotate(images, matches=matches, around=around, settings=SETTINGS)
+    found = pd.DataFrame({"processed": True, "score": [0.9, np.nan, np.nan], "score_any": [0.95, np.nan, 0.001]})
+    frame = annotate(images, found=found, around=around, settings=SETTINGS)
     assert list(frame.columns) == ANNOTATED.names
     first, edge, far = (frame.iloc[row] for row in range(3))
     assert (first["area"], first["neighbourhood"], first["borough"]) == ("360610001001", "Gramercy", "Manhattan")
@@ -119,6 +114,7 @@ def test_an_image_gets_its_area_station_felonies_and_detection(around):
     assert (first["conf"], first["has_prediction"], first["processed"]) == (0.9, True, True)
     assert pd.isna(edge["conf"])
     assert (edge["has_prediction"], edge["processed"]) == (False, True)
+    assert not far["has_prediction"]  # its box is not above 0.001
     # 40.70, -73.99 is one station: 40.705 is 5/1000 degree north of it on this side, about 1,822 ft and 1,386 ft west.
     assert first["station_distance_ft"] == pytest.approx(np.hypot(0.005 * 364_300, 0.005 * 277_300), rel=0.01)
 
@@ -128,49 +124,3 @@ def test_positions_are_in_us_survey_feet_also_for_a_city_in_metres():
     x_m_ft, y_m_ft = project_ft([-73.99], [40.7], "EPSG:32118")  # the same projection in metres
     assert x_ft[0] == pytest.approx(x_m_ft[0], abs=0.01)
     assert y_ft[0] == pytest.approx(y_m_ft[0], abs=0.01)
-
-
-def looked_up(images: list[str], detections: pd.DataFrame, processed: list[str] | None = None):
-    refs = pd.Series(images, dtype="str")
-    listed = None if processed is None else pd.Series(processed, dtype="str")
-    ledger = Ledger("match", len(detections))
-    matches = match(detections, (name_keys(refs), path_keys(refs)), listed, ledger)
-    return matches.look_up(refs), ledger
-
-
-def detected(*ids: str, score: float = 0.9, status: str = "scored") -> pd.DataFrame:
-    return pd.DataFrame({"image_id": list(ids), "status": status, "score": score, "score_any": score})
-
-
-def test_a_unique_file_name_is_enough_for_a_match():
-    found, ledger = looked_up(["ride/a/1.jpg", "ride/b/2.jpg"], detected("2020-10-05/1"))
-    assert found["score"].tolist()[0] == 0.9
-    assert found["score"].isna().tolist() == [False, True]
-    assert found["processed"].all()
-    assert not ledger.dropped
-
-
-def test_a_name_of_two_images_is_matched_by_path_and_refused_where_the_path_does_not_tell():
-    images = ["ride/a/1.jpg", "ride/b/1.jpg", "ride/c/2.jpg", "ride/d/2.jpg"]
-    found, ledger = looked_up(images, detected("ride/b/1", "elsewhere/2"))
-    assert found["score"].isna().tolist() == [True, False, True, True]
-    # Image a was looked at without a box; of c and d one has a box and nobody knows which.
-    assert found["processed"].tolist() == [True, True, False, False]
-    assert sum(ledger.dropped.values()) == 1
-
-
-def test_the_same_path_twice_among_the_detections_is_refused():
-    found, ledger = looked_up(["ride/a/1.jpg"], detected("ride/a/1", "ride/a/1"))
-    assert found["processed"].tolist() == [False]
-    assert sum(ledger.dropped.values()) == 2
-
-
-def test_with_a_list_of_processed_images_the_others_are_no_evidence():
-    found, _ = looked_up(["ride/a/1.jpg", "ride/a/2.jpg", "ride/a/3.jpg"], detected("3"), ["2.jpg"])
-    assert found["processed"].tolist() == [False, True, True]
-
-
-def test_an_image_that_could_not_be_read_is_no_evidence():
-    found, _ = looked_up(["ride/a/1.jpg"], detected("1", score=np.nan, status="unreadable"))
-    assert found["processed"].tolist() == [False]
-    assert found["score"].isna().all()

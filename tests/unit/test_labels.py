@@ -105,6 +105,13 @@ def test_a_line_that_is_no_box_makes_its_file_unreadable_and_no_other(line):
     assert notes == {"label file with a line that is no box: unreadable": 1}
 
 
+def test_a_file_on_disk_that_is_far_too_large_is_not_read_to_its_end(tmp_path):
+    study = label_study(tmp_path, {"labels/a.txt": VEHICLE * 500_000, "labels/b.txt": VEHICLE})
+    assert labels._head(f"{tmp_path}/labels/a.txt").startswith(VEHICLE)
+    assert len(labels._head(f"{tmp_path}/labels/a.txt")) <= 2 * labels.LARGEST_FILE + 2**14
+    assert finish(study)["status"].tolist() == ["unreadable", "scored"]
+
+
 def test_a_file_that_is_far_too_large_is_unreadable():
     found, notes = read(VEHICLE * 60_000)
     assert found["status"].tolist() == ["unreadable"]
@@ -180,6 +187,18 @@ def test_detections_do_not_depend_on_the_size_of_shards(files_a_shard, tmp_path,
     detections = finish(study)
     assert detections["image_id"].tolist() == sorted(name[len("labels/") : -4] for name in files)
     assert detections["score"].tolist() == [int(name[-2:]) / 20 for name in detections["image_id"]]
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1000, 2**24])
+def test_detections_do_not_depend_on_how_many_files_are_read_at_once(batch_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "_BATCH_BYTES", batch_bytes)
+    boxes = {place: b"".join(b"1 0.5 0.5 0.1 0.1 0.%03d\n" % n for n in range(place)) for place in (1, 2, 600, 900)}
+    study = label_study(
+        tmp_path, {f"labels/{place:03d}-{n:03d}.txt": boxes[place] for place in boxes for n in range(90)}
+    )
+    detections = finish(study)
+    assert detections["boxes"].tolist() == sorted(list(boxes) * 90)
+    assert detections["score"].tolist() == [(boxes - 1) / 1000 for boxes in detections["boxes"]]
 
 
 def test_shards_do_not_depend_on_the_order_in_which_the_folder_is_listed(tmp_path, monkeypatch):

@@ -1,0 +1,206 @@
+"""Keys of every image, detection and line of the processed list, in buckets by name.
+
+What has the same name has the same bucket, so MATCH decides one bucket after the other, in memory of one. A file of
+keys holds one part a bucket.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import SourceError
+from pipeline.hashing import Keys, image_keys
+from pipeline.ledger import Ledger
+from pipeline.rawcsv import count_lines, owned_lines
+from pipeline.rawfiles import identity
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study, fingerprint
+
+FOLDER = "staging/keys"
+IMAGES, DETECTIONS, PROCESSED = "images", "detections", "processed"
+ROWS_A_BUCKET = 2_000_000  # of one kind, at most about that many: MATCH holds some 100 bytes a row
+# Detector output comes in files of 20,000 rows. Taken together, a bucket is read from 60 times fewer files.
+DETECTIONS_A_SHARD = 1_000_000
+_BYTES_A_LINE = 40  # of the processed list, roughly: its lines are not counted before they are read
+
+_KEYS = [("name", pa.uint64()), ("path", pa.uint64())]
+SCHEMAS = {
+    IMAGES: pa.schema([*_KEYS, ("row", pa.uint32())]),  # row in the metadata file
+    DETECTIONS: pa.schema([*_KEYS, ("score", pa.float64()), ("score_any", pa.float64()), ("readable", pa.bool_())]),
+    PROCESSED: pa.schema(_KEYS),
+}
+
+
+def keyed_images(refs: pa.ChunkedArray) -> pa.RecordBatch:
+    """Keys of the images of one file, with their row in it."""
+    names, paths = image_keys(refs)
+    return _batch(IMAGES, names, paths, np.arange(len(refs), dtype=np.uint32))
+
+
+def keyed_detections(detections: pa.Table) -> pa.RecordBatch:
+    """Keys of detections (`DETECTIONS`), with what MATCH hands on of them; a missing score is NaN."""
+    names, paths = image_keys(detections["image_id"])
+    score, score_any = (detections[name].to_numpy() for name in ("score", "score_any"))
+    return _batch(DETECTIONS, names, paths, score, score_any, pc.equal(detections["status"], "scored").to_numpy())
+
+
+def keyed_lines(text: bytes, ledger: Ledger) -> pa.RecordBatch:
+    """Keys of the names or paths in a text, one a line; `ledger` is told how many lines hold none.
+
+    Raises
+    ------
+    UnicodeDecodeError : the text is not UTF-8
+    """
+    parts = pc.list_flatten(pc.split_pattern(pa.array([text.decode()], type=pa.large_string()), "\n"))
+    lines = pc.utf8_trim_whitespace(parts.slice(0, count_lines(text)))
+    told = lines.filter(pc.and_(pc.not_equal(lines, ""), pc.invert(pc.starts_with(lines, "#"))))
+    ledger.drop(len(lines) - len(told), why="line of the processed list that is blank or a comment")
+    return _batch(PROCESSED, *image_keys(told))
+
+
+def _batch(kind: str, *columns: npt.NDArray[Any]) -> pa.RecordBatch:
+    schema = SCHEMAS[kind]
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def bucket_of(names: Keys, buckets: int) -> npt.NDArray[np.uint16]:
+    """(n,) bucket of each name key, from 0; all equally full, as keys are spread evenly."""
+    high = names >> np.uint64(32)
+    return ((high * np.uint64(buckets)) >> np.uint64(32)).astype(np.uint16)
+
+
+def in_buckets(rows: pa.RecordBatch, buckets: int) -> list[pa.RecordBatch]:
+    """The rows of each bucket, in their order."""
+    bucket = bucket_of(rows["name"].to_numpy(), buckets)
+    edges = np.append(0, np.bincount(bucket, minlength=buckets).cumsum())
+    ordered = rows.take(pa.array(np.argsort(bucket, kind="stable")))
+    return [ordered.slice(start, stop - start) for start, stop in pairwise(edges.tolist())]
+
+
+# The stage.
+
+
+def plan_keys(study: Study) -> list[Shard]:
+    """One shard a file of metadata, a run of files of detections, and a block of the processed list.
+
+    Raises
+    ------
+    SourceError : the processed list is not there
+    """
+    images, detections = (list(study.records(stage).values()) for stage in ("ingest", "labels"))
+    blocks = _blocks(study)
+    rows = max(
+        sum(record.rows_out for record in images),
+        sum(record.rows_out for record in detections),
+        sum(work["stop"] - work["start"] for work in blocks) // _BYTES_A_LINE,
+    )
+    buckets = bucket_count(rows)
+    return [
+        *(_shard(IMAGES, record.shard, [record], buckets) for record in images),
+        *(
+            _shard(DETECTIONS, f"{number:05d}", records, buckets)
+            for number, records in enumerate(_runs(detections, DETECTIONS_A_SHARD))
+        ),
+        *(
+            Shard(f"{PROCESSED}-{number:05d}", {"kind": PROCESSED, "buckets": buckets, **work})
+            for number, work in enumerate(blocks)
+        ),
+    ]
+
+
+def bucket_count(rows: int) -> int:
+    """Buckets for so many rows: a power of two, so that a study that grows seldom needs others."""
+    return 1 << (max(rows - 1, 0) // ROWS_A_BUCKET).bit_length()
+
+
+def _shard(kind: str, name: str, records: Sequence[Record], buckets: int) -> Shard:
+    files = [file for record in records for file in record.files]
+    work = {"kind": kind, "buckets": buckets, "files": files}
+    return Shard(f"{kind}-{name}", work, made_from=fingerprint([record.fingerprint for record in records]))
+
+
+def _runs(records: Sequence[Record], rows: int) -> Iterator[list[Record]]:
+    """Consecutive records of at most so many rows together, or one that alone has more."""
+    run: list[Record] = []
+    for record in records:
+        if run and sum(one.rows_out for one in run) + record.rows_out > rows:
+            yield run
+            run = []
+        run.append(record)
+    if run:
+        yield run
+
+
+def _blocks(study: Study) -> list[dict[str, Any]]:
+    """Blocks of the processed list, and which version of it they are of."""
+    path = study.settings.sources.processed
+    if path is None:
+        return []
+    fs, place = fsspec.core.url_to_fs(study.resolve(path))
+    if not fs.isfile(place):
+        raise SourceError(
+            f"{place} is no file; sources.processed of study.yaml names it as the list of processed images"
+        )
+    size, modified = identity(fs, place)
+    step = study.settings.ingest.block_bytes
+    whole = {"path": path, "bytes": size, "modified": modified}
+    return [{**whole, "start": start, "stop": min(start + step, size)} for start in range(0, size, step)]
+
+
+def process_keys(study: Study, shard: Shard) -> Record:
+    """Write the keys of one shard.
+
+    Raises
+    ------
+    SourceError : the processed list can not be read, or is another one than when the work was planned
+    """
+    work = shard.work
+    if work["kind"] == PROCESSED:
+        text = _text(study, work)
+        ledger = Ledger("keys", count_lines(text))
+        try:
+            rows = keyed_lines(text, ledger)
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{work['path']} is not UTF-8 ({error}): save it as UTF-8 and start again") from error
+    else:
+        if work["kind"] == IMAGES:
+            (file,) = work["files"]
+            rows = keyed_images(study.read_arrow(file, ["image_ref"])["image_ref"])
+        else:
+            columns = ["image_id", "status", "score", "score_any"]
+            rows = pa.concat_batches([keyed_detections(study.read_arrow(file, columns)) for file in work["files"]])
+        ledger = Ledger("keys", len(rows))
+    written = study.write_parts(in_buckets(rows, work["buckets"]), rows.schema, f"{FOLDER}/{shard.name}.arrow")
+    facts = {"kind": work["kind"], "buckets": work["buckets"], "files": work.get("files", [])}
+    return Record("", "", (written,), ledger.rows_in, len(rows), (ledger.close(len(rows)),), facts)
+
+
+def _text(study: Study, work: dict[str, Any]) -> bytes:
+    """Whole lines of a block of the processed list, without a byte order mark."""
+    fs, place = fsspec.core.url_to_fs(study.resolve(work["path"]))
+    try:
+        if identity(fs, place) != (work["bytes"], work["modified"]):
+            raise SourceError(f"{place} has changed since this run began: start it again when the file is complete")
+        text = owned_lines(
+            lambda start, stop: bytes(fs.cat_file(place, start=start, end=stop)),
+            work["start"],
+            work["stop"],
+            first=0,
+            end=work["bytes"],
+        )
+    except OSError as error:
+        raise SourceError(f"{place} can not be read: {error}. Restore it and start again") from error
+    return text if work["start"] else text.removeprefix(codecs.BOM_UTF8)
+
+
+KEYS = Stage("keys", unit="parts", folders=(FOLDER,), plan=plan_keys, process=process_keys)

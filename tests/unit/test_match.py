@@ -1,0 +1,347 @@
+"""Which detection belongs to which image: each rule of docs/method.md by an example, and all of them together."""
+
+import re
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+from pipeline import keys
+from pipeline.assemble import ANSWERS, MATCH, detections_of, match
+from pipeline.config import Settings
+from pipeline.errors import LedgerError, NotYetMade, SourceError
+from pipeline.keys import KEYS, bucket_count, bucket_of, in_buckets, keyed_detections, keyed_images, keyed_lines
+from pipeline.ledger import Ledger
+from pipeline.run import unfinished
+from pipeline.store import Record, Study, create_study, open_study
+from pipeline.tables import DETECTIONS, METADATA
+from tests.raw_study import finish
+
+AMBIGUOUS = "ambiguous: the name fits several images and the path fits none or several"
+WITHOUT_IMAGE = "detections without an image in the metadata"
+WITHOUT_LIST = "no list of processed images: every image of the metadata counts as processed"
+
+
+def detected(*ids: str, score: float | None = 0.9, status: str = "scored") -> pd.DataFrame:
+    rows = pd.DataFrame({"image_id": list(ids), "status": status, "score": score, "score_any": score, "boxes": 1})
+    return DETECTIONS.conform(rows.astype({"image_id": "str", "status": "str", "score": float, "score_any": float}))
+
+
+def matched(
+    images: list[str], detections: pd.DataFrame, processed: list[str] | None = None, buckets: int = 1
+) -> tuple[pd.DataFrame, dict[str, int], int]:
+    """Answers in the order of the images, drops and notes, through so many buckets."""
+    rows = in_buckets(keyed_images(pa.chunked_array([pa.array(images, type=pa.string())])), buckets)
+    claims = in_buckets(keyed_detections(pa.Table.from_pandas(detections)), buckets)
+    listed = None
+    if processed is not None:
+        lines = keyed_lines("\n".join(processed).encode(), Ledger("keys", len(processed)))
+        listed = [batch.to_pandas() for batch in in_buckets(lines, buckets)]
+    ledger = Ledger("match", len(detections))
+    answers = []
+    for bucket in range(buckets):
+        of_images = rows[bucket].to_pandas().set_index("row")
+        of_list = None if listed is None else listed[bucket]
+        answers.append(match(of_images, claims[bucket].to_pandas(), of_list, ledger))
+    found = pd.concat(answers).sort_index().reset_index(drop=True)
+    return found, dict(ledger.dropped), ledger.notes[WITHOUT_IMAGE]
+
+
+def test_a_unique_file_name_is_enough_for_a_match():
+    found, dropped, without_image = matched(["ride/a/1.jpg", "ride/b/2.jpg"], detected("2020-10-05/1", "3"))
+    assert found["score"].tolist()[0] == 0.9
+    assert found["score"].isna().tolist() == [False, True]
+    assert found["processed"].all()
+    assert dropped == {}
+    assert without_image == 1
+
+
+def test_a_name_of_two_images_is_matched_by_path_and_refused_where_the_path_does_not_tell():
+    images = ["ride/a/1.jpg", "ride/b/1.jpg", "ride/c/2.jpg", "ride/d/2.jpg"]
+    found, dropped, _ = matched(images, detected("ride/b/1", "elsewhere/2"))
+    assert found["score"].isna().tolist() == [True, False, True, True]
+    # Image a was looked at without a box; of c and d one has a box and nobody knows which.
+    assert found["processed"].tolist() == [True, True, False, False]
+    assert dropped == {AMBIGUOUS: 1}
+
+
+def test_a_path_that_occurs_twice_in_the_metadata_is_one_image():
+    found, dropped, _ = matched(["ride/a/1.jpg", "ride/a/1.jpg"], detected("labels/1"))
+    assert found["score"].tolist() == [0.9, 0.9]
+    assert dropped == {}
+
+
+def test_the_same_path_twice_among_the_detections_is_refused():
+    found, dropped, _ = matched(["ride/a/1.jpg"], detected("ride/a/1", "ride/a/1"))
+    assert found["processed"].tolist() == [False]
+    assert dropped == {AMBIGUOUS: 2}
+
+
+def test_with_a_list_of_processed_images_the_others_are_no_evidence():
+    images = ["ride/a/1.jpg", "ride/a/2.jpg", "ride/a/3.jpg", "ride/a/4.jpg", "ride/b/4.jpg"]
+    found, _, _ = matched(images, detected("3"), ["2.jpg", "ride/b/4", "4"])
+    # The name 4 stands for two images, so that only its path tells which was processed.
+    assert found["processed"].tolist() == [False, True, True, False, True]
+
+
+def test_an_image_that_could_not_be_read_is_no_evidence():
+    found, _, _ = matched(["ride/a/1.jpg"], detected("1", score=None, status="unreadable"))
+    assert found["processed"].tolist() == [False]
+    assert found["score"].isna().all()
+
+
+# All rules together, from the words of the method.
+
+
+def path_of(ref: str) -> str:
+    return re.sub(r"\.[A-Za-z0-9]{1,5}\Z", "", ref)
+
+
+def name_of(ref: str) -> str:
+    return path_of(ref).rsplit("/", 1)[-1]
+
+
+def reference(images: list[str], detections: pd.DataFrame, processed: list[str] | None):
+    """What `matched` gives, one image and one detection after the other."""
+    paths_of, claims_of = defaultdict(set), Counter(map(name_of, detections["image_id"]))
+    for ref in images:
+        paths_of[name_of(ref)].add(path_of(ref))
+    claims_by_path = Counter(map(path_of, detections["image_id"]))
+
+    def is_unique(name: str) -> bool:
+        return len(paths_of[name]) <= 1 and claims_of[name] <= 1
+
+    by_name, by_path, refused = {}, {}, []
+    for row in detections.itertuples():
+        name, path = name_of(row.image_id), path_of(row.image_id)
+        if is_unique(name):
+            by_name[name] = row
+        elif path in paths_of[name] and claims_by_path[path] == 1:
+            by_path[path] = row
+        else:
+            refused.append(name)
+    listed_names = set(map(name_of, processed or ()))
+    listed_paths = set(map(path_of, processed or ()))
+    answers = []
+    for ref in images:
+        name, path = name_of(ref), path_of(ref)
+        row = by_name.get(name) if is_unique(name) else by_path.get(path)
+        if row is not None:
+            evidence = row.status == "scored"
+        else:
+            listed = path in listed_paths or (is_unique(name) and name in listed_names)
+            evidence = name not in refused and (processed is None or listed)
+        scores = (row.score, row.score_any) if row is not None and evidence else (np.nan, np.nan)
+        answers.append((evidence, *scores))
+    found = pd.DataFrame(answers, columns=ANSWERS).astype({"processed": bool, "score": float, "score_any": float})
+    without_image = sum(name not in paths_of or not paths_of[name] for name in by_name)
+    return found, ({AMBIGUOUS: len(refused)} if refused else {}), without_image
+
+
+FOLDERS = st.sampled_from(["ride/a/", "ride/b/", "labels/", ""])
+STEMS = st.sampled_from(["1", "2", "3", "4.5", "é"])
+IMAGES = st.lists(st.builds("{}{}.jpg".format, FOLDERS, STEMS), max_size=12)
+LISTS = st.none() | st.lists(st.builds("{}{}{}".format, FOLDERS, STEMS, st.sampled_from([".jpg", ""])), max_size=6)
+
+
+@st.composite
+def detection_tables(draw: st.DrawFn) -> pd.DataFrame:
+    rows = draw(st.lists(st.tuples(FOLDERS, STEMS, st.none() | st.floats(0, 1), st.booleans()), max_size=10))
+    tables = [
+        detected(folder + stem, score=score, status="scored" if readable else "unreadable")
+        for folder, stem, score, readable in rows
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else DETECTIONS.empty()
+
+
+@settings(deadline=None)
+@given(images=IMAGES, detections=detection_tables(), processed=LISTS)
+def test_the_answers_are_those_of_the_method_through_any_number_of_buckets(images, detections, processed):
+    expected, expected_drops, expected_without = reference(images, detections, processed)
+    for buckets in (1, 3, 16):
+        found, dropped, without_image = matched(images, detections, processed, buckets)
+        assert_frame_equal(found, expected)
+        assert dropped == expected_drops
+        assert without_image == expected_without
+
+
+# Buckets.
+
+
+def test_a_bucket_holds_what_has_the_same_name_and_rows_keep_their_order():
+    rows = keyed_images(pa.chunked_array([pa.array([f"ride/{n % 7}/{n % 50}.jpg" for n in range(1000)])]))
+    for buckets in (1, 3, 16):
+        parts = in_buckets(rows, buckets)
+        assert len(parts) == buckets
+        assert sorted(row for part in parts for row in part["row"].to_pylist()) == list(range(1000))
+        assert all(part["row"].to_pylist() == sorted(part["row"].to_pylist()) for part in parts)
+        names = [set(part["name"].to_pylist()) for part in parts]
+        assert sum(map(len, names)) == 50
+
+
+def test_buckets_are_about_equally_full_and_no_larger_than_asked_for():
+    assert [bucket_count(rows) for rows in (0, 1, 2_000_000, 2_000_001, 24_803_854)] == [1, 1, 1, 2, 16]
+    rows = keyed_images(pa.chunked_array([pa.array([f"{n:08d}.jpg" for n in range(160_000)])]))
+    held = np.bincount(bucket_of(rows["name"].to_numpy(), 16), minlength=16)
+    assert held.min() > 9_500
+    assert held.max() < 10_500
+
+
+# The stages.
+
+
+def stored_study(folder, images, detections, files=(1, 1), processed=None) -> Study:
+    """A study whose metadata and detections lie in so many files, and say nothing but names and scores."""
+    sources = {"processed": None if processed is None else "processed.txt"}
+    study = create_study(folder, Settings.model_validate({"sources": sources, "ingest": {"block_bytes": 1024}}))
+    if processed is not None:
+        study.write_bytes(processed, "processed.txt")
+    rows = pd.DataFrame({"image_ref": pd.Series(images, dtype="str"), "ride_id": "a", "source": "1.csv"})
+    at = pd.Timestamp(datetime(2020, 10, 5, tzinfo=UTC)).as_unit("ms")
+    rows = rows.assign(captured_at_utc=at, lat=40.7, lng=-73.9, split=1, source_row=np.arange(len(rows)))
+    rows = rows.astype({"split": "int8", "captured_at_utc": "datetime64[ms, UTC]"})
+    parts = (("ingest", METADATA, METADATA.conform(rows), files[0]), ("labels", DETECTIONS, detections, files[1]))
+    for stage, table, frame, count in parts:
+        for number, rows_of in enumerate(np.array_split(np.arange(len(frame)), count)):
+            part = frame.iloc[rows_of].reset_index(drop=True)
+            file = study.write(table, part, f"{table.name}/{number}.parquet")
+            made_by = f"{count} {pd.util.hash_pandas_object(part).sum()}"
+            study.commit(stage, Record(f"{number:02d}", made_by, (file,), len(part), len(part)))
+    return study
+
+
+def answers(study: Study) -> pd.DataFrame:
+    return pd.concat([detections_of(study, file) for file in study.files("metadata")], ignore_index=True)
+
+
+def accounts(study: Study) -> tuple[Counter, Counter, int, int]:
+    records = study.records("match").values()
+    lines = [line for record in records for line in record.ledger]
+    dropped = sum((Counter(line["dropped"]) for line in lines), Counter())
+    notes = sum((Counter(line["notes"]) for line in lines), Counter())
+    return dropped, notes, sum(record.rows_in for record in records), sum(record.rows_out for record in records)
+
+
+@pytest.fixture
+def example() -> tuple[list[str], pd.DataFrame, bytes]:
+    rng = np.random.default_rng(5)
+    images = [f"ride/{ride}/{name}.jpg" for ride, name in rng.integers(0, [9, 150], (600, 2))]
+    images += [f"ride/x/{number}.jpg" for number in range(1000, 1600)]
+    ids = [f"ride/{ride}/{name}" for ride, name in rng.integers(0, [12, 150], (150, 2))]
+    ids += [f"2020-10-05/{number}" for number in range(1400, 1700)]
+    scores = rng.random(len(ids))
+    scores[::7] = np.nan
+    detections = detected(*ids, score=scores)
+    detections.loc[::11, "status"] = "unreadable"
+    listed = ["\ufeff# what was run", "", *(f" {ref}\r" for ref in images[::2]), *(f"{n}" for n in range(1100, 1200))]
+    return images, detections, "\n".join(listed).encode()
+
+
+@pytest.mark.parametrize("files", [(1, 1), (3, 8), (8, 3)])
+@pytest.mark.parametrize("buckets", [1, 3, 16])
+def test_answers_do_not_depend_on_files_and_buckets(files, buckets, example, tmp_path, monkeypatch):
+    images, detections, listed = example
+    monkeypatch.setattr(keys, "bucket_count", lambda _: buckets)
+    monkeypatch.setattr(keys, "DETECTIONS_A_SHARD", 100)
+    for folder, text in (("with", listed), ("without", None)):
+        study = stored_study(tmp_path / folder, images, detections, files, text)
+        made = finish(study, [KEYS, MATCH])
+        assert len(made["match"]) == buckets
+        names = None if text is None else [line.strip() for line in text.decode("utf-8-sig").split("\n")][2:]
+        expected, drops, without_image = reference(images, detections, names)
+        assert_frame_equal(answers(study), expected)
+        dropped, notes, rows_in, rows_out = accounts(study)
+        assert dropped == drops
+        assert notes == Counter({WITHOUT_IMAGE: without_image, WITHOUT_LIST: int(text is None)})
+        assert rows_in == len(detections) == rows_out + dropped.total()
+        assert dropped.total() > 0
+        assert without_image > 0
+
+
+def test_every_line_of_the_processed_list_is_accounted_for_whatever_the_blocks(example, tmp_path):
+    images, detections, listed = example
+    study = stored_study(tmp_path, images, detections, processed=listed)
+    records = [record for record in finish(study, [KEYS])["keys"] if record.facts["kind"] == "processed"]
+    assert len(records) > 8
+    assert sum(record.rows_in for record in records) == listed.count(b"\n") + 1
+    assert sum(record.rows_in - record.rows_out for record in records) == 2
+
+
+def test_without_detections_every_image_counts_as_processed(tmp_path):
+    study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
+    finish(study, [KEYS, MATCH])
+    found = answers(study)
+    assert found["processed"].tolist() == [True]
+    assert found[["score", "score_any"]].isna().all(axis=None)
+
+
+def test_more_buckets_make_all_answers_to_be_made_again_and_a_new_detection_only_its_keys(
+    example, tmp_path, monkeypatch
+):
+    images, detections, _ = example
+    monkeypatch.setattr(keys, "DETECTIONS_A_SHARD", 100)
+    monkeypatch.setattr(keys, "bucket_count", lambda _: 3)
+
+    def todo(study: Study) -> list[str]:
+        return [
+            shard.name
+            for stage in (KEYS, MATCH)
+            for shard in unfinished(study, stage, stage.plan(study), study.records(stage.name))
+        ]
+
+    study = stored_study(tmp_path, images, detections, files=(3, 5))
+    finish(study, [KEYS, MATCH])
+    assert todo(study) == []
+    detections.loc[0, "image_id"] = "ride/a/new"
+    stored_study(tmp_path, images, detections, files=(3, 5))
+    assert todo(study) == ["detections-00000"]
+    finish(study, [KEYS])
+    assert todo(study) == ["00000", "00001", "00002"]
+    monkeypatch.setattr(keys, "bucket_count", lambda _: 4)
+    assert len(todo(study)) == 3 + 5 + 3
+    finish(study, [KEYS])
+    assert todo(study) == ["00000", "00001", "00002", "00003"]
+
+
+def test_a_processed_list_that_was_replaced_is_read_again_and_one_in_another_code_is_refused(example, tmp_path):
+    images, detections, listed = example
+    study = stored_study(tmp_path, images, detections, processed=listed)
+    shards = KEYS.plan(study)
+    finish(study, [KEYS, MATCH])
+    study.write_bytes(listed.replace(b"1100", b"\xff1100"), "processed.txt")
+    assert {shard.work["kind"] for shard in unfinished(study, KEYS, KEYS.plan(study), study.records("keys"))} == {
+        "processed"
+    }
+    with pytest.raises(SourceError, match="has changed since this run began"):
+        KEYS.finish(study, shards[-1])
+    with pytest.raises(SourceError, match=r"processed\.txt is not UTF-8"):
+        finish(study, [KEYS])
+    (tmp_path / "processed.txt").unlink()
+    with pytest.raises(SourceError, match=r"processed\.txt is no file; sources\.processed"):
+        KEYS.plan(study)
+
+
+def test_what_is_not_matched_yet_is_named(tmp_path):
+    study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
+    with pytest.raises(NotYetMade, match="no keys of images yet"):
+        MATCH.plan(study)
+    with pytest.raises(NotYetMade, match=r"nothing of .* is matched yet"):
+        detections_of(study, "metadata/0.parquet")
+    finish(study, [KEYS, MATCH])
+    with pytest.raises(NotYetMade, match=r"metadata/9\.parquet is not matched yet"):
+        detections_of(open_study(tmp_path), "metadata/9.parquet")
+
+
+def test_an_image_without_an_answer_is_a_defect_that_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "bucket_count", lambda _: 2)
+    study = stored_study(tmp_path, [f"ride/a/{number}.jpg" for number in range(20)], DETECTIONS.empty())
+    finish(study, [KEYS, MATCH])
+    study.discard("match", study.records("match")["00001"])
+    with pytest.raises(LedgerError, match="has 20 images and"):
+        detections_of(study, "metadata/0.parquet")
