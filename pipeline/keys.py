@@ -30,7 +30,7 @@ IMAGES, DETECTIONS, PROCESSED = "images", "detections", "processed"
 ROWS_A_BUCKET = 2_000_000  # of one kind, at most about that many: MATCH holds some 100 bytes a row
 # Detector output comes in files of 20,000 rows. Taken together, a bucket is read from 60 times fewer files.
 DETECTIONS_A_SHARD = 1_000_000
-_BYTES_A_LINE = 40  # of the processed list, roughly: its lines are not counted before they are read
+_BYTES_A_LINE = 60  # of the processed list, about: its lines are not counted before they are read
 
 _KEYS = [("name", pa.uint64()), ("path", pa.uint64())]
 SCHEMAS = {
