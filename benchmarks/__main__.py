@@ -55,7 +55,7 @@ def show(rows: list[Comparison]) -> None:
             f"{row.goal:g} {mark}",
             row.peer_name,
         )
-    Console().print(grid)
+    Console(width=160).print(grid)
 
 
 if __name__ == "__main__":

