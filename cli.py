@@ -155,6 +155,32 @@ def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
 
 
 @app.command()
+def export(
+    study: StudyOption,
+    out: Annotated[str, typer.Option(help="One file that ends in .csv or .parquet, or a folder for many.")],
+    published: Annotated[
+        bool, typer.Option("--published", help="The wide file, with the published names and order.")
+    ] = False,
+    form: Annotated[str | None, typer.Option("--format", help="Of the files in a folder: parquet or csv.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is no earlier export.")] = False,
+    cluster: ClusterOption = "local",
+) -> None:
+    """Every image with everything known of its place, in one wide file or a folder of them."""
+    with _errors():
+        from cluster.connect import connection
+        from pipeline.errors import SettingsError
+        from pipeline.export import export_published
+        from pipeline.store import open_study
+
+        if not published:
+            raise SettingsError("say what to export: --published is the wide file with the published names and order")
+        opened = open_study(study)
+        with connection(cluster) as client, _progress() as progress:
+            written = export_published(opened, out, client=client, form=form, force=force, progress=progress)
+    _say(written)
+
+
+@app.command()
 def dictionary(
     table: Annotated[str | None, typer.Argument(help="One table; none: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,

@@ -81,7 +81,7 @@ def test_checksums_are_those_of_the_files(shared_data):
         for file in entry.files
         if file.sha256 is not None
     ]
-    assert len(checked) == 9
+    assert len(checked) == 10
     assert all(said == found for _, said, found in checked), checked
 
 
