@@ -82,7 +82,7 @@ def export_published(
         "join", unit="rows", folders=(), plan=partial(_plan_join, stage), process=partial(_join, form=wanted, out=out)
     )
     run_stages(parts, [stage, join], client, progress)
-    _note(out, made_from, parts.record("join").rows_out)
+    _write_note(out, made_from, parts.record("join").rows_out)
     parts.fs.rm(parts.base, recursive=True)
     return out
 
@@ -131,23 +131,41 @@ def _refuse_foreign(parts: Study, *, force: bool) -> None:
 def _is_made(out: str, made_from: str, *, force: bool) -> bool:
     """Whether the file is there, made from the same; refuses one that is no earlier export."""
     fs, path = fsspec.core.url_to_fs(out)
-    if not fs.exists(path):
-        return False
-    note = json.loads(fs.cat_file(f"{path}.json")) if fs.exists(f"{path}.json") else {}
-    ours = fs.isfile(path) and note.get("bytes") == fs.size(path)
-    if not ours and (fs.isdir(path) or not force):
-        raise SettingsError(
-            f"{out} is there, and it is not what `patrolscope export` wrote: name another file, or give --force to "
-            f"overwrite it"
-        )
-    return ours and bool(note["made_from"] == made_from)
+    if fs.isdir(path):
+        raise SettingsError(f"{out} is a folder: name another file, or a folder without .csv or .parquet at its end")
+    note = _read_note(fs, path)
+    if not force:
+        for name, ours in ((path, note.get("bytes") == _size(fs, path)), (_note_of(path), bool(note))):
+            if fs.exists(name) and not ours:
+                raise SettingsError(
+                    f"{name} is there, and it is not what `patrolscope export` wrote: name another file, or give "
+                    f"--force to overwrite it"
+                )
+    return fs.exists(path) and (note.get("made_from"), note.get("bytes")) == (made_from, _size(fs, path))
 
 
-def _note(out: str, made_from: str, rows: int) -> None:
+def _size(fs: Any, path: str) -> int | None:
+    return int(fs.size(path)) if fs.exists(path) else None
+
+
+def _note_of(path: str) -> str:
+    return f"{path}.json"
+
+
+def _read_note(fs: Any, path: str) -> dict[str, Any]:
+    """What `_write_note` said of a file; empty where it said nothing."""
+    try:
+        note = json.loads(fs.cat_file(_note_of(path)))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and note.get("made_by") == MADE_BY else {}
+
+
+def _write_note(out: str, made_from: str, rows: int) -> None:
     """Say beside a single file what made it, so that the next export knows its own."""
     fs, path = fsspec.core.url_to_fs(out)
-    note = {"made_by": MADE_BY, "made_from": made_from, "rows": rows, "bytes": fs.size(path)}
-    fs.pipe_file(f"{path}.json", (json.dumps(note, indent=1) + "\n").encode())
+    note = {"made_by": MADE_BY, "made_from": made_from, "rows": rows, "bytes": _size(fs, path)}
+    fs.pipe_file(_note_of(path), (json.dumps(note, indent=1) + "\n").encode())
 
 
 # The parts.
