@@ -206,8 +206,11 @@ def _print_dictionary(tables: list[Any]) -> None:
     console = Console()
     for one in tables:
         grid = Grid(title=f"{one.name}: {one.row} (key: {', '.join(one.key) or 'none'})", title_justify="left")
-        for heading in ("column", "type", "meaning", "unit", "values", "published as"):
-            grid.add_column(heading, overflow="fold", no_wrap=heading in ("column", "type"))
+        # The longest published names have more than a hundred characters: they are folded, shorter ones stand in a line.
+        grid.add_column("column", overflow="fold", width=min(30, max(map(len, one.names))))
+        grid.add_column("type", overflow="fold", no_wrap=True)
+        for heading in ("meaning", "unit", "values", "published as"):
+            grid.add_column(heading, overflow="fold")
         for column in one.describe()["columns"]:
             grid.add_row(*(column[key] for key in ("name", "type", "meaning", "unit", "values", "published_name")))
         console.print(grid)

@@ -66,7 +66,7 @@ def _b03002_columns(of: str, margin: str) -> tuple[Column, ...]:
             Column(
                 f"b03002_{number:03d}m",
                 "float64",
-                f"90 % margin of error of b03002_{number:03d}e{margin}",
+                f"90 % margin of error: {words}, {of}{margin}",
                 unit="persons",
                 low=0,
                 nullable=True,
@@ -327,7 +327,7 @@ TRACTS = Table(
         Column(
             "cdbg_eligibility",
             "string",
-            "for community development block grants: E eligible, I ineligible, CD by its district",
+            "community development block grants: E eligible, I ineligible",
             nullable=True,
             published="cdeligibil",
         ),
@@ -396,7 +396,7 @@ LEVELS = Table(
         Column("areas", "int64", "areas in it: by their tract, their centroid (precinct), their zone", low=1),
         *(
             replace(column, published="")
-            for column in _b03002_columns("sum over the areas", ": root of the sum of the areas' squared margins")
+            for column in _b03002_columns("sum over the areas", " (root of the sum of their squared margins)")
         ),
         Column("area_sqft", "float64", "size of its areas", unit="sq ft", low=0),
         Column(
@@ -657,8 +657,8 @@ def published_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
         felonies += [form.format(crime) for form in _PUBLISHED_FELONY]
     of_image = [*_PUBLISHED_IMAGE, *felonies, annotated["station_distance_ft"].published]
     of_area = [*_PUBLISHED_AREA, *B03002_PUBLISHED.values(), *_PUBLISHED_PLACES]
-    columns = [replace(known[name], name=name, published=name) for name in of_image]
-    columns += [replace(known[name], name=name, published=name, nullable=True) for name in of_area]
+    columns = [replace(known[name], name=name, published="") for name in of_image]
+    columns += [replace(known[name], name=name, published="", nullable=True) for name in of_area]
     flags = {column.name: replace(column, kind="int8", low=0, high=1) for column in columns if column.kind == "bool"}
     return Table(
         "published",

@@ -164,7 +164,7 @@ def test_a_name_of_two_places_has_no_code():
     assert pd.isna(levels.loc[("neighbourhood", "Park"), "code"])
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_levels_do_not_depend_on_the_order_of_areas(order):
     frame = areas(neighbourhood=["A", "A", "B"])
     known = census(frame, population=population([3.0, 1e6, 7.0], [12.0, 345.0, 1.0]))
