@@ -206,7 +206,7 @@ def _print_dictionary(tables: list[Any]) -> None:
     console = Console()
     for one in tables:
         grid = Grid(title=f"{one.name}: {one.row} (key: {', '.join(one.key) or 'none'})", title_justify="left")
-        # The longest published names have more than a hundred characters: they are folded, shorter ones stand in a line.
+        # The longest published names have more than a hundred characters and are folded; shorter ones stand in a line.
         grid.add_column("column", overflow="fold", width=min(30, max(map(len, one.names))))
         grid.add_column("type", overflow="fold", no_wrap=True)
         for heading in ("meaning", "unit", "values", "published as"):

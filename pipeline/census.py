@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import shapely
 
@@ -145,11 +146,17 @@ def _codes(tracts: pd.DataFrame, name: str, code: str) -> dict[str, str]:
     return dict(pairs[~pairs[name].duplicated(keep=False)].to_numpy().tolist())
 
 
+def _union(parts: npt.NDArray[np.object_]) -> shapely.Geometry:
+    if shapely.coverage_is_valid(parts):
+        return shapely.coverage_union_all(parts)
+    # Tracts whose corners were rounded one by one overlap or leave gaps of less than a millimetre: on this grid of
+    # degrees their union has no hole for each (the embedded city: 109 without it).
+    return shapely.union_all(parts, grid_size=1e-8)
+
+
 def community_districts(tracts: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Boundaries of the community districts, each the union of its tracts, EPSG:4326: rows of `PLACES`."""
     known = tracts.dropna(subset="community_district")
-    shapes = known.groupby("community_district")["geometry"].apply(
-        lambda parts: shapely.coverage_union_all(parts.to_numpy())
-    )
+    shapes = known.groupby("community_district")["geometry"].apply(lambda parts: _union(parts.to_numpy()))
     columns = {"level": "community_district", "place": shapes.index.astype("str")}
     return gpd.GeoDataFrame(columns, geometry=shapes.to_numpy(), crs=WGS84)[PLACES.names]

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.annotate import ANNOTATE
 from pipeline.errors import NotYetMade, SettingsError
+from pipeline.layers import CENSUS_FILE, TRACTS_FILE
 from pipeline.ledger import Ledger
 from pipeline.run import Progress, run_stages, unfinished
 from pipeline.stages import Shard, Stage
@@ -104,11 +105,14 @@ def _form(out: str, form: str | None) -> tuple[bool, Form]:
 def _refuse_unfinished(study: Study) -> None:
     shards = ANNOTATE.plan(study)
     waiting = len(unfinished(study, ANNOTATE, shards, study.records(ANNOTATE.name)))
+    make = f"run `patrolscope annotate --study {study.root}`"
     if waiting or not shards:
         raise NotYetMade(
-            f"{waiting} of {len(shards)} files of annotated/ in {study.root} are missing or out of date: "
-            f"run `patrolscope annotate --study {study.root}`"
+            f"{waiting} of {len(shards)} files of annotated/ in {study.root} are missing or out of date: {make}"
         )
+    for file in (CENSUS_FILE, TRACTS_FILE):
+        if not study.exists(file):
+            raise NotYetMade(f"{study.root} has no {file}, which earlier versions did not make: {make}")
 
 
 def _refuse_foreign(parts: Study, *, force: bool) -> None:

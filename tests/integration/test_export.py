@@ -256,6 +256,15 @@ def test_a_study_that_is_not_annotated_says_which_command_does_it(study, tmp_pat
         export_published(open_study(bare.root), str(tmp_path / "w.csv"), client=no_client)
 
 
+def test_a_study_from_before_the_tables_of_the_census_says_which_command_makes_them(study, tmp_path):
+    older = create_study(tmp_path / "older", study.settings)
+    for folder in ("manifest", "areas", "annotated"):
+        shutil.copytree(Path(study.base) / folder, Path(older.base) / folder)
+    Path(older.path("areas", "census.parquet")).unlink()
+    with pytest.raises(NotYetMade, match=r"no areas/census\.parquet.*run `patrolscope annotate --study"):
+        export_published(older, str(tmp_path / "w.csv"), client=no_client)
+
+
 def test_an_image_in_an_area_or_near_a_felony_that_nobody_knows_is_refused(study, gazetteer):
     images = study.read(study.files("annotated")[0], columns=image_columns(WINDOWS_H))
     zone = study.settings.city.time_zone

@@ -125,6 +125,19 @@ def test_a_community_district_is_the_union_of_its_tracts():
     assert district.geometry.symmetric_difference(shapely.box(-74.0, 40.7, -73.98, 40.71)).area < 1e-15
 
 
+def test_tracts_that_do_not_meet_exactly_make_a_district_without_holes():
+    off = 3e-10  # degrees
+    left = shapely.Polygon([(0, 0), (1, 0), (1, 0.5 + off), (1, 1), (0, 1)])
+    right = shapely.Polygon([(1, 0), (2, 0), (2, 1), (1, 1), (1 + off, 0.3), (1, 0.2)])
+    assert not shapely.coverage_is_valid([left, right])
+    named = with_places(tracts(community_district="MN01").set_geometry([left, right], crs="EPSG:4326"), None)
+    (district,) = community_districts(named).geometry
+    assert district.is_valid
+    assert district.geom_type == "Polygon"
+    assert len(district.interiors) == 0
+    assert district.area == pytest.approx(2, abs=1e-8)
+
+
 # Levels.
 
 
