@@ -165,6 +165,32 @@ def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
 
 
 @app.command()
+def export(
+    study: StudyOption,
+    out: Annotated[str, typer.Option(help="One file that ends in .csv or .parquet, or a folder for many.")],
+    published: Annotated[
+        bool, typer.Option("--published", help="The wide file, with the published names and order.")
+    ] = False,
+    form: Annotated[str | None, typer.Option("--format", help="Of the files in a folder: parquet or csv.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is no earlier export.")] = False,
+    cluster: ClusterOption = "local",
+) -> None:
+    """Every image with everything known of its place, in one wide file or a folder of them."""
+    with _errors():
+        from cluster.connect import connection
+        from pipeline.errors import SettingsError
+        from pipeline.export import export_published
+        from pipeline.store import open_study
+
+        if not published:
+            raise SettingsError("say what to export: --published is the wide file with the published names and order")
+        opened = open_study(study)
+        with connection(cluster) as client, _progress() as progress:
+            written = export_published(opened, out, client=client, form=form, force=force, progress=progress)
+    _say(written)
+
+
+@app.command()
 def dictionary(
     table: Annotated[str | None, typer.Argument(help="One table; none: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
@@ -190,8 +216,11 @@ def _print_dictionary(tables: list[Any]) -> None:
     console = Console()
     for one in tables:
         grid = Grid(title=f"{one.name}: {one.row} (key: {', '.join(one.key) or 'none'})", title_justify="left")
-        for heading in ("column", "type", "meaning", "unit", "values", "published as"):
-            grid.add_column(heading, overflow="fold", no_wrap=heading in ("column", "type"))
+        # The longest published names have more than a hundred characters and are folded; shorter ones stand in a line.
+        grid.add_column("column", overflow="fold", width=min(30, max(map(len, one.names))))
+        grid.add_column("type", overflow="fold", no_wrap=True)
+        for heading in ("meaning", "unit", "values", "published as"):
+            grid.add_column(heading, overflow="fold")
         for column in one.describe()["columns"]:
             grid.add_row(*(column[key] for key in ("name", "type", "meaning", "unit", "values", "published_name")))
         console.print(grid)

@@ -22,7 +22,7 @@ from dashboards.results import ANALYSES, FEW_IMAGES, Results, from_the_highest
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
 from pipeline.store import Study
-from pipeline.tables import ANNOTATED, AREAS, CELLS, DETECTIONS, METADATA, PLACES, QUARANTINE
+from pipeline.tables import ANNOTATED, AREAS, CELLS, CENSUS, DETECTIONS, LEVELS, METADATA, PLACES, QUARANTINE, TRACTS
 
 REPORT_FILE = "report.html"
 PACKAGES = (
@@ -76,6 +76,9 @@ FILES = {
     "quarantine/": QUARANTINE.row,
     "detections/": DETECTIONS.row,
     "areas/areas.parquet": AREAS.row,
+    "areas/census.parquet": CENSUS.row,
+    "areas/tracts.parquet": TRACTS.row,
+    "areas/levels.parquet": LEVELS.row,
     "areas/places.parquet": PLACES.row,
     "annotated/": ANNOTATED.row,
     "estimates/tables.csv": "every estimate of this page: one row a group and quantity, with interval and spread",

@@ -122,7 +122,10 @@ class Layers(Frozen):
     """Data sets that a study joins its images to; null where a city has none."""
 
     areas: Layer = Layer(entry="block_groups_2020")
+    area_attributes: Layer | None = Layer(entry="block_group_attributes_2020")
     tracts: Layer | None = Layer(entry="tracts_2020")
+    tract_places: Layer | None = Layer(entry="tract_places_2020")
+    tract_counts: Layer | None = Layer(entry="decennial_2020_tracts")
     neighbourhoods: Layer | None = Layer(entry="neighbourhoods_2020")
     boroughs: Layer | None = Layer(entry="boroughs")
     precincts: Layer | None = Layer(entry="precincts_2020")

@@ -1,4 +1,4 @@
-"""The city of a study: its areas with people, income and zone, its places, stations and felonies.
+"""The city of a study: its areas with people, income and zone, its tracts, places, stations and felonies.
 
 Small tables, made once, from which every worker takes what it needs.
 """
@@ -15,6 +15,7 @@ import pandas as pd
 import shapely
 
 from pipeline import catalog, readers
+from pipeline.census import build_census, build_levels, build_tracts, community_districts, with_places
 from pipeline.config import Layer
 from pipeline.ledger import Ledger
 from pipeline.spatial.coverage import Coverage, gaps
@@ -22,11 +23,14 @@ from pipeline.spatial.crs import SQFT_PER_SQMI, WGS84, feet_per_unit, project_ft
 from pipeline.spatial.nearest import Stations
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
-from pipeline.tables import AREAS, FELONIES, PEOPLE_PUBLISHED, PLACES, STATIONS
+from pipeline.tables import AREAS, CENSUS, FELONIES, LEVELS, PEOPLE_VARIABLES, PLACES, STATIONS, TRACTS
 from pipeline.zones import zone_shares
 
 PLACE_LEVELS = {"neighbourhood": "neighbourhoods", "borough": "boroughs", "precinct": "precincts"}
 AREAS_FILE = "areas/areas.parquet"
+CENSUS_FILE = "areas/census.parquet"
+TRACTS_FILE = "areas/tracts.parquet"
+LEVELS_FILE = "areas/levels.parquet"
 PLACES_FILE = "areas/places.parquet"
 STATIONS_FILE = "areas/stations.parquet"
 FELONIES_FILE = "areas/felonies.parquet"
@@ -47,6 +51,13 @@ def _locate(study: Study, layer: Layer) -> tuple[catalog.CatalogEntry, Path]:
     return catalog.locate(layer, study, None if cache is None else Path(cache))
 
 
+def read_tracts(study: Study) -> gpd.GeoDataFrame | None:
+    """Tracts with the places that they lie in, in the coordinates of their file; None where the study has no tracts."""
+    layers = study.settings.layers
+    tracts = read_layer(study, layers.tracts)
+    return None if tracts is None else with_places(tracts, read_layer(study, layers.tract_places))
+
+
 def build_areas(study: Study) -> gpd.GeoDataFrame:
     """Areas of the study with everything known of them: `AREAS`, sorted by code.
 
@@ -58,7 +69,7 @@ def build_areas(study: Study) -> gpd.GeoDataFrame:
     areas = read_layer(study, layers.areas, "read_areas").to_crs(WGS84).sort_values("area", ignore_index=True)
     ground = areas.geometry.to_crs(study.settings.city.crs)
     areas["area_sqft"] = ground.area * feet_per_unit(study.settings.city.crs) ** 2
-    areas = areas.join(_tract_of(ground.centroid, read_layer(study, layers.tracts)))
+    areas = areas.join(_tract_of(ground.centroid, read_tracts(study)))
     areas = areas.join(_people(areas["area"], read_layer(study, layers.population)))
     areas["density_per_sqmi"] = areas["persons"] / areas["area_sqft"] * SQFT_PER_SQMI
     areas["income_usd"] = _looked_up(areas["area"], read_layer(study, layers.income), "income_usd")
@@ -78,8 +89,8 @@ def zone_of(zoning: pd.DataFrame | None, areas: pd.Series[str], share: float) ->
 
 
 def _tract_of(centroids: gpd.GeoSeries, tracts: gpd.GeoDataFrame | None) -> pd.DataFrame:
-    """Tract, neighbourhood and borough that contain each centroid; missing where no tract does."""
-    names = ["tract", "neighbourhood", "borough"]
+    """Tract that contains each centroid, and the places of the tract; missing where no tract does."""
+    names = ["tract", "neighbourhood", "borough", "community_district"]
     if tracts is None:
         return pd.DataFrame({name: pd.Series(np.nan, index=centroids.index, dtype="str") for name in names})
     index = Coverage.build(tracts["tract"].to_numpy(), tracts.geometry.to_numpy())
@@ -92,8 +103,10 @@ def _tract_of(centroids: gpd.GeoSeries, tracts: gpd.GeoDataFrame | None) -> pd.D
 def _people(areas: pd.Series[str], population: pd.DataFrame | None) -> pd.DataFrame:
     """Counts by group; an area without a count has none (docs/method.md: a missing population counts as 0)."""
     if population is None:
-        return pd.DataFrame(0.0, index=areas.index, columns=list(PEOPLE_PUBLISHED))
-    return pd.DataFrame({name: _looked_up(areas, population, name).fillna(0.0) for name in PEOPLE_PUBLISHED})
+        return pd.DataFrame(0.0, index=areas.index, columns=list(PEOPLE_VARIABLES))
+    return pd.DataFrame(
+        {name: _looked_up(areas, population, variable).fillna(0.0) for name, variable in PEOPLE_VARIABLES.items()}
+    )
 
 
 def _looked_up(areas: pd.Series[str], table: pd.DataFrame | None, column: str) -> pd.Series[float]:
@@ -102,9 +115,10 @@ def _looked_up(areas: pd.Series[str], table: pd.DataFrame | None, column: str) -
     return areas.map(table.set_index("area")[column]).astype("float64")
 
 
-def build_places(study: Study) -> gpd.GeoDataFrame:
-    """Boundaries of neighbourhoods, boroughs and precincts, in EPSG:4326: `PLACES`."""
-    parts = []
+def build_places(study: Study, tracts: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Boundaries of neighbourhoods, boroughs, precincts and, from `tracts`, community districts: `PLACES`."""
+    districts = community_districts(tracts)
+    parts = [districts] if len(districts) else []
     for level, name in PLACE_LEVELS.items():
         frame = read_layer(study, getattr(study.settings.layers, name))
         if frame is not None:
@@ -130,7 +144,7 @@ def plan_layers(study: Study) -> list[Shard]:
         "city": settings.city.model_dump(mode="json"),
         "zone_share": settings.estimate.zone_share,
         "felony_category": settings.annotate.felony_category,
-        "tables": [table.fingerprint() for table in (AREAS, PLACES, STATIONS, FELONIES)],
+        "tables": [table.fingerprint() for table in (AREAS, CENSUS, TRACTS, LEVELS, PLACES, STATIONS, FELONIES)],
     }
     return [Shard("layers", work)]
 
@@ -138,18 +152,31 @@ def plan_layers(study: Study) -> list[Shard]:
 def process_layers(study: Study, _shard: Shard) -> Record:
     """Write areas/: the tables and the indices for point location."""
     settings = study.settings
+    layers, crs = settings.layers, settings.city.crs
     areas = build_areas(study)
-    places = build_places(study)
-    stations = read_layer(study, settings.layers.stations)
+    tracts = build_tracts(read_tracts(study), read_layer(study, layers.tract_counts), crs)
+    census = build_census(
+        areas,
+        population=read_layer(study, layers.population),
+        income=read_layer(study, layers.income),
+        attributes=read_layer(study, layers.area_attributes),
+        precincts=read_layer(study, layers.precincts),
+        crs=crs,
+    )
+    places = build_places(study, tracts)
+    stations = read_layer(study, layers.stations)
     stations = STATIONS.conform(STATIONS.empty() if stations is None else stations)
     felonies, ledger = FELONIES.empty(), Ledger("felonies", 0)
-    if settings.layers.complaints is not None:
-        _, path = _locate(study, settings.layers.complaints)
+    if layers.complaints is not None:
+        _, path = _locate(study, layers.complaints)
         felonies, ledger = readers.read_felonies(
             path, category=settings.annotate.felony_category, time_zone=settings.city.time_zone
         )
     files = [
         study.write(AREAS, areas, AREAS_FILE),
+        study.write(CENSUS, census, CENSUS_FILE),
+        study.write(TRACTS, tracts, TRACTS_FILE),
+        study.write(LEVELS, build_levels(areas, census, tracts), LEVELS_FILE),
         study.write(PLACES, places, PLACES_FILE),
         study.write(STATIONS, stations.sort_values("station_id", ignore_index=True), STATIONS_FILE),
         study.write(FELONIES, felonies, FELONIES_FILE),

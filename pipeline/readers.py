@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyogrio
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS
@@ -26,12 +27,12 @@ from pyproj import CRS
 from pipeline.catalog import CatalogEntry
 from pipeline.errors import ContractViolation, SourceError
 from pipeline.ledger import Ledger
-from pipeline.tables import FELONIES, PEOPLE_PUBLISHED, STATIONS
+from pipeline.tables import B03002_PUBLISHED, CENSUS, FELONIES, PEOPLE_VARIABLES, STATIONS
 
 # Text that stands for an empty cell in exports of the city's portal (older and newer ones).
 _NO_VALUE = ("", "NA", "(null)")
 # Annotations in place of an estimate (table notes of the ACS): none, not applicable, too few sample cases.
-_NO_ESTIMATE = ("", "-", "*", "**", "***", "N", "(X)", "null")
+_NO_ESTIMATE = ("", "-", "*", "**", "***", "*****", "N", "(X)", "null")
 _INCOME = r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?[+-]?"
 # Of source text at a time: bounds the memory of a reader of the 2 GB files.
 _BLOCK_BYTES = 8 * 2**20
@@ -57,6 +58,20 @@ def read_layer(entry: CatalogEntry, path: Path, reader: str | None = None) -> pd
 
 # Boundaries. The CRS is the file's own.
 
+# What a file of tracts can say of them beside code and names; measures are numbers, the others text.
+_MEASURES = ("shape_length_ft", "shape_area_sqft")
+TRACT_DETAILS = (
+    "label",
+    "tract_in_borough",
+    "borough_tract",
+    "borough_code",
+    "neighbourhood_code",
+    "community_district_code",
+    "community_district",
+    "cdbg_eligibility",
+    *_MEASURES,
+)
+
 
 def read_areas(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
     """Areas of the finest level: area (code), geometry. Tracts serve, too. Areas that are all water are kept."""
@@ -65,9 +80,18 @@ def read_areas(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
 
 
 def read_tracts(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
-    """Tracts: tract (code), neighbourhood and borough (names), geometry."""
+    """Tracts: tract (code), neighbourhood and borough (names), geometry; of `TRACT_DETAILS` what the file has."""
     names = {name: name for name in ("tract", "neighbourhood", "borough")}
-    return _boundaries(path, entry, names, key="tract")
+    return _boundaries(path, entry, names, key="tract", may_have=TRACT_DETAILS)
+
+
+def read_tract_places(path: Path, entry: CatalogEntry) -> pd.DataFrame:
+    """Which places a tract lies in: tract (code), and of `TRACT_DETAILS` what the file has."""
+    table = _text_table(path, {"tract": entry.columns["tract"]}, _details(entry, TRACT_DETAILS))
+    _refuse_twice(table["tract"], path)
+    for name in table.columns.intersection([*_MEASURES]):
+        table[name] = _numbers(table[name], path, name, may_lack=True)
+    return table.mask(table == "").reset_index(drop=True)
 
 
 def read_places(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
@@ -80,8 +104,13 @@ def read_districts(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
     return _boundaries(path, entry, {"place": "place"}, key=None)
 
 
-def _boundaries(path: Path, entry: CatalogEntry, names: dict[str, str], *, key: str | None) -> gpd.GeoDataFrame:
-    """Polygons with columns `names` (ours -> the entry's); attrs["repaired"] counts those that were not valid."""
+def _boundaries(
+    path: Path, entry: CatalogEntry, names: dict[str, str], *, key: str | None, may_have: tuple[str, ...] = ()
+) -> gpd.GeoDataFrame:
+    """Polygons with columns `names` (ours -> the entry's); attrs["repaired"] counts those that were not valid.
+
+    Columns `may_have` (ours, and the entry's) are there when the file has them; their empty cells are missing.
+    """
     raw = _polygons(path, entry)
     if not isinstance(raw, gpd.GeoDataFrame):
         raise SourceError(f"{path} holds a table without polygons; expected {entry.format}")
@@ -89,6 +118,9 @@ def _boundaries(path: Path, entry: CatalogEntry, names: dict[str, str], *, key: 
     for ours, role in names.items():
         values = _text(raw[_name_in_file(path, entry.columns[role], raw.columns)], path)
         columns[ours] = _decoded(values, entry.codes.get(role, {}), path)
+    for ours, accepted in _details(entry, may_have).items():
+        if (name := _first_there(accepted, raw.columns)) is not None:
+            columns[ours] = _detail(raw[name], path, number=ours in _MEASURES)
     shapes, repaired = _valid(raw.geometry)
     frame = gpd.GeoDataFrame(columns, geometry=shapes, crs=_crs(raw, path, entry))
     frame = _selected(frame, entry, names)
@@ -100,6 +132,24 @@ def _boundaries(path: Path, entry: CatalogEntry, names: dict[str, str], *, key: 
     frame = frame.reset_index(drop=True)
     frame.attrs["repaired"] = repaired
     return frame
+
+
+def _details(entry: CatalogEntry, may_have: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    return {name: entry.columns[name] for name in may_have if name in entry.columns}
+
+
+def _detail(values: pd.Series[Any], path: Path, *, number: bool) -> pd.Series[Any]:
+    """A column that can lack values: codes and names as text, measures as numbers."""
+    known = values.notna() & (values.astype("str").str.strip() != "")
+    if not known.any():
+        return pd.Series(np.nan, index=values.index, dtype="float64" if number else "str")
+    if not number:
+        return _text(values[known], path).reindex(values.index)
+    numbers = pd.to_numeric(values.where(known), errors="coerce").astype("float64")
+    bad = known & ~numbers.between(0, np.inf, inclusive="left")
+    if bad.any():
+        raise SourceError(f"{path}: {values.name} holds {values[bad].iloc[0]!r}; expected a number, at least 0")
+    return numbers
 
 
 def _polygons(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
@@ -157,23 +207,62 @@ def _valid(shapes: gpd.GeoSeries) -> tuple[np.ndarray, int]:
 
 
 def read_population(path: Path, entry: CatalogEntry) -> pd.DataFrame:
-    """People of each area by group: area (code), persons, persons_white, ... (`PEOPLE_PUBLISHED`).
+    """People of each area by origin and race: area (code), b03002_001e, b03002_001m, ...; name where the file has it.
 
-    Reads table B03002 as data.census.gov gives it, and with the names that the study's authors gave its columns.
+    Reads table B03002 as data.census.gov gives it, and with the names that the study's authors gave its columns. The
+    estimates of `PEOPLE_VARIABLES` must be there, under the entry's names or those; others are taken where they are.
+    A margin is missing where the bureau gives an annotation instead.
     """
-    names = {"area": entry.columns["area"]}
-    for group, published in PEOPLE_PUBLISHED.items():
-        names[group] = (*entry.columns.get(group, ()), published)
-    table = _census_table(path, entry, names)
-    counts = {group: _numbers(table[group], path, group) for group in PEOPLE_PUBLISHED}
-    return pd.DataFrame({"area": table["area"], **counts}).reset_index(drop=True)
+    names = {name: (name.upper(), published) for name, published in B03002_PUBLISHED.items()}
+    needed = {"area": entry.columns["area"]}
+    for role, name in PEOPLE_VARIABLES.items():
+        needed[name] = tuple(dict.fromkeys((*entry.columns.get(role, ()), *names.pop(name))))
+    table = _census_table(path, entry, needed, names | _details(entry, ("name",)))
+    columns = {
+        name: _numbers(_without_annotations(table[name]), path, name, may_lack=True)
+        if name.endswith("m")
+        else _numbers(table[name], path, name)
+        for name in B03002_PUBLISHED
+        if name in table
+    }
+    return pd.DataFrame({**table[table.columns.intersection(["area", "name"])], **columns}).reset_index(drop=True)
+
+
+def _without_annotations(cells: pd.Series[str]) -> pd.Series[str]:
+    text = cells.str.strip()
+    return text.mask(text.isin(_NO_ESTIMATE), "")
 
 
 def read_income(path: Path, entry: CatalogEntry) -> pd.DataFrame:
-    """Median household income of each area: area (code), income_usd (missing where there is no estimate)."""
-    table = _census_table(path, entry, {name: entry.columns[name] for name in ("area", "income_usd")})
-    income_usd = parse_income(table["income_usd"], path)
-    return pd.DataFrame({"area": table["area"], "income_usd": income_usd}).reset_index(drop=True)
+    """Median household income: area (code), income_usd, income_margin_usd; missing where there is no estimate.
+
+    The margin is there when the file has it; it is missing, too, where the income lies at an end of the scale.
+    """
+    needed = {name: entry.columns[name] for name in ("area", "income_usd")}
+    table = _census_table(path, entry, needed, _details(entry, ("income_margin_usd",)))
+    columns = {name: parse_income(table[name], path) for name in table if name != "area"}
+    return pd.DataFrame({"area": table["area"], **columns}).reset_index(drop=True)
+
+
+def read_area_attributes(path: Path, entry: CatalogEntry) -> pd.DataFrame:
+    """What the Census Bureau's boundary file says of an area: area (code), and the entry's columns that `CENSUS` has.
+
+    Reads the table beside the shapes (.dbf), alone or in its archive; land and water in square metres.
+    """
+    where = str(path) if path.suffix == ".dbf" else f"/vsizip/{path}/{_member(path, entry.member)}"
+    try:
+        raw = pyogrio.read_dataframe(where, read_geometry=False)
+    except (DataSourceError, DataLayerError) as error:
+        raise SourceError(f"{path} is no table of attributes ({error}); expected {entry.format}") from error
+    columns = {
+        ours: _text(raw[_name_in_file(path, accepted, raw.columns)], path) for ours, accepted in entry.columns.items()
+    }
+    table = _selected(pd.DataFrame(columns), entry, {"area": "area"})
+    _refuse_twice(table["area"], path)
+    for name in table:
+        if CENSUS[str(name)].kind == "float64":
+            table[name] = _numbers(table[name], path, str(name), low=-180)
+    return table.reset_index(drop=True)
 
 
 def parse_income(cells: pd.Series[str], path: Path) -> pd.Series[float]:
@@ -225,7 +314,10 @@ def read_levels(path: Path, entry: CatalogEntry) -> pd.DataFrame:
 
 
 def read_tract_counts(path: Path, entry: CatalogEntry) -> pd.DataFrame:
-    """People of each tract in the 2020 census: tract (code), persons, persons_white, ... as the entry names them."""
+    """People of each tract in the 2020 census: tract (code), persons, persons_white, ... as the entry names them.
+
+    Columns percent_... are shares as published, whose cells may be empty.
+    """
     try:
         # The first sheet explains; three lines of titles stand above the names.
         raw = pd.read_excel(path, sheet_name=1, header=3, dtype="str", keep_default_na=False)
@@ -237,13 +329,18 @@ def read_tract_counts(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     table = table[table["level"] == "CT2020"]
     _refuse_twice(table["tract"], path)
     groups = [name for name in entry.columns if name not in ("level", "tract")]
-    counts = {name: _numbers(table[name], path, name) for name in groups}
+    counts = {name: _numbers(table[name], path, name, may_lack=name.startswith("percent_")) for name in groups}
     return pd.DataFrame({"tract": table["tract"], **counts}).reset_index(drop=True)
 
 
-def _census_table(path: Path, entry: CatalogEntry, names: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
-    """Text of the columns `names` of the entry's areas; codes without the `1500000US` that names their level."""
-    table = _text_table(path, names)
+def _census_table(
+    path: Path,
+    entry: CatalogEntry,
+    names: Mapping[str, tuple[str, ...]],
+    may_have: Mapping[str, tuple[str, ...]] | None = None,
+) -> pd.DataFrame:
+    """Text of the columns of the entry's areas; codes without the `1500000US` that names their level."""
+    table = _text_table(path, names, may_have)
     # Downloads of data.census.gov have a second line of headings, in words.
     table = table[table["area"] != "Geography"]
     table["area"] = table["area"].str.replace(r"^\d{7}US", "", regex=True)
@@ -252,14 +349,22 @@ def _census_table(path: Path, entry: CatalogEntry, names: Mapping[str, tuple[str
     return table
 
 
-def _text_table(path: Path, names: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
-    """Columns of a small CSV file as text, under our names; the index is the line in the file, the header is 1."""
+def _text_table(
+    path: Path, names: Mapping[str, tuple[str, ...]], may_have: Mapping[str, tuple[str, ...]] | None = None
+) -> pd.DataFrame:
+    """Columns of a small CSV file as text, under our names; the index is the line in the file, the header is 1.
+
+    Columns `names` must be there, columns `may_have` are taken where they are.
+    """
     try:
         # index_col=False: a comma at the end of every line does not shift the columns.
         raw = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise SourceError(f"{path} is not a CSV file in UTF-8: {error}") from error
     columns = {ours: raw[_name_in_file(path, accepted, raw.columns)] for ours, accepted in names.items()}
+    for ours, accepted in (may_have or {}).items():
+        if (name := _first_there(accepted, raw.columns)) is not None:
+            columns[ours] = raw[name]
     return pd.DataFrame(columns).set_axis(raw.index + 2)
 
 
@@ -412,11 +517,15 @@ def _parsed(text: pd.Series[str], form: str) -> pd.Series[pd.Timestamp]:
 # What the readers share.
 
 
+def _first_there(accepted: tuple[str, ...], there: pd.Index[str]) -> str | None:
+    return next((name for name in accepted if name in there), None)
+
+
 def _name_in_file(path: Path, accepted: tuple[str, ...], there: pd.Index[str]) -> str:
     """The first accepted name that a file has."""
-    for name in accepted:
-        if name in there:
-            return name
+    name = _first_there(accepted, there)
+    if name is not None:
+        return name
     raise SourceError(f"{path} has no column {' or '.join(accepted)}; it has {', '.join(map(str, there)) or 'none'}")
 
 
@@ -480,10 +589,12 @@ READERS: dict[str, Callable[[Path, CatalogEntry], pd.DataFrame]] = {
     for reader in (
         read_areas,
         read_tracts,
+        read_tract_places,
         read_places,
         read_districts,
         read_population,
         read_income,
+        read_area_attributes,
         read_zoning,
         read_stations,
         read_levels,

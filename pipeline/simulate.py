@@ -186,7 +186,8 @@ def _settings(city: str, cache: str | None) -> Settings:
             "Images, detections and felonies are simulated; boundaries, people, incomes, zones and police stations of "
             "New York City are real."
         )
-    layers = Layers(**own, **({"precincts": None} if city == "embedded" else {}))
+    absent = ("precincts", "area_attributes", "tract_places", "tract_counts") if city == "embedded" else ()
+    layers = Layers(**own, **dict.fromkeys(absent))
     return Settings(
         name=f"Simulated study, {'embedded city' if city == 'embedded' else 'New York City'}",
         cache=cache,

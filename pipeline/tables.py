@@ -5,7 +5,9 @@ Area counts and incomes are of the US Census Bureau's ACS 2016-2020 in the defau
 
 from __future__ import annotations
 
-from pipeline.contract import Column, Table
+from dataclasses import replace
+
+from pipeline.contract import Column, Kind, Table
 
 _LAT = {"unit": "degrees north, WGS 84", "low": -90.0, "high": 90.0}
 _LNG = {"unit": "degrees east, WGS 84", "low": -180.0, "high": 180.0}
@@ -17,6 +19,70 @@ PEOPLE_PUBLISHED = {
     "persons_black": "Estimate_Total_Not_Hispanic_or_Latino_Black_or_African_American_alone",
     "persons_hispanic": "Estimate_Total_Hispanic_or_Latino",
     "persons_asian": "Estimate_Total_Not_Hispanic_or_Latino_Asian_alone",
+}
+
+# Table B03002 by the bureau's variable numbers: how the study's authors call the count, and whom it counts.
+_RACES = (
+    ("White_alone", "White alone"),
+    ("Black_or_African_American_alone", "Black or African American alone"),
+    ("American_Indian_and_Alaska_Native_alone", "American Indian or Alaska Native alone"),
+    ("Asian_alone", "Asian alone"),
+    ("Native_Hawaiian_and_Other_Pacific_Islander_alone", "Native Hawaiian or other Pacific Islander alone"),
+    ("Some_other_race_alone", "some other race alone"),
+    ("Two_or_more_races", "two or more races"),
+    (
+        "Two_or_more_races_Two_races_including_Some_other_race",
+        "two or more races: two, some other race among them",
+    ),
+    (
+        "Two_or_more_races_Two_races_excluding_Some_other_race,_and_three_or_more_races",
+        "two or more races: two without some other race, or three or more",
+    ),
+)
+_COUNTS = (
+    ("Total", "people"),
+    ("Total_Not_Hispanic_or_Latino", "people not Hispanic or Latino"),
+    *((f"Total_Not_Hispanic_or_Latino_{race}", f"people not Hispanic or Latino, {words}") for race, words in _RACES),
+    ("Total_Hispanic_or_Latino", "people Hispanic or Latino"),
+    *((f"Total_Hispanic_or_Latino_{race}", f"people Hispanic or Latino, {words}") for race, words in _RACES),
+)
+
+
+def _b03002_columns(of: str, margin: str) -> tuple[Column, ...]:
+    """Estimate and margin of every count of the table, in the bureau's order."""
+    return tuple(
+        column
+        for number, (published, words) in enumerate(_COUNTS, start=1)
+        for column in (
+            Column(
+                f"b03002_{number:03d}e",
+                "float64",
+                f"{words}, {of}",
+                unit="persons",
+                low=0,
+                nullable=True,
+                published=f"Estimate_{published}",
+            ),
+            Column(
+                f"b03002_{number:03d}m",
+                "float64",
+                f"90 % margin of error: {words}, {of}{margin}",
+                unit="persons",
+                low=0,
+                nullable=True,
+                published=f"MoE_{published}",
+            ),
+        )
+    )
+
+
+_B03002 = _b03002_columns("ACS 2016-2020", "")
+# Our name -> published name, in the bureau's order.
+B03002_PUBLISHED = {column.name: column.published for column in _B03002}
+# The groups of the race analysis -> their estimate in the table.
+PEOPLE_VARIABLES = {
+    group: next(name for name, published in B03002_PUBLISHED.items() if published == wanted)
+    for group, wanted in PEOPLE_PUBLISHED.items()
 }
 
 _IMAGE = (
@@ -97,7 +163,7 @@ AREAS = Table(
     key=("area",),
     columns=(
         Column("area", "string", "code of the area", published="GEOID20"),
-        Column("tract", "string", "tract that holds the area's centroid", nullable=True, published="boroct2020"),
+        Column("tract", "string", "tract that holds the area's centroid", nullable=True, published="geoid"),
         Column(
             "neighbourhood",
             "string",
@@ -106,6 +172,13 @@ AREAS = Table(
             published="ntaname",
         ),
         Column("borough", "string", "borough of the tract", nullable=True, published="boroname"),
+        Column(
+            "community_district",
+            "string",
+            "name of the tract's community district tabulation area; its code where no file has the name",
+            nullable=True,
+            published="cdtaname",
+        ),
         Column(
             "zone",
             "string",
@@ -148,12 +221,203 @@ AREAS = Table(
     stored="areas/areas.parquet",
 )
 
-PLACES = Table(
-    "places",
-    row="one place of a level other than the areas: a neighbourhood, borough or precinct",
+CENSUS = Table(
+    "census",
+    row="one area, as the census knows it; missing what the study has no layer for",
+    key=("area",),
+    columns=(
+        AREAS["area"],
+        Column("name", "string", "as the Census Bureau writes it", nullable=True, published="NAME"),
+        *_B03002,
+        Column(
+            "income_usd",
+            "float64",
+            "median household income (B19013_001E)",
+            unit="USD of 2020",
+            low=0,
+            nullable=True,
+            published="median_household_income",
+        ),
+        Column(
+            "income_margin_usd",
+            "float64",
+            "90 % margin of error of income_usd (B19013_001M)",
+            unit="USD of 2020",
+            low=0,
+            nullable=True,
+        ),
+        Column("state", "string", "census code of the state", nullable=True, published="STATEFP20"),
+        Column("county", "string", "census code of the county in the state", nullable=True, published="COUNTYFP20"),
+        Column("tract_code", "string", "census code of the tract in the county", nullable=True, published="TRACTCE20"),
+        Column(
+            "block_group", "string", "number of the block group in the tract", nullable=True, published="BLKGRPCE20"
+        ),
+        Column("label", "string", "name of the block group in the tract", nullable=True, published="NAMELSAD20"),
+        Column("feature_class", "string", "MAF/TIGER feature class", nullable=True, published="MTFCC20"),
+        Column("functional_status", "string", "S: statistical entity", nullable=True, published="FUNCSTAT20"),
+        Column(
+            "land_sqm",
+            "float64",
+            "land area, not clipped to the shoreline",
+            unit="sq m",
+            low=0,
+            nullable=True,
+            published="ALAND20",
+        ),
+        Column("water_sqm", "float64", "water area", unit="sq m", low=0, nullable=True, published="AWATER20"),
+        Column(
+            "internal_lat",
+            "float64",
+            "a point inside the area",
+            unit="degrees north, NAD 83",
+            low=-90,
+            high=90,
+            nullable=True,
+            published="INTPTLAT20",
+        ),
+        Column(
+            "internal_lng",
+            "float64",
+            "a point inside the area",
+            unit="degrees east, NAD 83",
+            low=-180,
+            high=180,
+            nullable=True,
+            published="INTPTLON20",
+        ),
+        Column("centroid_x_ft", "float64", "easting of the centroid in the city's projection", unit="ft"),
+        Column("centroid_y_ft", "float64", "northing of the centroid in the city's projection", unit="ft"),
+        Column("precinct", "string", "police precinct that contains the centroid", nullable=True),
+    ),
+    made_by="patrolscope annotate",
+    stored="areas/census.parquet",
+)
+
+# Groups of the 2020 census by tract: our suffix, the published one, the words.
+_TRACT_GROUPS = (
+    ("hispanic", "Hsp_20P", "Hispanic or Latino"),
+    ("white", "WNH_20P", "White, not Hispanic"),
+    ("black", "BNH_20P", "Black, not Hispanic"),
+    ("asian", "ANH_20P", "Asian, not Hispanic"),
+    ("other", "ONH_20P", "of another race, not Hispanic"),
+    ("two_or_more", "NH2pl_20P", "of two or more races, not Hispanic"),
+)
+
+TRACTS = Table(
+    "tracts",
+    row="one census tract; missing what the tract file and the other layers do not say",
+    key=("tract",),
+    columns=(
+        Column("tract", "string", "code of the tract", published="geoid"),
+        Column("label", "string", "number of the tract as people write it", nullable=True, published="ctlabel"),
+        Column("tract_in_borough", "string", "code in the borough", nullable=True, published="ct2020"),
+        Column("borough_tract", "string", "borough code and ct2020", nullable=True, published="boroct2020"),
+        Column("borough_code", "string", "1 Manhattan to 5 Staten Island", nullable=True, published="borocode"),
+        Column("borough", "string", "name of the borough", published="boroname"),
+        Column("neighbourhood_code", "string", "neighbourhood tabulation area", nullable=True, published="nta2020"),
+        Column("neighbourhood", "string", "name of the neighbourhood tabulation area", published="ntaname"),
+        Column(
+            "community_district_code",
+            "string",
+            "community district tabulation area",
+            nullable=True,
+            published="cdta2020",
+        ),
+        AREAS["community_district"],
+        Column(
+            "cdbg_eligibility",
+            "string",
+            "community development block grants: E eligible, I ineligible",
+            nullable=True,
+            published="cdeligibil",
+        ),
+        Column(
+            "persons", "float64", "people, census of 2020", unit="persons", low=0, nullable=True, published="Pop_20"
+        ),
+        *(
+            Column(f"persons_{group}", "float64", f"of them {words}", unit="persons", low=0, nullable=True)
+            for group, _, words in _TRACT_GROUPS
+        ),
+        *(
+            Column(
+                f"percent_{group}",
+                "float64",
+                f"share of the people {words}; missing where the city publishes none",
+                unit="%",
+                low=0,
+                high=100,
+                nullable=True,
+                published=published,
+            )
+            for group, published, words in _TRACT_GROUPS
+        ),
+        Column("area_sqft", "float64", "size of the polygon in the city's projection", unit="sq ft", low=0),
+        Column(
+            "shape_area_sqft",
+            "float64",
+            "size that the tract file states; area_sqft where it states none",
+            unit="sq ft",
+            low=0,
+            published="shape_area",
+        ),
+        Column(
+            "shape_length_ft",
+            "float64",
+            "perimeter that the tract file states, or measured in the city's projection",
+            unit="ft",
+            low=0,
+            published="shape_leng",
+        ),
+        Column(
+            "density_per_sqmi",
+            "float64",
+            "people of 2020 by area_sqft; 0 where nobody lives",
+            unit="persons / sq mi",
+            low=0,
+            nullable=True,
+            published="density_tract",
+        ),
+        Column("geometry", "geometry", "boundary, EPSG:4326"),
+    ),
+    made_by="patrolscope annotate",
+    stored="areas/tracts.parquet",
+)
+
+_LEVELS = "neighbourhood, borough, community_district, precinct"
+
+LEVELS = Table(
+    "levels",
+    row="one place of a level, as the sum of its areas",
     key=("level", "place"),
     columns=(
-        Column("level", "string", "neighbourhood, borough or precinct"),
+        Column("level", "string", f"{_LEVELS} or zone"),
+        Column("place", "string", "name or number of the place, as areas carry it"),
+        Column("code", "string", "code of the place, where it has one beside the name", nullable=True),
+        Column("areas", "int64", "areas in it: by their tract, their centroid (precinct), their zone", low=1),
+        *(
+            replace(column, published="")
+            for column in _b03002_columns("sum over the areas", " (root of the sum of their squared margins)")
+        ),
+        Column("area_sqft", "float64", "size of its areas", unit="sq ft", low=0),
+        Column(
+            "density_per_sqmi",
+            "float64",
+            "people by size; missing without counts",
+            unit="persons / sq mi",
+            low=0,
+            nullable=True,
+        ),
+    ),
+    made_by="patrolscope annotate",
+    stored="areas/levels.parquet",
+)
+
+PLACES = Table(
+    "places",
+    row="one place of a level other than the areas: a neighbourhood, borough, precinct or community district",
+    key=("level", "place"),
+    columns=(
+        Column("level", "string", _LEVELS),
         Column("place", "string", "name or number of the place"),
         Column("geometry", "geometry", "boundary, EPSG:4326"),
     ),
@@ -344,4 +608,83 @@ LABELLED = Table(
     ),
 )
 
-TABLES = (METADATA, QUARANTINE, DETECTIONS, AREAS, PLACES, STATIONS, FELONIES, ANNOTATED, CELLS, LABELLED)
+# The released file: every column of the authors' dictionary, in its order. Ours come last: zone, which the method
+# lists and the dictionary does not, and precinct.
+_PUBLISHED_IMAGE = """
+    image_ref timestamp lat lng split conf has_prediction time_and_date_of_image hour day_of_week day_of_month month
+    weekend phase nighttime geometry
+    """.split()  # noqa: SIM905 - as a list it is three times as long
+_PUBLISHED_FELONY = ("point_of_{}", "desc_of_{}", "time_of_{}", "distance_from_{}")
+_PUBLISHED_AREA = """
+    index_right index STATEFP20 COUNTYFP20 TRACTCE20 BLKGRPCE20 GEOID20 NAMELSAD20 MTFCC20 FUNCSTAT20 ALAND20 AWATER20
+    INTPTLAT20 INTPTLON20 NAME
+    """.split()  # noqa: SIM905
+_PUBLISHED_PLACES = """
+    GEO_ID median_household_income density_cbg centroid index_ct ctlabel borocode boroname ct2020 boroct2020 cdeligibil
+    ntaname nta2020 cdta2020 cdtaname geoid shape_leng shape_area Pop_20 BCT2020 GeoID Hsp_20P WNH_20P BNH_20P ANH_20P
+    ONH_20P NH2pl_20P density_tract zone precinct
+    """.split()  # noqa: SIM905
+
+_AS_POINT = "as WKT, feet in the city's projection"
+# Columns of the released file that no other table holds in this form.
+_PUBLISHED_FORMS: tuple[tuple[str, Kind, str], ...] = (
+    ("timestamp", "int64", "when the image was taken, epoch milliseconds (UTC)"),
+    ("time_and_date_of_image", "string", "clock in the city, ISO 8601 with offset"),
+    ("geometry", "string", f"where the image was taken, {_AS_POINT}"),
+    ("index_right", "int64", "row of the area in areas/areas.parquet, the first is 0"),
+    ("index", "int64", "the same as index_right"),
+    ("GEO_ID", "string", "code of the area, the same as GEOID20"),
+    ("centroid", "string", f"centroid of the area, {_AS_POINT}"),
+    ("index_ct", "int64", "row of the tract in areas/tracts.parquet, the first is 0"),
+    ("BCT2020", "string", "borough code and ct2020, the same as boroct2020"),
+    ("GeoID", "string", "code of the tract, the same as geoid"),
+    ("precinct", "string", "police precinct that contains the image"),
+)
+
+
+def published_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
+    """Declaration of the wide file of `patrolscope export --published`: names and order of the released data.
+
+    Flags are 0 or 1. An image outside every area has the columns of areas and tracts missing.
+    """
+    annotated = annotated_table(windows_h)
+    known = {column.published: column for table in (annotated, AREAS, CENSUS, TRACTS) for column in table}
+    known |= {name: Column(name, kind, meaning) for name, kind, meaning in _PUBLISHED_FORMS}
+    felonies = []
+    for window_h in windows_h:
+        crime, of = f"nearest_crime_{window_h}hr", f"the nearest felony that starts within {window_h} h after the image"
+        known[f"point_of_{crime}"] = Column("", "string", f"place of {of}, {_AS_POINT}", nullable=True)
+        known[f"time_of_{crime}"] = Column("", "string", f"start of {of}, ISO 8601 with offset", nullable=True)
+        felonies += [form.format(crime) for form in _PUBLISHED_FELONY]
+    of_image = [*_PUBLISHED_IMAGE, *felonies, annotated["station_distance_ft"].published]
+    of_area = [*_PUBLISHED_AREA, *B03002_PUBLISHED.values(), *_PUBLISHED_PLACES]
+    columns = [replace(known[name], name=name, published="") for name in of_image]
+    columns += [replace(known[name], name=name, published="", nullable=True) for name in of_area]
+    flags = {column.name: replace(column, kind="int8", low=0, high=1) for column in columns if column.kind == "bool"}
+    return Table(
+        "published",
+        row="one image with everything known of its place: the wide file as released",
+        key=(),
+        columns=tuple(flags.get(column.name, column) for column in columns),
+        made_by="patrolscope export --published",
+    )
+
+
+PUBLISHED = published_table()
+
+TABLES = (
+    METADATA,
+    QUARANTINE,
+    DETECTIONS,
+    AREAS,
+    CENSUS,
+    TRACTS,
+    LEVELS,
+    PLACES,
+    STATIONS,
+    FELONIES,
+    ANNOTATED,
+    CELLS,
+    LABELLED,
+    PUBLISHED,
+)

@@ -35,6 +35,7 @@ def tracts() -> gpd.GeoDataFrame:
                 "tract": frame["geoid"].astype("str"),
                 "neighbourhood": frame["nta_name"].astype("str"),
                 "borough": frame["borough"].str.title(),
+                "community_district": frame["cdta_name"].astype("str"),
                 "zone": pd.Series(["R"] * len(frame), dtype="str"),
                 "persons": persons,
                 **{f"persons_{group}": persons / 4 for group in ("white", "black", "hispanic", "asian")},

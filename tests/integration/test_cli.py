@@ -19,7 +19,7 @@ def invoke(*arguments: str):
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "dictionary"],
+    ["demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export", "dictionary"],
 )
 def test_every_command_explains_itself(command):
     code, output = invoke(command, "--help")

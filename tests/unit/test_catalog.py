@@ -69,7 +69,7 @@ def test_the_catalogue_and_the_readers_agree_on_columns():
     entries = load_catalog()
     complaints = entries["nypd_complaints_historic"].columns
     assert {ours: names[0] for ours, names in complaints.items()} == readers._COMPLAINTS
-    assert set(entries["acs_2020_b03002"].columns) == {"area", *PEOPLE_PUBLISHED}
+    assert set(entries["acs_2020_b03002"].columns) == {"area", "name", *PEOPLE_PUBLISHED}
 
 
 @pytest.mark.shared
@@ -81,7 +81,7 @@ def test_checksums_are_those_of_the_files(shared_data):
         for file in entry.files
         if file.sha256 is not None
     ]
-    assert len(checked) == 9
+    assert len(checked) == 10
     assert all(said == found for _, said, found in checked), checked
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import shapely
 
-from pipeline.config import Layer, Settings
+from pipeline.config import Layer, Layers, Settings
 from pipeline.layers import build_areas, zone_of
 from pipeline.spatial.crs import SQFT_PER_SQMI
 from pipeline.store import create_study
@@ -26,9 +26,7 @@ def study_of(folder, *, crs: str = "EPSG:4326"):
     )
     zones = {"GEOID20": CODES, "C": [0.5, 0.5, 0.2], "M": [0.0, 0.5, 0.2], "R": [0.5, 0.0, 0.499], "max_zone": "R"}
     pd.DataFrame(zones).to_csv(folder / "zones.csv", index=False)
-    nothing = dict.fromkeys(
-        ("neighbourhoods", "boroughs", "precincts", "population", "income", "stations", "complaints")
-    )
+    nothing = dict.fromkeys(name for name in Layers.model_fields if name != "areas")
     layers = {
         "areas": {"entry": "block_groups_2020", "path": "areas.parquet"},
         "tracts": {"entry": "tracts_2020", "path": "tracts.parquet"},

@@ -16,7 +16,7 @@ from shapely.geometry import LineString, Polygon, box
 from pipeline import readers
 from pipeline.catalog import fetch, load_catalog
 from pipeline.errors import SourceError
-from pipeline.tables import FELONIES, PEOPLE_PUBLISHED, STATIONS
+from pipeline.tables import B03002_PUBLISHED, FELONIES, PEOPLE_PUBLISHED, PEOPLE_VARIABLES, STATIONS
 
 ENTRIES = load_catalog()
 HERE = Path("incomes.csv")
@@ -66,8 +66,11 @@ def test_block_groups_clipped_to_the_shoreline(shared_data):
 @pytest.mark.shared
 def test_tracts_carry_the_names_of_neighbourhood_and_borough(shared_data):
     frame = read("tracts_2020", shared_data / "boundaries" / "nyc_census_tracts_2020.parquet")
-    assert list(frame.columns) == ["tract", "neighbourhood", "borough", "geometry"]
+    details = ["label", "tract_in_borough", "borough_tract", "borough_code"]
+    codes = ["neighbourhood_code", "community_district_code"]
+    assert list(frame.columns) == ["tract", "neighbourhood", "borough", *details, *codes, "geometry"]
     assert len(frame) == 2325
+    assert (frame["borough_code"] + frame["tract_in_borough"] == frame["borough_tract"]).all()
     assert frame["tract"].str.fullmatch("[0-9]{11}").all()
     boroughs = {
         "36005": "Bronx",
@@ -116,20 +119,38 @@ def test_precincts_are_named_by_their_number(shared_data):
 @pytest.mark.shared
 def test_population_of_the_renamed_table(shared_data):
     frame = read("acs_2020_b03002", shared_data / "census" / "nyc_cbgs_ethnicity_table.csv")
-    assert list(frame.columns) == ["area", *PEOPLE_PUBLISHED]
+    assert list(frame.columns) == ["area", "name", *B03002_PUBLISHED]
     assert len(frame) == 6807
     assert frame["area"].str.fullmatch("[0-9]{12}").all()
-    assert frame["persons"].sum() == 8_379_552
-    groups = frame[["persons_white", "persons_black", "persons_hispanic", "persons_asian"]].sum(axis=1)
-    assert (groups <= frame["persons"]).all()
+    assert frame["b03002_001e"].sum() == 8_379_552
+    assert frame["b03002_001m"].iloc[0] == 12
+    # The parts add up, so that no column stands under another's name.
+    total, *parts = (frame[f"b03002_{number:03d}e"] for number in range(1, 22))
+    assert (parts[0] + parts[10] == total).all()
+    for whole, races in ((parts[0], parts[1:10]), (parts[10], parts[11:20])):
+        assert (sum(races[:7]) == whole).all()
+        assert (races[7] + races[8] == races[6]).all()
+    # The same cells, read plainly; of the groups whose order could be mistaken.
+    plain = pd.read_csv(shared_data / "census" / "nyc_cbgs_ethnicity_table.csv")
+    for variable, published in B03002_PUBLISHED.items():
+        assert (plain[published] == frame[variable]).all(), variable
+    assert {PEOPLE_PUBLISHED[group]: name for group, name in PEOPLE_VARIABLES.items()} == {
+        "Estimate_Total": "b03002_001e",
+        "Estimate_Total_Not_Hispanic_or_Latino_White_alone": "b03002_003e",
+        "Estimate_Total_Not_Hispanic_or_Latino_Black_or_African_American_alone": "b03002_004e",
+        "Estimate_Total_Not_Hispanic_or_Latino_Asian_alone": "b03002_006e",
+        "Estimate_Total_Hispanic_or_Latino": "b03002_012e",
+    }
 
 
 @pytest.mark.shared
 def test_income_with_the_ends_of_the_scale(shared_data):
     frame = read("acs_2020_b19013", shared_data / "census" / "ACSDT5Y2020.B19013-Data.csv")
-    assert list(frame.columns) == ["area", "income_usd"]
+    assert list(frame.columns) == ["area", "income_usd", "income_margin_usd"]
     assert len(frame) == 6807
     assert frame["income_usd"].isna().sum() == 1102
+    assert frame["income_margin_usd"].isna().sum() == 1102 + 68
+    assert (frame["income_usd"].isna() <= frame["income_margin_usd"].isna()).all()
     assert (frame["income_usd"] == 250_000).sum() == 63
     assert (frame["income_usd"] == 2_500).sum() == 5
 
@@ -159,8 +180,36 @@ def test_tract_counts_of_the_census(shared_data):
     frame = read("decennial_2020_tracts", shared_data / "census" / "nyc_decennialcensusdata_2010_2020_change.xlsx")
     assert len(frame) == 2327
     assert frame["tract"].str.fullmatch("[0-9]{11}").all()
-    parts = frame.drop(columns=["tract", "persons"]).sum(axis=1)
+    groups = ["hispanic", "white", "black", "asian", "other", "two_or_more"]
+    assert list(frame) == ["tract", "persons", *(f"persons_{g}" for g in groups), *(f"percent_{g}" for g in groups)]
+    parts = frame[[f"persons_{group}" for group in groups]].sum(axis=1)
     assert (parts == frame["persons"]).all()
+    for group in groups:
+        share = 100 * frame[f"persons_{group}"] / frame["persons"]
+        np.testing.assert_allclose(frame[f"percent_{group}"].fillna(0), share.fillna(0), atol=0.0501)
+
+
+@pytest.mark.shared
+def test_tracts_lie_in_districts_that_have_names(shared_data):
+    file = "2020_Census_Tracts_to_2020_NTAs_and_CDTAs_Equivalency.csv"
+    frame = read("tract_places_2020", shared_data / "census" / file).set_index("tract")
+    assert len(frame) == 2327
+    assert (frame["community_district"].str[:4] == frame["community_district_code"]).all()
+    tracts = read("tracts_2020", shared_data / "boundaries" / "nyc_census_tracts_2020.parquet").set_index("tract")
+    for name in frame.columns.intersection(tracts.columns):
+        assert (tracts[name] == frame[name].reindex(tracts.index)).all(), name
+
+
+@pytest.mark.shared
+def test_attributes_of_the_citys_block_groups(shared_data):
+    frame = read("block_group_attributes_2020", shared_data / "census" / "tl_2020_36_bg20.dbf").set_index("area")
+    assert len(frame) == 6807
+    code = frame["state"] + frame["county"] + frame["tract_code"] + frame["block_group"]
+    assert (code == frame.index).all()
+    shapes = read("block_groups_2020", shared_data / "boundaries" / "nyc_block_groups_2020.parquet").set_index("area")
+    points = gpd.GeoSeries(gpd.points_from_xy(frame["internal_lng"], frame["internal_lat"]), frame.index, crs=4326)
+    assert shapes.geometry.contains(points.loc[shapes.index]).sum() > 6579 - 1
+    assert (frame.loc[shapes.index, "land_sqm"] == 0).sum() == 84
 
 
 @pytest.mark.shared
@@ -220,11 +269,35 @@ def test_only_the_city_is_taken_from_the_state_and_water_stays(tmp_path):
 
 def test_the_portal_writes_names_in_small_letters(tmp_path):
     path = tmp_path / "2020_Census_Tracts.geojson"
-    squares(1, 4326, geoid=["36061000100"], ntaname=["The Battery"], borocode=["1"]).to_file(path)
-    frame = read("tracts_2020", path)
-    assert frame.drop(columns="geometry").to_dict("records") == [
-        {"tract": "36061000100", "neighbourhood": "The Battery", "borough": "Manhattan"}
-    ]
+    named = {"geoid": ["36061000100"], "ntaname": ["The Battery"], "borocode": ["1"]}
+    details = {"ctlabel": ["1"], "ct2020": ["000100"], "boroct2020": [1000100.0], "nta2020": ["MN0101"]}
+    districts = {"cdta2020": ["MN01"], "cdtaname": ["MN01 Tribeca"], "cdeligibil": [None]}
+    squares(1, 4326, **named, **details, **districts, shape_leng=["1.5"], shape_area=["2.25"]).to_file(path)
+    (tract,) = read("tracts_2020", path).drop(columns="geometry").to_dict("records")
+    assert np.isnan(tract.pop("cdbg_eligibility"))
+    assert tract == {
+        "tract": "36061000100",
+        "neighbourhood": "The Battery",
+        "borough": "Manhattan",
+        "label": "1",
+        "tract_in_borough": "000100",
+        "borough_tract": "1000100",
+        "borough_code": "1",
+        "neighbourhood_code": "MN0101",
+        "community_district_code": "MN01",
+        "community_district": "MN01 Tribeca",
+        "shape_length_ft": 1.5,
+        "shape_area_sqft": 2.25,
+    }
+
+
+@pytest.mark.parametrize("cell", ["large", "-1", "inf"])
+def test_a_size_of_a_tract_that_is_none_is_refused(tmp_path, cell):
+    path = tmp_path / "tracts.geojson"
+    named = {"geoid": ["36061000100", "36061000200"], "ntaname": ["Here"] * 2, "borocode": ["1"] * 2}
+    squares(2, 4326, **named, shape_area=["2.25", cell]).to_file(path)
+    with pytest.raises(SourceError, match=f"shape_area holds '{cell}'; expected a number, at least 0"):
+        read("tracts_2020", path)
 
 
 def test_the_one_wanted_file_of_an_archive_is_read(tmp_path):
@@ -330,19 +403,60 @@ def test_population_as_the_census_bureau_gives_it(tmp_path):
     assert frame.to_dict("records") == [
         {
             "area": "360050001001",
-            "persons": 10.0,
-            "persons_white": 1.0,
-            "persons_black": 2.0,
-            "persons_hispanic": 4.0,
-            "persons_asian": 3.0,
+            "name": "A, B",
+            "b03002_001e": 10.0,
+            "b03002_003e": 1.0,
+            "b03002_004e": 2.0,
+            "b03002_006e": 3.0,
+            "b03002_012e": 4.0,
         }
     ]
+
+
+def test_all_of_the_bureaus_table_is_taken_and_an_annotation_is_a_missing_margin(tmp_path):
+    header = ",".join(f"B03002_{number:03d}{kind}" for number in range(1, 22) for kind in "EM")
+    cells = ",".join(f"{number},{margin}" for number, margin in enumerate(["**", "***", "*****", *range(4, 22)], 1))
+    text = f"GEO_ID,NAME,{header},\n1500000US360050001001,A,{cells},\n"
+    (row,) = read("acs_2020_b03002", written(tmp_path / "t.csv", text))[[*B03002_PUBLISHED]].to_numpy().tolist()
+    assert row[::2] == list(range(1, 22))
+    assert np.isnan(row[1:6:2]).all()
+    assert row[7::2] == list(range(4, 22))
+
+
+@pytest.mark.parametrize("cell", ["-1", "few", "nan"])
+def test_a_margin_that_is_no_number_is_refused_with_its_line(tmp_path, cell):
+    text = B03002.replace("_003E,", "_003E,B03002_003M,") + f"1500000US360050001001,A,10,1,{cell},2,3,4,\n"
+    with pytest.raises(SourceError, match=rf"t\.csv, line 2: '{cell}' is not a number for b03002_003m"):
+        read("acs_2020_b03002", written(tmp_path / "t.csv", text))
+
+
+def test_attributes_are_read_in_their_archive_and_without_the_years_suffix(tmp_path):
+    names = ("STATEFP", "COUNTYFP", "TRACTCE", "BLKGRPCE", "GEOID", "NAMELSAD", "MTFCC", "FUNCSTAT")
+    codes = ("36", "061", "000100", "1", "360610001001", "Block Group 1", "G5030", "S")
+    numbers = {"ALAND": [12], "AWATER": [0], "INTPTLAT": ["+40.7"], "INTPTLON": ["-074.0"]}
+    state = squares(1, 4269, **{name: [code] for name, code in zip(names, codes, strict=True)}, **numbers)
+    path = shapefile_zip(tmp_path / "tl_2020_36_bg.zip", state, "./tl_2020_36_bg.shp")
+    (row,) = read("block_group_attributes_2020", path).to_dict("records")
+    assert row["area"] == "360610001001"
+    assert (row["county"], row["land_sqm"], row["internal_lat"], row["internal_lng"]) == ("061", 12.0, 40.7, -74.0)
+
+
+def test_attributes_that_are_none_are_refused_by_name(tmp_path):
+    with pytest.raises(SourceError, match=r"t\.dbf is no table of attributes"):
+        read("block_group_attributes_2020", written(tmp_path / "t.dbf", "<html>Service unavailable</html>"))
+
+
+def test_a_tract_that_lies_in_places_twice_is_refused(tmp_path):
+    text = "GEOID,CDTACode,CDTAName\n36061000100,MN01,\n36061000100,MN02,B\n"
+    path = written(tmp_path / "t.csv", text)
+    with pytest.raises(SourceError, match="the tract '36061000100' stands in several rows"):
+        read("tract_places_2020", path)
 
 
 @pytest.mark.parametrize("cell", ["", "many", "-666666666", "nan", "inf", "1,234"])
 def test_a_count_that_is_no_number_is_refused_with_its_line(tmp_path, cell):
     rows = "1500000US360050001001,A,10,1,2,3,4,\n" + f'1500000US360050001002,B,10,"{cell}",2,3,4,\n'
-    with pytest.raises(SourceError, match=r"t\.csv, line 3: .* is not a number for persons_white"):
+    with pytest.raises(SourceError, match=r"t\.csv, line 3: .* is not a number for b03002_003e"):
         read("acs_2020_b03002", written(tmp_path / "t.csv", B03002 + rows))
 
 
