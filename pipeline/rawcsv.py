@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -24,7 +25,10 @@ from pipeline.errors import SourceError
 COLUMNS = ("image_ref", "timestamp", "lat", "lng", "split")
 HEADER_BYTES = 64 * 2**10  # a header is shorter
 LONGEST_LINE = 2**20  # bytes; a longer one is no row, and would have to be held in memory
-_PIECE_BYTES = 4 * 2**20  # of text parsed at once: one bad line makes that much be read carefully, 3.5x slower
+# Of text read and parsed at once. It stays in the processor's cache from one look at it to the next, and one bad line
+# makes only that much be read carefully, 3.5x slower.
+PIECE_BYTES = 4 * 2**20
+_BEYOND_BYTES = 2**12
 QUOTED_CHARACTERS = 500  # of a line that can not be used
 
 _TYPES = {
@@ -41,6 +45,7 @@ _TOO_LARGE = 10**18  # whole numbers of more than 18 digits count as unreadable
 _PART = r"(?:[^./\\\x00-\x1f\x7f]|\.[^./\\\x00-\x1f\x7f]|\.\.[^/\\\x00-\x1f\x7f])[^/\\\x00-\x1f\x7f]*"
 _IMAGE_REF = rf"^ride/{_PART}/{_PART}$"
 _NEWLINE, _RETURN, _QUOTE, _COMMA = b'\n\r",'
+_ZERO, _SLASH, _DOT, _BACKSLASH, _DELETE, _SPACE = b"0/.\\\x7f "
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -110,23 +115,22 @@ def owned_lines(read: Callable[[int, int], bytes], start: int, stop: int, *, fir
     if start >= end:
         return b""
     begin = start if start == first else start - 1
-    text = read(begin, min(stop, end))
-    if begin < start:
-        cut = text.find(b"\n") + 1
-        if not cut:
-            return b""  # the whole block lies inside one line, which starts before it
-        text = text[cut:]
-    if not text or text.endswith(b"\n"):
-        return text
-    pieces = [text]
-    at, rest = stop, 0
-    while at < end and rest <= LONGEST_LINE:
+    text = read(begin, min(stop + _BEYOND_BYTES, end))  # in one piece: the rest of the last line mostly comes along
+    cut = text.find(b"\n") + 1 if begin < start else 0
+    if begin < start and not 0 < cut < stop - begin:
+        return b""  # the whole block lies inside one line, which starts before it
+    whole = text.find(b"\n", stop - begin - 1) + 1
+    if whole or begin + len(text) >= end:
+        return text[cut : whole or len(text)]
+    pieces = [text[cut:]]
+    at = begin + len(text)
+    while at < end and at - stop <= LONGEST_LINE:
         piece = read(at, min(at + HEADER_BYTES, end))
-        cut = piece.find(b"\n") + 1
-        pieces.append(piece[:cut] if cut else piece)
-        if cut:
+        whole = piece.find(b"\n") + 1
+        pieces.append(piece[:whole] if whole else piece)
+        if whole:
             break
-        at, rest = at + len(piece), rest + len(piece)
+        at += len(piece)
     return b"".join(pieces)
 
 
@@ -143,9 +147,19 @@ def packed_lines(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
         yield rest
 
 
+def cut_lines(text: bytes) -> Iterator[bytes]:
+    """A text in pieces of whole lines of about `PIECE_BYTES`."""
+    at = 0
+    while at < len(text):
+        stop = text.rfind(b"\n", at, at + PIECE_BYTES) + 1 or text.find(b"\n", at) + 1 or len(text)
+        yield text[at:stop]
+        at = stop
+
+
 def count_lines(text: bytes) -> int:
     """Number of lines; the last one may lack its end."""
-    return text.count(b"\n") + bool(text and not text.endswith(b"\n"))
+    feeds = np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE)  # bytes.count takes three times as long
+    return int(feeds) + bool(text and not text.endswith(b"\n"))
 
 
 def _has_long_line(text: bytes) -> bool:
@@ -206,23 +220,27 @@ class Faults:
 # Rows.
 
 
-def read_rows(text: bytes, columns: Sequence[str], limits: Limits) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of a text of whole lines that can be used, and the lines that can not.
+@dataclass(frozen=True)
+class Lines:
+    """What stands in a text of whole lines."""
+
+    rows: pa.Table  # `image_ref`, `timestamp` (ms since 1970 UTC), `lat`, `lng`, `split`, `row` (from 0), in order
+    bad: pd.DataFrame  # lines that can not be used: `row`, `reason`, `text`, in order
+    lines: int
+
+
+def read_rows(pieces: Iterable[bytes], columns: Sequence[str], limits: Limits) -> Lines:
+    """Rows of a text that can be used, and the lines that can not.
 
     Parameters
     ----------
-    text : lines without the header
+    pieces : the text without the header, cut between lines; a row is the same whatever piece it stands in
     columns : names in the header
-
-    Returns
-    -------
-    rows : `image_ref`, `timestamp` (ms since 1970 UTC), `lat`, `lng`, `split`, `row` (from 0), in order
-    bad : `row`, `reason`, `text`, in order
     """
     tables: list[pa.Table] = [_no_rows().append_column("row", pa.array([], type=pa.int64()))]
     bad = [_quote(b"", Faults(0))]
     row = 0
-    for piece in _pieces(text):
+    for piece in pieces:
         lines = count_lines(piece)
         faults = Faults(lines)
         numbers: Rows = np.arange(lines, dtype=np.int64)
@@ -238,16 +256,7 @@ def read_rows(text: bytes, columns: Sequence[str], limits: Limits) -> tuple[pd.D
             bad.append(quoted.assign(row=quoted["row"] + row))
         tables.append(table)
         row += lines
-    return pa.concat_tables(tables).to_pandas(), pd.concat(bad, ignore_index=True)
-
-
-def _pieces(text: bytes) -> Iterator[bytes]:
-    """The text in pieces of whole lines, so that one bad line makes only its piece be read carefully."""
-    at = 0
-    while at < len(text):
-        stop = text.rfind(b"\n", at, at + _PIECE_BYTES) + 1 or text.find(b"\n", at) + 1 or len(text)
-        yield text[at:stop]
-        at = stop
+    return Lines(pa.concat_tables(tables), pd.concat(bad, ignore_index=True), row)
 
 
 def _no_rows() -> pa.Table:
@@ -256,17 +265,24 @@ def _no_rows() -> pa.Table:
 
 def _parse_plain(text: bytes, columns: Sequence[str], lines: int) -> pa.Table | None:
     """Typed columns of a text without a quote or a fault of form, one row a line; None for any other text."""
-    strange = b'"' in text or codecs.BOM_UTF8 in text or _has_long_line(text)
+    # One byte is looked for 20 times as fast as several: the first of a mark goes before the mark.
+    strange = b'"' in text or (codecs.BOM_UTF8[:1] in text and codecs.BOM_UTF8 in text) or _has_long_line(text)
     # A carriage return alone ends a line for the parser, not for us; and it reads 0x10 as sixteen.
     strange = strange or (b"\r" in text and text.count(b"\r") != text.count(b"\r\n"))
-    strange = strange or (b"x" in text and b"0x" in text) or (b"X" in text and b"0X" in text)
-    if strange:
+    if strange or _has_hexadecimal(text):
         return None
     try:
         table = _parse(text, columns, _TYPES, quoted=False)
     except pa.ArrowInvalid:
         return None
     return table if table.num_rows == lines else None
+
+
+def _has_hexadecimal(text: bytes) -> bool:
+    data = np.frombuffer(text, dtype=np.uint8)
+    return any(
+        bytes([mark]) in text and bool((data[np.flatnonzero(data[1:] == mark)] == _ZERO).any()) for mark in b"xX"
+    )
 
 
 def _parse(
@@ -396,7 +412,7 @@ def _judge(table: pa.Table, numbers: Rows, faults: Faults, limits: Limits) -> No
     for name, numeric in values.items():
         readable = np.isfinite(numeric) if numeric.dtype.kind == "f" else np.abs(numeric) < _TOO_LARGE
         faults.mark(numbers[~readable], f"unreadable {name}")
-    faults.mark(numbers[~_mask(pc.match_substring_regex(refs, _IMAGE_REF))], "image_ref is not ride/<ride>/<file>")
+    faults.mark(numbers[~_are_image_refs(refs)], "image_ref is not ride/<ride>/<file>")
     split, lat, lng, timestamp = (values[name] for name in ("split", "lat", "lng", "timestamp"))
     faults.mark(numbers[(split != 0) & (split != 1)], "split is not 0 or 1")
     west, south, east, north = limits.box
@@ -404,6 +420,44 @@ def _judge(table: pa.Table, numbers: Rows, faults: Faults, limits: Limits) -> No
     faults.mark(numbers[~inside], "position outside the city")
     during = (timestamp >= limits.from_ms) & (timestamp < limits.until_ms)
     faults.mark(numbers[~during], "time outside the study")
+
+
+def _are_image_refs(refs: pa.ChunkedArray) -> Mask:
+    """Whether each is ride/<ride>/<file>: one pass over the bytes, and the expression for what is left."""
+    good = np.concatenate([np.zeros(0, dtype=bool), *(_plain_image_refs(*_buffers(chunk)) for chunk in refs.chunks)])
+    doubtful = np.flatnonzero(~good)
+    if len(doubtful):
+        good[doubtful] = _mask(pc.match_substring_regex(refs.take(doubtful), _IMAGE_REF))
+    return good
+
+
+def _buffers(strings: pa.StringArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    _, offsets, data = strings.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    return bounds, np.frombuffer(data or b"", dtype=np.uint8)
+
+
+@nb.njit(cache=True, nogil=True)
+def _plain_image_refs(bounds: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> Mask:
+    """(n,) whether a text is surely ride/<ride>/<file>: neither part begins with a dot. 3.5x faster than RE2."""
+    good = np.zeros(len(bounds) - 1, dtype=np.bool_)
+    for row in range(len(good)):
+        start, stop = bounds[row] + 5, bounds[row + 1]
+        if stop - start < 3:
+            continue
+        head = data[start - 5 : start]
+        if head[0] != 114 or head[1] != 105 or head[2] != 100 or head[3] != 101 or head[4] != _SLASH:  # ride/
+            continue
+        slashes, slash = 0, 0
+        for place in range(start, stop):
+            byte = data[place]
+            if byte == _SLASH:
+                slashes, slash = slashes + 1, place
+            elif byte < _SPACE or byte in (_DELETE, _BACKSLASH):
+                slashes = 2
+        whole = slashes == 1 and start < slash < stop - 1
+        good[row] = whole and data[start] != _DOT and data[slash + 1] != _DOT
+    return good
 
 
 def _mask(values: pa.ChunkedArray) -> Mask:
