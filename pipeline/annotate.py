@@ -219,6 +219,7 @@ def plan_annotate(study: Study) -> list[Shard]:
         Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
         for record in study.records("ingest").values()
         for file in record.files
+        if file.startswith("metadata/")
     ]
 
 

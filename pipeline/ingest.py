@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -32,33 +32,40 @@ import pyarrow.parquet as pq
 from pipeline.config import Period, Settings
 from pipeline.contract import Column, Table
 from pipeline.errors import NotYetMade, SourceError
+from pipeline.given import absent_columns, columns_read, kept_names, typed_columns
 from pipeline.ledger import Ledger
-from pipeline.rawcsv import PIECE_BYTES, Limits, cut_lines, owned_lines, packed_lines, read_rows, unknown_columns
+from pipeline.rawcsv import (
+    COLUMNS,
+    PIECE_BYTES,
+    SPLIT_OF_ANNOTATED,
+    Limits,
+    cut_lines,
+    owned_lines,
+    packed_lines,
+    read_rows,
+    unknown_columns,
+)
 from pipeline.rawfiles import RawFile, identity, raw_files
 from pipeline.spatial.order import hilbert_key
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
-from pipeline.tables import METADATA, QUARANTINE
+from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
 BAD_FOLDER = "staging/quarantine"
 # Rows of a row group of metadata/. On a day of 595,000 rows, in blocks of 4 hours: an hour reads 17 % of the rows (25 %
 # at most), a hundredth of the city's area 12 %. 8,192 rows: 18 and 19 %; 16,384: 19 and 32 %. The file is 2 % larger
-# than with 16,384 and takes no longer to write; the whole day is read in 83 ms instead of 56. Blocks of 2 hours read more
-# of an area (28 %), of 6 hours more for an hour (37 % at most); one curve through place and time 35 % at the worst hour.
+# than with 16,384 and takes no longer to write; the whole day is read in 83 ms instead of 56. Blocks of 2 hours read
+# more of an area (28 %), of 6 hours more for an hour (37 % at most); one curve through place and time 35 % at the
+# worst hour.
 ROW_GROUP_ROWS = 4_096
-# Encodings of metadata/ by what the columns are: names, rising numbers, measurements. A day is 14 MB (13 with zstd, and
-# 18 with neither), written and read in the shortest time.
-_LAYOUT = {
-    "compression": "lz4",
-    "use_dictionary": ["ride_id", "split", "source"],
-    "column_encoding": {
-        "image_ref": "PLAIN",
-        "captured_at_utc": "DELTA_BINARY_PACKED",
-        "lat": "BYTE_STREAM_SPLIT",
-        "lng": "BYTE_STREAM_SPLIT",
-        "source_row": "DELTA_BINARY_PACKED",
-    },
+# Encodings by what a column is: measurements and rising numbers; the others repeat themselves, but for image_ref. A day
+# of metadata/ is 14 MB (13 with zstd, and 18 with neither), written and read in the shortest time.
+_ENCODINGS = {
+    pa.float64(): "BYTE_STREAM_SPLIT",
+    pa.int64(): "DELTA_BINARY_PACKED",
+    pa.timestamp("ms"): "DELTA_BINARY_PACKED",
+    pa.timestamp("ms", tz="UTC"): "DELTA_BINARY_PACKED",
 }
 # Rows are counted by quarter of an hour since local midnight: the finest that a day can be cut to.
 BIN_MS = 15 * 60 * 1000
@@ -125,6 +132,8 @@ def plan_read(study: Study) -> list[Shard]:
     SourceError : there is no file, two have the same name, or one has another header
     """
     settings = study.settings
+    files = raw_files(study)
+    kept = kept_names(source.header for source in files) if settings.ingest.keep_unknown else {}
     rules = fingerprint(settings.city.box.model_dump(), settings.city.time_zone, settings.period.model_dump())
     return [
         Shard(
@@ -136,6 +145,8 @@ def plan_read(study: Study) -> list[Shard]:
                 "modified": source.modified,
                 "packed": source.packed,
                 "columns": source.header.columns,
+                "texts": sorted(columns_read(source.header, settings, kept).items()),
+                "annotated": source.header.annotated,
                 "first": source.header.end,
                 "start": start,
                 "stop": stop,
@@ -143,7 +154,7 @@ def plan_read(study: Study) -> list[Shard]:
             size=stop - start,
             made_from=rules,
         )
-        for source in raw_files(study)
+        for source in files
         for number, (start, stop) in enumerate(_blocks(source, settings.ingest.block_bytes))
     ]
 
@@ -167,16 +178,20 @@ def process_read(study: Study, shard: Shard) -> Record:
     work = shard.work
     calendar = Calendar.of(study.settings.period, study.settings.city.clock)
     limits = limits_of(study.settings)
+    texts = dict(work["texts"])
     files: list[str] = []
     staged: list[tuple[str, dict[str, list[int]]]] = []
     reasons: Counter[str] = Counter()
+    unreadable: Counter[str] = Counter()
     lines = rows_out = 0
-    for piece, texts in enumerate(_texts(study, work)):
-        read = read_rows(texts, work["columns"], limits)
+    for piece, text in enumerate(_texts(study, work)):
+        read = read_rows(text, work["columns"], limits, texts)
         leaf = f"{shard.name}-{piece:05d}"
         if read.rows.num_rows:
             file = f"{STAGED_FOLDER}/{leaf}.arrow"
-            staged.append((file, _write_staged(study, file, _staged(read.rows, lines), calendar)))
+            given, failed = typed_columns(read.rows, study.settings, list(texts.values()))
+            unreadable += failed
+            staged.append((file, _write_staged(study, file, _staged(read.rows, given, lines), calendar)))
             files.append(file)
             rows_out += read.rows.num_rows
         if len(read.bad):
@@ -191,10 +206,26 @@ def process_read(study: Study, shard: Shard) -> Record:
         ledger.note(f"{work['source']}: empty file", 1)
     elif not lines and work["start"] == 0:
         ledger.note(f"{work['source']}: a header and no rows", 1)
-    for name in unknown_columns(work["columns"]):
-        ledger.note(f"column not used: {name or '(no name)'}", lines)
-    facts = {"lines": lines, "staged": staged}
+    _note_columns(ledger, work, lines)
+    for name, count in sorted(unreadable.items()):
+        ledger.note(f"{name} can not be read: missing", count)
+    absent = absent_columns(texts, study.settings)
+    facts = {"lines": lines, "staged": staged, "annotated": work["annotated"], "absent": absent, "texts": len(texts)}
     return Record("", "", tuple(files), lines, rows_out, (ledger.close(rows_out),), facts)
+
+
+def _note_columns(ledger: Ledger, work: dict[str, Any], lines: int) -> None:
+    """Say which columns of a file are not read, kept as they are, or taken for granted."""
+    texts = dict(work["texts"])
+    unknown = unknown_columns(work["columns"])
+    for place, name in unknown:
+        said = f"column kept as {texts[place]}" if place in texts else "column not used"
+        ledger.note(f"{said}: {name or '(no name)'}", lines)
+    if work["annotated"]:
+        unread = len(work["columns"]) - len({*texts, *dict(unknown)}) - len(set(COLUMNS).intersection(work["columns"]))
+        ledger.note(f"{work['source']}: annotated file, {unread} published columns not read", lines)
+        if "split" not in work["columns"]:
+            ledger.note(f"{work['source']}: no column split, taken as {SPLIT_OF_ANNOTATED}", lines)
 
 
 def _texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes]]:
@@ -230,13 +261,14 @@ def _readable(place: str) -> Iterator[None]:
         raise SourceError(f"{place} can not be read, or is damaged: {error}. Restore it and start again") from error
 
 
-def _staged(rows: pa.Table, lines_before: int) -> pa.Table:
+def _staged(rows: pa.Table, given: pa.Table, lines_before: int) -> pa.Table:
     columns = {
         "captured_at_utc": rows["timestamp"].cast(pa.timestamp("ms", tz="UTC")),
         "row": pc.add(rows["row"], lines_before),
     }
     schema = STAGED.arrow_schema()
-    return pa.table([columns[name] if name in columns else rows[name] for name in schema.names], schema=schema)
+    arrays = [columns[name] if name in columns else rows[name] for name in schema.names]
+    return pa.table([*arrays, *given.columns], schema=pa.schema([*schema, *given.schema]))
 
 
 def _write_staged(study: Study, file: str, rows: pa.Table, calendar: Calendar) -> dict[str, list[int]]:
@@ -283,11 +315,22 @@ def _read_staged(study: Study, file: str, first: int, stop: int) -> Iterator[pa.
 class _StagedFile:
     """A file of staged rows."""
 
-    source: str
-    offset: int  # rows of the source before the block
+    block: _Block
     name: str
     by_day: dict[str, list[int]]  # as `_write_staged` tells them
-    fingerprint: str  # of the block's record
+
+    def part(self, day: str) -> dict[str, Any]:
+        """What `process_arrange` needs to know of its rows of a day."""
+        facts = self.block.record.facts
+        return {
+            "source": self.block.source,
+            "offset": self.block.offset,
+            "file": self.name,
+            "batches": self.batches(day),
+            "annotated": facts["annotated"],
+            "absent": ",".join(facts["absent"]) if facts["annotated"] else "",
+            "has_given": facts["texts"] > 0,
+        }
 
     def batches(self, day: str) -> tuple[int, int]:
         """Its first batch of a day, and the one after the last."""
@@ -318,7 +361,7 @@ class _Block:
     def staged(self) -> Iterator[_StagedFile]:
         """Its files with rows, in source order."""
         for name, by_day in self.record.facts["staged"]:
-            yield _StagedFile(self.source, self.offset, name, by_day, self.record.fingerprint)
+            yield _StagedFile(self, name, by_day)
 
 
 def _finished_blocks(study: Study) -> list[_Block]:
@@ -409,9 +452,9 @@ def plan_arrange(study: Study) -> list[Shard]:
                 "until_ms": midnights[day] + stop * BIN_MS,
                 "share": share,
                 "shares": shares,
-                "parts": [[file.source, file.offset, file.name, *file.batches(day)] for file in used],
+                "parts": [file.part(day) for file in used],
             }
-            made_from = fingerprint(rules, sorted({file.fingerprint for file in used}))
+            made_from = fingerprint(rules, sorted({file.block.record.fingerprint for file in used}))
             shards.append(Shard(f"{day}-{number:03d}", work, int(total[first:stop].sum()) // shares, made_from))
     return shards
 
@@ -439,34 +482,66 @@ def cut_day(rows: npt.NDArray[np.int64], most: int) -> list[tuple[int, int]]:
 
 
 def process_arrange(study: Study, shard: Shard) -> Record:
-    """Write one slice of metadata/."""
-    staged = _slice_rows(study, shard.work)
+    """Write one slice of metadata/, and of given/ where a source says more than metadata/ holds."""
+    work, settings = shard.work, study.settings
+    box = settings.city.box
+    staged = _slice_rows(study, work, STAGED.names)
     ledger = Ledger("ingest", staged.num_rows)
-    box = study.settings.city.box
-    metadata = arrange(
+    order = order_rows(
         staged,
         box=(box.west, box.south, box.east, box.north),
-        midnight_ms=shard.work["midnight_ms"],
-        order_hours=study.settings.ingest.order_hours,
+        midnight_ms=work["midnight_ms"],
+        order_hours=settings.ingest.order_hours,
         ledger=ledger,
     )
+    files = []
     # A share of a quarter of an hour can be empty: its rows were all in the others.
-    files = (_write_metadata(study, metadata, shard.work["file"]),) if metadata.num_rows else ()
-    return Record("", "", files, staged.num_rows, metadata.num_rows, (ledger.close(metadata.num_rows),))
+    if len(order):
+        files.append(_write(study, arrange(staged, order), work["file"]))
+    if len(order) and any(part["has_given"] for part in work["parts"]):
+        del staged  # a slice is held once
+        name = work["file"].replace(f"{METADATA.name}/", f"{GIVEN.name}/", 1)
+        files.append(_write(study, _given_rows(study, work).take(order), name))
+    return Record("", "", tuple(files), ledger.rows_in, len(order), (ledger.close(len(order)),))
 
 
-def _slice_rows(study: Study, work: dict[str, Any]) -> pa.Table:
-    """Staged rows of a slice with `source` and `source_row`, in source order at the same time."""
-    sources = sorted({source for source, *_ in work["parts"]})
-    names = pa.array(sources, type=pa.string())
+def _slice_rows(study: Study, work: dict[str, Any], names: Sequence[str] | None = None) -> pa.Table:
+    """Staged rows of a slice in source order, with `source`, `source_row` and the `part` that each comes from.
+
+    `names` are the columns to take, those there are; None: what was read as text.
+    """
     tables = []
-    for source, offset, file, first, stop in work["parts"]:
-        for batch in _read_staged(study, file, first, stop):
+    for number, part in enumerate(work["parts"]):
+        for batch in _read_staged(study, part["file"], *part["batches"]):
             own = _in_slice(batch, work)
-            place = pa.array(np.full(own.num_rows, sources.index(source), dtype=np.int32))
-            own = own.append_column("source", pa.DictionaryArray.from_arrays(place, names))
-            tables.append(pa.Table.from_batches([own.append_column("source_row", pc.add(own["row"], offset))]))
-    return pa.concat_tables(tables).combine_chunks()
+            row = pc.add(own["row"], part["offset"])
+            own = own.select(names or [name for name in own.schema.names if name not in STAGED.names])
+            own = own.append_column("source_row", row)
+            own = own.append_column("part", pa.array(np.full(own.num_rows, number, dtype=np.int32)))
+            tables.append(pa.Table.from_batches([own]))
+    rows = pa.concat_tables(tables, promote_options="default").combine_chunks()
+    return rows.append_column("source", _of_part(rows, [part["source"] for part in work["parts"]], pa.string()))
+
+
+def _of_part(rows: pa.Table, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return pa.array(values, type=kind).take(rows["part"].combine_chunks())
+
+
+def _given_rows(study: Study, work: dict[str, Any]) -> pa.Table:
+    """Rows of a slice as given/ has them, in source order."""
+    rows = _slice_rows(study, work)
+    kept = tuple(sorted(name for name in rows.column_names if name.startswith("kept_")))
+    schema = given_table(study.settings.annotate.felony_windows_h, kept).arrow_schema()
+    columns = {
+        "given": _of_part(rows, [part["annotated"] for part in work["parts"]], pa.bool_()),
+        "absent": _of_part(rows, [part["absent"] for part in work["parts"]], pa.string()),
+    }
+    for field in schema:
+        if field.name in rows.column_names:
+            columns[field.name] = rows[field.name]
+        elif field.name not in columns:
+            columns[field.name] = pa.nulls(rows.num_rows, field.type)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _in_slice(batch: pa.RecordBatch, work: dict[str, Any]) -> pa.RecordBatch:
@@ -490,14 +565,14 @@ def _share_of(rows: pa.RecordBatch, shares: int) -> npt.NDArray[np.uint64]:
     return (mixed >> np.uint64(32)) % np.uint64(shares)
 
 
-def arrange(
+def order_rows(
     staged: pa.Table, *, box: tuple[float, float, float, float], midnight_ms: int, order_hours: int, ledger: Ledger
-) -> pa.Table:
+) -> npt.NDArray[np.int64]:
     """Rows of a day by block of hours, along the Hilbert curve, by time, then in source order; each image once.
 
     Parameters
     ----------
-    staged : `STAGED` with `source` and `source_row`, one chunk; rows of the same time in source order
+    staged : `STAGED`, one chunk; rows of the same time in source order
     box : west, south, east, north of the city; degrees
     midnight_ms : when the local day begins, ms since 1970 UTC
     order_hours : length of a block; the first begins at midnight, and one on a day of 25 hours may be shorter
@@ -505,8 +580,8 @@ def arrange(
 
     Returns
     -------
-    Table in the schema of `METADATA`. Of rows with the same split, position and time the first in source order stays
-    (the method takes the split first, and looks for duplicates then)
+    Positions in `staged`. Of rows with the same split, position and time the first in source order stays (the method
+    takes the split first, and looks for duplicates then)
     """
     lat, lng, split = (staged[name].to_numpy() for name in ("lat", "lng", "split"))
     time_ms = staged["captured_at_utc"].cast(pa.int64()).to_numpy() - midnight_ms
@@ -519,8 +594,13 @@ def arrange(
     order = np.argsort(place, kind="stable")
     repeated = _repeated(order, place[order], pd.DataFrame({"split": split, "lat": lat, "lng": lng}))
     ledger.drop(int(repeated.sum()), why="duplicate")
-    rows = staged.take(order[~repeated])
-    columns = {"ride_id": _ride_ids(rows["image_ref"]), "source": rows["source"].cast(pa.string())}
+    return order[~repeated]
+
+
+def arrange(staged: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
+    """Rows of `STAGED` with `source` and `source_row` in an order, as `METADATA`."""
+    rows = staged.take(order)
+    columns = {"ride_id": _ride_ids(rows["image_ref"])}
     # Every value was judged by READ; the schema is the contract's.
     schema = METADATA.arrow_schema()
     return pa.table([columns[name] if name in columns else rows[name] for name in schema.names], schema=schema)
@@ -554,13 +634,24 @@ def _ride_ids(image_refs: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.list_element(pc.split_pattern(image_refs, "/"), 1)
 
 
-def _write_metadata(study: Study, metadata: pa.Table, name: str) -> str:
+def _write(study: Study, rows: pa.Table, name: str) -> str:
+    encodings = {field.name: _ENCODINGS[field.type] for field in rows.schema if field.type in _ENCODINGS}
+    texts = [field.name for field in rows.schema if field.name not in {*encodings, "image_ref"}]
     with study.aside(name) as path, study.fs.open(path, "wb") as file:
-        pq.write_table(metadata, file, row_group_size=ROW_GROUP_ROWS, **_LAYOUT)
+        pq.write_table(
+            rows,
+            file,
+            compression="lz4",
+            row_group_size=ROW_GROUP_ROWS,
+            use_dictionary=texts,
+            column_encoding=encodings,
+        )
     return name
 
 
 READ = Stage("read", unit="bytes", folders=(STAGED_FOLDER, BAD_FOLDER), plan=plan_read, process=process_read, version=2)
 SET_ASIDE = Stage("quarantine", unit="rows", folders=("quarantine",), plan=plan_set_aside, process=process_set_aside)
-ARRANGE = Stage("ingest", unit="rows", folders=("metadata",), plan=plan_arrange, process=process_arrange, version=2)
+ARRANGE = Stage(
+    "ingest", unit="rows", folders=("metadata", "given"), plan=plan_arrange, process=process_arrange, version=2
+)
 STAGES = (READ, SET_ASIDE, ARRANGE)

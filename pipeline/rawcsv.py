@@ -2,13 +2,16 @@
 
 Knows bytes, columns and limits; no study, no stage. A line ends with a line feed, or a carriage return and a line
 feed; rows are counted in lines after the header, so the number of a row does not depend on what stands in others.
+
+An annotated file is one with published columns beside those of a raw file. Those that are asked for come as text.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -21,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipeline.errors import SourceError
+from pipeline.tables import GIVEN, PUBLISHED_NOT_READ
 
 COLUMNS = ("image_ref", "timestamp", "lat", "lng", "split")
 HEADER_BYTES = 64 * 2**10  # a header is shorter
@@ -30,6 +34,10 @@ LONGEST_LINE = 2**20  # bytes; a longer one is no row, and would have to be held
 PIECE_BYTES = 4 * 2**20
 _BEYOND_BYTES = 2**12
 QUOTED_CHARACTERS = 500  # of a line that can not be used
+
+_READ = frozenset(GIVEN.published_names().values())
+_KNOWN = frozenset({*COLUMNS, *_READ, *PUBLISHED_NOT_READ})
+SPLIT_OF_ANNOTATED = 1  # the published file holds the analysis part only
 
 _TYPES = {
     "image_ref": pa.string(),
@@ -58,6 +66,11 @@ class Header:
     columns: tuple[str, ...]
     end: int  # bytes from the start of the (unpacked) file
 
+    @property
+    def annotated(self) -> bool:
+        """Whether it has a published column beside those of a raw file."""
+        return not _KNOWN.difference(COLUMNS).isdisjoint(self.columns)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -84,19 +97,21 @@ def parse_header(head: bytes, *, where: str) -> Header:
         raise SourceError(f"{where} is no CSV file: its first line is longer than {HEADER_BYTES:,} bytes")
     text = line.decode("utf-8-sig", errors="replace")
     names = tuple(name.strip() for fields in csv.reader([text]) for name in fields)
-    if absent := [name for name in COLUMNS if name not in names]:
+    header = Header(names, len(line) + len(newline))
+    required = [name for name in COLUMNS if name != "split"] if header.annotated else COLUMNS
+    if absent := [name for name in required if name not in names]:
         raise SourceError(
             f"{where} has no column {', '.join(absent)}: its first line is {text[:100].strip()!r}; "
-            f"expected {','.join(COLUMNS)} in any order"
+            f"expected {','.join(required)} in any order"
         )
-    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name in (*COLUMNS, *_READ)]:
         raise SourceError(f"{where} has the column {', '.join(twice)} more than once: remove one of them")
-    return Header(names, len(line) + len(newline))
+    return header
 
 
-def unknown_columns(columns: Sequence[str]) -> list[str]:
-    """Columns of a header that are not used."""
-    return [name for name in columns if name not in COLUMNS]
+def unknown_columns(columns: Sequence[str]) -> list[tuple[int, str]]:
+    """Columns of a header that neither a raw nor the published file has: place and name."""
+    return [(place, name) for place, name in enumerate(columns) if name not in _KNOWN]
 
 
 # Lines.
@@ -224,29 +239,42 @@ class Faults:
 class Lines:
     """What stands in a text of whole lines."""
 
-    rows: pa.Table  # `image_ref`, `timestamp` (ms since 1970 UTC), `lat`, `lng`, `split`, `row` (from 0), in order
+    # `image_ref`, `timestamp` (ms since 1970 UTC), `lat`, `lng`, `split`, what was asked for as text, `row` (from 0)
+    rows: pa.Table
     bad: pd.DataFrame  # lines that can not be used: `row`, `reason`, `text`, in order
     lines: int
 
 
-def read_rows(pieces: Iterable[bytes], columns: Sequence[str], limits: Limits) -> Lines:
+def read_rows(
+    pieces: Iterable[bytes], columns: Sequence[str], limits: Limits, texts: Mapping[int, str] | None = None
+) -> Lines:
     """Rows of a text that can be used, and the lines that can not.
 
     Parameters
     ----------
     pieces : the text without the header, cut between lines; a row is the same whatever piece it stands in
-    columns : names in the header
+    columns : names in the header; without `split`, every row is of the analysis part
+    texts : place in the header of columns to read as text, and the name of each in the result
     """
-    tables: list[pa.Table] = [_no_rows().append_column("row", pa.array([], type=pa.int64()))]
+    asked = texts or {}
+    form = _Form(
+        # A file may name a column that we do not use twice; its place can not.
+        tuple(asked.get(at, name if name in _TYPES else f"column {at}") for at, name in enumerate(columns)),
+        {name: kind for name, kind in _TYPES.items() if name != "split" or name in columns},
+        tuple(asked.values()),
+    )
+    tables: list[pa.Table] = []
     bad = [_quote(b"", Faults(0))]
     row = 0
-    for piece in pieces:
+    for piece in itertools.chain([b""], pieces):  # without any line, too, the rows have their columns
         lines = count_lines(piece)
         faults = Faults(lines)
         numbers: Rows = np.arange(lines, dtype=np.int64)
-        table = _parse_plain(piece, columns, lines)
+        table = _parse_plain(piece, form, lines)
         if table is None:
-            numbers, table = _parse_carefully(piece, columns, faults)
+            numbers, table = _parse_carefully(piece, form, faults)
+        if "split" not in form.typed:
+            table = table.append_column("split", pa.array(np.full(len(numbers), SPLIT_OF_ANNOTATED, dtype=np.int64)))
         _judge(table, numbers, faults, limits)
         table = table.append_column("row", pa.array(numbers + row))
         kept = faults.without()
@@ -259,20 +287,41 @@ def read_rows(pieces: Iterable[bytes], columns: Sequence[str], limits: Limits) -
     return Lines(pa.concat_tables(tables), pd.concat(bad, ignore_index=True), row)
 
 
-def _no_rows() -> pa.Table:
-    return pa.table({name: pa.array([], type=kind) for name, kind in _TYPES.items()})
+@dataclass(frozen=True)
+class _Form:
+    """What is read of a file."""
+
+    places: tuple[str, ...]  # a name for every field of a line
+    typed: dict[str, pa.DataType]  # columns to read as numbers, and `image_ref`
+    texts: tuple[str, ...]  # columns to read as text
+
+    @property
+    def as_text(self) -> dict[str, pa.DataType]:
+        """All columns to read, as text."""
+        return dict.fromkeys((*self.typed, *self.texts), pa.string())
 
 
-def _parse_plain(text: bytes, columns: Sequence[str], lines: int) -> pa.Table | None:
-    """Typed columns of a text without a quote or a fault of form, one row a line; None for any other text."""
+def _no_rows(form: _Form) -> pa.Table:
+    return pa.table({name: pa.array([], type=kind) for name, kind in (form.as_text | form.typed).items()})
+
+
+def _parse_plain(text: bytes, form: _Form, lines: int) -> pa.Table | None:
+    """Typed columns of a text without a fault of form, one row a line; None for any other text."""
     # One byte is looked for 20 times as fast as several: the first of a mark goes before the mark.
-    strange = b'"' in text or (codecs.BOM_UTF8[:1] in text and codecs.BOM_UTF8 in text) or _has_long_line(text)
+    strange = (codecs.BOM_UTF8[:1] in text and codecs.BOM_UTF8 in text) or _has_long_line(text)
     # A carriage return alone ends a line for the parser, not for us; and it reads 0x10 as sixteen.
     strange = strange or (b"\r" in text and text.count(b"\r") != text.count(b"\r\n"))
+    # It looks at the columns that it reads alone.
+    strange = strange or not (text.isascii() or _is_utf8(text))
     if strange or _has_hexadecimal(text):
         return None
+    quoted = b'"' in text
+    if quoted:
+        data = np.frombuffer(text, dtype=np.uint8)
+        if len(_badly_quoted(data, _Bounds.of(data))):
+            return None
     try:
-        table = _parse(text, columns, _TYPES, quoted=False)
+        table = _parse(text, form.places, form.as_text | form.typed, quoted=quoted)
     except pa.ArrowInvalid:
         return None
     return table if table.num_rows == lines else None
@@ -286,9 +335,14 @@ def _has_hexadecimal(text: bytes) -> bool:
 
 
 def _parse(
-    text: bytes, columns: Sequence[str], types: dict[str, pa.DataType], *, quoted: bool, skipped: Rows | None = None
+    text: bytes,
+    places: tuple[str, ...],
+    types: dict[str, pa.DataType],
+    *,
+    quoted: bool,
+    skipped: Rows | None = None,
 ) -> pa.Table:
-    """The five columns; `skipped`, when given, takes a mark for every line with another number of fields."""
+    """The columns of `types`; `skipped`, when given, takes a mark for every line with another number of fields."""
 
     def skip(row: Any) -> str:
         if skipped is None:
@@ -296,24 +350,22 @@ def _parse(
         skipped[row.number - 1] = 1
         return "skip"
 
-    # A file may name a column that we do not use twice; its place can not.
-    names = [name if name in types else f"column {place}" for place, name in enumerate(columns)]
     return pyarrow.csv.read_csv(
         pa.BufferReader(text),
         # Blocks of the parser: a line of up to LONGEST_LINE must fit. One thread: workers are spread by Dask.
-        pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=2 * LONGEST_LINE),
+        pyarrow.csv.ReadOptions(use_threads=False, column_names=places, block_size=2 * LONGEST_LINE),
         pyarrow.csv.ParseOptions(
             quote_char='"' if quoted else False,
             double_quote=quoted,
             ignore_empty_lines=False,
             invalid_row_handler=skip,
         ),
-        pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(COLUMNS), null_values=[]),
+        pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
     )
 
 
-def _parse_carefully(text: bytes, columns: Sequence[str], faults: Faults) -> tuple[Rows, pa.Table]:
-    """Lines with five readable or unreadable fields: their numbers and typed columns.
+def _parse_carefully(text: bytes, form: _Form, faults: Faults) -> tuple[Rows, pa.Table]:
+    """Lines whose fields can be told apart, readable or not: their numbers and columns.
 
     What can not be read is a number that `_judge` finds: not finite, or too large.
     """
@@ -325,18 +377,19 @@ def _parse_carefully(text: bytes, columns: Sequence[str], faults: Faults) -> tup
     kept = data[np.repeat(sound, lengths)].tobytes()
     numbers = np.flatnonzero(sound)
     if not len(numbers):
-        return numbers, _no_rows()
+        return numbers, _no_rows(form)
     skipped = np.zeros(len(numbers), dtype=np.int64)
-    as_text = dict.fromkeys(COLUMNS, pa.string())
-    table = _parse(kept, columns, as_text, quoted=True, skipped=skipped)
+    table = _parse(kept, form.places, form.as_text, quoted=True, skipped=skipped)
     faults.mark(numbers[skipped == 1], "wrong number of fields")
     numbers = numbers[skipped == 0]
-    typed = {"image_ref": table["image_ref"]}
-    for name in COLUMNS[1:]:
+    columns = {name: table[name] for name in table.column_names}
+    for name, kind in form.typed.items():
+        if kind == pa.string():
+            continue
         trimmed = pc.ascii_trim(table[name], " \t")
         faults.mark(numbers[_mask(pc.equal(trimmed, ""))], f"missing {name}")
-        typed[name] = _decimals(trimmed) if _TYPES[name] == pa.float64() else _whole_numbers(trimmed)
-    return numbers, pa.table(typed)
+        columns[name] = _decimals(trimmed) if kind == pa.float64() else _whole_numbers(trimmed)
+    return numbers, pa.table(columns)
 
 
 def _decimals(text: pa.ChunkedArray) -> pa.ChunkedArray:

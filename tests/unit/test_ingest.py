@@ -17,7 +17,7 @@ from pandas.testing import assert_frame_equal
 from benchmarks.workloads import write_raw_files
 from pipeline.config import Settings
 from pipeline.errors import NotYetMade, SourceError
-from pipeline.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange
+from pipeline.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange, order_rows
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import LONGEST_LINE
 from pipeline.rawfiles import raw_files
@@ -298,7 +298,8 @@ def arranged(rows: list[tuple], ledger: Ledger, order_hours: int = 4) -> pd.Data
         source_row=places,
     )
     staged = pa.Table.from_pandas(frame, preserve_index=False)
-    return arrange(staged, box=BOX, midnight_ms=MIDNIGHT_MS, order_hours=order_hours, ledger=ledger).to_pandas()
+    order = order_rows(staged, box=BOX, midnight_ms=MIDNIGHT_MS, order_hours=order_hours, ledger=ledger)
+    return arrange(staged, order).to_pandas()
 
 
 def test_of_rows_with_the_same_split_position_and_time_the_first_in_source_order_stays():
