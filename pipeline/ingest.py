@@ -48,7 +48,7 @@ from pipeline.rawcsv import (
 from pipeline.rawfiles import RawFile, identity, raw_files
 from pipeline.spatial.order import hilbert_key
 from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint
+from pipeline.store import SETTINGS_FILE, Record, Study, create_study, fingerprint, open_study
 from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
@@ -88,6 +88,47 @@ STAGED_BAD = Table(
     columns=(STAGED["row"], QUARANTINE["reason"], QUARANTINE["text"]),
     made_by="patrolscope ingest",
 )
+
+
+# The settings.
+
+
+def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown: bool | None) -> list[str]:
+    """Write what a command asks for to study.yaml; None, or no sources, leave what is there.
+
+    Returns
+    -------
+    A line that says what has changed, or none
+
+    Raises
+    ------
+    SettingsError : there is no study, and no sources to make one for
+    StudyBusy : a run is at work on the study
+    """
+    fs, base = fsspec.core.url_to_fs(root)
+    new = bool(sources) and not fs.exists(f"{str(base).rstrip('/')}/{SETTINGS_FILE}")
+    study = create_study(root, Settings()) if new else open_study(root)
+    asked = {"trust": trust, "keep_unknown": keep_unknown}
+    ingest = {name: value for name, value in asked.items() if value is not None}
+    before = study.settings
+    after = before.model_copy(
+        update={
+            "sources": before.sources.model_copy(update={"metadata": tuple(sources) or before.sources.metadata}),
+            "ingest": before.ingest.model_copy(update=ingest),
+        }
+    )
+    if after == before:
+        return []
+    with study.lock():
+        create_study(root, after)
+    changed = [
+        f"ingest.{name}: {str(value).lower()}"
+        for name, value in ingest.items()
+        if value != getattr(before.ingest, name)
+    ]
+    if after.sources != before.sources:
+        changed.insert(0, f"sources.metadata: {', '.join(after.sources.metadata)}")
+    return [f"{study.path(SETTINGS_FILE)} now says {'; '.join(changed)}"]
 
 
 # Days.
