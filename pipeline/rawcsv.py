@@ -492,24 +492,28 @@ def _buffers(strings: pa.StringArray) -> tuple[npt.NDArray[np.int32], npt.NDArra
 
 @nb.njit(cache=True, nogil=True)
 def _plain_image_refs(bounds: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> Mask:
-    """(n,) whether a text is surely ride/<ride>/<file>: neither part begins with a dot. 3.5x faster than RE2."""
+    """(n,) whether a text is surely ride/<ride>/<file>: neither part begins with a dot. 8x faster than RE2."""
     good = np.zeros(len(bounds) - 1, dtype=np.bool_)
+    length = 0  # of the ride's name in the last row: mostly the same in the next
     for row in range(len(good)):
         start, stop = bounds[row] + 5, bounds[row + 1]
         if stop - start < 3:
             continue
-        head = data[start - 5 : start]
-        if head[0] != 114 or head[1] != 105 or head[2] != 100 or head[3] != 101 or head[4] != _SLASH:  # ride/
+        head = start - 5
+        if data[head] != 114 or data[head + 1] != 105 or data[head + 2] != 100 or data[head + 3] != 101:  # ride
             continue
-        slashes, slash = 0, 0
-        for place in range(start, stop):
-            byte = data[place]
-            if byte == _SLASH:
-                slashes, slash = slashes + 1, place
-            elif byte < _SPACE or byte in (_DELETE, _BACKSLASH):
-                slashes = 2
-        whole = slashes == 1 and start < slash < stop - 1
-        good[row] = whole and data[start] != _DOT and data[slash + 1] != _DOT
+        slashes, strange = 0, 0
+        for byte in data[start:stop]:  # without a branch: the compiler takes many bytes at once
+            slashes += byte == _SLASH
+            strange += (byte < _SPACE) | (byte == _DELETE) | (byte == _BACKSLASH)
+        if data[start - 1] != _SLASH or slashes != 1 or strange:
+            continue
+        if start + length >= stop or data[start + length] != _SLASH:
+            length = 0
+            while data[start + length] != _SLASH:
+                length += 1
+        file = start + length + 1
+        good[row] = length > 0 and file < stop and data[start] != _DOT and data[file] != _DOT
     return good
 
 
