@@ -9,6 +9,7 @@ from pathlib import Path
 import dask
 import distributed
 import duckdb
+import numpy as np
 
 from benchmarks.measure import Comparison, best_of
 from benchmarks.workloads import write_raw_files
@@ -55,6 +56,8 @@ def _compare(folder: Path, rows: int, days: int, client: distributed.Client) -> 
 
     peer()  # the files are in the system's cache and the code is loaded before either clock starts
     ours()
+    # In turn, so that what else the machine does falls on both.
+    ours_s, peer_s = np.array([(best_of(ours, 1), best_of(peer, 1)) for _ in range(3)]).min(axis=0)
     return Comparison(
-        f"ingest {rows:,} rows of raw CSV, validated", best_of(ours), best_of(peer), "s", 0.7, "DuckDB, plain copy"
+        f"ingest {rows:,} rows of raw CSV, validated", float(ours_s), float(peer_s), "s", 0.7, "DuckDB, plain copy"
     )

@@ -544,16 +544,17 @@ def process_arrange(study: Study, shard: Shard) -> Record:
     files = []
     # A share of a quarter of an hour can be empty: its rows were all in the others.
     if len(order):
-        files.append(_write(study, arrange(staged, order), work["file"]))
+        sources = [part["source"] for part in work["parts"]]
+        files.append(_write(study, arrange(staged, order, sources), work["file"]))
     if len(order) and any(part["has_given"] for part in work["parts"]):
         del staged  # a slice is held once
         name = work["file"].replace(f"{METADATA.name}/", f"{GIVEN.name}/", 1)
-        files.append(_write(study, _given_rows(study, work).take(order), name))
+        files.append(_write(study, _given_rows(study, work, order), name))
     return Record("", "", tuple(files), ledger.rows_in, len(order), (ledger.close(len(order)),))
 
 
 def _slice_rows(study: Study, work: dict[str, Any], names: Sequence[str] | None = None) -> pa.Table:
-    """Staged rows of a slice in source order, with `source`, `source_row` and the `part` that each comes from.
+    """Staged rows of a slice in source order, with `source_row` and the number of the `part` that each comes from.
 
     `names` are the columns to take, those there are; None: what was read as text.
     """
@@ -566,20 +567,21 @@ def _slice_rows(study: Study, work: dict[str, Any], names: Sequence[str] | None 
             own = own.append_column("source_row", row)
             own = own.append_column("part", pa.array(np.full(own.num_rows, number, dtype=np.int32)))
             tables.append(pa.Table.from_batches([own]))
-    rows = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    return rows.append_column("source", _of_part(rows, [part["source"] for part in work["parts"]], pa.string()))
+    return pa.concat_tables(tables, promote_options="default").combine_chunks()
 
 
-def _of_part(rows: pa.Table, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    return pa.array(values, type=kind).take(rows["part"].combine_chunks())
+def _of_part(rows: pa.Table, values: Sequence[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    """What is said of each part, for each row."""
+    return pc.take(pa.array(values, type=kind), rows["part"])
 
 
-def _given_rows(study: Study, work: dict[str, Any]) -> pa.Table:
-    """Rows of a slice as given/ has them, in source order."""
-    rows = _slice_rows(study, work)
+def _given_rows(study: Study, work: dict[str, Any], order: npt.NDArray[np.int64]) -> pa.Table:
+    """Rows of a slice as given/ has them, in an order."""
+    rows = _slice_rows(study, work).take(order)
     kept = tuple(sorted(name for name in rows.column_names if name.startswith("kept_")))
     schema = given_table(study.settings.annotate.felony_windows_h, kept).arrow_schema()
     columns = {
+        "source": _of_part(rows, [part["source"] for part in work["parts"]], pa.string()),
         "given": _of_part(rows, [part["annotated"] for part in work["parts"]], pa.bool_()),
         "absent": _of_part(rows, [part["absent"] for part in work["parts"]], pa.string()),
     }
@@ -644,10 +646,10 @@ def order_rows(
     return order[~repeated]
 
 
-def arrange(staged: pa.Table, order: npt.NDArray[np.int64]) -> pa.Table:
-    """Rows of `STAGED` with `source` and `source_row` in an order, as `METADATA`."""
-    rows = staged.take(order)
-    columns = {"ride_id": _ride_ids(rows["image_ref"])}
+def arrange(staged: pa.Table, order: npt.NDArray[np.int64], sources: Sequence[str]) -> pa.Table:
+    """Rows of a slice as `METADATA`, in an order; `part` of a row is the place of its source in `sources`."""
+    rows = staged.drop_columns("row").take(order)
+    columns = {"ride_id": _ride_ids(rows["image_ref"]), "source": _of_part(rows, sources, pa.string())}
     # Every value was judged by READ; the schema is the contract's.
     schema = METADATA.arrow_schema()
     return pa.table([columns[name] if name in columns else rows[name] for name in schema.names], schema=schema)
@@ -684,7 +686,7 @@ def _ride_ids(image_refs: pa.ChunkedArray) -> pa.ChunkedArray:
 def _write(study: Study, rows: pa.Table, name: str) -> str:
     encodings = {field.name: _ENCODINGS[field.type] for field in rows.schema if field.type in _ENCODINGS}
     texts = [field.name for field in rows.schema if field.name not in {*encodings, "image_ref"}]
-    with study.aside(name) as path, study.fs.open(path, "wb") as file:
+    with study.aside(name) as path, _sink(study, path) as file:
         pq.write_table(
             rows,
             file,

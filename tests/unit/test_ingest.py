@@ -294,12 +294,13 @@ def arranged(rows: list[tuple], ledger: Ledger, order_hours: int = 4) -> pd.Data
         image_ref=[f"ride/r/{place}.jpg" for place in places],
         captured_at_utc=captured,
         split=frame["split"].astype("int8"),
-        source="1.csv",
+        row=places,
         source_row=places,
+        part=0,
     )
     staged = pa.Table.from_pandas(frame, preserve_index=False)
     order = order_rows(staged, box=BOX, midnight_ms=MIDNIGHT_MS, order_hours=order_hours, ledger=ledger)
-    return arrange(staged, order).to_pandas()
+    return arrange(staged, order, ["1.csv"]).to_pandas()
 
 
 def test_of_rows_with_the_same_split_position_and_time_the_first_in_source_order_stays():
