@@ -110,11 +110,33 @@ def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
 
 
 @app.command()
-def ingest(study: StudyOption, cluster: ClusterOption = "local") -> None:
-    """Raw metadata CSV (sources.metadata of study.yaml) to Parquet; bad rows to quarantine."""
-    from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+def ingest(
+    study: StudyOption,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SOURCE]...", help="CSV files, folders or patterns; become sources.metadata."),
+    ] = None,
+    trust: Annotated[
+        bool | None,
+        typer.Option("--trust/--recompute", help="Take what an annotated file says, or compute it and compare."),
+    ] = None,
+    keep_unknown: Annotated[
+        bool | None,
+        typer.Option("--keep-unknown/--drop-unknown", help="Keep columns that are not known, as text, in given/."),
+    ] = None,
+    cluster: ClusterOption = "local",
+) -> None:
+    """Metadata CSV, raw or annotated, to Parquet; bad rows to quarantine.
 
-    _run(study, [READ, SET_ASIDE, ARRANGE], cluster)
+    What is asked for here is written to study.yaml, so that a later `run` does the same; a study that does not exist
+    yet is made.
+    """
+    from pipeline.ingest import STAGES, adopt
+
+    with _errors():
+        for line in adopt(study, sources=tuple(map(_absolute, sources or ())), trust=trust, keep_unknown=keep_unknown):
+            _say(line)
+    _run(study, list(STAGES), cluster)
 
 
 @app.command()

@@ -85,7 +85,7 @@ def plan_cells(study: Study) -> list[Shard]:
     return [
         Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
         for record in study.records("annotate").values()
-        for file in record.files
+        for file in record.files_in("annotated")
     ]
 
 

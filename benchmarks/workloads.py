@@ -9,6 +9,9 @@ import distributed
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
 import shapely
 
 from pipeline import catalog, readers
@@ -16,6 +19,8 @@ from pipeline.config import Layer, Settings
 from pipeline.store import Study
 
 Floats = npt.NDArray[np.float64]
+_FIRST_MIDNIGHT_MS = 1_601_870_400_000  # 2020-10-05 in New York
+_DAY_MS = 24 * 3_600_000
 
 
 def tracts() -> gpd.GeoDataFrame:
@@ -55,3 +60,42 @@ def simulated_study(folder: Path, images: int, client: distributed.Client) -> St
     study = simulate(str(folder), images=images, client=lambda: client)
     run_stages(study, [LAYERS, READ, SET_ASIDE, ARRANGE], lambda: client)
     return study
+
+
+def write_raw_files(folder: Path, rows: int, days: int, seed: int = 7) -> list[Path]:
+    """Raw metadata files of `rows` images in all, one a day from 2020-10-05 on, as rides of about 200 images.
+
+    An image follows the last one of its ride after about three seconds and thirty metres; rides follow one another in
+    the file in the order in which they began.
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    return [
+        _write_day(folder, rng, midnight_ms, len(part))
+        for part, midnight_ms in zip(
+            np.array_split(np.arange(rows), days), _FIRST_MIDNIGHT_MS + _DAY_MS * np.arange(days), strict=True
+        )
+    ]
+
+
+def _write_day(folder: Path, rng: np.random.Generator, midnight_ms: int, images: int) -> Path:
+    rides = -(-images // 200)
+    ride = np.arange(images) // 200
+    step = np.arange(images) % 200
+    name = np.array([rng.bytes(16).hex() for _ in range(rides)])
+    began_ms = midnight_ms + np.sort(rng.integers(0, _DAY_MS - 3_600_000, rides))
+    heading = rng.uniform(0, 2 * np.pi, rides)
+    frame = pd.DataFrame(
+        {
+            "image_ref": [
+                f"ride/{name[one]}/20201005-{one:07d}-{at:03d}.jpg" for one, at in zip(ride, step, strict=True)
+            ],
+            "timestamp": began_ms[ride] + 3_000 * step + rng.integers(0, 2_000, images),
+            "lat": (rng.uniform(40.6, 40.85, rides)[ride] + 3e-4 * step * np.sin(heading)[ride]).round(6),
+            "lng": (rng.uniform(-74.05, -73.85, rides)[ride] + 3e-4 * step * np.cos(heading)[ride]).round(6),
+            "split": (rng.random(images) < 0.9).astype(int),
+        }
+    )
+    file = folder / f"{midnight_ms}.csv"
+    pa.csv.write_csv(pa.Table.from_pandas(frame), file, pa.csv.WriteOptions(quoting_style="none"))
+    return file

@@ -21,6 +21,7 @@ from astral.sun import sun
 from pipeline.assemble import detections_of, matches_fingerprint
 from pipeline.config import Settings
 from pipeline.distribute import SpatialJoin
+from pipeline.given import detections_from, differences_of, given_of, reconcile
 from pipeline.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -34,7 +35,7 @@ from pipeline.spatial.crs import WGS84, project_ft
 from pipeline.spatial.nearest import Events, Stations
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
-from pipeline.tables import annotated_table
+from pipeline.tables import DIFFERENCES, annotated_table
 
 HOUR_MS = 3_600_000
 
@@ -84,13 +85,16 @@ class Surroundings:
 def annotate(metadata: pd.DataFrame, *, found: pd.DataFrame, around: Surroundings, settings: Settings) -> pd.DataFrame:
     """Annotated images, one row for each row of `metadata`, in its order: `annotated_table`.
 
-    `found` is the detection of each image (`detections_of`), indexed like `metadata`.
+    Parameters
+    ----------
+    metadata : `METADATA`
+    found : detection of each image, indexed like `metadata`: `processed`, `score` (missing: no box), `has_prediction`
     """
     lng, lat = metadata["lng"].to_numpy(), metadata["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, settings.city.crs)
     parts = [
         metadata,
-        detection_columns(found, settings.detection.prediction_above),
+        found[["processed", "score", "has_prediction"]].rename(columns={"score": "conf"}),
         time_columns(metadata["captured_at_utc"], settings),
         pd.DataFrame({"x_ft": x_ft, "y_ft": y_ft}, index=metadata.index),
         area_columns(lng, lat, around).set_axis(metadata.index),
@@ -102,17 +106,6 @@ def annotate(metadata: pd.DataFrame, *, found: pd.DataFrame, around: Surrounding
 def annotate_in(metadata: pd.DataFrame, *, found: pd.DataFrame, study: Study, layers: str) -> pd.DataFrame:
     """`annotate` with what the study holds; `layers` is the fingerprint of that stage's record."""
     return annotate(metadata, found=found, around=load_surroundings(study, layers), settings=study.settings)
-
-
-def detection_columns(found: pd.DataFrame, prediction_above: float) -> pd.DataFrame:
-    """processed, conf and has_prediction, from `detections_of`."""
-    return pd.DataFrame(
-        {
-            "processed": found["processed"],
-            "conf": found["score"],
-            "has_prediction": found["score_any"] > prediction_above,
-        }
-    )
 
 
 def time_columns(captured_at_utc: pd.Series[pd.Timestamp], settings: Settings) -> pd.DataFrame:
@@ -231,11 +224,13 @@ def plan_annotate(study: Study) -> list[Shard]:
         "table": annotated_table(settings.annotate.felony_windows_h).fingerprint(),
         "layers": layers.fingerprint,
         "matches": matches_fingerprint(study),
+        "labels": bool(settings.sources.labels),
+        "trust": settings.ingest.trust,
     }
     return [
         Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
         for record in study.records("ingest").values()
-        for file in record.files
+        for file in record.files_in("metadata")
     ]
 
 
@@ -243,13 +238,32 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     """Annotate one file of metadata; the rows keep their order."""
     file = shard.work["file"]
     metadata = study.read(file)
-    frame = annotate_in(metadata, found=detections_of(study, file), study=study, layers=shard.work["layers"])
+    given = given_of(study, file)
     ledger = Ledger("annotate", len(metadata))
+    found = detections(study, file, given, ledger)
+    computed = annotate_in(metadata, found=found, study=study, layers=shard.work["layers"])
+    frame = reconcile(computed, given, trust=study.settings.ingest.trust, ledger=ledger)
     ledger.note("outside every area: kept, area missing", int(frame["area"].isna().sum()))
     ledger.note("not processed by the detector: no evidence", int((~frame["processed"]).sum()))
     table = annotated_table(study.settings.annotate.felony_windows_h)
-    written = study.write(table, frame, file.replace("metadata/", "annotated/", 1))
-    return Record("", "", (written,), len(metadata), len(frame), (ledger.close(len(frame)),))
+    files = [study.write(table, table.conform(frame), file.replace("metadata/", "annotated/", 1))]
+    differences = differences_of(computed, given)
+    if len(differences):
+        files.append(study.write(DIFFERENCES, differences, file.replace("metadata/", "differences/", 1)))
+    return Record("", "", tuple(files), len(metadata), len(frame), (ledger.close(len(frame)),))
 
 
-ANNOTATE = Stage("annotate", unit="rows", folders=("annotated",), plan=plan_annotate, process=process_annotate)
+def detections(study: Study, file: str, given: pd.DataFrame | None, ledger: Ledger) -> pd.DataFrame:
+    """Detection of every image of a file of metadata, as `annotate` takes it.
+
+    From the label files; in a study without any, from the annotated file that the rows came from.
+    """
+    if given is not None and not study.settings.sources.labels:
+        return detections_from(given, ledger)
+    found = detections_of(study, file)
+    return found.assign(has_prediction=found["score_any"] > study.settings.detection.prediction_above)
+
+
+ANNOTATE = Stage(
+    "annotate", unit="rows", folders=("annotated", "differences"), plan=plan_annotate, process=process_annotate
+)

@@ -166,10 +166,16 @@ class Detection(Frozen):
 
 
 class Ingest(Frozen):
-    """How the raw files are cut into shards; the results do not depend on it."""
+    """How raw files are read.
+
+    How they are cut, and in which order their rows lie, changes no result.
+    """
 
     block_bytes: int = Field(64 * 2**20, ge=2**10)  # of source text in one task
-    slice_rows: int = Field(1_000_000, ge=1)  # at most about this many rows of a day in one file
+    slice_rows: int = Field(1_000_000, ge=1, le=10_000_000)  # at most about this many rows of a day in one file
+    trust: bool = False  # take what an annotated file says of a computed column; else compute, and report differences
+    keep_unknown: bool = False  # keep columns that are not known, as text, in given/
+    order_hours: int = Field(4, ge=1, le=24)  # rows of a day lie by blocks of so many hours, then along the curve
 
 
 class Annotate(Frozen):

@@ -65,6 +65,8 @@ class Column:
     @property
     def pandas_dtype(self) -> str:
         """Name of the pandas dtype that holds the column."""
+        if self.nullable and (self.kind in _INTEGERS or self.kind == "bool"):
+            return "boolean" if self.kind == "bool" else self.kind.capitalize()
         return _PANDAS.get(self.kind, self.kind)
 
     def arrow_field(self) -> pa.Field:
@@ -100,7 +102,8 @@ class Column:
 
     def _converted(self, values: pd.Series[Any]) -> pd.Series[Any]:
         if self.kind in _INTEGERS:
-            return _to_integer(values, self.kind)
+            whole = _to_integer(values.dropna() if self.nullable else values, self.kind)
+            return values.astype(self.pandas_dtype) if self.nullable else whole  # type: ignore[call-overload]
         made = values.astype(self.pandas_dtype)  # type: ignore[call-overload]
         if self.kind == "string":
             same = values.isna() if values.dtype.kind == "f" else True  # a code would read 36061.0

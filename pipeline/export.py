@@ -198,7 +198,8 @@ def _plan_parts(study: Study, form: Form, header: bool, _parts: Study) -> list[S
         "windows_h": windows_h,
         "table": published_table(windows_h).fingerprint(),
     }
-    files = [(file, record) for record in study.records(ANNOTATE.name).values() for file in record.files]
+    records = study.records(ANNOTATE.name).values()
+    files = [(file, record) for record in records for file in record.files_in("annotated")]
     return [
         Shard(
             file.removeprefix("annotated/").removesuffix(".parquet").replace("/", "-"),

@@ -124,7 +124,8 @@ def bucket_count(rows: int) -> int:
 
 
 def _shard(kind: str, name: str, records: Sequence[Record], buckets: int) -> Shard:
-    files = [file for record in records for file in record.files]
+    folder = "metadata" if kind == IMAGES else "detections"
+    files = [file for record in records for file in record.files_in(folder)]
     work = {"kind": kind, "buckets": buckets, "files": files}
     return Shard(f"{kind}-{name}", work, made_from=fingerprint([record.fingerprint for record in records]))
 

@@ -2,16 +2,20 @@
 
 Knows bytes, columns and limits; no study, no stage. A line ends with a line feed, or a carriage return and a line
 feed; rows are counted in lines after the header, so the number of a row does not depend on what stands in others.
+
+An annotated file is one with published columns beside those of a raw file. Those that are asked for come as text.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -20,12 +24,20 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipeline.errors import SourceError
+from pipeline.tables import GIVEN, PUBLISHED_NOT_READ
 
 COLUMNS = ("image_ref", "timestamp", "lat", "lng", "split")
 HEADER_BYTES = 64 * 2**10  # a header is shorter
 LONGEST_LINE = 2**20  # bytes; a longer one is no row, and would have to be held in memory
-_PIECE_BYTES = 4 * 2**20  # of text parsed at once: one bad line makes that much be read carefully, 3.5x slower
+# Of text read and parsed at once. It stays in the processor's cache from one look at it to the next, and one bad line
+# makes only that much be read carefully, 3.5x slower.
+PIECE_BYTES = 4 * 2**20
+_BEYOND_BYTES = 2**12
 QUOTED_CHARACTERS = 500  # of a line that can not be used
+
+_READ = frozenset(GIVEN.published_names().values())
+_KNOWN = frozenset({*COLUMNS, *_READ, *PUBLISHED_NOT_READ})
+SPLIT_OF_ANNOTATED = 1  # the published file holds the analysis part only
 
 _TYPES = {
     "image_ref": pa.string(),
@@ -41,6 +53,7 @@ _TOO_LARGE = 10**18  # whole numbers of more than 18 digits count as unreadable
 _PART = r"(?:[^./\\\x00-\x1f\x7f]|\.[^./\\\x00-\x1f\x7f]|\.\.[^/\\\x00-\x1f\x7f])[^/\\\x00-\x1f\x7f]*"
 _IMAGE_REF = rf"^ride/{_PART}/{_PART}$"
 _NEWLINE, _RETURN, _QUOTE, _COMMA = b'\n\r",'
+_ZERO, _SLASH, _DOT, _BACKSLASH, _DELETE, _SPACE = b"0/.\\\x7f "
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -52,6 +65,11 @@ class Header:
 
     columns: tuple[str, ...]
     end: int  # bytes from the start of the (unpacked) file
+
+    @property
+    def annotated(self) -> bool:
+        """Whether it has a published column beside those of a raw file."""
+        return not _KNOWN.difference(COLUMNS).isdisjoint(self.columns)
 
 
 @dataclass(frozen=True)
@@ -79,19 +97,21 @@ def parse_header(head: bytes, *, where: str) -> Header:
         raise SourceError(f"{where} is no CSV file: its first line is longer than {HEADER_BYTES:,} bytes")
     text = line.decode("utf-8-sig", errors="replace")
     names = tuple(name.strip() for fields in csv.reader([text]) for name in fields)
-    if absent := [name for name in COLUMNS if name not in names]:
+    header = Header(names, len(line) + len(newline))
+    required = [name for name in COLUMNS if name != "split"] if header.annotated else COLUMNS
+    if absent := [name for name in required if name not in names]:
         raise SourceError(
             f"{where} has no column {', '.join(absent)}: its first line is {text[:100].strip()!r}; "
-            f"expected {','.join(COLUMNS)} in any order"
+            f"expected {','.join(required)} in any order"
         )
-    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1 and name in (*COLUMNS, *_READ)]:
         raise SourceError(f"{where} has the column {', '.join(twice)} more than once: remove one of them")
-    return Header(names, len(line) + len(newline))
+    return header
 
 
-def unknown_columns(columns: Sequence[str]) -> list[str]:
-    """Columns of a header that are not used."""
-    return [name for name in columns if name not in COLUMNS]
+def unknown_columns(columns: Sequence[str]) -> list[tuple[int, str]]:
+    """Columns of a header that neither a raw nor the published file has: place and name."""
+    return [(place, name) for place, name in enumerate(columns) if name not in _KNOWN]
 
 
 # Lines.
@@ -110,23 +130,22 @@ def owned_lines(read: Callable[[int, int], bytes], start: int, stop: int, *, fir
     if start >= end:
         return b""
     begin = start if start == first else start - 1
-    text = read(begin, min(stop, end))
-    if begin < start:
-        cut = text.find(b"\n") + 1
-        if not cut:
-            return b""  # the whole block lies inside one line, which starts before it
-        text = text[cut:]
-    if not text or text.endswith(b"\n"):
-        return text
-    pieces = [text]
-    at, rest = stop, 0
-    while at < end and rest <= LONGEST_LINE:
+    text = read(begin, min(stop + _BEYOND_BYTES, end))  # in one piece: the rest of the last line mostly comes along
+    cut = text.find(b"\n") + 1 if begin < start else 0
+    if begin < start and not 0 < cut < stop - begin:
+        return b""  # the whole block lies inside one line, which starts before it
+    whole = text.find(b"\n", stop - begin - 1) + 1
+    if whole or begin + len(text) >= end:
+        return text[cut : whole or len(text)]
+    pieces = [text[cut:]]
+    at = begin + len(text)
+    while at < end and at - stop <= LONGEST_LINE:
         piece = read(at, min(at + HEADER_BYTES, end))
-        cut = piece.find(b"\n") + 1
-        pieces.append(piece[:cut] if cut else piece)
-        if cut:
+        whole = piece.find(b"\n") + 1
+        pieces.append(piece[:whole] if whole else piece)
+        if whole:
             break
-        at, rest = at + len(piece), rest + len(piece)
+        at += len(piece)
     return b"".join(pieces)
 
 
@@ -143,9 +162,19 @@ def packed_lines(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
         yield rest
 
 
+def cut_lines(text: bytes) -> Iterator[bytes]:
+    """A text in pieces of whole lines of about `PIECE_BYTES`."""
+    at = 0
+    while at < len(text):
+        stop = text.rfind(b"\n", at, at + PIECE_BYTES) + 1 or text.find(b"\n", at) + 1 or len(text)
+        yield text[at:stop]
+        at = stop
+
+
 def count_lines(text: bytes) -> int:
     """Number of lines; the last one may lack its end."""
-    return text.count(b"\n") + bool(text and not text.endswith(b"\n"))
+    feeds = np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE)  # bytes.count takes three times as long
+    return int(feeds) + bool(text and not text.endswith(b"\n"))
 
 
 def _has_long_line(text: bytes) -> bool:
@@ -206,29 +235,46 @@ class Faults:
 # Rows.
 
 
-def read_rows(text: bytes, columns: Sequence[str], limits: Limits) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of a text of whole lines that can be used, and the lines that can not.
+@dataclass(frozen=True)
+class Lines:
+    """What stands in a text of whole lines."""
+
+    # `image_ref`, `timestamp` (ms since 1970 UTC), `lat`, `lng`, `split`, what was asked for as text, `row` (from 0)
+    rows: pa.Table
+    bad: pd.DataFrame  # lines that can not be used: `row`, `reason`, `text`, in order
+    lines: int
+
+
+def read_rows(
+    pieces: Iterable[bytes], columns: Sequence[str], limits: Limits, texts: Mapping[int, str] | None = None
+) -> Lines:
+    """Rows of a text that can be used, and the lines that can not.
 
     Parameters
     ----------
-    text : lines without the header
-    columns : names in the header
-
-    Returns
-    -------
-    rows : `image_ref`, `timestamp` (ms since 1970 UTC), `lat`, `lng`, `split`, `row` (from 0), in order
-    bad : `row`, `reason`, `text`, in order
+    pieces : the text without the header, cut between lines; a row is the same whatever piece it stands in
+    columns : names in the header; without `split`, every row is of the analysis part
+    texts : place in the header of columns to read as text, and the name of each in the result
     """
-    tables: list[pa.Table] = [_no_rows().append_column("row", pa.array([], type=pa.int64()))]
+    asked = texts or {}
+    form = _Form(
+        # A file may name a column that we do not use twice; its place can not.
+        tuple(asked.get(at, name if name in _TYPES else f"column {at}") for at, name in enumerate(columns)),
+        {name: kind for name, kind in _TYPES.items() if name != "split" or name in columns},
+        tuple(asked.values()),
+    )
+    tables: list[pa.Table] = []
     bad = [_quote(b"", Faults(0))]
     row = 0
-    for piece in _pieces(text):
+    for piece in itertools.chain([b""], pieces):  # without any line, too, the rows have their columns
         lines = count_lines(piece)
         faults = Faults(lines)
         numbers: Rows = np.arange(lines, dtype=np.int64)
-        table = _parse_plain(piece, columns, lines)
+        table = _parse_plain(piece, form, lines)
         if table is None:
-            numbers, table = _parse_carefully(piece, columns, faults)
+            numbers, table = _parse_carefully(piece, form, faults)
+        if "split" not in form.typed:
+            table = table.append_column("split", pa.array(np.full(len(numbers), SPLIT_OF_ANNOTATED, dtype=np.int64)))
         _judge(table, numbers, faults, limits)
         table = table.append_column("row", pa.array(numbers + row))
         kept = faults.without()
@@ -238,41 +284,65 @@ def read_rows(text: bytes, columns: Sequence[str], limits: Limits) -> tuple[pd.D
             bad.append(quoted.assign(row=quoted["row"] + row))
         tables.append(table)
         row += lines
-    return pa.concat_tables(tables).to_pandas(), pd.concat(bad, ignore_index=True)
+    return Lines(pa.concat_tables(tables), pd.concat(bad, ignore_index=True), row)
 
 
-def _pieces(text: bytes) -> Iterator[bytes]:
-    """The text in pieces of whole lines, so that one bad line makes only its piece be read carefully."""
-    at = 0
-    while at < len(text):
-        stop = text.rfind(b"\n", at, at + _PIECE_BYTES) + 1 or text.find(b"\n", at) + 1 or len(text)
-        yield text[at:stop]
-        at = stop
+@dataclass(frozen=True)
+class _Form:
+    """What is read of a file."""
+
+    places: tuple[str, ...]  # a name for every field of a line
+    typed: dict[str, pa.DataType]  # columns to read as numbers, and `image_ref`
+    texts: tuple[str, ...]  # columns to read as text
+
+    @property
+    def as_text(self) -> dict[str, pa.DataType]:
+        """All columns to read, as text."""
+        return dict.fromkeys((*self.typed, *self.texts), pa.string())
 
 
-def _no_rows() -> pa.Table:
-    return pa.table({name: pa.array([], type=kind) for name, kind in _TYPES.items()})
+def _no_rows(form: _Form) -> pa.Table:
+    return pa.table({name: pa.array([], type=kind) for name, kind in (form.as_text | form.typed).items()})
 
 
-def _parse_plain(text: bytes, columns: Sequence[str], lines: int) -> pa.Table | None:
-    """Typed columns of a text without a quote or a fault of form, one row a line; None for any other text."""
-    strange = b'"' in text or codecs.BOM_UTF8 in text or _has_long_line(text)
+def _parse_plain(text: bytes, form: _Form, lines: int) -> pa.Table | None:
+    """Typed columns of a text without a fault of form, one row a line; None for any other text."""
+    # One byte is looked for 20 times as fast as several: the first of a mark goes before the mark.
+    strange = (codecs.BOM_UTF8[:1] in text and codecs.BOM_UTF8 in text) or _has_long_line(text)
     # A carriage return alone ends a line for the parser, not for us; and it reads 0x10 as sixteen.
     strange = strange or (b"\r" in text and text.count(b"\r") != text.count(b"\r\n"))
-    strange = strange or (b"x" in text and b"0x" in text) or (b"X" in text and b"0X" in text)
-    if strange:
+    # It looks at the columns that it reads alone.
+    strange = strange or not (text.isascii() or _is_utf8(text))
+    if strange or _has_hexadecimal(text):
         return None
+    quoted = b'"' in text
+    if quoted:
+        data = np.frombuffer(text, dtype=np.uint8)
+        if len(_badly_quoted(data, _Bounds.of(data))):
+            return None
     try:
-        table = _parse(text, columns, _TYPES, quoted=False)
+        table = _parse(text, form.places, form.as_text | form.typed, quoted=quoted)
     except pa.ArrowInvalid:
         return None
     return table if table.num_rows == lines else None
 
 
+def _has_hexadecimal(text: bytes) -> bool:
+    data = np.frombuffer(text, dtype=np.uint8)
+    return any(
+        bytes([mark]) in text and bool((data[np.flatnonzero(data[1:] == mark)] == _ZERO).any()) for mark in b"xX"
+    )
+
+
 def _parse(
-    text: bytes, columns: Sequence[str], types: dict[str, pa.DataType], *, quoted: bool, skipped: Rows | None = None
+    text: bytes,
+    places: tuple[str, ...],
+    types: dict[str, pa.DataType],
+    *,
+    quoted: bool,
+    skipped: Rows | None = None,
 ) -> pa.Table:
-    """The five columns; `skipped`, when given, takes a mark for every line with another number of fields."""
+    """The columns of `types`; `skipped`, when given, takes a mark for every line with another number of fields."""
 
     def skip(row: Any) -> str:
         if skipped is None:
@@ -280,24 +350,22 @@ def _parse(
         skipped[row.number - 1] = 1
         return "skip"
 
-    # A file may name a column that we do not use twice; its place can not.
-    names = [name if name in types else f"column {place}" for place, name in enumerate(columns)]
     return pyarrow.csv.read_csv(
         pa.BufferReader(text),
         # Blocks of the parser: a line of up to LONGEST_LINE must fit. One thread: workers are spread by Dask.
-        pyarrow.csv.ReadOptions(use_threads=False, column_names=names, block_size=2 * LONGEST_LINE),
+        pyarrow.csv.ReadOptions(use_threads=False, column_names=places, block_size=2 * LONGEST_LINE),
         pyarrow.csv.ParseOptions(
             quote_char='"' if quoted else False,
             double_quote=quoted,
             ignore_empty_lines=False,
             invalid_row_handler=skip,
         ),
-        pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(COLUMNS), null_values=[]),
+        pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
     )
 
 
-def _parse_carefully(text: bytes, columns: Sequence[str], faults: Faults) -> tuple[Rows, pa.Table]:
-    """Lines with five readable or unreadable fields: their numbers and typed columns.
+def _parse_carefully(text: bytes, form: _Form, faults: Faults) -> tuple[Rows, pa.Table]:
+    """Lines whose fields can be told apart, readable or not: their numbers and columns.
 
     What can not be read is a number that `_judge` finds: not finite, or too large.
     """
@@ -309,18 +377,19 @@ def _parse_carefully(text: bytes, columns: Sequence[str], faults: Faults) -> tup
     kept = data[np.repeat(sound, lengths)].tobytes()
     numbers = np.flatnonzero(sound)
     if not len(numbers):
-        return numbers, _no_rows()
+        return numbers, _no_rows(form)
     skipped = np.zeros(len(numbers), dtype=np.int64)
-    as_text = dict.fromkeys(COLUMNS, pa.string())
-    table = _parse(kept, columns, as_text, quoted=True, skipped=skipped)
+    table = _parse(kept, form.places, form.as_text, quoted=True, skipped=skipped)
     faults.mark(numbers[skipped == 1], "wrong number of fields")
     numbers = numbers[skipped == 0]
-    typed = {"image_ref": table["image_ref"]}
-    for name in COLUMNS[1:]:
+    columns = {name: table[name] for name in table.column_names}
+    for name, kind in form.typed.items():
+        if kind == pa.string():
+            continue
         trimmed = pc.ascii_trim(table[name], " \t")
         faults.mark(numbers[_mask(pc.equal(trimmed, ""))], f"missing {name}")
-        typed[name] = _decimals(trimmed) if _TYPES[name] == pa.float64() else _whole_numbers(trimmed)
-    return numbers, pa.table(typed)
+        columns[name] = _decimals(trimmed) if kind == pa.float64() else _whole_numbers(trimmed)
+    return numbers, pa.table(columns)
 
 
 def _decimals(text: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -396,7 +465,7 @@ def _judge(table: pa.Table, numbers: Rows, faults: Faults, limits: Limits) -> No
     for name, numeric in values.items():
         readable = np.isfinite(numeric) if numeric.dtype.kind == "f" else np.abs(numeric) < _TOO_LARGE
         faults.mark(numbers[~readable], f"unreadable {name}")
-    faults.mark(numbers[~_mask(pc.match_substring_regex(refs, _IMAGE_REF))], "image_ref is not ride/<ride>/<file>")
+    faults.mark(numbers[~_are_image_refs(refs)], "image_ref is not ride/<ride>/<file>")
     split, lat, lng, timestamp = (values[name] for name in ("split", "lat", "lng", "timestamp"))
     faults.mark(numbers[(split != 0) & (split != 1)], "split is not 0 or 1")
     west, south, east, north = limits.box
@@ -404,6 +473,48 @@ def _judge(table: pa.Table, numbers: Rows, faults: Faults, limits: Limits) -> No
     faults.mark(numbers[~inside], "position outside the city")
     during = (timestamp >= limits.from_ms) & (timestamp < limits.until_ms)
     faults.mark(numbers[~during], "time outside the study")
+
+
+def _are_image_refs(refs: pa.ChunkedArray) -> Mask:
+    """Whether each is ride/<ride>/<file>: one pass over the bytes, and the expression for what is left."""
+    good = np.concatenate([np.zeros(0, dtype=bool), *(_plain_image_refs(*_buffers(chunk)) for chunk in refs.chunks)])
+    doubtful = np.flatnonzero(~good)
+    if len(doubtful):
+        good[doubtful] = _mask(pc.match_substring_regex(refs.take(doubtful), _IMAGE_REF))
+    return good
+
+
+def _buffers(strings: pa.StringArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    _, offsets, data = strings.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    return bounds, np.frombuffer(data or b"", dtype=np.uint8)
+
+
+@nb.njit(cache=True, nogil=True)
+def _plain_image_refs(bounds: npt.NDArray[np.int32], data: npt.NDArray[np.uint8]) -> Mask:
+    """(n,) whether a text is surely ride/<ride>/<file>: neither part begins with a dot. 8x faster than RE2."""
+    good = np.zeros(len(bounds) - 1, dtype=np.bool_)
+    length = 0  # of the ride's name in the last row: mostly the same in the next
+    for row in range(len(good)):
+        start, stop = bounds[row] + 5, bounds[row + 1]
+        if stop - start < 3:
+            continue
+        head = start - 5
+        if data[head] != 114 or data[head + 1] != 105 or data[head + 2] != 100 or data[head + 3] != 101:  # ride
+            continue
+        slashes, strange = 0, 0
+        for byte in data[start:stop]:  # without a branch: the compiler takes many bytes at once
+            slashes += byte == _SLASH
+            strange += (byte < _SPACE) | (byte == _DELETE) | (byte == _BACKSLASH)
+        if data[start - 1] != _SLASH or slashes != 1 or strange:
+            continue
+        if start + length >= stop or data[start + length] != _SLASH:
+            length = 0
+            while data[start + length] != _SLASH:
+                length += 1
+        file = start + length + 1
+        good[row] = length > 0 and file < stop and data[start] != _DOT and data[file] != _DOT
+    return good
 
 
 def _mask(values: pa.ChunkedArray) -> Mask:

@@ -56,6 +56,10 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)  # what later stages need to plan, such as rows by hour
     seconds: float = 0.0
 
+    def files_in(self, folder: str) -> list[str]:
+        """Files of the shard in a folder."""
+        return [name for name in self.files if name.startswith(f"{folder}/")]
+
     def to_json(self) -> str:
         """Text of the record's file."""
         return json.dumps(self.__dict__, sort_keys=True, default=list)

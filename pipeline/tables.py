@@ -549,6 +549,77 @@ def annotated_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
 
 ANNOTATED = annotated_table()
 
+
+def given_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = ()) -> Table:
+    """Declaration of given/ for a study's felony windows; `kept` names the columns of unknown meaning."""
+    computed = (column for column in annotated_table(windows_h) if column.published and column not in _IMAGE)
+    return Table(
+        "given",
+        row="one image of the metadata slice of the same name: what its source says of columns that annotate computes",
+        key=("source", "source_row"),
+        columns=(
+            METADATA["source"],
+            METADATA["source_row"],
+            Column("given", "bool", "the row stands in an annotated file"),
+            Column("absent", "string", "columns of this table that the row's file lacks, commas between them"),
+            *(replace(column, nullable=True) for column in computed),
+            *(Column(name, "string", "as it stands in the source; meaning unknown", nullable=True) for name in kept),
+        ),
+        made_by="patrolscope ingest",
+    )
+
+
+GIVEN = given_table()
+
+DIFFERENCES = Table(
+    "differences",
+    row="one given value that is not the computed one; examples, the ledger has the count",
+    key=("source", "source_row", "column"),
+    columns=(
+        METADATA["source"],
+        METADATA["source_row"],
+        Column("column", "string", "name of the column in annotated/"),
+        Column("given", "string", "what the source says; missing: nothing", nullable=True),
+        Column("computed", "string", "what annotate says; missing: nothing", nullable=True),
+    ),
+    made_by="patrolscope annotate",
+)
+
+# Columns of the published annotated file that are not read: they stand in areas/ or follow from other columns.
+_ACS_GROUPS = (
+    "Total",
+    *(
+        f"Total{group}{race}"
+        for group in ("_Not_Hispanic_or_Latino", "_Hispanic_or_Latino")
+        for race in (
+            "",
+            "_White_alone",
+            "_Black_or_African_American_alone",
+            "_American_Indian_and_Alaska_Native_alone",
+            "_Asian_alone",
+            "_Native_Hawaiian_and_Other_Pacific_Islander_alone",
+            "_Some_other_race_alone",
+            "_Two_or_more_races",
+            "_Two_or_more_races_Two_races_including_Some_other_race",
+            "_Two_or_more_races_Two_races_excluding_Some_other_race,_and_three_or_more_races",
+        )
+    ),
+)
+_UNREAD = """
+    geometry point_of_nearest_crime_1hr point_of_nearest_crime_3hr point_of_nearest_crime_6hr index_right index
+    STATEFP20 COUNTYFP20 TRACTCE20 BLKGRPCE20 NAMELSAD20 MTFCC20 FUNCSTAT20 ALAND20 AWATER20 INTPTLAT20 INTPTLON20 NAME
+    GEO_ID base.1 centroid index_ct ctlabel borocode ct2020 cdeligibil nta2020 cdta2020 cdtaname geoid shape_leng
+    shape_area Pop_20 BCT2020 GeoID Hsp_20P WNH_20P BNH_20P ANH_20P ONH_20P NH2pl_20P density_tract
+"""
+PUBLISHED_NOT_READ = frozenset(
+    {
+        *_UNREAD.split(),
+        *(f"{kind}_{group}" for kind in ("Estimate", "MoE") for group in _ACS_GROUPS),
+        *AREAS.published_names().values(),
+    }
+    - set(ANNOTATED.published_names().values())
+)
+
 CELLS = Table(
     "cells",
     row="all analysed images of one area and one class: what the estimators see of them",
@@ -674,6 +745,7 @@ PUBLISHED = published_table()
 
 TABLES = (
     METADATA,
+    GIVEN,
     QUARANTINE,
     DETECTIONS,
     AREAS,
@@ -684,6 +756,7 @@ TABLES = (
     STATIONS,
     FELONIES,
     ANNOTATED,
+    DIFFERENCES,
     CELLS,
     LABELLED,
     PUBLISHED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -27,22 +28,32 @@ def hilbert_key(x: npt.ArrayLike, y: npt.ArrayLike, box: tuple[float, float, flo
     ValueError : a coordinate is not finite
     """
     west, south, east, north = box
-    column = _cell(x, west, east)
-    row = _cell(y, south, north)
-    key = np.zeros(len(column), dtype=np.uint32)
-    state = np.zeros(len(column), dtype=np.uint16)
-    for shift in range(BITS - 4, -1, -4):
-        step = (state << 8) | (((column >> shift) & 15) << 4) | ((row >> shift) & 15)
-        key = (key << np.uint32(8)) | _DIGITS[step]
-        state = _STATES[step]
-    return key
-
-
-def _cell(values: npt.ArrayLike, low: float, high: float) -> npt.NDArray[np.uint16]:
-    scaled = (np.asarray(values, dtype=np.float64) - low) * (_CELLS / (high - low))
-    if not np.isfinite(scaled).all():
+    place = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+    if not np.isfinite(place).all():
         raise ValueError("a point without a finite position has no place on the curve")
-    return np.clip(scaled, 0, _CELLS - 1).astype(np.uint16)
+    cells = (_CELLS / (east - west), _CELLS / (north - south))
+    return _keys(place, (west, south), cells, _DIGITS, _STATES)
+
+
+@nb.njit(cache=True, nogil=True)
+def _keys(
+    place: npt.NDArray[np.float64],
+    corner: tuple[float, float],
+    cells: tuple[float, float],  # a unit of length
+    digits: npt.NDArray[np.uint32],
+    states: npt.NDArray[np.uint16],
+) -> npt.NDArray[np.uint32]:
+    keys = np.empty(len(place), dtype=np.uint32)
+    for point in range(len(place)):
+        column = np.int64(min(max((place[point, 0] - corner[0]) * cells[0], 0.0), _CELLS - 1.0))
+        row = np.int64(min(max((place[point, 1] - corner[1]) * cells[1], 0.0), _CELLS - 1.0))
+        key, state = np.uint32(0), np.int64(0)
+        for shift in (12, 8, 4, 0):
+            step = (state << 8) | (((column >> shift) & 15) << 4) | ((row >> shift) & 15)
+            key = np.uint32(key << np.uint32(8)) | digits[step]
+            state = np.int64(states[step])
+        keys[point] = key
+    return keys
 
 
 def _curve_tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:

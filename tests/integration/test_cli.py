@@ -124,3 +124,33 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
     with connection("tcp://127.0.0.1:9") as client, pytest.raises(ClusterError, match="no scheduler answers"):
         client()
+
+
+def test_ingest_takes_sources_and_flags_makes_the_study_and_says_what_changed(tmp_path):
+    from pipeline.store import open_study
+    from tests.annotated_csv import published_frame, to_csv
+
+    (tmp_path / "annotated.csv").write_bytes(to_csv(published_frame(50).assign(speed=3)))
+    root = str(tmp_path / "study")
+    source = str(tmp_path / "annotated.csv")
+    code, output = invoke("ingest", source, "--study", root, "--trust", "--keep-unknown")
+    assert code == 0
+    assert (
+        f"{root}/study.yaml now says sources.metadata: {source}; ingest.trust: true; ingest.keep_unknown: true\n"
+    ) in output
+    study = open_study(root)
+    assert study.settings.ingest.trust
+    assert study.read(study.files("given")[0])["kept_speed"].unique().tolist() == ["3"]
+
+    code, output = invoke("ingest", "--study", root)
+    assert (code, "now says" in output) == (0, False)
+    code, output = invoke("ingest", "--study", root, "--recompute")
+    assert f"{root}/study.yaml now says ingest.trust: false\n" in output
+    assert open_study(root).settings.ingest.keep_unknown
+
+
+def test_ingest_without_study_and_sources_says_how_to_make_one(tmp_path):
+    code, output = invoke("ingest", "--study", str(tmp_path / "nowhere"), "--trust")
+    assert code == 2
+    assert "is no study" in output
+    assert not (tmp_path / "nowhere").exists()

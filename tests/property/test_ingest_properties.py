@@ -19,7 +19,7 @@ from pandas.testing import assert_frame_equal
 from pipeline import rawcsv
 from pipeline.config import Settings
 from pipeline.ingest import Calendar, cut_day, limits_of
-from pipeline.rawcsv import owned_lines, packed_lines, parse_header, read_rows
+from pipeline.rawcsv import cut_lines, owned_lines, packed_lines, parse_header, read_rows
 from pipeline.spatial.order import hilbert_key
 from pipeline.tables import TABLES
 from tests.raw_study import accounts, finish, metadata, quarantine, raw_study
@@ -163,11 +163,12 @@ def test_every_line_of_a_damaged_file_is_a_row_a_duplicate_or_in_quarantine_with
 def test_a_row_is_read_the_same_whatever_stands_around_it(raw, piece_bytes):
     header = parse_header(raw, where="raw.csv")
     text = raw[header.end :]
-    rows, bad = read_rows(text, header.columns, limits_of(DEFAULT))
-    with mock.patch.object(rawcsv, "_PIECE_BYTES", piece_bytes):
-        again, bad_again = read_rows(text, header.columns, limits_of(DEFAULT))
-    assert_frame_equal(again.reset_index(drop=True), rows.reset_index(drop=True))
-    assert_frame_equal(bad_again, bad)
+    whole = read_rows([text], header.columns, limits_of(DEFAULT))
+    with mock.patch.object(rawcsv, "PIECE_BYTES", piece_bytes):
+        cut = read_rows(cut_lines(text), header.columns, limits_of(DEFAULT))
+    assert cut.rows.combine_chunks().equals(whole.rows.combine_chunks())
+    assert_frame_equal(cut.bad, whole.bad)
+    assert cut.lines == whole.lines
 
 
 @given(text=st.text("ab\n", max_size=60).map(str.encode), first=st.integers(0, 3), block=st.integers(1, 70))

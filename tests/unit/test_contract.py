@@ -88,6 +88,8 @@ NEW_YORK = pd.Series(pd.to_datetime(["2020-10-05 12:00"])).dt.tz_localize("Ameri
     [
         ("bool", [0, 1], [False, True]),
         ("int8", [1.0, -2.0], [1, -2]),
+        ("int8", [1.0, np.nan], [1, None]),
+        ("bool", pd.Series([True, None], dtype=object), [True, None]),
         ("string", [36061, 36081], ["36061", "36081"]),
         ("float64", pd.Series([1, None], dtype="Int64"), [1.0, np.nan]),
         ("instant", NEW_YORK, [pd.Timestamp("2020-10-05 16:00", tz="UTC")]),
@@ -116,7 +118,7 @@ def test_a_cast_that_keeps_every_value_is_made(kind, values, expected):
 )
 def test_a_cast_that_would_change_a_value_is_refused(kind, values):
     with pytest.raises(ContractViolation, match=r"table\.x: .* does not fit"):
-        Column("x", kind, "any", nullable=True).cast(pd.Series(values), "table")
+        Column("x", kind, "any", nullable=kind != "bool").cast(pd.Series(values), "table")
 
 
 @settings(max_examples=50, deadline=None)

@@ -9,12 +9,15 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
+from benchmarks.workloads import write_raw_files
 from pipeline.config import Settings
 from pipeline.errors import NotYetMade, SourceError
-from pipeline.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange
+from pipeline.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange, order_rows
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import LONGEST_LINE
 from pipeline.rawfiles import raw_files
@@ -278,32 +281,40 @@ def test_sources_that_can_not_serve_are_refused(sources, complaint, tmp_path):
 # Duplicates and order.
 
 
-def staged(rows: list[tuple]) -> pd.DataFrame:
+BOX = (-74.32, 40.44, -73.64, 40.97)
+MIDNIGHT_MS = NOON_MS - 12 * 3_600_000
+
+
+def arranged(rows: list[tuple], ledger: Ledger, order_hours: int = 4) -> pd.DataFrame:
+    """Rows of (lat, lng, timestamp, split), arranged."""
     frame = pd.DataFrame(rows, columns=["lat", "lng", "timestamp", "split"])
     captured = frame.pop("timestamp").astype("datetime64[ms]").dt.tz_localize("UTC")
     places = range(len(frame))
-    return frame.assign(
+    frame = frame.assign(
         image_ref=[f"ride/r/{place}.jpg" for place in places],
         captured_at_utc=captured,
-        source="1.csv",
+        split=frame["split"].astype("int8"),
+        row=places,
         source_row=places,
+        part=0,
     )
+    staged = pa.Table.from_pandas(frame, preserve_index=False)
+    order = order_rows(staged, box=BOX, midnight_ms=MIDNIGHT_MS, order_hours=order_hours, ledger=ledger)
+    return arrange(staged, order, ["1.csv"]).to_pandas()
 
 
 def test_of_rows_with_the_same_split_position_and_time_the_first_in_source_order_stays():
     near = np.nextafter(40.7, 41)  # in the same cell of the curve
-    rows = staged(
-        [
-            (40.7, -73.9, NOON_MS, 1),
-            (near, -73.9, NOON_MS, 1),
-            (40.7, -73.9, NOON_MS, 1),
-            (40.7, -73.9, NOON_MS, 0),
-            (40.7, -73.9, NOON_MS + 1, 1),
-            (near, -73.9, NOON_MS, 1),
-        ]
-    )
+    rows = [
+        (40.7, -73.9, NOON_MS, 1),
+        (near, -73.9, NOON_MS, 1),
+        (40.7, -73.9, NOON_MS, 1),
+        (40.7, -73.9, NOON_MS, 0),
+        (40.7, -73.9, NOON_MS + 1, 1),
+        (near, -73.9, NOON_MS, 1),
+    ]
     ledger = Ledger("ingest", len(rows))
-    kept = arrange(rows, (-74.32, 40.44, -73.64, 40.97), ledger)
+    kept = arranged(rows, ledger)
     assert sorted(kept["source_row"]) == [0, 1, 3, 4]
     assert ledger.close(len(kept))["dropped"] == {"duplicate": 2}
 
@@ -314,18 +325,55 @@ def test_an_earlier_file_keeps_the_row_that_a_later_one_repeats(tmp_path):
     assert metadata(study)["source"].tolist() == ["9.csv"]
 
 
-def test_rows_lie_along_the_curve_then_by_time():
+@pytest.mark.parametrize("order_hours", [1, 4, 24])
+def test_rows_lie_by_block_of_hours_then_along_the_curve_then_by_time(order_hours):
     rng = np.random.default_rng(3)
-    box = (-74.32, 40.44, -73.64, 40.97)
-    rows = staged(
-        [
-            (40.5 + 0.1 * rng.integers(4), -74.2 + 0.1 * rng.integers(4), NOON_MS + rng.integers(50), 1)
-            for _ in range(200)
-        ]
-    )
-    kept = arrange(rows, box, Ledger("ingest", len(rows)))
-    order = list(zip(hilbert_key(kept["lng"], kept["lat"], box), kept["captured_at_utc"], strict=True))
+    rows = [
+        (
+            40.5 + 0.1 * rng.integers(4),
+            -74.2 + 0.1 * rng.integers(4),
+            MIDNIGHT_MS + 3_600_000 * rng.integers(25) + rng.integers(50),
+            1,
+        )
+        for _ in range(500)
+    ]
+    kept = arranged(rows, Ledger("ingest", len(rows)), order_hours)
+    ms = kept["captured_at_utc"].astype("int64")
+    block = (ms - MIDNIGHT_MS) // (order_hours * 3_600_000)
+    order = list(zip(block, hilbert_key(kept["lng"], kept["lat"], BOX), ms, strict=True))
     assert order == sorted(order)
+    assert len(set(block)) == -(-25 // order_hours)
+
+
+def test_an_hour_and_a_neighbourhood_are_found_by_the_statistics_of_the_row_groups(tmp_path):
+    write_raw_files(tmp_path / "raw", 400_000, days=1)
+    study = raw_study(tmp_path, {})
+    finish(study)
+    (file,) = study.files("metadata")
+    parquet = pq.ParquetFile(tmp_path / file)
+    assert parquet.schema_arrow.equals(METADATA.arrow_schema(), check_metadata=True)
+    groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
+    ranges = pd.DataFrame(
+        {"rows": group.num_rows}
+        | {
+            (name, edge): getattr(group.column(METADATA.names.index(name)).statistics, edge)
+            for name in ("captured_at_utc", "lat", "lng")
+            for edge in ("min", "max")
+        }
+        for group in groups
+    )
+
+    def share_read(**wanted: tuple) -> float:
+        hit = [(ranges[name, "max"] >= low) & (ranges[name, "min"] <= high) for name, (low, high) in wanted.items()]
+        return ranges["rows"][np.logical_and.reduce(hit)].sum() / parquet.metadata.num_rows
+
+    midnight = pd.Timestamp("2020-10-05", tz="America/New_York")
+    hours = [midnight + pd.Timedelta(hours=hour) for hour in range(24)]
+    assert max(share_read(captured_at_utc=(hour, hour + pd.Timedelta(minutes=59))) for hour in hours) < 1 / 3
+    # Squares of 2 km: a neighbourhood of the city covers about 4 sq km.
+    corners = [(lat, lng) for lat in (40.62, 40.68, 40.74, 40.8) for lng in (-74.03, -73.97, -73.91, -73.87)]
+    squares = [share_read(lat=(lat, lat + 0.018), lng=(lng, lng + 0.024)) for lat, lng in corners]
+    assert 0 < np.mean(squares) < 1 / 5
 
 
 def test_successive_cells_of_the_curve_share_an_edge_and_every_cell_has_one_key():
@@ -347,6 +395,34 @@ def test_points_outside_the_box_count_as_at_its_edge_and_missing_ones_are_refuse
 
 
 # The stages.
+
+
+@pytest.mark.parametrize("share", ["one moment", "one place"])
+def test_a_quarter_of_an_hour_with_too_many_rows_is_shared_out(share, tmp_path):
+    rows = range(2_000)
+    lines = [
+        b"ride/a/%d.jpg,%d,%.7f,-73.9,1\n"
+        % (row, NOON_MS + (share == "one place") * row, 40.7 + (share == "one moment") * row * 1e-5)
+        for row in rows
+    ]
+    whole, shared = (
+        raw_study(tmp_path / str(most), {"1.csv": HEADER + b"".join(lines + lines[:100])}, ingest={"slice_rows": most})
+        for most in (10_000, 300)
+    )
+    finish(whole)
+    records = finish(shared)
+    assert accounts(records) == (2_100, 2_000, 0, 100)
+    assert len(records["ingest"]) == 7
+    assert max(record.rows_in for record in records["ingest"]) < 450
+    assert_frame_equal(metadata(shared), metadata(whole))
+
+
+def test_the_order_is_a_setting_on_which_only_the_last_stage_depends(tmp_path):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
+    finish(study)
+    changed = raw_study(tmp_path, {}, ingest={"order_hours": 6})
+    todo = [len(unfinished(changed, stage, stage.plan(changed), changed.records(stage.name))) for stage in STAGES]
+    assert todo == [0, 0, 1]
 
 
 def test_arrange_and_set_aside_wait_for_every_block(tmp_path):
