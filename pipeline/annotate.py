@@ -33,6 +33,7 @@ from pipeline.layers import (
 from pipeline.ledger import Ledger
 from pipeline.spatial.crs import WGS84, project_ft
 from pipeline.spatial.nearest import Events, Stations
+from pipeline.spatial.order import ROW_GROUP_ROWS
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 from pipeline.tables import DIFFERENCES, annotated_table
@@ -246,7 +247,8 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     ledger.note("outside every area: kept, area missing", int(frame["area"].isna().sum()))
     ledger.note("not processed by the detector: no evidence", int((~frame["processed"]).sum()))
     table = annotated_table(study.settings.annotate.felony_windows_h)
-    files = [study.write(table, table.conform(frame), file.replace("metadata/", "annotated/", 1))]
+    name = file.replace("metadata/", "annotated/", 1)
+    files = [study.write(table, table.conform(frame), name, row_group_rows=ROW_GROUP_ROWS)]
     differences = differences_of(computed, given)
     if len(differences):
         files.append(study.write(DIFFERENCES, differences, file.replace("metadata/", "differences/", 1)))

@@ -46,19 +46,13 @@ from pipeline.rawcsv import (
     unknown_columns,
 )
 from pipeline.rawfiles import RawFile, identity, raw_files
-from pipeline.spatial.order import hilbert_key
+from pipeline.spatial.order import ROW_GROUP_ROWS, hilbert_key
 from pipeline.stages import Shard, Stage
 from pipeline.store import SETTINGS_FILE, Record, Study, create_study, fingerprint, open_study
 from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
 BAD_FOLDER = "staging/quarantine"
-# Rows of a row group of metadata/. On a day of 595,000 rows, in blocks of 4 hours: an hour reads 17 % of the rows (25 %
-# at most), a hundredth of the city's area 12 %. 8,192 rows: 18 and 19 %; 16,384: 19 and 32 %. The file is 2 % larger
-# than with 16,384 and takes no longer to write; the whole day is read in 83 ms instead of 56. Blocks of 2 hours read
-# more of an area (28 %), of 6 hours more for an hour (37 % at most); one curve through place and time 35 % at the
-# worst hour.
-ROW_GROUP_ROWS = 4_096
 # Encodings by what a column is: measurements and rising numbers; the others repeat themselves, but for image_ref. A day
 # of metadata/ is 14 MB (13 with zstd, and 18 with neither), written and read in the shortest time.
 _SOUGHT = ("captured_at_utc", "lat", "lng", "split")  # whose ranges a reader asks the row groups for

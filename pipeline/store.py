@@ -33,7 +33,7 @@ from pipeline.errors import NotYetMade, SettingsError, StudyBusy
 from pipeline.geoparquet import columns_on_disk, to_arrow, to_frame
 
 SETTINGS_FILE = "study.yaml"
-# Rows of one Parquet row group: small enough that a reader with a filter skips most of a day.
+# Rows of one Parquet row group, where the order of the rows tells a reader nothing.
 ROW_GROUP_ROWS = 65_536
 
 
@@ -174,7 +174,7 @@ class Study:
             file.write(content)
         return name
 
-    def write(self, table: Table, frame: pd.DataFrame, name: str) -> str:
+    def write(self, table: Table, frame: pd.DataFrame, name: str, row_group_rows: int = ROW_GROUP_ROWS) -> str:
         """Write a frame that conforms to `table` as one Parquet file; GeoParquet when it has a geometry or points."""
         arrow = to_arrow(table, frame, self.settings.city.crs)
         with self.aside(name) as path, self.fs.open(path, "wb") as file:
@@ -182,7 +182,7 @@ class Study:
                 arrow,
                 file,
                 compression="zstd",
-                row_group_size=ROW_GROUP_ROWS,
+                row_group_size=row_group_rows,
                 use_dictionary=[name for name in arrow.column_names if _repeats(arrow[name])],
             )
         return name
