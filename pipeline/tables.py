@@ -697,16 +697,16 @@ _PUBLISHED_PLACES = """
     """.split()  # noqa: SIM905
 
 _AS_POINT = "as WKT, feet in the city's projection"
-# Columns of the released file that no other table holds in this form.
+# Columns of the released file that no other table holds in this form. Row numbers, as they can be missing, are float64.
 _PUBLISHED_FORMS: tuple[tuple[str, Kind, str], ...] = (
     ("timestamp", "int64", "when the image was taken, epoch milliseconds (UTC)"),
     ("time_and_date_of_image", "string", "clock in the city, ISO 8601 with offset"),
     ("geometry", "string", f"where the image was taken, {_AS_POINT}"),
-    ("index_right", "int64", "row of the area in areas/areas.parquet, the first is 0"),
-    ("index", "int64", "the same as index_right"),
+    ("index_right", "float64", "row of the area in areas/areas.parquet, the first is 0"),
+    ("index", "float64", "the same as index_right"),
     ("GEO_ID", "string", "code of the area, the same as GEOID20"),
     ("centroid", "string", f"centroid of the area, {_AS_POINT}"),
-    ("index_ct", "int64", "row of the tract in areas/tracts.parquet, the first is 0"),
+    ("index_ct", "float64", "row of the tract in areas/tracts.parquet, the first is 0"),
     ("BCT2020", "string", "borough code and ct2020, the same as boroct2020"),
     ("GeoID", "string", "code of the tract, the same as geoid"),
     ("precinct", "string", "police precinct that contains the image"),
@@ -720,7 +720,8 @@ def published_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
     """
     annotated = annotated_table(windows_h)
     known = {column.published: column for table in (annotated, AREAS, CENSUS, TRACTS) for column in table}
-    known |= {name: Column(name, kind, meaning) for name, kind, meaning in _PUBLISHED_FORMS}
+    for name, kind, meaning in _PUBLISHED_FORMS:
+        known[name] = Column(name, kind, meaning, unit="1" if kind == "float64" else "")
     felonies = []
     for window_h in windows_h:
         crime, of = f"nearest_crime_{window_h}hr", f"the nearest felony that starts within {window_h} h after the image"

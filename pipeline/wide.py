@@ -79,13 +79,13 @@ def _columns_of_areas(areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.Data
     for column in TRACTS:
         if column.published:
             columns[column.published] = _taken(_array(tracts[column.name]), tract)
-    own = pa.array(np.arange(len(areas)))
+    own = pa.array(np.arange(len(areas), dtype=np.float64))
     columns |= {
         "index_right": own,
         "index": own,
         "GEO_ID": columns["GEOID20"],
         "centroid": _points(census["centroid_x_ft"], census["centroid_y_ft"]),
-        "index_ct": pa.array(tract, mask=tract < 0),
+        "index_ct": pa.array(tract.astype(np.float64), mask=tract < 0),
         "BCT2020": columns["boroct2020"],
         "GeoID": columns["geoid"],
     }
