@@ -6,9 +6,9 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-# Rows of a row group of a table along the curve. On a day of 595,000 rows, in blocks of 4 hours: an hour reads 17 % of the rows (25 %
-# at most), a hundredth of the city's area 12 %. 8,192 rows: 18 and 19 %; 16,384: 19 and 32 %. The file is 2 % larger
-# than with 16,384 and takes no longer to write; the whole day is read in 83 ms instead of 56. Blocks of 2 hours read
+# Rows of a row group of a table along the curve. On a day of 595,000 rows in blocks of 4 hours, an hour reads 17 % of
+# them (25 % at most), a hundredth of the city's area 12 %. With 8,192 rows: 18 and 19 %; with 16,384: 19 and 32 %. The
+# file is 2 % larger than with 16,384; a whole day of metadata/ is read in 83 ms instead of 56. Blocks of 2 hours read
 # more of an area (28 %), of 6 hours more for an hour (37 % at most); one curve through place and time 35 % at the
 # worst hour.
 ROW_GROUP_ROWS = 4_096
