@@ -35,6 +35,7 @@ from pipeline.errors import NotYetMade, SourceError
 from pipeline.given import absent_columns, columns_read, kept_names, typed_columns
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import (
+    BEYOND_BYTES,
     COLUMNS,
     PIECE_BYTES,
     SPLIT_OF_ANNOTATED,
@@ -264,7 +265,7 @@ def _note_columns(ledger: Ledger, work: dict[str, Any], lines: int) -> None:
             ledger.note(f"{work['source']}: no column split, taken as {SPLIT_OF_ANNOTATED}", lines)
 
 
-def _texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes]]:
+def _texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes | memoryview]]:
     """Whole lines of a block, in pieces; of a packed file as many blocks' worth as it holds."""
     fs, place = fsspec.core.url_to_fs(study.resolve(work["path"]))
     start, stop, first, end = (work[name] for name in ("start", "stop", "first", "bytes"))
@@ -280,8 +281,16 @@ def _texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes]]:
                 yield _pieces(file, start, stop, first=first, end=end)
 
 
-def _pieces(file: IO[bytes], start: int, stop: int, *, first: int, end: int) -> Iterator[bytes]:
-    def read(since: int, until: int) -> bytes:
+def _pieces(file: IO[bytes], start: int, stop: int, *, first: int, end: int) -> Iterator[memoryview]:
+    """A piece holds until the next one is asked for."""
+    # One buffer for all pieces but the first and the last. Dask has the allocator give memory back at once; a new one
+    # for every piece costs as much as half of the parsing.
+    buffer = bytearray(1 + PIECE_BYTES + BEYOND_BYTES)
+
+    def read(since: int, until: int) -> bytes | bytearray:
+        file.seek(since)
+        if until - since == len(buffer) == file.readinto(buffer):  # type: ignore[attr-defined]
+            return buffer
         file.seek(since)
         return file.read(until - since)
 

@@ -32,7 +32,7 @@ LONGEST_LINE = 2**20  # bytes; a longer one is no row, and would have to be held
 # Of text read and parsed at once. It stays in the processor's cache from one look at it to the next, and one bad line
 # makes only that much be read carefully, 3.5x slower.
 PIECE_BYTES = 4 * 2**20
-_BEYOND_BYTES = 2**12
+BEYOND_BYTES = 2**12  # read with a block, for the rest of its last line
 QUOTED_CHARACTERS = 500  # of a line that can not be used
 
 _READ = frozenset(GIVEN.published_names().values())
@@ -53,7 +53,7 @@ _TOO_LARGE = 10**18  # whole numbers of more than 18 digits count as unreadable
 _PART = r"(?:[^./\\\x00-\x1f\x7f]|\.[^./\\\x00-\x1f\x7f]|\.\.[^/\\\x00-\x1f\x7f])[^/\\\x00-\x1f\x7f]*"
 _IMAGE_REF = rf"^ride/{_PART}/{_PART}$"
 _NEWLINE, _RETURN, _QUOTE, _COMMA = b'\n\r",'
-_ZERO, _SLASH, _DOT, _BACKSLASH, _DELETE, _SPACE = b"0/.\\\x7f "
+_ZERO, _SLASH, _DOT, _BACKSLASH, _DELETE, _SPACE, _LOWER_X, _UPPER_X = b"0/.\\\x7f xX"
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -117,7 +117,9 @@ def unknown_columns(columns: Sequence[str]) -> list[tuple[int, str]]:
 # Lines.
 
 
-def owned_lines(read: Callable[[int, int], bytes], start: int, stop: int, *, first: int, end: int) -> bytes:
+def owned_lines(
+    read: Callable[[int, int], bytes | bytearray], start: int, stop: int, *, first: int, end: int
+) -> memoryview:
     """The lines that start in bytes [start, stop) of a file, whole.
 
     Parameters
@@ -128,15 +130,15 @@ def owned_lines(read: Callable[[int, int], bytes], start: int, stop: int, *, fir
     The last line of a block reaches beyond it. One that is longer than `LONGEST_LINE` is cut off there.
     """
     if start >= end:
-        return b""
+        return memoryview(b"")
     begin = start if start == first else start - 1
-    text = read(begin, min(stop + _BEYOND_BYTES, end))  # in one piece: the rest of the last line mostly comes along
+    text = read(begin, min(stop + BEYOND_BYTES, end))  # in one piece: the rest of the last line mostly comes along
     cut = text.find(b"\n") + 1 if begin < start else 0
     if begin < start and not 0 < cut < stop - begin:
-        return b""  # the whole block lies inside one line, which starts before it
+        return memoryview(b"")  # the whole block lies inside one line, which starts before it
     whole = text.find(b"\n", stop - begin - 1) + 1
     if whole or begin + len(text) >= end:
-        return text[cut : whole or len(text)]
+        return memoryview(text)[cut : whole or len(text)]
     pieces = [text[cut:]]
     at = begin + len(text)
     while at < end and at - stop <= LONGEST_LINE:
@@ -146,7 +148,7 @@ def owned_lines(read: Callable[[int, int], bytes], start: int, stop: int, *, fir
         if whole:
             break
         at += len(piece)
-    return b"".join(pieces)
+    return memoryview(b"".join(pieces))
 
 
 def packed_lines(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
@@ -171,18 +173,52 @@ def cut_lines(text: bytes) -> Iterator[bytes]:
         at = stop
 
 
-def count_lines(text: bytes) -> int:
-    """Number of lines; the last one may lack its end."""
-    feeds = np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == _NEWLINE)  # bytes.count takes three times as long
-    return int(feeds) + bool(text and not text.endswith(b"\n"))
+@dataclass(frozen=True)
+class _Bytes:
+    """What a text is made of, seen in one pass and without a copy."""
+
+    feeds: int
+    quotes: int
+    returns: int  # carriage returns without a line feed after them
+    hexadecimal: int  # 0x and 0X
+    beyond_ascii: int
+    long_line: bool  # one is longer than LONGEST_LINE
+
+    @classmethod
+    def of(cls, data: npt.NDArray[np.uint8]) -> _Bytes:
+        feeds, quotes, returns, exes, high = (int(count) for count in _count_bytes(data))
+        if returns:
+            at = np.flatnonzero(data == _RETURN)
+            returns = int((data[np.minimum(at + 1, len(data) - 1)] != _NEWLINE).sum())
+        if exes:
+            at = np.flatnonzero((data == _LOWER_X) | (data == _UPPER_X))
+            exes = int((data[np.maximum(at - 1, 0)] == _ZERO).sum())
+        return cls(feeds, quotes, returns, exes, high, bool(_has_long_line(data)))
 
 
-def _has_long_line(text: bytes) -> bool:
-    at = 0
-    while len(text) - at > LONGEST_LINE:
-        at = text.rfind(b"\n", at, at + LONGEST_LINE + 1) + 1
-        if not at:
+@nb.njit(cache=True, nogil=True)
+def _count_bytes(data: npt.NDArray[np.uint8]) -> tuple[int, int, int, int, int]:
+    """Line feeds, quotes, carriage returns, letters x, bytes beyond ASCII."""
+    feeds, quotes, returns, exes, high = 0, 0, 0, 0, 0
+    for byte in data:
+        feeds += byte == _NEWLINE
+        quotes += byte == _QUOTE
+        returns += byte == _RETURN
+        exes += (byte | 32) == _LOWER_X
+        high += byte >> 7
+    return feeds, quotes, returns, exes, high
+
+
+@nb.njit(cache=True, nogil=True)
+def _has_long_line(data: npt.NDArray[np.uint8]) -> bool:
+    start = 0
+    while len(data) - start > LONGEST_LINE:
+        feed = start + LONGEST_LINE
+        while feed >= start and data[feed] != _NEWLINE:
+            feed -= 1
+        if feed < start:
             return True
+        start = feed + 1
     return False
 
 
@@ -246,13 +282,14 @@ class Lines:
 
 
 def read_rows(
-    pieces: Iterable[bytes], columns: Sequence[str], limits: Limits, texts: Mapping[int, str] | None = None
+    pieces: Iterable[bytes | memoryview], columns: Sequence[str], limits: Limits, texts: Mapping[int, str] | None = None
 ) -> Lines:
     """Rows of a text that can be used, and the lines that can not.
 
     Parameters
     ----------
-    pieces : the text without the header, cut between lines; a row is the same whatever piece it stands in
+    pieces : the text without the header, cut between lines; a row is the same whatever piece it stands in. Each is
+        done with before the next is asked for
     columns : names in the header; without `split`, every row is of the analysis part
     texts : place in the header of columns to read as text, and the name of each in the result
     """
@@ -267,12 +304,14 @@ def read_rows(
     bad = [_quote(b"", Faults(0))]
     row = 0
     for piece in itertools.chain([b""], pieces):  # without any line, too, the rows have their columns
-        lines = count_lines(piece)
+        data = np.frombuffer(piece, dtype=np.uint8)
+        made_of = _Bytes.of(data)
+        lines = made_of.feeds + int(len(data) > 0 and data[-1] != _NEWLINE)
         faults = Faults(lines)
         numbers: Rows = np.arange(lines, dtype=np.int64)
-        table = _parse_plain(piece, form, lines)
+        table = _parse_plain(data, made_of, form, lines)
         if table is None:
-            numbers, table = _parse_carefully(piece, form, faults)
+            numbers, table = _parse_carefully(bytes(piece), form, faults)
         if "split" not in form.typed:
             table = table.append_column("split", pa.array(np.full(len(numbers), SPLIT_OF_ANNOTATED, dtype=np.int64)))
         _judge(table, numbers, faults, limits)
@@ -280,7 +319,7 @@ def read_rows(
         kept = faults.without()
         if not kept.all():
             table = table.filter(kept[numbers])
-            quoted = _quote(piece, faults)
+            quoted = _quote(bytes(piece), faults)
             bad.append(quoted.assign(row=quoted["row"] + row))
         tables.append(table)
         row += lines
@@ -305,37 +344,27 @@ def _no_rows(form: _Form) -> pa.Table:
     return pa.table({name: pa.array([], type=kind) for name, kind in (form.as_text | form.typed).items()})
 
 
-def _parse_plain(text: bytes, form: _Form, lines: int) -> pa.Table | None:
+def _parse_plain(data: npt.NDArray[np.uint8], made_of: _Bytes, form: _Form, lines: int) -> pa.Table | None:
     """Typed columns of a text without a fault of form, one row a line; None for any other text."""
-    # One byte is looked for 20 times as fast as several: the first of a mark goes before the mark.
-    strange = (codecs.BOM_UTF8[:1] in text and codecs.BOM_UTF8 in text) or _has_long_line(text)
     # A carriage return alone ends a line for the parser, not for us; and it reads 0x10 as sixteen.
-    strange = strange or (b"\r" in text and text.count(b"\r") != text.count(b"\r\n"))
-    # It looks at the columns that it reads alone.
-    strange = strange or not (text.isascii() or _is_utf8(text))
-    if strange or _has_hexadecimal(text):
+    if made_of.returns or made_of.hexadecimal or made_of.long_line:
         return None
-    quoted = b'"' in text
-    if quoted:
-        data = np.frombuffer(text, dtype=np.uint8)
-        if len(_badly_quoted(data, _Bounds.of(data))):
+    if made_of.beyond_ascii:
+        text = data.tobytes()
+        # The parser looks at the columns that it reads alone.
+        if codecs.BOM_UTF8 in text or not _is_utf8(text):
             return None
+    if made_of.quotes and len(_badly_quoted(data, _Bounds.of(data))):
+        return None
     try:
-        table = _parse(text, form.places, form.as_text | form.typed, quoted=quoted)
+        table = _parse(data, form.places, form.as_text | form.typed, quoted=made_of.quotes > 0)
     except pa.ArrowInvalid:
         return None
     return table if table.num_rows == lines else None
 
 
-def _has_hexadecimal(text: bytes) -> bool:
-    data = np.frombuffer(text, dtype=np.uint8)
-    return any(
-        bytes([mark]) in text and bool((data[np.flatnonzero(data[1:] == mark)] == _ZERO).any()) for mark in b"xX"
-    )
-
-
 def _parse(
-    text: bytes,
+    text: bytes | npt.NDArray[np.uint8],
     places: tuple[str, ...],
     types: dict[str, pa.DataType],
     *,
@@ -351,9 +380,9 @@ def _parse(
         return "skip"
 
     return pyarrow.csv.read_csv(
-        pa.BufferReader(text),
+        pa.BufferReader(pa.py_buffer(text)),
         # Blocks of the parser: a line of up to LONGEST_LINE must fit. One thread: workers are spread by Dask.
-        pyarrow.csv.ReadOptions(use_threads=False, column_names=places, block_size=2 * LONGEST_LINE),
+        pyarrow.csv.ReadOptions(use_threads=False, column_names=places, block_size=PIECE_BYTES + 2 * LONGEST_LINE),
         pyarrow.csv.ParseOptions(
             quote_char='"' if quoted else False,
             double_quote=quoted,

@@ -175,8 +175,10 @@ def test_a_row_is_read_the_same_whatever_stands_around_it(raw, piece_bytes):
 def test_blocks_of_any_size_own_every_line_once_and_whole(text, first, block):
     text = b"h" * first + text
     pieces = [
-        owned_lines(
-            lambda start, stop: text[start:stop], start, min(start + block, len(text)), first=first, end=len(text)
+        bytes(
+            owned_lines(
+                lambda start, stop: text[start:stop], start, min(start + block, len(text)), first=first, end=len(text)
+            )
         )
         for start in range(first, len(text), block)
     ]
