@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipeline.errors import SourceError
 from pipeline.hashing import Keys, image_keys
 from pipeline.ledger import Ledger
-from pipeline.rawcsv import count_lines, owned_lines
+from pipeline.rawcsv import owned_lines
 from pipeline.rawfiles import identity
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
@@ -61,10 +61,15 @@ def keyed_lines(text: bytes, ledger: Ledger) -> pa.RecordBatch:
     UnicodeDecodeError : the text is not UTF-8
     """
     parts = pc.list_flatten(pc.split_pattern(pa.array([text.decode()], type=pa.large_string()), "\n"))
-    lines = pc.utf8_trim_whitespace(parts.slice(0, count_lines(text)))
+    lines = pc.utf8_trim_whitespace(parts.slice(0, _count_lines(text)))
     told = lines.filter(pc.and_(pc.not_equal(lines, ""), pc.invert(pc.starts_with(lines, "#"))))
     ledger.drop(len(lines) - len(told), why="line of the processed list that is blank or a comment")
     return _batch(PROCESSED, *image_keys(told))
+
+
+def _count_lines(text: bytes) -> int:
+    """Number of lines; the last one may lack its end."""
+    return text.count(b"\n") + bool(text and not text.endswith(b"\n"))
 
 
 def _batch(kind: str, *columns: npt.NDArray[Any]) -> pa.RecordBatch:
@@ -168,7 +173,7 @@ def process_keys(study: Study, shard: Shard) -> Record:
     work = shard.work
     if work["kind"] == PROCESSED:
         text = _text(study, work)
-        ledger = Ledger("keys", count_lines(text))
+        ledger = Ledger("keys", _count_lines(text))
         try:
             rows = keyed_lines(text, ledger)
         except UnicodeDecodeError as error:
@@ -192,7 +197,7 @@ def _text(study: Study, work: dict[str, Any]) -> bytes:
     try:
         if identity(fs, place) != (work["bytes"], work["modified"]):
             raise SourceError(f"{place} has changed since this run began: start it again when the file is complete")
-        text = owned_lines(
+        lines = owned_lines(
             lambda start, stop: bytes(fs.cat_file(place, start=start, end=stop)),
             work["start"],
             work["stop"],
@@ -201,7 +206,7 @@ def _text(study: Study, work: dict[str, Any]) -> bytes:
         )
     except OSError as error:
         raise SourceError(f"{place} can not be read: {error}. Restore it and start again") from error
-    return text if work["start"] else text.removeprefix(codecs.BOM_UTF8)
+    return bytes(lines) if work["start"] else bytes(lines).removeprefix(codecs.BOM_UTF8)
 
 
 KEYS = Stage("keys", unit="parts", folders=(FOLDER,), plan=plan_keys, process=process_keys)

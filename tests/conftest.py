@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The first example of a test may wait for numba's compiler; how long tests take is no matter of theirs.
+settings.register_profile("patrolscope", deadline=None)
+settings.load_profile("patrolscope")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -12,6 +12,7 @@ from pipeline.annotate import ANNOTATE
 from pipeline.assemble import MATCH
 from pipeline.config import Settings
 from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+from pipeline.keys import KEYS
 from pipeline.labels import LABELS
 from pipeline.layers import LAYERS
 from pipeline.store import Study, create_study
@@ -25,7 +26,7 @@ ATTRIBUTES = {
 }
 PERCENTS = ["Hsp_20P", "WNH_20P", "BNH_20P", "ANH_20P", "ONH_20P", "NH2pl_20P"]
 SHIFT = 0.01  # degrees between two complaints that share number and start
-TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, MATCH, ANNOTATE]
+TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE]
 
 
 def tracts() -> gpd.GeoDataFrame:

@@ -79,7 +79,8 @@ def images_and_detections(file: str, study: Study) -> pd.DataFrame:
 
 
 def annotate_images(images: pd.DataFrame, **fixed) -> pd.DataFrame:
-    return annotate_in(images[METADATA.names], found=images[ANSWERS], **fixed)
+    found = images[ANSWERS].assign(has_prediction=images["score_any"] > 0.001)
+    return annotate_in(images[METADATA.names], found=found, **fixed)
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])

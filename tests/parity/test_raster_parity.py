@@ -48,7 +48,7 @@ def test_parts_add_up_to_the_histogram_of_all_images(parts):
     assert counts.images.dtype == np.uint32
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.integers(0, 200), cut=st.integers(0, 200), seed=st.integers(0, 10))
 def test_two_parts_give_the_same_counts_as_the_whole(rows, cut, seed):
     frame = images(rows, seed)

@@ -18,7 +18,7 @@ def lowest_touching(shapes: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.where(lowest == len(shapes), -1, lowest)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), areas=st.integers(2, 60), digits=st.integers(1, 15))
 def test_random_tilings_with_coarse_and_fine_coordinates_agree_with_geos(seed, areas, digits):
     rng = np.random.default_rng(seed)

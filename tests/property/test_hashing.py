@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.hashing import NAME_SEED, PATH_SEED, image_keys
@@ -37,7 +37,6 @@ def hashed(text: str, seed: int) -> int:
     return key
 
 
-@settings(deadline=None)
 @given(refs=REFS)
 @example(refs=["ride/9f2c/07.jpg", "07", "a.b", ".jpg", "ride/.jpg", "x.abcdef", "x.jpg.", "x.jp-g", "", "é.jpg"])
 def test_keys_are_those_of_a_plain_loop_over_the_bytes(refs):
@@ -46,7 +45,6 @@ def test_keys_are_those_of_a_plain_loop_over_the_bytes(refs):
     assert paths.tolist() == [hashed(path_of(ref), int(PATH_SEED)) for ref in refs]
 
 
-@settings(deadline=None)
 @given(refs=REFS)
 def test_two_references_share_a_key_exactly_when_they_share_the_name_or_path(refs):
     names, paths = image_keys(pa.array(refs, type=pa.string()))

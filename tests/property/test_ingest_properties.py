@@ -132,7 +132,7 @@ def reference_ingest(files: dict[str, bytes]) -> tuple[dict, dict, int]:
     return rows, bad, duplicates
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(first=raw_files(), second=raw_files(), block_bytes=st.integers(1024, 4096), slice_rows=st.integers(1, 50))
 def test_every_line_of_a_damaged_file_is_a_row_a_duplicate_or_in_quarantine_with_its_reason(
     first, second, block_bytes, slice_rows
@@ -158,7 +158,7 @@ def test_every_line_of_a_damaged_file_is_a_row_a_duplicate_or_in_quarantine_with
     assert (rows_out, set_aside, dropped) == (len(rows), len(reasons), duplicates)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(raw=raw_files(), piece_bytes=st.integers(1, 400))
 def test_a_row_is_read_the_same_whatever_stands_around_it(raw, piece_bytes):
     header = parse_header(raw, where="raw.csv")
@@ -237,7 +237,7 @@ def textbook_hilbert(x: int, y: int) -> int:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_frame_drawn_from_a_table_conforms_to_it(table, data):
     frame = data.draw(frames(table))

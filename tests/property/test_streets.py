@@ -14,7 +14,7 @@ from pipeline.simulate_rides import LocalDay, apportion, draw_rides, image_refs,
 from pipeline.streets import M_PER_DEGREE, Streets, displaced
 
 SEEDS = st.integers(0, 2**32 - 1)
-unhurried = settings(deadline=None, max_examples=50)
+unhurried = settings(max_examples=50)
 
 
 @st.composite

@@ -94,7 +94,7 @@ def test_an_image_gets_its_area_station_felonies_and_detection(around):
         lat=[40.705, 40.705, 40.8],
         lng=[-73.995, -73.99, -73.9],
     )
-    found = pd.DataFrame({"processed": True, "score": [0.9, np.nan, np.nan], "score_any": [0.95, np.nan, 0.001]})
+    found = pd.DataFrame({"processed": True, "score": [0.9, np.nan, np.nan], "has_prediction": [True, False, False]})
     frame = annotate(images, found=found, around=around, settings=SETTINGS)
     assert list(frame.columns) == ANNOTATED.names
     first, edge, far = (frame.iloc[row] for row in range(3))

@@ -121,7 +121,7 @@ def test_a_cast_that_would_change_a_value_is_refused(kind, values):
         Column("x", kind, "any", nullable=kind != "bool").cast(pd.Series(values), "table")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(frame=frames(METADATA, min_rows=1), column=st.sampled_from(METADATA.names), data=st.data())
 def test_one_missing_value_anywhere_is_found(frame, column, data):
     row = data.draw(st.integers(0, len(frame) - 1))

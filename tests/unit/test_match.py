@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
@@ -160,7 +160,6 @@ def detection_tables(draw: st.DrawFn) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else DETECTIONS.empty()
 
 
-@settings(deadline=None)
 @given(images=IMAGES, detections=detection_tables(), processed=LISTS)
 def test_the_answers_are_those_of_the_method_through_any_number_of_buckets(images, detections, processed):
     expected, expected_drops, expected_without = reference(images, detections, processed)

@@ -30,7 +30,6 @@ def test_one_station_alone_is_nearest_everywhere():
     assert distance_ft.tolist() == [5.0, 0.0, 1e6]
 
 
-@settings(deadline=None)
 @given(
     points=hnp.arrays(float, st.tuples(st.integers(1, 20), st.just(2)), elements=COARSE),
     stations=hnp.arrays(float, st.tuples(st.integers(1, 12), st.just(2)), elements=COARSE),
@@ -42,7 +41,7 @@ def test_the_nearest_station_is_the_first_of_the_closest(points, stations):
     np.testing.assert_array_equal(distance_ft, distance.min(axis=1))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), stations=st.integers(1, 400), spread_ft=st.sampled_from([1e-3, 1.0, 2e5]))
 def test_points_inside_and_far_outside_the_grid_of_stations_find_the_nearest(seed, stations, spread_ft):
     rng = np.random.default_rng(seed)
@@ -84,7 +83,6 @@ def first_in_windows(points, events, windows_ms):
             )
 
 
-@settings(deadline=None)
 @given(
     points=hnp.arrays(np.int64, st.tuples(st.integers(1, 15), st.just(3)), elements=st.integers(0, 6)),
     events=hnp.arrays(np.int64, st.tuples(st.integers(0, 15), st.just(3)), elements=st.integers(0, 6)),
