@@ -266,9 +266,9 @@ def _note_columns(ledger: Ledger, work: dict[str, Any], lines: int) -> None:
         ledger.note(f"{said}: {name or '(no name)'}", lines)
     if work["annotated"]:
         unread = len(work["columns"]) - len({*texts, *dict(unknown)}) - len(set(COLUMNS).intersection(work["columns"]))
-        ledger.note(f"{work['source']}: annotated file, {unread} published columns not read", lines)
+        ledger.note(f"annotated file: {unread} published columns not read", lines)
         if "split" not in work["columns"]:
-            ledger.note(f"{work['source']}: no column split, taken as {SPLIT_OF_ANNOTATED}", lines)
+            ledger.note(f"annotated file without the column split: taken as {SPLIT_OF_ANNOTATED}", lines)
 
 
 def _texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes | memoryview]]:
