@@ -266,6 +266,17 @@ def test_keeping_unknown_columns_makes_only_what_has_any_to_be_read_again(publis
         assert unfinished(trusted, stage, stage.plan(trusted), trusted.records(stage.name)) == []
 
 
+def test_windows_of_the_studys_own_are_read_and_another_choice_makes_the_file_to_be_read_again(tmp_path):
+    content = one_image(conf="0.5", distance_from_nearest_crime_2hr="7.5", distance_from_nearest_crime_3hr="9")
+    study = raw_study(tmp_path, {"1.csv": content}, annotate={"felony_windows_h": [2]}, ingest={"keep_unknown": True})
+    said = notes(finish(study))
+    assert given(study)["felony_2h_distance_ft"].tolist() == [7.5]
+    assert not [name for name in given(study) if name.startswith("kept_")]
+    assert said["annotated file: 1 published columns not read"] == 1
+    changed = raw_study(tmp_path, {}, annotate={"felony_windows_h": [2, 12]})
+    assert len(unfinished(changed, READ, READ.plan(changed), changed.records("read"))) == 1
+
+
 # Parity.
 
 
