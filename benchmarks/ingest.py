@@ -33,12 +33,13 @@ def run(*, quick: bool) -> list[Comparison]:
         distributed.Client(cluster) as client,
     ):
         return [
-            _compare(Path(scratch) / str(rows), rows, days, client)
+            compare(Path(scratch) / str(rows), rows, days, client)
             for rows, days in ([(200_000, 2)] if quick else [(1_000_000, 4), (5_000_000, 10)])
         ]
 
 
-def _compare(folder: Path, rows: int, days: int, client: distributed.Client) -> Comparison:
+def compare(folder: Path, rows: int, days: int, client: distributed.Client) -> Comparison:
+    """Both over the same files; leaves `study` and `copy.parquet` in `folder`."""
     files = write_raw_files(folder / "raw", rows, days)
     settings = Settings.model_validate({"sources": {"metadata": [str(folder / "raw")]}})
 

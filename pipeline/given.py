@@ -29,6 +29,7 @@ from pipeline.store import Study
 from pipeline.tables import DIFFERENCES, METADATA, given_table
 
 FOLDER = "given"
+KEPT = "kept_"  # begins the name of a column whose meaning is not known
 EXAMPLES = 100  # differences of a column that are kept, a file
 # Two floats are the same number: as far apart as a text of 12 digits, or a projection on another machine, puts them.
 RELATIVE, ABSOLUTE = 1e-9, 1e-6  # the absolute one in the unit of the column: feet, or 1
@@ -55,7 +56,7 @@ def columns_read(header: Header, settings: Settings, kept: Mapping[tuple[str, in
     published = given_table(settings.annotate.felony_windows_h).published_names()
     ours = {theirs: name for name, theirs in published.items()}
     read = {place: ours[name] for place, name in enumerate(header.columns) if name in ours}
-    return read | {place: kept[cell] for place, cell in _unknown_cells(header) if cell in kept}
+    return {place: kept[cell] for place, cell in _unknown_cells(header) if cell in kept} | read
 
 
 def kept_names(headers: Iterable[Header]) -> dict[tuple[str, int], str]:
@@ -66,7 +67,7 @@ def kept_names(headers: Iterable[Header]) -> dict[tuple[str, int], str]:
     """
     names: dict[tuple[str, int], str] = {}
     for cell in sorted({cell for header in headers for _, cell in _unknown_cells(header)}):
-        stem = "kept_" + (re.sub(r"[^0-9A-Za-z]+", "_", cell[0]).strip("_").lower() or "unnamed")
+        stem = KEPT + (re.sub(r"[^0-9A-Za-z]+", "_", cell[0]).strip("_").lower() or "unnamed")
         name, number = stem, 1
         while name in names.values():
             number += 1
@@ -98,7 +99,7 @@ def typed_columns(rows: pa.Table, settings: Settings, names: Sequence[str]) -> t
 
     A value that can not be read, or that the column may not take, is missing.
     """
-    kept = tuple(name for name in names if name.startswith("kept_"))
+    kept = tuple(name for name in names if name.startswith(KEPT))
     table = given_table(settings.annotate.felony_windows_h, kept)
     unreadable: Counter[str] = Counter()
     columns = {}

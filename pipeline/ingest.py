@@ -1,12 +1,12 @@
 """From raw metadata files to metadata/: three stages.
 
-READ takes blocks of the files apart: rows that can be used go to staging/ by time, lines that can not are put aside
+READ takes blocks of the files apart: rows that can be used go to staging/ by day, lines that can not are put aside
 with their reason. A block does not know how many lines stand before it, so rows are numbered in the block. SET_ASIDE
 and ARRANGE know it from the records of READ: they write quarantine/ and metadata/ with the line's place in its file.
 Nothing in the result depends on where the blocks were cut.
 
-Rows stay in Arrow from the parser to the file. What is staged is read once, on this machine or in this cluster: Arrow's
-own format, written in a third of the time that Parquet takes, a record batch of one day only.
+Rows stay in Arrow from the parser to the file. What is staged is in Arrow's own format, as large as the source and
+written in a third of the time that Parquet takes; a record batch holds rows of one day.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from pipeline.config import Period, Settings
 from pipeline.contract import Column, Table
 from pipeline.errors import NotYetMade, SourceError
-from pipeline.given import absent_columns, columns_read, kept_names, typed_columns
+from pipeline.given import KEPT, absent_columns, columns_read, kept_names, typed_columns
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import (
     BEYOND_BYTES,
@@ -54,9 +54,9 @@ from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
 BAD_FOLDER = "staging/quarantine"
+_SOUGHT = ("captured_at_utc", "lat", "lng", "split")  # whose ranges a reader asks the row groups for
 # Encodings by what a column is: measurements and rising numbers; the others repeat themselves, but for image_ref. A day
 # of metadata/ is 14 MB (13 with zstd, and 18 with neither), written and read in the shortest time.
-_SOUGHT = ("captured_at_utc", "lat", "lng", "split")  # whose ranges a reader asks the row groups for
 _ENCODINGS = {
     pa.float64(): "BYTE_STREAM_SPLIT",
     pa.int64(): "DELTA_BINARY_PACKED",
@@ -171,6 +171,7 @@ def plan_read(study: Study) -> list[Shard]:
     settings = study.settings
     files = raw_files(study)
     kept = kept_names(source.header for source in files) if settings.ingest.keep_unknown else {}
+    given = given_table(settings.annotate.felony_windows_h).fingerprint()
     rules = fingerprint(settings.city.box.model_dump(), settings.city.time_zone, settings.period.model_dump())
     return [
         Shard(
@@ -189,7 +190,7 @@ def plan_read(study: Study) -> list[Shard]:
                 "stop": stop,
             },
             size=stop - start,
-            made_from=rules,
+            made_from=fingerprint(rules, given) if source.header.annotated else rules,
         )
         for source in files
         for number, (start, stop) in enumerate(_blocks(source, settings.ingest.block_bytes))
@@ -256,13 +257,15 @@ def _note_columns(ledger: Ledger, work: dict[str, Any], lines: int) -> None:
     texts = dict(work["texts"])
     unknown = unknown_columns(work["columns"])
     for place, name in unknown:
+        if not texts.get(place, KEPT).startswith(KEPT):
+            continue  # about a felony window that this study has, and the published file not
         said = f"column kept as {texts[place]}" if place in texts else "column not used"
         ledger.note(f"{said}: {name or '(no name)'}", lines)
     if work["annotated"]:
         unread = len(work["columns"]) - len({*texts, *dict(unknown)}) - len(set(COLUMNS).intersection(work["columns"]))
-        ledger.note(f"{work['source']}: annotated file, {unread} published columns not read", lines)
+        ledger.note(f"annotated file: {unread} published columns not read", lines)
         if "split" not in work["columns"]:
-            ledger.note(f"{work['source']}: no column split, taken as {SPLIT_OF_ANNOTATED}", lines)
+            ledger.note(f"annotated file without the column split: taken as {SPLIT_OF_ANNOTATED}", lines)
 
 
 def _texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes | memoryview]]:
@@ -484,6 +487,7 @@ def plan_arrange(study: Study) -> list[Shard]:
     calendar = Calendar.of(settings.period, settings.city.clock)
     midnights = {str(day): int(start) for day, start in zip(calendar.days, calendar.midnights_ms, strict=False)}
     rules = fingerprint(METADATA.fingerprint(), settings.ingest.order_hours, settings.city.box.model_dump())
+    given_rules = given_table(settings.annotate.felony_windows_h).fingerprint()
     of_day: defaultdict[str, list[_StagedFile]] = defaultdict(list)
     for block in _finished_blocks(study):
         for file in block.staged():
@@ -495,7 +499,7 @@ def plan_arrange(study: Study) -> list[Shard]:
         total = np.sum(bins, axis=0)
         for number, (first, stop, share, shares) in enumerate(_slices(total, settings.ingest.slice_rows)):
             used = [file for file, rows in zip(files, bins, strict=True) if rows[first:stop].any()]
-            work = {
+            work: dict[str, Any] = {
                 "file": f"metadata/day={day}/slice-{number:03d}.parquet",
                 "midnight_ms": midnights[day],
                 "from_ms": midnights[day] + first * BIN_MS,
@@ -504,7 +508,8 @@ def plan_arrange(study: Study) -> list[Shard]:
                 "shares": shares,
                 "parts": [file.part(day) for file in used],
             }
-            made_from = fingerprint(rules, sorted({file.block.record.fingerprint for file in used}))
+            given = given_rules if any(part["has_given"] for part in work["parts"]) else ""
+            made_from = fingerprint(rules, given, sorted({file.block.record.fingerprint for file in used}))
             shards.append(Shard(f"{day}-{number:03d}", work, int(total[first:stop].sum()) // shares, made_from))
     return shards
 
@@ -581,7 +586,7 @@ def _of_part(rows: pa.Table, values: Sequence[Any], kind: pa.DataType) -> pa.Chu
 def _given_rows(study: Study, work: dict[str, Any], order: npt.NDArray[np.int64]) -> pa.Table:
     """Rows of a slice as given/ has them, in an order."""
     rows = _slice_rows(study, work).take(order)
-    kept = tuple(sorted(name for name in rows.column_names if name.startswith("kept_")))
+    kept = tuple(sorted(name for name in rows.column_names if name.startswith(KEPT)))
     schema = given_table(study.settings.annotate.felony_windows_h, kept).arrow_schema()
     columns = {
         "source": _of_part(rows, [part["source"] for part in work["parts"]], pa.string()),

@@ -53,7 +53,7 @@ _TOO_LARGE = 10**18  # whole numbers of more than 18 digits count as unreadable
 _PART = r"(?:[^./\\\x00-\x1f\x7f]|\.[^./\\\x00-\x1f\x7f]|\.\.[^/\\\x00-\x1f\x7f])[^/\\\x00-\x1f\x7f]*"
 _IMAGE_REF = rf"^ride/{_PART}/{_PART}$"
 _NEWLINE, _RETURN, _QUOTE, _COMMA = b'\n\r",'
-_ZERO, _SLASH, _DOT, _BACKSLASH, _DELETE, _SPACE, _LOWER_X, _UPPER_X = b"0/.\\\x7f xX"
+_ZERO, _SLASH, _DOT, _BACKSLASH, _DELETE, _SPACE, _LOWER_X = b"0/.\\\x7f x"
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -186,27 +186,25 @@ class _Bytes:
 
     @classmethod
     def of(cls, data: npt.NDArray[np.uint8]) -> _Bytes:
-        feeds, quotes, returns, exes, high = (int(count) for count in _count_bytes(data))
-        if returns:
-            at = np.flatnonzero(data == _RETURN)
-            returns = int((data[np.minimum(at + 1, len(data) - 1)] != _NEWLINE).sum())
-        if exes:
-            at = np.flatnonzero((data == _LOWER_X) | (data == _UPPER_X))
-            exes = int((data[np.maximum(at - 1, 0)] == _ZERO).sum())
-        return cls(feeds, quotes, returns, exes, high, bool(_has_long_line(data)))
+        feeds, quotes, returns, hexadecimal, high = (int(count) for count in _count_bytes(data))
+        return cls(feeds, quotes, returns, hexadecimal, high, bool(_has_long_line(data)))
 
 
 @nb.njit(cache=True, nogil=True)
 def _count_bytes(data: npt.NDArray[np.uint8]) -> tuple[int, int, int, int, int]:
-    """Line feeds, quotes, carriage returns, letters x, bytes beyond ASCII."""
-    feeds, quotes, returns, exes, high = 0, 0, 0, 0, 0
+    """The counts of `_Bytes`; without a branch, so that the compiler takes many bytes at once."""
+    feeds, quotes, returns, hexadecimal, high = 0, 0, 0, 0, 0
     for byte in data:
         feeds += byte == _NEWLINE
         quotes += byte == _QUOTE
-        returns += byte == _RETURN
-        exes += (byte | 32) == _LOWER_X
         high += byte >> 7
-    return feeds, quotes, returns, exes, high
+    for place in range(1, len(data)):
+        before, byte = data[place - 1], data[place]
+        returns += (before == _RETURN) & (byte != _NEWLINE)
+        hexadecimal += (before == _ZERO) & ((byte | 32) == _LOWER_X)
+    if len(data):
+        returns += data[-1] == _RETURN
+    return feeds, quotes, returns, hexadecimal, high
 
 
 @nb.njit(cache=True, nogil=True)

@@ -92,7 +92,7 @@ def test_every_given_value_arrives_in_our_name_and_type(shuffled, published, tmp
     (file, *_) = study.files("given")
     assert pq.read_schema(tmp_path / file).equals(GIVEN.arrow_schema(), check_metadata=True)
     unread = len(published.columns) - 5 - len(GIVEN.published_names())
-    assert notes(records) == {f"1.csv: annotated file, {unread} published columns not read": IMAGES}
+    assert notes(records) == {f"annotated file: {unread} published columns not read": IMAGES}
 
 
 def test_columns_may_be_absent_and_the_given_rows_say_which(published, tmp_path):
@@ -106,7 +106,7 @@ def test_columns_may_be_absent_and_the_given_rows_say_which(published, tmp_path)
     expected = expected_given(published).drop(columns=absent)
     assert_frame_equal(got[list(expected)], expected)
     assert (metadata(study)["split"] == 1).all()
-    assert notes(records)["1.csv: no column split, taken as 1"] == IMAGES
+    assert notes(records)["annotated file without the column split: taken as 1"] == IMAGES
 
 
 def test_of_an_image_that_joins_left_twice_the_first_row_counts(published, tmp_path):
@@ -227,8 +227,8 @@ UNKNOWN += b'ride/9f2c/07.jpg,1602086400000,40.7,-73.9,0.5,0,31,"a, b",,9\n'
 def test_unknown_columns_are_named_in_the_ledger_with_their_rows(tmp_path):
     study = raw_study(tmp_path, {"1.csv": UNKNOWN})
     assert notes(finish(study)) == {
-        "1.csv: annotated file, 0 published columns not read": 1,
-        "1.csv: no column split, taken as 1": 1,
+        "annotated file: 0 published columns not read": 1,
+        "annotated file without the column split: taken as 1": 1,
         "column not used: (no name)": 1,
         "column not used: Speed-km h": 1,
         "column not used: kept_x": 1,
@@ -264,6 +264,17 @@ def test_keeping_unknown_columns_makes_only_what_has_any_to_be_read_again(publis
     trusted = raw_study(tmp_path, {}, ingest={"trust": True})
     for stage in STAGES:
         assert unfinished(trusted, stage, stage.plan(trusted), trusted.records(stage.name)) == []
+
+
+def test_windows_of_the_studys_own_are_read_and_another_choice_makes_the_file_to_be_read_again(tmp_path):
+    content = one_image(conf="0.5", distance_from_nearest_crime_2hr="7.5", distance_from_nearest_crime_3hr="9")
+    study = raw_study(tmp_path, {"1.csv": content}, annotate={"felony_windows_h": [2]}, ingest={"keep_unknown": True})
+    said = notes(finish(study))
+    assert given(study)["felony_2h_distance_ft"].tolist() == [7.5]
+    assert not [name for name in given(study) if name.startswith("kept_")]
+    assert said["annotated file: 1 published columns not read"] == 1
+    changed = raw_study(tmp_path, {}, annotate={"felony_windows_h": [2, 12]})
+    assert len(unfinished(changed, READ, READ.plan(changed), changed.records("read"))) == 1
 
 
 # Parity.
