@@ -114,7 +114,7 @@ def ingest(
     study: StudyOption,
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SOURCE]...", help="CSV files, folders or patterns; become sources.metadata."),
+        typer.Argument(metavar="SOURCE", help="CSV files, folders or patterns; become sources.metadata."),
     ] = None,
     trust: Annotated[
         bool | None,
