@@ -97,7 +97,7 @@ def annotate(metadata: pd.DataFrame, *, found: pd.DataFrame, around: Surrounding
         metadata,
         found[["processed", "score", "has_prediction"]].rename(columns={"score": "conf"}),
         time_columns(metadata["captured_at_utc"], settings),
-        pd.DataFrame({"x_ft": x_ft, "y_ft": y_ft}, index=metadata.index),
+        pd.DataFrame({"x_ft": x_ft, "y_ft": y_ft}, index=metadata.index, copy=False),
         area_columns(lng, lat, around).set_axis(metadata.index),
         distance_columns(x_ft, y_ft, metadata["captured_at_utc"], around, settings.annotate.felony_windows_h),
     ]
@@ -134,6 +134,7 @@ def time_columns(captured_at_utc: pd.Series[pd.Timestamp], settings: Settings) -
             "nighttime": (at_ms < rise_ms) | (at_ms > set_ms),
         },
         index=captured_at_utc.index,
+        copy=False,
     )
 
 
@@ -161,7 +162,7 @@ def area_columns(lng: npt.ArrayLike, lat: npt.ArrayLike, around: Surroundings) -
         columns["precinct"] = pd.array([np.nan] * len(position), dtype="str")
     else:
         columns["precinct"] = _taken(pd.Series(around.precincts.keys, dtype="str"), around.precincts.locate(lng, lat))
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns, copy=False)
 
 
 def _taken(values: pd.Series[str], position: npt.NDArray[np.integer]) -> pd.api.extensions.ExtensionArray:
@@ -187,7 +188,7 @@ def distance_columns(
         columns[f"felony_{hours}h_id"] = _taken(felonies["felony_id"], nearest)
         columns[f"felony_{hours}h_offence"] = _taken(felonies["offence"], nearest)
         columns[f"felony_{hours}h_started_at_utc"] = _taken(felonies["started_at_utc"], nearest)
-    return pd.DataFrame(columns, index=captured_at_utc.index)
+    return pd.DataFrame(columns, index=captured_at_utc.index, copy=False)
 
 
 @lru_cache(maxsize=2)

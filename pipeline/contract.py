@@ -207,7 +207,7 @@ class Table:
             column.check(values, self.name)
             columns[column.name] = values
         if self.geometry is None:
-            return pd.DataFrame(columns, index=frame.index)
+            return pd.DataFrame(columns, index=frame.index, copy=False)
         return gpd.GeoDataFrame(columns, index=frame.index, geometry=self.geometry)
 
     def check_key(self, frame: pd.DataFrame) -> None:

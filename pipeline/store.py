@@ -181,7 +181,7 @@ class Study:
             pq.write_table(
                 arrow,
                 file,
-                compression="zstd",
+                compression="lz4",  # read and written in two thirds of the time of zstd, a fifth larger
                 row_group_size=row_group_rows,
                 use_dictionary=[name for name in arrow.column_names if _repeats(arrow[name])],
             )
