@@ -21,7 +21,7 @@ from pipeline.ledger import Ledger
 from pipeline.run import unfinished
 from pipeline.store import Record, Study, create_study, open_study
 from pipeline.tables import DETECTIONS, METADATA
-from tests.raw_study import finish
+from tests.raw_study import HEADER, finish, raw_study
 
 AMBIGUOUS = "ambiguous: the name fits several images and the path fits none or several"
 WITHOUT_IMAGE = "detections without an image in the metadata"
@@ -344,3 +344,13 @@ def test_an_image_without_an_answer_is_a_defect_that_is_told(tmp_path, monkeypat
     study.discard("match", study.records("match")["00001"])
     with pytest.raises(LedgerError, match="has 20 images and"):
         detections_of(study, "metadata/0.parquet")
+
+
+def test_a_slice_of_nothing_but_repeated_rows_has_no_file_and_is_passed_over(tmp_path):
+    row = b"ride/a/1.jpg,1601905000000,40.7,-73.9,1\n"
+    study = raw_study(tmp_path, {"1.csv": HEADER + 7 * row}, ingest={"slice_rows": 2})
+    made = finish(study)
+    assert sorted(len(record.files) for record in made["ingest"]) == [0, 0, 0, 1]
+    finish(study, [KEYS, MATCH])
+    (file,) = study.files("metadata")
+    assert detections_of(study, file)["processed"].tolist() == [True]
