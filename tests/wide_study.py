@@ -8,14 +8,9 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from pipeline.annotate import ANNOTATE
-from pipeline.assemble import MATCH
 from pipeline.config import Settings
-from pipeline.ingest import ARRANGE, READ, SET_ASIDE
-from pipeline.keys import KEYS
-from pipeline.labels import LABELS
-from pipeline.layers import LAYERS
 from pipeline.store import Study, create_study
+from tests.integration.studies import TO_ANNOTATED
 from tests.small_city import BLOCK, SOUTH, WEST, areas, simulated
 
 ATTRIBUTES = {
@@ -26,7 +21,6 @@ ATTRIBUTES = {
 }
 PERCENTS = ["Hsp_20P", "WNH_20P", "BNH_20P", "ANH_20P", "ONH_20P", "NH2pl_20P"]
 SHIFT = 0.01  # degrees between two complaints that share number and start
-TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE]
 
 
 def tracts() -> gpd.GeoDataFrame:
