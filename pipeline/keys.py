@@ -111,7 +111,8 @@ def plan_keys(study: Study) -> list[Shard]:
     )
     buckets = bucket_count(rows)
     return [
-        *(_shard(IMAGES, record.shard, [record], buckets) for record in images),
+        # A share of a slice can be without rows, and then without a file.
+        *(_shard(IMAGES, record.shard, [record], buckets) for record in images if record.files_in("metadata")),
         *(
             _shard(DETECTIONS, f"{number:05d}", records, buckets)
             for number, records in enumerate(_runs(detections, DETECTIONS_A_SHARD))

@@ -21,7 +21,7 @@ from pipeline.ledger import Ledger
 from pipeline.run import unfinished
 from pipeline.store import Record, Study, create_study, open_study
 from pipeline.tables import DETECTIONS, METADATA
-from tests.raw_study import finish
+from tests.raw_study import HEADER, finish, raw_study
 
 AMBIGUOUS = "ambiguous: the name fits several images and the path fits none or several"
 WITHOUT_IMAGE = "detections without an image in the metadata"
@@ -324,6 +324,15 @@ def test_a_processed_list_that_was_replaced_is_read_again_and_one_in_another_cod
     (tmp_path / "processed.txt").unlink()
     with pytest.raises(SourceError, match=r"processed\.txt is no file; sources\.processed"):
         KEYS.plan(study)
+
+
+def test_a_share_of_a_slice_without_rows_has_nothing_to_match(tmp_path):
+    lines = [b"ride/a/%d.jpg,1602086400000,40.7,-73.9,1\n" % number for number in range(30)]
+    study = raw_study(tmp_path, {"1.csv": HEADER + b"".join(lines)}, ingest={"slice_rows": 10})
+    shares = finish(study)["ingest"]
+    assert sorted(len(record.files) for record in shares) == [0, 0, 1]
+    assert [record.rows_out for record in finish(study, [KEYS, MATCH])["keys"]] == [1]
+    assert len(detections_of(study, study.files("metadata")[0])) == 1
 
 
 def test_what_is_not_matched_yet_is_named(tmp_path):
