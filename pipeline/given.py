@@ -38,7 +38,8 @@ _DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^[+-]?[0-9]{1,9}(\.0*)?$"
 _WHOLE_CODE = r"^([0-9]+)\.0*$"
 _FLAGS = {"0": False, "0.0": False, "False": False, "1": True, "1.0": True, "True": True}
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+# Every form that Arrow reads as a time with an offset (Postgres writes hours alone: -04), and those without one.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?(Z|[+-]\d\d(:?\d\d)?)?", re.ASCII)
 
 Mask = npt.NDArray[np.bool_]
 
