@@ -149,6 +149,16 @@ def test_ingest_takes_sources_and_flags_makes_the_study_and_says_what_changed(tm
     assert open_study(root).settings.ingest.keep_unknown
 
 
+def test_a_mistyped_source_leaves_the_settings_as_they_are(tmp_path):
+    missing = str(tmp_path / "missing.csv")
+    code, output = invoke("ingest", missing, "--study", str(tmp_path / "new"))
+    assert (code, "missing.csv is no .csv" in output) == (2, True)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "study.yaml").write_text("sources: {metadata: raw.csv}")
+    assert invoke("ingest", missing, "--study", str(tmp_path))[0] == 2
+    assert (tmp_path / "study.yaml").read_text() == "sources: {metadata: raw.csv}"
+
+
 def test_ingest_without_study_and_sources_says_how_to_make_one(tmp_path):
     code, output = invoke("ingest", "--study", str(tmp_path / "nowhere"), "--trust")
     assert code == 2
