@@ -233,6 +233,13 @@ def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_are_refused
         export_published(study, str(tmp_path / "w"), client=no_client, force=True)
 
 
+def test_a_place_that_can_not_be_written_to_is_named(study, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for name in ("w.csv", "folder"):
+        with pytest.raises(SettingsError, match="can not be written to"):
+            export_published(study, str(tmp_path / "file" / name), client=no_client)
+
+
 def test_a_study_is_no_place_for_an_export(study):
     with pytest.raises(SettingsError, match="is a study"):
         export_published(study, study.root, client=no_client, force=True)
