@@ -272,6 +272,17 @@ def test_a_study_from_before_the_tables_of_the_census_says_which_command_makes_t
         export_published(older, str(tmp_path / "w.csv"), client=no_client)
 
 
+def test_a_felony_that_only_the_source_knows_keeps_its_time(study, gazetteer):
+    images = study.read(study.files("annotated")[0], columns=image_columns(WINDOWS_H))
+    zone = study.settings.city.time_zone
+    ours, trusted = (
+        wide(frame, gazetteer, WINDOWS_H, zone)
+        for frame in (images, images.assign(felony_6h_id=np.nan).astype(images.dtypes))
+    )
+    assert trusted["time_of_nearest_crime_6hr"].equals(ours["time_of_nearest_crime_6hr"])
+    assert trusted["point_of_nearest_crime_6hr"].null_count == len(images)
+
+
 def test_an_image_in_an_area_or_near_a_felony_that_nobody_knows_is_refused(study, gazetteer):
     images = study.read(study.files("annotated")[0], columns=image_columns(WINDOWS_H))
     zone = study.settings.city.time_zone

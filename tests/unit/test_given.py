@@ -7,7 +7,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from pipeline.errors import ContractViolation, SourceError
-from pipeline.given import detections_from, differences_of, given_of, reconcile
+from pipeline.given import detections_from, differences_of, given_of, reconcile, without_unknown_areas
 from pipeline.ingest import READ, STAGES
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import parse_header, unknown_columns
@@ -406,6 +406,17 @@ def test_with_trust_what_the_source_has_replaces_the_computed(pair):
     assert got["felony_3h_id"].notna().all()
 
 
+def test_an_area_that_the_study_does_not_have_is_not_taken_and_counted(pair):
+    computed, rows = pair
+    known = rows["area"].dropna().unique().tolist()
+    place = np.flatnonzero(rows["area"].notna())[0]
+    odd = rows.assign(area=rows["area"].where(rows.index != place, "999999999999"))
+    ledger = Ledger("annotate", len(rows))
+    got = reconcile(computed, without_unknown_areas(odd, known, ledger), trust=True, ledger=ledger)
+    assert got["area"].equals(computed["area"])
+    assert ledger.notes["area: not taken from the source, as the study has no such area"] == 1
+
+
 @pytest.mark.parametrize("partitions", [1, 3, 8])
 @pytest.mark.parametrize("trust", [False, True])
 def test_what_is_taken_or_counted_does_not_depend_on_partitions(partitions, trust, pair):
@@ -454,10 +465,14 @@ def test_detections_are_those_of_the_annotated_file(pair):
     raw = rows["source_row"] % 3 == 0
     mixed = rows.assign(given=~raw, conf=rows["conf"].mask(raw), has_prediction=rows["has_prediction"].mask(raw))
     ledger = Ledger("annotate", len(rows))
-    got = detections_from(mixed, ledger)
+    got = detections_from(mixed, ledger, prediction_above=0.001)
     assert got["processed"].tolist() == (~raw).tolist()
     assert got["score"].equals(mixed["conf"])
     assert got["score_any"].isna().all()
     assert got["has_prediction"].tolist() == [value is True for value in mixed["has_prediction"].tolist()]
     assert ledger.notes == {"detections taken from the annotated file": int((~raw).sum())}
-    assert not detections_from(mixed.assign(absent="conf"), ledger)["processed"].any()
+    assert not detections_from(mixed.assign(absent="conf"), ledger, prediction_above=0.001)["processed"].any()
+    no_flags = mixed.assign(has_prediction=pd.array([None] * len(rows), dtype="boolean"))
+    by_score = detections_from(no_flags, ledger, prediction_above=0.5)["has_prediction"]
+    assert by_score.tolist() == (mixed["conf"] > 0.5).tolist()
+    assert by_score.any()
