@@ -340,7 +340,10 @@ def open_study(root: str | Path) -> Study:
             f"{url} is no study: it has no {SETTINGS_FILE}. `patrolscope simulate {url}` makes a simulated one, "
             f"`patrolscope init {url}` one for your own data"
         )
-    text = fs.cat_file(where).decode()
+    try:
+        text = fs.cat_file(where).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{where} is not UTF-8 ({error}): save it as UTF-8") from error
     return study_at(root, parse_settings(text, where=where))
 
 

@@ -64,6 +64,12 @@ def test_a_setting_that_can_not_be_used_is_named(tmp_path, text, said):
     assert said in output
 
 
+def test_settings_in_another_code_are_refused(tmp_path):
+    (tmp_path / "study.yaml").write_bytes("name: x".encode("utf-16"))
+    code, output = invoke("run", "--study", str(tmp_path))
+    assert (code, "study.yaml is not UTF-8" in output) == (2, True)
+
+
 def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "study.yaml").write_text("name: empty")
     code, output = invoke("ingest", "--study", str(tmp_path))
