@@ -21,7 +21,7 @@ from astral.sun import sun
 from pipeline.assemble import detections_of, matches_fingerprint
 from pipeline.config import Settings
 from pipeline.distribute import SpatialJoin
-from pipeline.given import detections_from, differences_of, given_of, reconcile
+from pipeline.given import detections_from, differences_of, given_of, reconcile, without_unknown_areas
 from pipeline.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -244,7 +244,12 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     ledger = Ledger("annotate", len(metadata))
     found = detections(study, file, given, ledger)
     computed = annotate_in(metadata, found=found, study=study, layers=shard.work["layers"])
-    frame = reconcile(computed, given, trust=study.settings.ingest.trust, ledger=ledger)
+    trust = study.settings.ingest.trust
+    said = given
+    if given is not None and trust:
+        areas = load_surroundings(study, shard.work["layers"]).areas.keys
+        said = without_unknown_areas(given, areas.tolist(), ledger)
+    frame = reconcile(computed, said, trust=trust, ledger=ledger)
     ledger.note("outside every area: kept, area missing", int(frame["area"].isna().sum()))
     ledger.note("not processed by the detector: no evidence", int((~frame["processed"]).sum()))
     table = annotated_table(study.settings.annotate.felony_windows_h)
@@ -261,10 +266,11 @@ def detections(study: Study, file: str, given: pd.DataFrame | None, ledger: Ledg
 
     From the label files; in a study without any, from the annotated file that the rows came from.
     """
+    prediction_above = study.settings.detection.prediction_above
     if given is not None and not study.settings.sources.labels:
-        return detections_from(given, ledger)
+        return detections_from(given, ledger, prediction_above=prediction_above)
     found = detections_of(study, file)
-    return found.assign(has_prediction=found["score_any"] > study.settings.detection.prediction_above)
+    return found.assign(has_prediction=found["score_any"] > prediction_above)
 
 
 ANNOTATE = Stage(

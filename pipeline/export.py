@@ -129,7 +129,10 @@ def _refuse_foreign(parts: Study, *, force: bool) -> None:
             f"{parts.root} holds something that `patrolscope export` did not write: name another folder, or give "
             f"--force to write there all the same"
         )
-    parts.write_bytes(json.dumps({"made_by": MADE_BY}).encode(), MARKER_FILE)
+    try:
+        parts.write_bytes(json.dumps({"made_by": MADE_BY}).encode(), MARKER_FILE)
+    except OSError as error:
+        raise SettingsError(f"{parts.root} can not be written to ({error.strerror}): name another place") from error
 
 
 def _is_made(out: str, made_from: str, *, force: bool) -> bool:
@@ -160,7 +163,7 @@ def _read_note(fs: Any, path: str) -> dict[str, Any]:
     """What `_write_note` said of a file; empty where it said nothing."""
     try:
         note = json.loads(fs.cat_file(_note_of(path)))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return note if isinstance(note, dict) and note.get("made_by") == MADE_BY else {}
 

@@ -38,7 +38,8 @@ _DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^[+-]?[0-9]{1,9}(\.0*)?$"
 _WHOLE_CODE = r"^([0-9]+)\.0*$"
 _FLAGS = {"0": False, "0.0": False, "False": False, "1": True, "1.0": True, "True": True}
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+# Every form that Arrow reads as a time with an offset (Postgres writes hours alone: -04), and those without one.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?(Z|[+-]\d\d(:?\d\d)?)?", re.ASCII)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -192,6 +193,20 @@ def given_of(study: Study, metadata_file: str) -> pd.DataFrame | None:
     return frame.assign(given=frame["given"].astype("bool"))
 
 
+def without_unknown_areas(given: pd.DataFrame, areas: Sequence[str], ledger: Ledger) -> pd.DataFrame:
+    """`given` with areas that the study does not have missing: nothing is known of them, nor can be estimated.
+
+    Parameters
+    ----------
+    areas : codes of the study's areas
+    ledger : told of the rows
+    """
+    unknown = given["area"].notna() & ~given["area"].isin(areas)
+    if unknown.any():
+        ledger.note("area: not taken from the source, as the study has no such area", int(unknown.sum()))
+    return given.assign(area=given["area"].mask(unknown))
+
+
 def reconcile(computed: pd.DataFrame, given: pd.DataFrame | None, *, trust: bool, ledger: Ledger) -> pd.DataFrame:
     """`computed`, with what the source says in its place where it is trusted; every other value is counted.
 
@@ -255,13 +270,18 @@ def differences_of(computed: pd.DataFrame, given: pd.DataFrame | None) -> pd.Dat
     return DIFFERENCES.conform(pd.concat(parts, ignore_index=True).astype({"given": "str", "computed": "str"}))
 
 
-def detections_from(given: pd.DataFrame, ledger: Ledger) -> pd.DataFrame:
+def detections_from(given: pd.DataFrame, ledger: Ledger, *, prediction_above: float) -> pd.DataFrame:
     """Detections of a study without label files: what its annotated file says of them.
+
+    Parameters
+    ----------
+    prediction_above : confidence above which a box is a prediction
 
     Returns
     -------
     DataFrame indexed like `given`: `processed` (the row stands in an annotated file: its image was looked at), `score`
-    (missing: no box), `score_any` (missing: the file does not tell it) and `has_prediction` (a missing flag is none)
+    (missing: no box), `score_any` (missing: the file does not tell it) and `has_prediction` (where the flag is missing,
+    whether the score says so)
     """
     processed = given["given"] & ~_lacks(given, "conf")
     ledger.note("detections taken from the annotated file", int(processed.sum()))
@@ -270,7 +290,8 @@ def detections_from(given: pd.DataFrame, ledger: Ledger) -> pd.DataFrame:
             "processed": processed,
             "score": given["conf"].astype("float64").where(processed),
             "score_any": np.nan,
-            "has_prediction": given["has_prediction"].fillna(False).astype("bool") & processed,
+            "has_prediction": given["has_prediction"].fillna(given["conf"] > prediction_above).astype("bool")
+            & processed,
         },
         index=given.index,
     )

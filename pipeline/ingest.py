@@ -15,7 +15,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from typing import IO, Any
 from urllib.parse import quote
@@ -49,7 +49,7 @@ from pipeline.rawcsv import (
 from pipeline.rawfiles import RawFile, identity, raw_files
 from pipeline.spatial.order import ROW_GROUP_ROWS, hilbert_key
 from pipeline.stages import Shard, Stage
-from pipeline.store import SETTINGS_FILE, Record, Study, create_study, fingerprint, open_study
+from pipeline.store import SETTINGS_FILE, Record, Study, create_study, fingerprint, open_study, study_at
 from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
@@ -99,11 +99,12 @@ def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown
     Raises
     ------
     SettingsError : there is no study, and no sources to make one for
+    SourceError : the sources can not serve; nothing is written then
     StudyBusy : a run is at work on the study
     """
     fs, base = fsspec.core.url_to_fs(root)
     new = bool(sources) and not fs.exists(f"{str(base).rstrip('/')}/{SETTINGS_FILE}")
-    study = create_study(root, Settings()) if new else open_study(root)
+    study = study_at(root, Settings()) if new else open_study(root)
     asked = {"trust": trust, "keep_unknown": keep_unknown}
     ingest = {name: value for name, value in asked.items() if value is not None}
     before = study.settings
@@ -115,6 +116,8 @@ def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown
     )
     if after == before:
         return []
+    if sources:
+        raw_files(replace(study, settings=after))  # a mistyped name leaves the settings as they are
     with study.lock():
         create_study(root, after)
     changed = [

@@ -111,7 +111,7 @@ def plan_keys(study: Study) -> list[Shard]:
     )
     buckets = bucket_count(rows)
     return [
-        # A slice of nothing but repeated rows has no file.
+        # A share of a slice can be without rows, and then without a file.
         *(_shard(IMAGES, record.shard, [record], buckets) for record in images if record.files_in("metadata")),
         *(
             _shard(DETECTIONS, f"{number:05d}", records, buckets)

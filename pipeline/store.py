@@ -319,6 +319,12 @@ def _repeats(values: pa.ChunkedArray) -> bool:
     return bool(2 * len(head.unique()) <= len(head))
 
 
+def study_at(root: str | Path, settings: Settings) -> Study:
+    """The study at a folder or URL as these settings make it; nothing is read or written."""
+    url = str(root)
+    return Study(root=url if "://" in url else str(Path(url).resolve()), settings=settings)
+
+
 def open_study(root: str | Path) -> Study:
     """The study at a folder or URL.
 
@@ -334,13 +340,15 @@ def open_study(root: str | Path) -> Study:
             f"{url} is no study: it has no {SETTINGS_FILE}. `patrolscope simulate {url}` makes a simulated one, "
             f"`patrolscope init {url}` one for your own data"
         )
-    text = fs.cat_file(where).decode()
-    return Study(root=url if "://" in url else str(Path(url).resolve()), settings=parse_settings(text, where=where))
+    try:
+        text = fs.cat_file(where).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{where} is not UTF-8 ({error}): save it as UTF-8") from error
+    return study_at(root, parse_settings(text, where=where))
 
 
 def create_study(root: str | Path, settings: Settings) -> Study:
     """A new study folder with its study.yaml; an existing one gets these settings."""
-    url = str(root)
-    study = Study(root=url if "://" in url else str(Path(url).resolve()), settings=settings)
+    study = study_at(root, settings)
     study.write_bytes(dump_settings(settings).encode(), SETTINGS_FILE)
     return study

@@ -37,11 +37,10 @@ class Gazetteer:
     felony_rows: Rows  # (keys + 1,) where the felonies of each key begin
     felonies_ft: npt.NDArray[np.float64]  # (f, 2)
     felony_points: pa.Array
-    felony_starts: pa.Array
 
 
 def build_gazetteer(
-    areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.DataFrame, felonies: pd.DataFrame, crs: str, time_zone: str
+    areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.DataFrame, felonies: pd.DataFrame, crs: str
 ) -> Gazetteer:
     """Gazetteer of a study.
 
@@ -49,7 +48,6 @@ def build_gazetteer(
     ----------
     areas, census, tracts, felonies : `AREAS`, `CENSUS` in the same order, `TRACTS`, `FELONIES`
     crs : projected system of the city
-    time_zone : of the city, for the starts of felonies
     """
     felonies = felonies.assign(at_ms=epoch_ms(felonies["started_at_utc"]))
     # Several places for one number and start are told apart by their distance: any fixed order does.
@@ -64,7 +62,6 @@ def build_gazetteer(
         felony_rows=np.append(first, len(felonies)),
         felonies_ft=np.column_stack([x_ft, y_ft]),
         felony_points=_points(x_ft, y_ft),
-        felony_starts=_iso_times(felonies["started_at_utc"], time_zone),
     )
 
 
@@ -130,7 +127,8 @@ def wide(images: pd.DataFrame, gazetteer: Gazetteer, windows_h: tuple[int, ...],
     for window_h in windows_h:
         row = _felony_rows(images, window_h, gazetteer)
         columns[f"point_of_nearest_crime_{window_h}hr"] = _taken(gazetteer.felony_points, row)
-        columns[f"time_of_nearest_crime_{window_h}hr"] = _taken(gazetteer.felony_starts, row)
+        starts = images[f"felony_{window_h}h_started_at_utc"]
+        columns[f"time_of_nearest_crime_{window_h}hr"] = _iso_times(starts, time_zone)
     area = gazetteer.areas.get_indexer(pd.Index(images["area"]))
     _refuse_unknown(images["area"], area, AREAS_FILE)
     of_area = _taken(gazetteer.of_area, area)
@@ -203,5 +201,4 @@ def load_gazetteer(study: Study, _made_from: str) -> Gazetteer:
         study.read(file, columns=[column.name for column in table if column.kind != "geometry"])
         for file, table in ((AREAS_FILE, AREAS), (CENSUS_FILE, CENSUS), (TRACTS_FILE, TRACTS))
     )
-    city = study.settings.city
-    return build_gazetteer(areas, census, tracts, study.read(FELONIES_FILE), city.crs, city.time_zone)
+    return build_gazetteer(areas, census, tracts, study.read(FELONIES_FILE), study.settings.city.crs)

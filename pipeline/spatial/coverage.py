@@ -79,6 +79,9 @@ class Coverage:
         order = np.argsort(keys, kind="stable")
         keys, shapes = keys[order], np.asarray(shapes, dtype=object)[order]
         _refuse_unusable(keys, shapes)
+        wkb = shapely.to_wkb(shapes)
+        # A shape can carry a grid (shapely.set_precision), to which GEOS would round what two of them have in common.
+        shapes = shapely.from_wkb(wkb)
         ends, swaps = _boundaries(shapes)
         grid, nx, ny = _grid_over(ends, len(swaps))
         starts, members = _crossed_cells(ends, grid, nx, ny)
@@ -89,7 +92,6 @@ class Coverage:
         aligned = _turn_to_centres(segments, starts, grid, nx, bound)
         cells = np.zeros((nx * ny + 1, 2), dtype=np.int32)
         cells[:-1, 0], cells[:, 1] = np.where(aligned, _ASK_GEOS, centres.ravel()), starts
-        wkb = shapely.to_wkb(shapes)
         joined = b"".join(wkb)
         return cls(
             keys=keys,

@@ -64,6 +64,12 @@ def test_a_setting_that_can_not_be_used_is_named(tmp_path, text, said):
     assert said in output
 
 
+def test_settings_in_another_code_are_refused(tmp_path):
+    (tmp_path / "study.yaml").write_bytes("name: x".encode("utf-16"))
+    code, output = invoke("run", "--study", str(tmp_path))
+    assert (code, "study.yaml is not UTF-8" in output) == (2, True)
+
+
 def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "study.yaml").write_text("name: empty")
     code, output = invoke("ingest", "--study", str(tmp_path))
@@ -147,6 +153,16 @@ def test_ingest_takes_sources_and_flags_makes_the_study_and_says_what_changed(tm
     code, output = invoke("ingest", "--study", root, "--recompute")
     assert f"{root}/study.yaml now says ingest.trust: false\n" in output
     assert open_study(root).settings.ingest.keep_unknown
+
+
+def test_a_mistyped_source_leaves_the_settings_as_they_are(tmp_path):
+    missing = str(tmp_path / "missing.csv")
+    code, output = invoke("ingest", missing, "--study", str(tmp_path / "new"))
+    assert (code, "missing.csv is no .csv" in output) == (2, True)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "study.yaml").write_text("sources: {metadata: raw.csv}")
+    assert invoke("ingest", missing, "--study", str(tmp_path))[0] == 2
+    assert (tmp_path / "study.yaml").read_text() == "sources: {metadata: raw.csv}"
 
 
 def test_ingest_without_study_and_sources_says_how_to_make_one(tmp_path):

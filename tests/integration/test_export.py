@@ -233,6 +233,13 @@ def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_are_refused
         export_published(study, str(tmp_path / "w"), client=no_client, force=True)
 
 
+def test_a_place_that_can_not_be_written_to_is_named(study, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for name in ("w.csv", "folder"):
+        with pytest.raises(SettingsError, match="can not be written to"):
+            export_published(study, str(tmp_path / "file" / name), client=no_client)
+
+
 def test_a_study_is_no_place_for_an_export(study):
     with pytest.raises(SettingsError, match="is a study"):
         export_published(study, study.root, client=no_client, force=True)
@@ -263,6 +270,17 @@ def test_a_study_from_before_the_tables_of_the_census_says_which_command_makes_t
     Path(older.path("areas", "census.parquet")).unlink()
     with pytest.raises(NotYetMade, match=r"no areas/census\.parquet.*run `patrolscope annotate --study"):
         export_published(older, str(tmp_path / "w.csv"), client=no_client)
+
+
+def test_a_felony_that_only_the_source_knows_keeps_its_time(study, gazetteer):
+    images = study.read(study.files("annotated")[0], columns=image_columns(WINDOWS_H))
+    zone = study.settings.city.time_zone
+    ours, trusted = (
+        wide(frame, gazetteer, WINDOWS_H, zone)
+        for frame in (images, images.assign(felony_6h_id=np.nan).astype(images.dtypes))
+    )
+    assert trusted["time_of_nearest_crime_6hr"].equals(ours["time_of_nearest_crime_6hr"])
+    assert trusted["point_of_nearest_crime_6hr"].null_count == len(images)
 
 
 def test_an_image_in_an_area_or_near_a_felony_that_nobody_knows_is_refused(study, gazetteer):

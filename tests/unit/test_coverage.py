@@ -64,6 +64,17 @@ def test_overlaps_are_found_and_points_there_go_to_the_lower_key():
     assert located(index, x, y) == by_geos(shapes, x, y)
 
 
+def test_overlaps_of_shapes_that_carry_a_coarse_grid_are_found_whole():
+    shapes = {
+        "a": shapely.set_precision(shapely.box(0, 0, 1, 1), 0.5),
+        "b": shapely.box(0.8, 0, 2, 1),
+        "c": shapely.set_precision(shapely.box(0, 1, 2, 2), 0.5),
+    }
+    index = build(shapes)
+    assert index.overlaps.tolist() == [["a", "b"]]
+    assert located(index, [0.83], [0.5]) == ["a"]
+
+
 def test_only_points_near_an_overlap_are_put_to_geos():
     # A sliver along a slanted border: its box covers both areas, its cells are few.
     left = shapely.Polygon([(0, 0), (5, 0), (4, 10), (0, 10)])

@@ -7,16 +7,17 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from pipeline.errors import ContractViolation, SourceError
-from pipeline.given import detections_from, differences_of, given_of, reconcile
+from pipeline.given import detections_from, differences_of, given_of, reconcile, without_unknown_areas
 from pipeline.ingest import READ, STAGES
 from pipeline.ledger import Ledger
-from pipeline.rawcsv import parse_header
+from pipeline.rawcsv import parse_header, unknown_columns
 from pipeline.run import unfinished
-from pipeline.tables import ANNOTATED, DIFFERENCES, GIVEN
+from pipeline.tables import ANNOTATED, DIFFERENCES, GIVEN, PUBLISHED
 from tests.annotated_csv import expected_given, published_frame, to_csv
 from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 IMAGES = 300
+TEXTS = ("area", "borough")  # every text can be read as one
 
 
 @pytest.fixture(scope="module")
@@ -153,18 +154,22 @@ def test_a_study_of_raw_files_has_no_given_table(tmp_path):
         ("boroname", "Staten Island", "borough", "Staten Island"),
         ("time_and_date_of_image", "2020-10-07T12:00:00-04:00", "captured_local", pd.Timestamp("2020-10-07 12:00")),
         ("time_and_date_of_image", "2020-10-07 16:00:00.5Z", "captured_local", pd.Timestamp("2020-10-07 12:00:00.5")),
+        ("time_and_date_of_image", "2020-10-07 12:00:00-04", "captured_local", pd.Timestamp("2020-10-07 12:00")),
         ("time_and_date_of_image", "2020-10-07 12:00", "captured_local", pd.Timestamp("2020-10-07 12:00")),
         # The hour that occurs twice: the first pass; with an offset, the one that is meant.
         ("time_of_nearest_crime_6hr", "2020-11-01 01:30:00", "felony_6h_started_at_utc", "2020-11-01 05:30Z"),
         ("time_of_nearest_crime_6hr", "2020-11-01 01:30:00-05:00", "felony_6h_started_at_utc", "2020-11-01 06:30Z"),
     ],
 )
-def test_a_value_is_read_in_every_form_that_pandas_gives_it(name, text, column, value, tmp_path):
-    study = raw_study(tmp_path, {"1.csv": one_image(**{name: text})})
-    records = finish(study)
-    got = given(study)[column].iloc[0]
-    assert got == (pd.Timestamp(value) if column.endswith("_utc") else value)
-    assert not any("can not be read" in what for what in notes(records))
+def test_a_value_is_read_in_every_form_whatever_stands_beside_it(name, text, column, value, tmp_path):
+    alone = one_image(**{name: text})
+    # A value beside it that the fast way does not take has the whole column read value by value.
+    for number, content in enumerate((alone, alone + one_image(**{name: "?"}).splitlines(keepends=True)[1])):
+        study = raw_study(tmp_path / str(number), {"1.csv": content})
+        records = finish(study)
+        got = given(study)[column].iloc[0]
+        assert got == (pd.Timestamp(value) if column.endswith("_utc") else value)
+        assert notes(records).get(f"{name} can not be read: missing", 0) == (number if column not in TEXTS else 0)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +227,10 @@ def test_a_byte_that_is_no_text_is_found_in_a_column_that_is_not_read(tmp_path):
 
 UNKNOWN = b"image_ref,timestamp,lat,lng,conf,,speed km/h,kept_x,Speed-km h,speed km/h\n"
 UNKNOWN += b'ride/9f2c/07.jpg,1602086400000,40.7,-73.9,0.5,0,31,"a, b",,9\n'
+
+
+def test_every_column_that_export_writes_is_known():
+    assert unknown_columns(PUBLISHED.names) == []
 
 
 def test_unknown_columns_are_named_in_the_ledger_with_their_rows(tmp_path):
@@ -397,6 +406,17 @@ def test_with_trust_what_the_source_has_replaces_the_computed(pair):
     assert got["felony_3h_id"].notna().all()
 
 
+def test_an_area_that_the_study_does_not_have_is_not_taken_and_counted(pair):
+    computed, rows = pair
+    known = rows["area"].dropna().unique().tolist()
+    place = np.flatnonzero(rows["area"].notna())[0]
+    odd = rows.assign(area=rows["area"].where(rows.index != place, "999999999999"))
+    ledger = Ledger("annotate", len(rows))
+    got = reconcile(computed, without_unknown_areas(odd, known, ledger), trust=True, ledger=ledger)
+    assert got["area"].equals(computed["area"])
+    assert ledger.notes["area: not taken from the source, as the study has no such area"] == 1
+
+
 @pytest.mark.parametrize("partitions", [1, 3, 8])
 @pytest.mark.parametrize("trust", [False, True])
 def test_what_is_taken_or_counted_does_not_depend_on_partitions(partitions, trust, pair):
@@ -445,10 +465,14 @@ def test_detections_are_those_of_the_annotated_file(pair):
     raw = rows["source_row"] % 3 == 0
     mixed = rows.assign(given=~raw, conf=rows["conf"].mask(raw), has_prediction=rows["has_prediction"].mask(raw))
     ledger = Ledger("annotate", len(rows))
-    got = detections_from(mixed, ledger)
+    got = detections_from(mixed, ledger, prediction_above=0.001)
     assert got["processed"].tolist() == (~raw).tolist()
     assert got["score"].equals(mixed["conf"])
     assert got["score_any"].isna().all()
     assert got["has_prediction"].tolist() == [value is True for value in mixed["has_prediction"].tolist()]
     assert ledger.notes == {"detections taken from the annotated file": int((~raw).sum())}
-    assert not detections_from(mixed.assign(absent="conf"), ledger)["processed"].any()
+    assert not detections_from(mixed.assign(absent="conf"), ledger, prediction_above=0.001)["processed"].any()
+    no_flags = mixed.assign(has_prediction=pd.array([None] * len(rows), dtype="boolean"))
+    by_score = detections_from(no_flags, ledger, prediction_above=0.5)["has_prediction"]
+    assert by_score.tolist() == (mixed["conf"] > 0.5).tolist()
+    assert by_score.any()

@@ -72,6 +72,7 @@ def test_a_good_row_arrives_with_its_ride_its_time_and_its_place_in_the_source(t
         (b"ride/9f2c/07.jpg,1602086400000.0,40.7,-73.9,1", "unreadable timestamp"),
         (b"ride/9f2c/07.jpg,0x17501A5F400,40.7,-73.9,1", "unreadable timestamp"),
         (b"ride/9f2c/07.jpg,99999999999999999999,40.7,-73.9,1", "unreadable timestamp"),
+        (b"ride/9f2c/07.jpg,-9223372036854775808,40.7,-73.9,1", "unreadable timestamp"),
         (b"ride/9f2c/07.jpg,1602086400000,forty,-73.9,1", "unreadable lat"),
         (b"ride/9f2c/07.jpg,1602086400000,nan,-73.9,1", "unreadable lat"),
         (b"ride/9f2c/07.jpg,1602086400000,40.7,-inf,1", "unreadable lng"),

@@ -326,6 +326,15 @@ def test_a_processed_list_that_was_replaced_is_read_again_and_one_in_another_cod
         KEYS.plan(study)
 
 
+def test_a_share_of_a_slice_without_rows_has_nothing_to_match(tmp_path):
+    lines = [b"ride/a/%d.jpg,1602086400000,40.7,-73.9,1\n" % number for number in range(30)]
+    study = raw_study(tmp_path, {"1.csv": HEADER + b"".join(lines)}, ingest={"slice_rows": 10})
+    shares = finish(study)["ingest"]
+    assert sorted(len(record.files) for record in shares) == [0, 0, 1]
+    assert [record.rows_out for record in finish(study, [KEYS, MATCH])["keys"]] == [1]
+    assert len(detections_of(study, study.files("metadata")[0])) == 1
+
+
 def test_what_is_not_matched_yet_is_named(tmp_path):
     study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
     with pytest.raises(NotYetMade, match="no keys of images yet"):
@@ -344,13 +353,3 @@ def test_an_image_without_an_answer_is_a_defect_that_is_told(tmp_path, monkeypat
     study.discard("match", study.records("match")["00001"])
     with pytest.raises(LedgerError, match="has 20 images and"):
         detections_of(study, "metadata/0.parquet")
-
-
-def test_a_slice_of_nothing_but_repeated_rows_has_no_file_and_is_passed_over(tmp_path):
-    row = b"ride/a/1.jpg,1601905000000,40.7,-73.9,1\n"
-    study = raw_study(tmp_path, {"1.csv": HEADER + 7 * row}, ingest={"slice_rows": 2})
-    made = finish(study)
-    assert sorted(len(record.files) for record in made["ingest"]) == [0, 0, 0, 1]
-    finish(study, [KEYS, MATCH])
-    (file,) = study.files("metadata")
-    assert detections_of(study, file)["processed"].tolist() == [True]
