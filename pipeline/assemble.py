@@ -128,7 +128,10 @@ def plan_match(study: Study) -> list[Shard]:
     keys = list(study.records(KEYS.name).values())
     images = [record for record in keys if record.facts["kind"] == IMAGES]
     if not images:
-        raise NotYetMade(f"{study.root} has no keys of images yet: run `patrolscope run --study {study.root}`")
+        raise NotYetMade(
+            f"{study.root} has no images: `patrolscope ingest --study {study.root}` reads them; where it has run, "
+            f"quarantine/ and ledger.jsonl say why no row could be used"
+        )
     listed = study.settings.sources.processed is not None
     work = {
         # Each file of keys, the file of metadata that it was made from, and its rows.

@@ -37,6 +37,7 @@ Form = Literal["csv", "parquet"]
 PARTS_FOLDER = "published"
 MADE_BY = "patrolscope export --published"
 MARKER_FILE = "export.json"  # in a folder that this command writes to
+JOINED_FILE = "joined.json"  # in the folder beside a single file: the size of the file that was put together
 _PIECE_BYTES = 4 * 2**20  # of a part copied at once
 
 
@@ -76,7 +77,7 @@ def export_published(
     parts = Study(f"{out}.parts", study.settings)
     stage = _parts_stage(study, wanted, header=False)
     made_from = fingerprint([stage.fingerprint(shard) for shard in stage.plan(parts)])
-    if _is_made(out, made_from, force=force):
+    if _is_made(out, made_from, parts, force=force):
         return out
     _refuse_foreign(parts, force=force)
     join = Stage(
@@ -135,14 +136,21 @@ def _refuse_foreign(parts: Study, *, force: bool) -> None:
         raise SettingsError(f"{parts.root} can not be written to ({error.strerror}): name another place") from error
 
 
-def _is_made(out: str, made_from: str, *, force: bool) -> bool:
-    """Whether the file is there, made from the same; refuses one that is no earlier export."""
+def _is_made(out: str, made_from: str, parts: Study, *, force: bool) -> bool:
+    """Whether the file is there, made from the same; refuses one that is no earlier export.
+
+    An export that was killed when the file was in place, and the note not, has left `JOINED_FILE` among its parts.
+    """
     fs, path = fsspec.core.url_to_fs(out)
     if fs.isdir(path):
         raise SettingsError(f"{out} is a folder: name another file, or a folder without .csv or .parquet at its end")
     note = _read_note(fs, path)
+    joined = json.loads(parts.read_bytes(JOINED_FILE)) if parts.exists(JOINED_FILE) else {}
     if not force:
-        for name, ours in ((path, note.get("bytes") == _size(fs, path)), (_note_of(path), bool(note))):
+        for name, ours in (
+            (path, _size(fs, path) in (note.get("bytes"), joined.get("bytes"))),
+            (_note_of(path), bool(note)),
+        ):
             if fs.exists(name) and not ours:
                 raise SettingsError(
                     f"{name} is there, and it is not what `patrolscope export` wrote: name another file, or give "
@@ -260,18 +268,16 @@ def _join(parts: Study, _shard: Shard, *, form: Form, out: str) -> Record:
     rows = sum(record.rows_out for record in records)
     folder, name = out.rsplit("/", 1)
     schema = published_table(tuple(parts.settings.annotate.felony_windows_h)).arrow_schema()
-    with (
-        Study(folder, parts.settings).aside(name) as path,
-        parts.fs.open(path, "wb") as whole,
-        _writer(whole, form, schema, header=True) as writer,
-    ):
-        for file in files:
-            with parts.fs.open(parts.path(file), "rb") as part:
-                if form == "csv":
-                    shutil.copyfileobj(part, whole, _PIECE_BYTES)
-                else:
-                    groups = pq.ParquetFile(part)
-                    for group in range(groups.num_row_groups):
-                        writer.write_table(groups.read_row_group(group))
+    with Study(folder, parts.settings).aside(name) as path:
+        with parts.fs.open(path, "wb") as whole, _writer(whole, form, schema, header=True) as writer:
+            for file in files:
+                with parts.fs.open(parts.path(file), "rb") as part:
+                    if form == "csv":
+                        shutil.copyfileobj(part, whole, _PIECE_BYTES)
+                    else:
+                        groups = pq.ParquetFile(part)
+                        for group in range(groups.num_row_groups):
+                            writer.write_table(groups.read_row_group(group))
+        parts.write_bytes(json.dumps({"bytes": _size(parts.fs, path)}).encode(), JOINED_FILE)
     ledger = Ledger("join", rows)
     return Record("", "", (), rows, rows, (ledger.close(rows),))

@@ -202,8 +202,9 @@ def _boundaries(shapes: npt.NDArray[np.object_]) -> tuple[Floats, Ints]:
     first = np.concatenate([[True], (ends[1:] != ends[:-1]).any(axis=1)])
     swaps = np.bitwise_xor.reduceat(number, np.flatnonzero(first))
     ends = ends[first]
-    matters = (swaps != 0) & ((ends[:, 0] != ends[:, 2]) | (ends[:, 1] != ends[:, 3]))
-    return np.ascontiguousarray(ends[matters]), np.ascontiguousarray(swaps[matters])
+    # A swap of 0 (three areas on one side, as 1 ^ 2 ^ 3) stays: areas that are all the same have no other segments.
+    long = (ends[:, 0] != ends[:, 2]) | (ends[:, 1] != ends[:, 3])
+    return np.ascontiguousarray(ends[long]), np.ascontiguousarray(swaps[long])
 
 
 def _grid_over(ends: Floats, segments: int) -> tuple[Floats, int, int]:

@@ -183,6 +183,21 @@ def test_an_export_that_was_stopped_goes_on_and_ends_in_the_same_file(study, who
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.parquet", "w.parquet.json"]
 
 
+def test_an_export_that_was_killed_with_its_file_in_place_knows_it_again(study, client, tmp_path, monkeypatch):
+    def killed(*_arguments):
+        raise Stopped
+
+    out = tmp_path / "w.csv"
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.export._write_note", killed)
+        with pytest.raises(Stopped):
+            export_published(study, str(out), client=lambda: client)
+    content = out.read_bytes()
+    export_published(study, str(out), client=lambda: client)
+    assert out.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.csv", "w.csv.json"]
+
+
 def no_client():
     raise AssertionError("nothing is to be made")
 

@@ -99,6 +99,12 @@ def test_three_areas_that_share_a_piece_are_all_found():
     assert located(index, x, y) == by_geos(shapes, x, y)
 
 
+def test_three_times_the_same_area_is_an_overlap():
+    index = build(dict.fromkeys("abc", shapely.box(0, 0, 1, 1)))
+    assert index.overlaps.tolist() == [["a", "b"], ["a", "c"], ["b", "c"]]
+    assert located(index, [0.5, 1.0, 1.5], [0.5, 0.5, 0.5]) == ["a", "a", None]
+
+
 def test_gaps_between_areas_are_found_and_the_outside_is_none():
     assert len(gaps(np.array(list(SQUARES.values())))) == 0
     # A sliver of a hundredth between two squares, closed at both ends, and a hole in another area.

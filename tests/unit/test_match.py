@@ -337,7 +337,7 @@ def test_a_share_of_a_slice_without_rows_has_nothing_to_match(tmp_path):
 
 def test_what_is_not_matched_yet_is_named(tmp_path):
     study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
-    with pytest.raises(NotYetMade, match="no keys of images yet"):
+    with pytest.raises(NotYetMade, match=r"no images: `patrolscope ingest.*ledger\.jsonl say why"):
         MATCH.plan(study)
     with pytest.raises(NotYetMade, match=r"nothing of .* is matched yet"):
         detections_of(study, "metadata/0.parquet")
