@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from dashboards.results import FEW_IMAGES, Results, from_the_highest
+from analysis.results import from_the_highest
+from dashboards.results import FEW_IMAGES, Results
 
 INK = "#1b1f24"
 MUTED = "#646d78"

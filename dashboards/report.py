@@ -17,8 +17,9 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from analysis.results import from_the_highest
 from dashboards.figures import GRID, INK, MUTED, WARNING
-from dashboards.results import ANALYSES, FEW_IMAGES, Results, from_the_highest
+from dashboards.results import ANALYSES, FEW_IMAGES, Results
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
 from pipeline.store import Study

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.results import AVERAGE, from_the_highest
 from analysis.stages import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
 from pipeline.errors import NotYetMade, SourceError
 from pipeline.layers import AREAS_FILE
@@ -33,7 +34,6 @@ ANALYSES = {
     "borough": "Borough",
     "neighbourhood": "Neighbourhood",
 }
-AVERAGE = "All"  # the group that holds everyone: the average that others are relative to
 
 _TEXT = {
     TABLES_FILE: ["analysis", "group", "key", "quantity"],
@@ -86,11 +86,6 @@ class Results:
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["group"] == AVERAGE)
         return float(tables.loc[wanted & (tables["quantity"] == "weighted_mean"), "estimate"].max())
-
-
-def from_the_highest(groups: pd.DataFrame) -> pd.DataFrame:
-    """Groups by falling estimate; ties by name."""
-    return groups.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
 
 
 def read_results(study: Study) -> Results:
