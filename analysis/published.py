@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +96,11 @@ def read_released(folder: str) -> tuple[dict[str, Released], list[str]]:
         raise SourceError(f"{folder} can not be opened: {error}") from error
     there = {name: file for name, file in PUBLISHED_FILES.items() if fs.isfile(f"{root}/{file}")}
     if not there:
+        files = _some(PUBLISHED_FILES.values())
         advice = "name a folder that holds the released JSON files, or the estimates/ folder of a study"
         if fs.isdir(f"{root}/estimates"):
             advice = f"did you mean {folder.rstrip('/')}/estimates?"
-        raise SourceError(
-            f"{folder} has none of the {len(PUBLISHED_FILES)} result files ({', '.join(PUBLISHED_FILES.values())}): {advice}"
-        )
+        raise SourceError(f"{folder} has none of the {len(PUBLISHED_FILES)} result files ({files}): {advice}")
     results = {}
     for name, file in there.items():
         where = f"{folder.rstrip('/')}/{file}"
@@ -144,7 +143,7 @@ def _values(named: dict[str, Any], keys: Sequence[str], where: str) -> Floats:
     """The overall mean and the mean of each group, (1 + groups,); a group that is not named is missing."""
     total = TOTAL_KEY + _MEAN
     if total not in named:
-        raise SourceError(f"{where} is not of the released form: it has no {total}")
+        raise SourceError(f"{where} has no {total}: it is not of the released form")
     if strange := named.keys() - {total, *(key + kind for key in keys for kind in (_MEAN, _RELATIVE))}:
         raise SourceError(
             f"{where} has {_some(strange)}: expected, of each group of point_estimate, <group>{_MEAN} and "
@@ -166,6 +165,6 @@ def _values(named: dict[str, Any], keys: Sequence[str], where: str) -> Floats:
     return means
 
 
-def _some(names: Sequence[str] | set[str] | dict[str, str]) -> str:
+def _some(names: Iterable[str]) -> str:
     shown = sorted(names)
     return ", ".join(map(repr, shown[:3])) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -22,6 +22,8 @@ RANKED = 15  # neighbourhoods shown at each end
 # Fewer images than these say little: hatched on the map, left out of rankings.
 FEW_IMAGES = 200
 
+UNKNOWN = "\u2013"  # stands where a number is missing
+
 # The analyses in the order of the report, with their titles.
 ANALYSES = {
     "race": "Race and ethnicity",
@@ -55,6 +57,11 @@ class Results:
     areas: pd.DataFrame  # one row an area
     summary: dict[str, Any]
     truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
+
+    @property
+    def ranked_of(self) -> str:
+        """Which neighbourhoods are ranked."""
+        return f"Of those with at least {FEW_IMAGES} images"
 
     def has(self, analysis: str) -> bool:
         """Whether an analysis was made."""
