@@ -106,9 +106,9 @@ def draw_groups(results: Grouped, *, interval_percent: float, simulated: str) ->
         subtitle = interval_subtitle(interval_percent)
         if name == "neighbourhood" and results.ranked_of:
             subtitle += f". {results.ranked_of}"
-        if not results.has(name):  # results of others can lack a file
-            title += f", {series[0].name}"
-        figures[name] = interval_figure(series, rows, title=title, subtitle=subtitle, simulated=simulated)
+        # Released results can lack the file of the whole city.
+        of = "" if results.has(name) else f", {series[0].name}"
+        figures[name] = interval_figure(series, rows, title=title + of, subtitle=subtitle, simulated=simulated)
     return figures
 
 

@@ -269,9 +269,9 @@ def level_panel(city: City) -> Panel:
         few = known & places["few"]
         _shapes(axes, places.loc[~known, "geometry"], EMPTY)
         _shapes(axes, places.loc[known, "geometry"], cmap(norm(places.loc[known, "relative"].to_numpy())))
-        _shapes(axes, places.loc[few, "geometry"], "none", edge=HATCH, hatch=HATCHING)
         patches = [Patch(facecolor=EMPTY, label="no images, or nobody lives there")]
         if few.any():
+            _shapes(axes, places.loc[few, "geometry"], "none", edge=HATCH, hatch=HATCHING)
             hatched = Patch(facecolor="white", edgecolor=HATCH, linewidth=0.4, hatch=HATCHING, label=city.few_means)
             patches.insert(0, hatched)
         _classes(legend, cmap, patches=patches)
