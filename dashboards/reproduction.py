@@ -151,14 +151,16 @@ def _city(results: ReleasedGroups, places: pd.DataFrame) -> City:
 # Tables as the paper prints them.
 
 
-def print_tables(results: ReleasedGroups, counts: pd.DataFrame, figures: Collection[str], **words: str) -> str:
+def print_tables(
+    results: ReleasedGroups, counts: pd.DataFrame, figures: Collection[str], *, source: str, simulated: str
+) -> str:
     """Markdown with every table and figure: groups of each analysis, both ends of the ranking, counts by borough.
 
     Parameters
     ----------
     counts : from `analysis.reproduce.count_by_borough`
     figures : names of the pictures that lie beside the page
-    words : source, simulated
+    source, simulated : sentences on where the results come from, and on what is simulated (nothing: empty)
     """
     ends = []
     for of, residential_only in (("", False), (", residential neighbourhoods only", True)):
@@ -181,7 +183,8 @@ def print_tables(results: ReleasedGroups, counts: pd.DataFrame, figures: Collect
         figures=figures,
         normal_width=NORMAL_WIDTH,
         percents=(50 - INTERVAL_PERCENT / 2, 50 + INTERVAL_PERCENT / 2),
-        **words,
+        source=source,
+        simulated=simulated,
     )
 
 
@@ -229,8 +232,8 @@ def write_reproduction(results_folder: str, out: Path) -> Iterator[str]:
     strangers = results.ranked.loc[results.ranked["borough"].isna(), "group"]
     if len(strangers):
         yield (
-            f"{len(strangers)} neighbourhoods are not among the {len(places)} of New York, such as "
-            f"{strangers.iloc[0]!r}: without borough and type, and not on the map"
+            f"not among the {len(places)} neighbourhoods of New York, so without borough and type, and not on the map: "
+            f"{len(strangers)}, such as {strangers.iloc[0]!r}"
         )
     content = {"tables.csv": _csv(tables.drop(columns="key"))}
     if len(results.ranked):
