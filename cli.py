@@ -213,6 +213,50 @@ def export(
 
 
 @app.command()
+def reproduce(
+    results: Annotated[str, typer.Argument(help="Folder with released JSON files, or estimates/ of a study.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures, new or of an earlier run.")],
+) -> None:
+    """The paper's tables, figures and map from released results, or from those of a study."""
+    with _errors():
+        from dashboards.reproduction import write_reproduction
+
+        for line in write_reproduction(results, out):
+            _say(line)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder of results, as for reproduce.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the comparison as CSV.")] = None,
+) -> None:
+    """Two sets of results side by side: levels, intervals, difference, ratio, what only one of them has."""
+    with _errors():
+        from analysis.compare import compare as compare_tables
+        from analysis.compare import summarise
+        from analysis.published import read_released
+        from analysis.reproduce import tabulate
+        from dashboards.comparison import print_comparison
+        from dashboards.folder import check_folder, fill_folder
+
+        if out is not None:
+            check_folder(out, known_by="comparison.csv")
+        tables = []
+        for name, folder in (("A", a), ("B", b)):
+            released, absent = read_released(folder)
+            tables.append(tabulate(released))
+            _say(f"{name}: {folder}" + (f", without {', '.join(absent)}" if absent else ""))
+        compared = compare_tables(*tables)
+        summary = summarise(compared)
+        print_comparison(compared, summary)
+        if out is not None:
+            frames = {"comparison.csv": compared, "summary.csv": summary}
+            fill_folder(out, {name: frame.to_csv(index=False).encode() for name, frame in frames.items()})
+            _say(f"{out}: {', '.join(frames)}")
+
+
+@app.command()
 def dictionary(
     table: Annotated[str | None, typer.Argument(help="One table; none: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,

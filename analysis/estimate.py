@@ -25,6 +25,30 @@ RACES = {
     "persons_asian": "Asian",
 }
 QUARTILE_NAMES = ("Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)")
+QUARTILE_STEMS = {"density": "density_cbg", "income": "median_household_income"}
+
+# The nine analyses in the paper's order, and the file in which its authors released each.
+PUBLISHED_FILES = {
+    "race": "race_bootstraps.json",
+    "race_residential": "race_residential_zones_only_bootstraps.json",
+    "density": "density_cbg_bootstraps.json",
+    "density_residential": "density_cbg_residential_only_bootstraps.json",
+    "income": "median_household_income_bootstraps.json",
+    "income_residential": "median_household_income_residential_only_bootstraps.json",
+    "zone": "zone_bootstraps.json",
+    "borough": "boro_bootstraps.json",
+    "neighbourhood": "neighborhood_bootstraps.json",
+}
+
+
+def group_labels(analysis: str) -> dict[str, str]:
+    """Published key of every group of an analysis -> its name for a reader; empty for places, which name themselves."""
+    kind = analysis.removesuffix("_residential")
+    if kind == "race":
+        return {PEOPLE_PUBLISHED[race]: name for race, name in RACES.items()}
+    if kind in QUARTILE_STEMS:
+        return {f"{QUARTILE_STEMS[kind]}_quartile_{number}": name for number, name in enumerate(QUARTILE_NAMES, 1)}
+    return ZONE_NAMES if kind == "zone" else {}
 
 
 @dataclass(frozen=True)
@@ -117,18 +141,16 @@ def analyses(
     skipped: dict[str, str] = {}
     cuts: dict[str, Floats] = {}
 
-    for name, file, frame in (
-        ("race", "race_bootstraps.json", "all"),
-        ("race_residential", "race_residential_zones_only_bootstraps.json", "residential"),
-    ):
-        keys = tuple(PEOPLE_PUBLISHED[race] for race in RACES)
-        made.append(Analysis(name, file, frame, keys, tuple(RACES.values()), areas[list(RACES)].to_numpy()))
+    for name, frame in (("race", "all"), ("race_residential", "residential")):
+        labels = group_labels(name)
+        weights = areas[list(RACES)].to_numpy()
+        made.append(Analysis(name, PUBLISHED_FILES[name], frame, tuple(labels), tuple(labels.values()), weights))
 
-    for name, column, stem, frame in (
-        ("density", "density_per_sqmi", "density_cbg", "all"),
-        ("density_residential", "density_per_sqmi", "density_cbg", "residential"),
-        ("income", "income_usd", "median_household_income", "income"),
-        ("income_residential", "income_usd", "median_household_income", "residential_income"),
+    for name, column, frame in (
+        ("density", "density_per_sqmi", "all"),
+        ("density_residential", "density_per_sqmi", "residential"),
+        ("income", "income_usd", "income"),
+        ("income_residential", "income_usd", "residential_income"),
     ):
         values = areas[column].to_numpy(dtype=np.float64)
         counted = np.where(all_frames[frame].areas & ~np.isnan(values), images, 0)
@@ -137,23 +159,20 @@ def analyses(
             continue
         known = counted > 0
         cuts[name] = weighted_percentiles(values[known], counted[known], [25, 50, 75])
-        file = f"{stem}_residential_only_bootstraps.json" if "residential" in name else f"{stem}_bootstraps.json"
         member = quartile_of(values, cuts[name])[:, None] == np.arange(4)
-        keys = tuple(f"{stem}_quartile_{number}" for number in range(1, 5))
-        made.append(Analysis(name, file, frame, keys, QUARTILE_NAMES, member * people[:, None]))
+        labels = group_labels(name)
+        weights = member * people[:, None]
+        made.append(Analysis(name, PUBLISHED_FILES[name], frame, tuple(labels), tuple(labels.values()), weights))
 
-    for name, file in (
-        ("zone", "zone_bootstraps.json"),
-        ("borough", "boro_bootstraps.json"),
-        ("neighbourhood", "neighborhood_bootstraps.json"),
-    ):
+    for name in ("zone", "borough", "neighbourhood"):
         groups = sorted(areas[name].dropna().unique())
         if not groups:
             skipped[name] = f"the study has no layer that gives an area's {name}"
             continue
         member = areas[name].to_numpy()[:, None] == np.array(groups, dtype=object)
-        labels = tuple(ZONE_NAMES[group] for group in groups) if name == "zone" else tuple(groups)
-        made.append(Analysis(name, file, "all", tuple(groups), labels, member * people[:, None]))
+        labels = group_labels(name) or {group: group for group in groups}
+        names = tuple(labels[group] for group in groups)
+        made.append(Analysis(name, PUBLISHED_FILES[name], "all", tuple(groups), names, member * people[:, None]))
 
     for name in ("race_residential", "density_residential", "income_residential"):
         if name not in skipped and not all_frames["residential"].areas.any():

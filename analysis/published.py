@@ -7,18 +7,23 @@ JSON {"point_estimate": {name: value}, "bootstrap_statistics": [{name: value} a 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 
-from analysis.estimate import TOTAL_KEY
+from analysis.estimate import PUBLISHED_FILES, TOTAL_KEY, group_labels
 from pipeline.errors import SourceError
 
 Floats = npt.NDArray[np.float64]
 _MEAN = "_weighted_mean"
 _RELATIVE = "_relative_to_average"
+# A relative level is stored beside the two means that it is the quotient of: both must say the same, but for rounding.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -52,32 +57,61 @@ class Released:
         )
 
     @classmethod
-    def from_json(cls, text: str, *, where: str) -> Released:
+    def from_json(cls, text: str | bytes, *, where: str) -> Released:
         """Analysis from the released form; `where` names the file in errors.
+
+        A group that a replicate does not touch is not named there, and missing.
 
         Raises
         ------
-        SourceError : not JSON, not of this form, or a value that is no number
+        SourceError : not JSON, not of this form, a value that is no probability, a replicate with a group that the
+            point estimates do not have
         """
-        try:
-            content = json.loads(text)
-            point, replicates = content["point_estimate"], content["bootstrap_statistics"]
-            keys = tuple(name.removesuffix(_MEAN) for name in point if name.endswith(_MEAN))
-            groups = tuple(key for key in keys if key != TOTAL_KEY)
-            return cls(
-                keys=groups,
-                total=float(point[TOTAL_KEY + _MEAN]),
-                means=_values(point, groups),
-                replicate_totals=np.array([float(one[TOTAL_KEY + _MEAN]) for one in replicates]),
-                replicate_means=np.array([_values(one, groups) for one in replicates]).reshape(-1, len(groups)),
-            )
-        except json.JSONDecodeError as error:
-            raise SourceError(f"{where} is not whole JSON ({error}): fetch or write it again") from error
-        except (KeyError, TypeError, ValueError) as error:
+        point, replicates = _parts(text, where)
+        keys = tuple(name.removesuffix(_MEAN) for name in point if name.endswith(_MEAN) and name != TOTAL_KEY + _MEAN)
+        values = _values(point, keys, f"{where}, point_estimate")
+        replicated = np.array(
+            [
+                _values(named, keys, f"{where}, bootstrap_statistics {number}")
+                for number, named in enumerate(replicates, 1)
+            ]
+        ).reshape(-1, len(keys) + 1)
+        return cls(keys, float(values[0]), values[1:], replicated[:, 0], replicated[:, 1:])
+
+
+def read_released(folder: str) -> tuple[dict[str, Released], list[str]]:
+    """Results that lie in a folder, by analysis in the paper's order, and the names of the files that it lacks.
+
+    Parameters
+    ----------
+    folder : path or fsspec URL; the authors' plot_data/, or estimates/ of a study
+
+    Raises
+    ------
+    SourceError : the folder has none of the files, or one of them can not be read
+    """
+    try:
+        fs, root = fsspec.url_to_fs(folder)
+    except ValueError as error:
+        raise SourceError(f"{folder} can not be opened: {error}") from error
+    there = {name: file for name, file in PUBLISHED_FILES.items() if fs.isfile(f"{root}/{file}")}
+    if not there:
+        files = _some(PUBLISHED_FILES.values())
+        advice = "name a folder that holds the released JSON files, or the estimates/ folder of a study"
+        if fs.isdir(f"{root}/estimates"):
+            advice = f"did you mean {folder.rstrip('/')}/estimates?"
+        raise SourceError(f"{folder} has none of the {len(PUBLISHED_FILES)} result files ({files}): {advice}")
+    results = {}
+    for name, file in there.items():
+        where = f"{folder.rstrip('/')}/{file}"
+        results[name] = Released.from_json(fs.cat_file(f"{root}/{file}"), where=where)
+        labels = group_labels(name)
+        if labels and not labels.keys() & set(results[name].keys):
             raise SourceError(
-                f"{where} is not a released result: expected point_estimate and bootstrap_statistics with "
-                f"{TOTAL_KEY}{_MEAN} in each; {type(error).__name__}: {error}"
-            ) from error
+                f"{where} has the groups {_some(results[name].keys)}; expected some of {_some(labels)}: "
+                "it is another file under this name"
+            )
+    return results, [file for name, file in PUBLISHED_FILES.items() if name not in there]
 
 
 def _named(keys: Sequence[str], total: float, means: Floats) -> dict[str, float]:
@@ -87,5 +121,50 @@ def _named(keys: Sequence[str], total: float, means: Floats) -> dict[str, float]
     return named | {key + _RELATIVE: mean / float(total) for key, mean in known}
 
 
-def _values(named: dict[str, float], keys: Sequence[str]) -> Floats:
-    return np.array([float(named.get(key + _MEAN, np.nan)) for key in keys])
+def _parts(text: str | bytes, where: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Point estimates and replicates, each a mapping of names to anything."""
+    try:
+        content = json.loads(text, parse_int=float)
+    except json.JSONDecodeError as error:
+        raise SourceError(f"{where} is not whole JSON ({error}): fetch or write it again") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{where} is not text ({error}): fetch or write it again") from error
+    parts = (content.get("point_estimate"), content.get("bootstrap_statistics")) if isinstance(content, dict) else ()
+    match parts:
+        case (dict() as point, list() as replicates) if all(isinstance(named, dict) for named in replicates):
+            return point, replicates
+    raise SourceError(
+        f"{where} is not a released result: expected point_estimate, which maps names to values, and "
+        "bootstrap_statistics, a list of the same"
+    )
+
+
+def _values(named: dict[str, Any], keys: Sequence[str], where: str) -> Floats:
+    """The overall mean and the mean of each group, (1 + groups,); a group that is not named is missing."""
+    total = TOTAL_KEY + _MEAN
+    if total not in named:
+        raise SourceError(f"{where} has no {total}: it is not of the released form")
+    if strange := named.keys() - {total, *(key + kind for key in keys for kind in (_MEAN, _RELATIVE))}:
+        raise SourceError(
+            f"{where} has {_some(strange)}: expected, of each group of point_estimate, <group>{_MEAN} and "
+            f"<group>{_RELATIVE}"
+        )
+    for name, value in named.items():
+        if not isinstance(value, float) or not math.isfinite(value):  # Python's JSON knows NaN and Infinity
+            raise SourceError(f"{where}: {name} is {value!r}, expected a number")
+    means = np.array([named[total], *(named.get(key + _MEAN, np.nan) for key in keys)], dtype=np.float64)
+    relative = np.array([named.get(key + _RELATIVE, np.nan) for key in keys], dtype=np.float64)
+    if means[0] <= 0 or (means > 1).any() or (means < 0).any():
+        raise SourceError(f"{where}: weighted means must be probabilities, and the overall one above 0")
+    if not np.allclose(means[1:], relative * means[0], rtol=_SAME, atol=0, equal_nan=True):
+        wrong = keys[int(np.argmin(np.isclose(means[1:], relative * means[0], rtol=_SAME, atol=0, equal_nan=True)))]
+        raise SourceError(
+            f"{where}: {wrong + _RELATIVE} is not {wrong + _MEAN} divided by {total}: the file was changed, "
+            "take a good copy"
+        )
+    return means
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(map(repr, shown[:3])) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -10,10 +10,21 @@ import pandas as pd
 from scipy import stats
 
 from analysis.bootstrap import Counts, percentile_interval, resample, spread
-from analysis.estimate import RACES, Analysis, Frame, area_means, evaluate_analysis, frames
+from analysis.estimate import (
+    RACES,
+    TOTAL_KEY,
+    Analysis,
+    Frame,
+    area_means,
+    evaluate_analysis,
+    frames,
+    group_labels,
+)
 from analysis.published import Released
 
 Floats = npt.NDArray[np.float64]
+
+AVERAGE = "All"  # the group that holds everyone: the average that others are relative to
 
 
 def estimate_all(
@@ -53,48 +64,57 @@ def _released(analysis: Analysis, frame: Frame, point: Floats, replicated: Float
     return Released(analysis.keys, float(once.total), once.means, often.total, often.means)
 
 
-def group_table(analysis: Analysis, released: Released, frame: Frame, images: Counts, percent: float) -> pd.DataFrame:
-    """One row a group and quantity: estimate, interval, spread, and what stands behind it.
+def released_table(analysis: str, released: Released, percent: float) -> pd.DataFrame:
+    """One row a group and quantity of one analysis, as released: estimate, interval and spread over its replicates.
 
-    A group without an estimate (nobody of it lives in an area with images) has no row. `images` counts the images in
-    areas where the group lives: for population groups nearly all.
+    The overall mean, to which groups are relative, is the group `All`. A group without an estimate has no row.
+
+    Parameters
+    ----------
+    percent : of the replicates that an interval holds, in the middle
+
+    Returns
+    -------
+    analysis, group (name for a reader), key (name in the released file), quantity, estimate, lower, upper, sd,
+    replicates
     """
-    behind = (analysis.weights > 0) & frame.areas[:, None]
-    common = {
-        "analysis": analysis.name,
-        "group": analysis.labels,
-        "key": analysis.keys,
-        "replicates": len(released.replicate_totals),
-        "areas": (behind & (images > 0)[:, None]).sum(axis=0),
-        "images": behind.T @ images,
-        "persons": np.where(frame.areas[:, None], analysis.weights, 0).sum(axis=0),
-    }
-    rows = [
-        _quantity(common, "relative_to_average", released.relative, released.replicate_relative, percent),
-        _quantity(common, "weighted_mean", released.means, released.replicate_means, percent),
-    ]
-    total = {
-        "analysis": analysis.name,
-        "group": ["All"],
-        "key": ["Estimate_Total"],
-        "replicates": len(released.replicate_totals),
-        "areas": [int((frame.areas & (images > 0)).sum())],
-        "images": [int(images[frame.areas].sum())],
-        "persons": [np.nan],
-    }
-    rows.append(
-        _quantity(total, "weighted_mean", np.array([released.total]), released.replicate_totals[:, None], percent)
-    )
-    table = pd.concat(rows, ignore_index=True)
+    labels = group_labels(analysis)
+    groups = [labels.get(key, key) for key in released.keys]
+    total, replicate_totals = np.array([released.total]), released.replicate_totals[:, None]
+    parts = []
+    for quantity, names, keys, estimate, replicates in (
+        ("relative_to_average", groups, released.keys, released.relative, released.replicate_relative),
+        ("weighted_mean", groups, released.keys, released.means, released.replicate_means),
+        ("weighted_mean", [AVERAGE], (TOTAL_KEY,), total, replicate_totals),
+    ):
+        lower, upper = percentile_interval(replicates, percent)
+        columns = {"group": names, "key": keys, "quantity": quantity, "estimate": estimate}
+        spreads = {"lower": lower, "upper": upper, "sd": spread(replicates), "replicates": len(replicates)}
+        parts.append(pd.DataFrame({"analysis": analysis, **columns, **spreads}))
+    table = pd.concat(parts, ignore_index=True)
     return table[table["estimate"].notna()]
 
 
-def _quantity(common: dict[str, Any], name: str, estimate: Floats, replicates: Floats, percent: float) -> pd.DataFrame:
-    lower, upper = percentile_interval(replicates, percent)
-    frame = pd.DataFrame({**common, "quantity": name, "estimate": estimate, "lower": lower, "upper": upper})
-    frame["sd"] = spread(replicates)
-    columns = ["analysis", "group", "key", "quantity", "estimate", "lower", "upper", "sd", "replicates"]
-    return frame[[*columns, "areas", "images", "persons"]]
+def group_table(analysis: Analysis, released: Released, frame: Frame, images: Counts, percent: float) -> pd.DataFrame:
+    """Rows of `released_table`, and what stands behind each: areas, images, persons.
+
+    `images` counts the images in areas where the group lives: for population groups nearly all.
+    """
+    behind = (analysis.weights > 0) & frame.areas[:, None]
+    counts = pd.DataFrame(
+        {
+            "areas": [*(behind & (images > 0)[:, None]).sum(axis=0), (frame.areas & (images > 0)).sum()],
+            "images": [*(behind.T @ images), images[frame.areas].sum()],
+            "persons": [*np.where(frame.areas[:, None], analysis.weights, 0).sum(axis=0), np.nan],
+        },
+        index=[*analysis.keys, TOTAL_KEY],
+    )
+    return released_table(analysis.name, released, percent).join(counts, on="key")
+
+
+def from_the_highest(groups: pd.DataFrame) -> pd.DataFrame:
+    """Groups by falling estimate; ties by name."""
+    return groups.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
 
 
 def area_table(

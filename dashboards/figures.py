@@ -6,10 +6,11 @@ Drawn with matplotlib's objects, without its global state: every text and size i
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from dashboards.results import FEW_IMAGES, Results, from_the_highest
+from analysis.results import from_the_highest
+from dashboards.results import FEW_IMAGES, Results
 
 INK = "#1b1f24"
 MUTED = "#646d78"
@@ -38,12 +40,14 @@ TEXT_PT = 9.0
 SMALL_PT = 7.5
 LINE_PT = 11.5
 PNG_DPI = 240
+RANKING_COLUMNS = 3
+RANKING_ROW_PT = 10.0
 MEASURE = "How often images show a police vehicle, times the average"
 
 
 @dataclass(frozen=True)
 class Series:
-    """Intervals drawn in one colour and marker; `rows` has group, estimate, lower, upper, images."""
+    """Intervals drawn in one colour and marker; `rows` are of `Grouped.groups`."""
 
     name: str
     rows: pd.DataFrame
@@ -59,8 +63,33 @@ class Row:
     group: str | None = None
 
 
+class Grouped(Protocol):
+    """Estimates by analysis and group, of a study or as released."""
+
+    @property
+    def ranked_of(self) -> str:
+        """What is said of the neighbourhoods that `ends` chooses from; nothing where it is all of them."""
+
+    def has(self, analysis: str) -> bool:
+        """Whether an analysis was made."""
+
+    def groups(self, analysis: str) -> pd.DataFrame:
+        """Levels relative to the average: group, estimate, lower, upper, none_positive, and images where known."""
+
+    def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Neighbourhoods with the highest and with the lowest level."""
+
+
 def draw_figures(results: Results, *, interval_percent: float, simulated: str) -> dict[str, Figure]:
-    """Figures that the results allow, by name: race, density, income, zone, borough, neighbourhood, truth."""
+    """Figures that a study's results allow, by name: those of `draw_groups`, truth."""
+    figures = draw_groups(results, interval_percent=interval_percent, simulated=simulated)
+    if results.truth is not None and results.has("neighbourhood"):
+        figures["truth"] = truth_figure(results, interval_percent=interval_percent, simulated=simulated)
+    return figures
+
+
+def draw_groups(results: Grouped, *, interval_percent: float, simulated: str) -> dict[str, Figure]:
+    """Interval figures that the results allow, by name: race, density, income, zone, borough, neighbourhood."""
     figures = {}
     for name, title in (
         ("race", "By race and ethnicity"),
@@ -70,44 +99,62 @@ def draw_figures(results: Results, *, interval_percent: float, simulated: str) -
         ("borough", "By borough"),
         ("neighbourhood", "By neighbourhood"),
     ):
-        rows = _rows(results, name)
-        if rows:
-            subtitle = f"{MEASURE}\nDot: estimate. Line: {interval_percent:g} % interval"
-            if name == "neighbourhood":
-                subtitle += f". Of those with at least {FEW_IMAGES} images"
-            figures[name] = interval_figure(
-                _series(results, name), rows, title=title, subtitle=subtitle, simulated=simulated
-            )
-    if results.truth is not None and results.has("neighbourhood"):
-        figures["truth"] = truth_figure(results, interval_percent=interval_percent, simulated=simulated)
+        series = _series(results, name)
+        rows = _rows(results, name, series)
+        if not rows:
+            continue
+        subtitle = interval_subtitle(interval_percent)
+        if name == "neighbourhood" and results.ranked_of:
+            subtitle += f". {results.ranked_of}"
+        # Released results can lack the file of the whole city.
+        of = "" if results.has(name) else f", {series[0].name}"
+        figures[name] = interval_figure(series, rows, title=title + of, subtitle=subtitle, simulated=simulated)
     return figures
 
 
-def _series(results: Results, name: str) -> list[Series]:
-    series = [Series("whole city", results.groups(name))]
-    if results.has(f"{name}_residential"):
-        series.append(Series("residential zones only", results.groups(f"{name}_residential"), ORANGE, "D"))
-    return series
+def interval_subtitle(interval_percent: float) -> str:
+    """What an interval figure shows, and how."""
+    return f"{MEASURE}\nDot: estimate. Line: {interval_percent:g} % interval"
 
 
-def _rows(results: Results, name: str) -> list[Row]:
+def _series(results: Grouped, name: str) -> list[Series]:
+    """Groups of the whole city and of residential zones only, as far as the results have them."""
+    parts = (
+        (name, "whole city", BLUE, "o"),
+        (f"{name}_residential", "residential zones only", ORANGE, "D"),
+    )
+    return [
+        Series(label, results.groups(analysis), colour, marker)
+        for analysis, label, colour, marker in parts
+        if results.has(analysis)
+    ]
+
+
+def _rows(results: Grouped, name: str, series: list[Series]) -> list[Row]:
+    if not series:
+        return []
     if name == "neighbourhood":
-        return [
-            row
-            for heading, groups in zip(("highest", "lowest"), results.ends(), strict=True)
-            if len(groups)
-            for row in (Row(f"{len(groups)} {heading}"), *(Row(group, group) for group in groups["group"]))
-        ]
-    groups = results.groups(name)
+        return rows_of_ends(*results.ends())
+    groups = series[0].rows
     if name not in ("density", "income"):  # quartiles stand in their own order
         groups = from_the_highest(groups)
     return [Row(group, group) for group in groups["group"]]
 
 
+def rows_of_ends(highest: pd.DataFrame, lowest: pd.DataFrame) -> list[Row]:
+    """Both ends of a ranking, each below its heading."""
+    return [
+        row
+        for heading, groups in (("highest", highest), ("lowest", lowest))
+        if len(groups)
+        for row in (Row(f"{len(groups)} {heading}"), *(Row(group, group) for group in groups["group"]))
+    ]
+
+
 def interval_figure(
     series: Sequence[Series], rows: Sequence[Row], *, title: str, subtitle: str, simulated: str
 ) -> Figure:
-    """Dot and whisker for every group, a line at the average, the number of images on the right."""
+    """Dot and whisker for every group, a line at the average; on the right the images, else the estimate in figures."""
     row_pt = 25.0 if len(series) > 1 else 20.0
     labels = [textwrap.wrap(row.label, 25) if row.group is not None else [row.label] for row in rows]
     label_chars = max((len(line) for row, lines in zip(rows, labels, strict=True) if row.group for line in lines))
@@ -126,7 +173,7 @@ def interval_figure(
             row_pt * len(rows) / height_pt,
         )
     )
-    _heading(figure, height_pt, title, subtitle, notice)
+    _heading(figure, title, subtitle, notice)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _bare(axes)
     axes.yaxis.set_major_locator(NullLocator())
@@ -134,21 +181,26 @@ def interval_figure(
     axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
     for position, (row, lines) in enumerate(zip(rows, labels, strict=True)):
         _row_label(axes, position, row, lines, left_pt)
+    beside = "images" if all("images" in frame for frame in shown) else "estimate"
     place = {row.group: position for position, row in enumerate(rows) if row.group is not None}
     for number, (one, frame) in enumerate(zip(series, shown, strict=True)):
         offset = 0.42 * (number - (len(series) - 1) / 2)
-        _whiskers(axes, frame.assign(y=frame["group"].map(place) + offset), one)
-    _text(axes, 1, 1, "images", x_pt=right_pt - 6, y_pt=5, size=SMALL_PT, colour=MUTED, align="right")
+        placed = frame.assign(y=frame["group"].map(place) + offset)
+        _whiskers(axes, placed, one)
+        _numbers(axes, placed, one, beside)
+    _text(axes, 1, 1, beside, x_pt=right_pt - 6, y_pt=5, size=SMALL_PT, colour=MUTED, align="right")
     axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     if len(series) > 1:
-        _legend(figure, series, height_pt)
+        _legend(figure, series)
     return figure
 
 
-def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series) -> None:
+def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, scale: float = 1.0) -> None:
+    """Dots and lines of groups at their height `y`; `scale` is for the size of both."""
     solid = frame[~frame["none_positive"]]
-    axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8, zorder=3)
-    size = 5.0 if series.marker == "o" else 4.2
+    axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8 * scale, zorder=3)
+    # Small enough that the short intervals of large groups show beside it.
+    size = 3.8 if series.marker == "o" else 3.4
     for hollow, part in frame.groupby("none_positive"):
         face = "none" if hollow else series.colour
         axes.plot(
@@ -157,13 +209,17 @@ def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series) -> None:
             series.marker,
             color=series.colour,
             markerfacecolor=face,
-            markersize=size,
+            markersize=size * scale,
             linestyle="none",
             zorder=4,
         )
-    for y, images in zip(frame["y"], frame["images"], strict=True):
+
+
+def _numbers(axes: Axes, frame: pd.DataFrame, series: Series, beside: str) -> None:
+    """The column `beside` in figures, right of the axes."""
+    for y, value in zip(frame["y"], frame[beside], strict=True):
         axes.annotate(
-            f"{images:,.0f}",
+            f"{value:,.0f}" if beside == "images" else f"{value:.3f}",
             (1, y),
             xycoords=axes.get_yaxis_transform(),
             xytext=(52, 0),
@@ -184,7 +240,7 @@ def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: f
         xycoords=axes.get_yaxis_transform(),
         xytext=(8 - left_pt if heading else -6, 0),
         textcoords="offset points",
-        fontsize=SMALL_PT if heading or len(lines) > 1 else TEXT_PT - 0.5,
+        fontsize=TEXT_PT - 0.5 if len(lines) == 1 and not heading else SMALL_PT - (len(lines) > 2),
         color=MUTED if heading else INK,
         fontweight="bold" if heading else "normal",
         ha="left" if heading else "right",
@@ -227,6 +283,59 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
+def ranking_figure(series: Sequence[Series], *, title: str, subtitle: str, simulated: str) -> Figure:
+    """Every group of the series, ranked together from the highest, in columns; a line at the average."""
+    everything = from_the_highest(pd.concat([one.rows for one in series]))
+    column_rows = math.ceil(len(everything) / RANKING_COLUMNS)
+    notice = _notice(simulated, hollow=bool(everything["none_positive"].any()))
+    top_pt, bottom_pt = 12 + 3 * LINE_PT + LINE_PT + 18, 36 + LINE_PT * len(notice)
+    label_pt, column_pt = 204.0, 340.0
+    width_pt, height_pt = RANKING_COLUMNS * column_pt + 8, top_pt + RANKING_ROW_PT * column_rows + bottom_pt
+    figure = Figure(figsize=(width_pt / PT_PER_INCH, height_pt / PT_PER_INCH))
+    _heading(figure, title, subtitle, notice)
+    _legend(figure, series)
+    ranks = {group: rank for rank, group in enumerate(everything["group"])}
+    for column in range(RANKING_COLUMNS):
+        inside = {group: rank % column_rows for group, rank in ranks.items() if rank // column_rows == column}
+        place = (
+            (column * column_pt + label_pt) / width_pt,
+            bottom_pt / height_pt,
+            (column_pt - label_pt - 6) / width_pt,
+            RANKING_ROW_PT * column_rows / height_pt,
+        )
+        axes = figure.add_axes(place)
+        axes.set_ylim(column_rows - 0.5, -0.5)
+        _bare(axes)
+        axes.yaxis.set_major_locator(NullLocator())
+        _ratio_scale(axes, everything)
+        axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
+        for group, row in inside.items():
+            _rank_label(axes, row, f"{group}  {ranks[group] + 1:>3}")
+        for one in series:
+            shown = one.rows[one.rows["group"].isin(list(inside))]
+            _whiskers(axes, shown.assign(y=shown["group"].map(inside)), one, scale=0.7)
+        axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
+    return figure
+
+
+def _rank_label(axes: Axes, row: int, text: str) -> None:
+    axes.annotate(
+        text,
+        (0, row),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(-6, 0),
+        textcoords="offset points",
+        fontsize=SMALL_PT - 0.5,
+        color=INK,
+        ha="right",
+        va="center",
+        annotation_clip=False,
+        parse_math=False,
+    )
+    if row % 2 == 0:
+        axes.axhspan(row - 0.5, row + 0.5, color=GRID, alpha=0.08, linewidth=0, zorder=0)
+
+
 def truth_figure(results: Results, *, interval_percent: float, simulated: str) -> Figure:
     """Estimated level of each neighbourhood against its true one, both relative to the average."""
     frame = against_truth(results)
@@ -240,7 +349,7 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     subtitle = f"{MEASURE}\nA dot a neighbourhood. Line: {interval_percent:g} % interval"
     if found is not None:
         subtitle += f"; {found['covered']:,} of {found['neighbourhoods']:,} hold the truth"
-    _heading(figure, height_pt, "Estimate against truth", subtitle, notice)
+    _heading(figure, "Estimate against truth", subtitle, notice)
     _bare(axes, both=True)
     many = frame["images"] >= FEW_IMAGES
     positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
@@ -305,9 +414,11 @@ def _notice(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
     return lines
 
 
-def _heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
+def _heading(figure: Figure, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
+    width_pt, height_pt = _size_pt(figure)
+
     def put(x_pt: float, y_pt: float, text: str, **style: Any) -> None:
-        figure.text(x_pt / WIDTH_PT, y_pt / height_pt, text, parse_math=False, va="top", **style)
+        figure.text(x_pt / width_pt, y_pt / height_pt, text, parse_math=False, va="top", **style)
 
     put(8, height_pt - 8, title, fontsize=TEXT_PT + 1.5, fontweight="bold", color=INK)
     put(8, height_pt - 10 - LINE_PT - 3, subtitle, fontsize=SMALL_PT + 0.5, color=MUTED, linespacing=1.25)
@@ -315,12 +426,13 @@ def _heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice
         put(8, 4 + LINE_PT * (len(notice) - number), line, fontsize=SMALL_PT, color=colour)
 
 
-def _legend(figure: Figure, series: Sequence[Series], height_pt: float) -> None:
+def _legend(figure: Figure, series: Sequence[Series]) -> None:
+    width_pt, height_pt = _size_pt(figure)
     x_pt, y_pt = 12.0, height_pt - 12 - 3 * LINE_PT - 11
     for one in series:
         figure.add_artist(
             Line2D(
-                [x_pt / WIDTH_PT],
+                [x_pt / width_pt],
                 [y_pt / height_pt],
                 marker=one.marker,
                 color=one.colour,
@@ -329,9 +441,15 @@ def _legend(figure: Figure, series: Sequence[Series], height_pt: float) -> None:
             )
         )
         figure.text(
-            (x_pt + 7) / WIDTH_PT, (y_pt - 0.5) / height_pt, one.name, fontsize=SMALL_PT + 0.5, color=INK, va="center"
+            (x_pt + 7) / width_pt, (y_pt - 0.5) / height_pt, one.name, fontsize=SMALL_PT + 0.5, color=INK, va="center"
         )
         x_pt += 24 + 4.6 * len(one.name)
+
+
+def _size_pt(figure: Figure) -> tuple[float, float]:
+    """Width and height of a figure."""
+    width_inch, height_inch = figure.get_size_inches()
+    return width_inch * PT_PER_INCH, height_inch * PT_PER_INCH
 
 
 def _bare(axes: Axes, *, both: bool = False) -> None:

@@ -73,8 +73,9 @@ class City:
     extent: Extent
     land: Path
     boroughs: tuple[Path, ...]
-    level: gpd.GeoDataFrame  # places with images, relative (missing: no estimate), few and geometry
+    level: gpd.GeoDataFrame  # places with relative (missing: no estimate), few and geometry
     level_of: str  # what a row of `level` is
+    few_means: str  # what is hatched: the places with `few`
 
 
 @dataclass(frozen=True)
@@ -93,23 +94,50 @@ def load_city(study: Study, results: Results, *, cells: int = CELLS) -> City:
     The land is that of the boroughs where the study has them, as areas can reach into the water.
     """
     crs = study.settings.city.crs
-    areas = _in_feet(study.read(AREAS_FILE, geometry=True), crs)
-    places = _in_feet(study.read(PLACES_FILE, geometry=True), crs)
+    areas = in_feet(study.read(AREAS_FILE, geometry=True), crs)
+    places = in_feet(study.read(PLACES_FILE, geometry=True), crs)
+    level, level_of = _level_places(results, areas, places)
+    return outline_city(
+        areas,
+        places[places["level"] == "borough"],
+        level,
+        level_of=level_of,
+        few_means=f"under {FEW_IMAGES} images, or none positive",
+        cells=cells,
+    )
+
+
+def outline_city(
+    areas: gpd.GeoDataFrame,
+    boroughs: gpd.GeoDataFrame,
+    level: gpd.GeoDataFrame,
+    *,
+    level_of: str,
+    few_means: str,
+    cells: int = CELLS,
+) -> City:
+    """City of shapes in feet, simplified to what a map of `cells` cells along its longer side shows.
+
+    Parameters
+    ----------
+    areas : what the map must hold; the land, too, where there are no boroughs
+    level, level_of, few_means : as in `City`
+    """
     extent = Extent.around(tuple(areas.total_bounds), cells=cells)
-    boroughs = places[places["level"] == "borough"]
     ground = boroughs if len(boroughs) else areas
     land = shapely.union_all(shapely.make_valid(ground.geometry.to_numpy()))
-    level, level_of = _level_places(results, areas, places)
     return City(
         extent=extent,
         land=_path(_simple(land, extent)),
         boroughs=tuple(_path(_simple(shape, extent)) for shape in boroughs.geometry),
         level=level.set_geometry(level.geometry.map(lambda shape: _simple(shape, extent))),
         level_of=level_of,
+        few_means=few_means,
     )
 
 
-def _in_feet(frame: pd.DataFrame, crs: str) -> gpd.GeoDataFrame:
+def in_feet(frame: pd.DataFrame, crs: str) -> gpd.GeoDataFrame:
+    """Shapes in feet of the projected system `crs`."""
     projected = gpd.GeoDataFrame(frame).to_crs(crs)
     factor = feet_per_unit(crs)
     return projected.set_geometry(projected.geometry.affine_transform([factor, 0, 0, factor, 0, 0]))
@@ -159,6 +187,11 @@ def draw_maps(study: Study, city: City, counts: Counts) -> dict[str, tuple[Figur
     title = f"Police vehicles in dashcam images of {settings.city.name}"
     together = _compose(panels, city, source, simulated=settings.simulated, title=title)
     return {"map": (together, TRIPLE_DPI), **maps}
+
+
+def draw_level(city: City, source: str, *, simulated: str) -> tuple[Figure, int]:
+    """The map of levels alone, and its dots per inch."""
+    return _compose([level_panel(city)], city, source, simulated=simulated), SINGLE_DPI
 
 
 def source_line(study: Study, images: int) -> str:
@@ -236,17 +269,11 @@ def level_panel(city: City) -> Panel:
         few = known & places["few"]
         _shapes(axes, places.loc[~known, "geometry"], EMPTY)
         _shapes(axes, places.loc[known, "geometry"], cmap(norm(places.loc[known, "relative"].to_numpy())))
-        _shapes(axes, places.loc[few, "geometry"], "none", edge=HATCH, hatch=HATCHING)
-        patches = [
-            Patch(
-                facecolor="white",
-                edgecolor=HATCH,
-                linewidth=0.4,
-                hatch=HATCHING,
-                label=f"under {FEW_IMAGES} images, or none positive",
-            ),
-            Patch(facecolor=EMPTY, label="no images, or nobody lives there"),
-        ]
+        patches = [Patch(facecolor=EMPTY, label="no images, or nobody lives there")]
+        if few.any():
+            _shapes(axes, places.loc[few, "geometry"], "none", edge=HATCH, hatch=HATCHING)
+            hatched = Patch(facecolor="white", edgecolor=HATCH, linewidth=0.4, hatch=HATCHING, label=city.few_means)
+            patches.insert(0, hatched)
         _classes(legend, cmap, patches=patches)
 
     subtitle = (

@@ -17,8 +17,9 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from analysis.results import from_the_highest
 from dashboards.figures import GRID, INK, MUTED, WARNING
-from dashboards.results import ANALYSES, FEW_IMAGES, Results, from_the_highest
+from dashboards.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
 from pipeline.store import Study
@@ -67,7 +68,6 @@ COVARIATES = {
     "station_distance_ft": "Mean distance to the nearest police station",
 }
 NBSP = "\u00a0"
-UNKNOWN = "\u2013"
 UNITS = {"density": "people per square mile", "income": "USD"}
 STAGE_ORDER = ("layers", "labels", "match", "read", "quarantine", "ingest", "calibrate", "annotate", "cells", "map")
 FILES = {

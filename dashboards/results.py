@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.results import AVERAGE, from_the_highest
 from analysis.stages import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
 from pipeline.errors import NotYetMade, SourceError
 from pipeline.layers import AREAS_FILE
@@ -20,6 +21,8 @@ TRUTH_FILE = "areas.csv"  # in the study's folder of truths
 RANKED = 15  # neighbourhoods shown at each end
 # Fewer images than these say little: hatched on the map, left out of rankings.
 FEW_IMAGES = 200
+
+UNKNOWN = "\u2013"  # stands where a number is missing
 
 # The analyses in the order of the report, with their titles.
 ANALYSES = {
@@ -33,7 +36,6 @@ ANALYSES = {
     "borough": "Borough",
     "neighbourhood": "Neighbourhood",
 }
-AVERAGE = "All"  # the group that holds everyone: the average that others are relative to
 
 _TEXT = {
     TABLES_FILE: ["analysis", "group", "key", "quantity"],
@@ -55,6 +57,11 @@ class Results:
     areas: pd.DataFrame  # one row an area
     summary: dict[str, Any]
     truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
+
+    @property
+    def ranked_of(self) -> str:
+        """Which neighbourhoods are ranked."""
+        return f"Of those with at least {FEW_IMAGES} images"
 
     def has(self, analysis: str) -> bool:
         """Whether an analysis was made."""
@@ -86,11 +93,6 @@ class Results:
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["group"] == AVERAGE)
         return float(tables.loc[wanted & (tables["quantity"] == "weighted_mean"), "estimate"].max())
-
-
-def from_the_highest(groups: pd.DataFrame) -> pd.DataFrame:
-    """Groups by falling estimate; ties by name."""
-    return groups.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
 
 
 def read_results(study: Study) -> Results:

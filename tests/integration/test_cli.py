@@ -10,6 +10,7 @@ from cluster.connect import connection
 from cluster.profiles import ClusterError, Local, load_profile
 from pipeline.store import open_study
 from pipeline.tables import TABLES
+from tests.released import write_released
 
 
 def invoke(*arguments: str):
@@ -19,7 +20,10 @@ def invoke(*arguments: str):
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export", "dictionary"],
+    [
+        *("demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export"),
+        *("reproduce", "compare", "dictionary"),
+    ],
 )
 def test_every_command_explains_itself(command):
     code, output = invoke(command, "--help")
@@ -170,3 +174,34 @@ def test_ingest_without_study_and_sources_says_how_to_make_one(tmp_path):
     assert code == 2
     assert "is no study" in output
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_reproduce_and_compare_write_their_folders_and_say_what_lacks(tmp_path):
+    a, b = write_released(tmp_path / "a"), write_released(tmp_path / "b", "race", "zone", seed=2)
+    code, output = invoke("reproduce", str(b), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "race_residential_zones_only_bootstraps.json" in output
+    assert (tmp_path / "out" / "tables.csv").is_file()
+    code, output = invoke("compare", str(a), str(b), "--out", str(tmp_path / "both"))
+    assert code == 0
+    assert f"B: {b}, without race_residential" in output
+    assert "Hispanic or Latino" in output
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {"comparison.csv", "summary.csv"}
+    code, _ = invoke("compare", str(a), str(b), "--out", str(tmp_path / "both"))
+    assert code == 0
+    code, output = invoke("compare", str(a), str(b), "--out", str(b))
+    assert (code, "no earlier result" in output) == (2, True)
+
+
+def test_results_that_can_not_be_read_end_with_one_line(tmp_path):
+    folder = write_released(tmp_path / "a", "race")
+    (folder / "race_bootstraps.json").write_text('{"point_estimate": {')
+    for arguments in (
+        ("reproduce", str(folder), "--out", str(tmp_path / "out")),
+        ("compare", str(folder), str(folder)),
+    ):
+        code, output = invoke(*arguments)
+        assert code == 2
+        (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+        assert "race_bootstraps.json is not whole JSON" in line
+    assert not (tmp_path / "out").exists()

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.bootstrap import percentile_interval, spread
-from analysis.published import Released
+from analysis.estimate import PUBLISHED_FILES, RACES, TOTAL_KEY, analyses, group_labels
+from analysis.published import Released, read_released
+from analysis.results import released_table
 from pipeline.errors import SourceError
+from tests.released import change, made_released, write_released
 
 
 def test_results_come_back_as_they_were_written_and_a_missing_group_is_left_out():
@@ -30,28 +32,147 @@ def test_results_come_back_as_they_were_written_and_a_missing_group_is_left_out(
     np.testing.assert_array_equal(again.replicate_relative, [[2.0], [1.5]])
 
 
-@pytest.mark.parametrize("text", ['{"point_estimate": {"A', "[]", '{"point_estimate": {}, "bootstrap_statistics": []}'])
+@pytest.mark.parametrize(
+    "text", ['{"point_estimate": {"A', "[]", '{"point_estimate": {}, "bootstrap_statistics": {}}', "1"]
+)
 def test_a_file_that_is_no_released_result_is_named(text):
     with pytest.raises(SourceError, match=r"race\.json is not"):
         Released.from_json(text, where="race.json")
 
 
+def test_bytes_that_are_no_text_are_refused():
+    with pytest.raises(SourceError, match="is not text"):
+        Released.from_json(b"\x93\x80\xff", where="race.json")
+
+
+WHITE = "Estimate_Total_Not_Hispanic_or_Latino_White_alone"
+
+
+def first(content):
+    return content["bootstrap_statistics"][0]
+
+
+FAULTS = {
+    "no overall mean": (
+        lambda c: c["point_estimate"].pop(f"{TOTAL_KEY}_weighted_mean"),
+        "point_estimate has no Estimate",
+    ),
+    "a value that is text": (
+        lambda c: first(c).update({f"{WHITE}_weighted_mean": "0.01"}),
+        "is '0.01', expected a number",
+    ),
+    "a value that is not a number": (lambda c: first(c).update({f"{WHITE}_weighted_mean": float("nan")}), "is nan"),
+    "an infinite value": (lambda c: c["point_estimate"].update({f"{WHITE}_weighted_mean": 10**400}), "is inf"),
+    "a value that is true": (lambda c: first(c).update({f"{WHITE}_relative_to_average": True}), "is True"),
+    "a value that is nothing": (lambda c: first(c).update({f"{WHITE}_relative_to_average": None}), "is None"),
+    "a group in a replicate alone": (
+        lambda c: first(c).update(X_weighted_mean=0.1),
+        "statistics 1 has 'X_weighted_mean'",
+    ),
+    "another quantity": (lambda c: c["point_estimate"].update(White_median=0.1), "point_estimate has 'White_median'"),
+    "percents": (lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 1.2}), "must be probabilities"),
+    "a mean below 0": (lambda c: first(c).update({f"{WHITE}_weighted_mean": -0.1}), "must be probabilities"),
+    "an overall mean of 0": (lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 0}), "overall one above 0"),
+    "a relative level that is no quotient": (
+        lambda c: first(c).update({f"{WHITE}_relative_to_average": 1.5}),
+        f"{WHITE}_relative_to_average is not",
+    ),
+    "half of a group": (lambda c: first(c).pop(f"{WHITE}_relative_to_average"), f"{WHITE}_relative_to_average is not"),
+    "replicates that are a mapping": (lambda c: c.update(bootstrap_statistics={"1": {}}), "is not a released result"),
+    "a replicate that is a list": (lambda c: c["bootstrap_statistics"].append([1]), "is not a released result"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_with_a_fault_is_refused_in_one_line_that_names_file_and_fault(tmp_path, fault):
+    edit, said = FAULTS[fault]
+    change(write_released(tmp_path), "race", edit)
+    with pytest.raises(SourceError) as caught:
+        read_released(str(tmp_path))
+    assert f"{tmp_path}/race_bootstraps.json" in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_group_that_a_replicate_does_not_touch_is_missing_there_and_left_out_of_its_interval(tmp_path):
+    def untouched(content):
+        for kind in ("weighted_mean", "relative_to_average"):
+            first(content).pop(f"{WHITE}_{kind}")
+
+    change(write_released(tmp_path), "race", untouched)
+    released = read_released(str(tmp_path))[0]["race"]
+    assert np.isnan(released.replicate_means[0, 0])
+    row = released_table("race", released, 95).query("group == 'White' and quantity == 'weighted_mean'").iloc[0]
+    assert row["replicates"] == 20
+    touched = made_released("race").replicate_means[1:, 0]
+    np.testing.assert_allclose([row["lower"], row["upper"]], np.percentile(touched, [2.5, 97.5]), rtol=1e-12)
+    assert row["sd"] == pytest.approx(np.std(touched))
+
+
+def test_results_without_replicates_have_estimates_and_no_intervals():
+    table = released_table("race", made_released("race", replicates=0), 95)
+    assert table["estimate"].notna().all()
+    assert table[["lower", "upper", "sd"]].isna().all(axis=None)
+
+
+def test_a_folder_is_read_in_the_papers_order_and_what_it_lacks_is_named(tmp_path):
+    released, absent = read_released(str(write_released(tmp_path, "zone", "race")))
+    assert list(released) == ["race", "zone"]
+    assert absent == [file for name, file in PUBLISHED_FILES.items() if name not in released]
+    np.testing.assert_array_equal(released["zone"].means, made_released("zone").means)
+
+
+def test_a_folder_without_results_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(SourceError, match=r"none of the 9 result files .*: name a folder"):
+        read_released(str(tmp_path / "nowhere"))
+    write_released(tmp_path / "estimates", "race")
+    with pytest.raises(SourceError, match=r"did you mean .*/estimates\?"):
+        read_released(str(tmp_path))
+
+
+def test_another_analysis_under_the_name_of_a_file_is_noticed(tmp_path):
+    (write_released(tmp_path) / PUBLISHED_FILES["zone"]).write_text(made_released("borough").to_json())
+    with pytest.raises(SourceError, match=r"zone_bootstraps\.json has the groups '', 'Bronx', .*another file"):
+        read_released(str(tmp_path))
+
+
 @pytest.mark.shared
-def test_the_authors_files_give_their_published_levels_and_intervals(shared_data):
-    published = pd.read_csv(shared_data / "paper" / "paper_results.csv", keep_default_na=False)
-    checked = 0
-    for file, rows in published.groupby("source_file"):
-        released = Released.from_json((shared_data / "paper" / "plot_data" / file).read_text(), where=file)
-        lower, upper = percentile_interval(released.replicate_relative, 95)
-        table = pd.DataFrame({"relative": released.relative, "lower": lower, "upper": upper}, index=released.keys)
-        table["sd"] = spread(released.replicate_relative)
-        for _, row in rows.iterrows():
-            # The published table shortens the names of groups; a level identifies its row.
-            ours = table.iloc[np.argmin(np.abs(table["relative"] - row["relative_to_average"]))]
-            np.testing.assert_allclose(
-                ours,
-                row[["relative_to_average", "ci_low_2_5", "ci_high_97_5", "sd_bootstrap"]].astype(float),
-                rtol=1e-9,
-            )
-            checked += 1
-    assert checked == len(published) == 251
+def test_our_names_of_files_and_groups_are_the_published_ones(shared_data):
+    folder = shared_data / "paper" / "plot_data"
+    assert sorted(PUBLISHED_FILES.values()) == sorted(path.name for path in folder.iterdir())
+    released, absent = read_released(str(folder))
+    assert absent == []
+    for name, one in released.items():
+        if labels := group_labels(name):
+            assert set(one.keys) == set(labels), name
+    areas = made_areas()
+    for analysis in analyses(areas, np.full(len(areas), 7))[0]:
+        published = set(released[analysis.name].keys)
+        assert set(analysis.keys) <= published, analysis.name
+        labels = group_labels(analysis.name)
+        assert analysis.labels == tuple(labels.get(key, key) for key in analysis.keys)
+
+
+@pytest.mark.shared
+def test_the_authors_files_are_written_back_as_they_were_read(shared_data):
+    for file in (shared_data / "paper" / "plot_data").iterdir():
+        text = file.read_text()
+        again = json.loads(Released.from_json(text, where=file.name).to_json())
+        assert again == json.loads(text), file.name
+
+
+def made_areas():
+    """Areas that give every analysis a group in each of its kinds."""
+    number = np.arange(40)
+    return pd.DataFrame(
+        {
+            "area": number.astype(str),
+            "neighbourhood": np.where(number % 2, "Gramercy", "Rosedale"),
+            "borough": np.where(number % 2, "Manhattan", "Queens"),
+            "zone": np.array(["R", "R", "C", "M"])[number % 4],
+            "density_per_sqmi": number * 10.0,
+            "income_usd": number * 1000.0,
+            "persons": 100.0,
+            **dict.fromkeys(RACES, 25.0),
+        }
+    )

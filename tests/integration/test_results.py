@@ -1,0 +1,28 @@
+"""What a study found, read back from its files in the released form."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import compare
+from analysis.published import read_released
+from analysis.reproduce import tabulate
+from dashboards.reproduction import write_reproduction
+
+
+def test_a_studys_own_results_give_the_numbers_of_its_tables(finished, tmp_path):
+    list(write_reproduction(finished.path("estimates"), tmp_path / "out"))
+    ours = pd.read_csv(tmp_path / "out" / "tables.csv", keep_default_na=False)
+    tables = pd.read_csv(finished.path("estimates/tables.csv"), keep_default_na=False)
+    key = ["analysis", "group", "quantity"]
+    assert ours[key].to_numpy().tolist() == tables[key].to_numpy().tolist()
+    numbers = ["estimate", "lower", "upper", "sd", "replicates"]
+    np.testing.assert_allclose(ours[numbers].astype(float), tables[numbers].astype(float), rtol=1e-12)
+    page = (tmp_path / "out" / "tables.md").read_text()
+    assert f"**Simulated: {finished.settings.simulated}**" in page
+
+
+def test_a_study_agrees_with_itself(finished):
+    released, _ = read_released(finished.path("estimates"))
+    compared = compare(tabulate(released), tabulate(released))
+    assert (compared["found_in"] == "both").all()
+    assert compared["intervals_overlap"].all()
