@@ -128,8 +128,8 @@ def ingest(
 ) -> None:
     """Metadata CSV, raw or annotated, to Parquet; bad rows to quarantine.
 
-    What is asked for here is written to study.yaml, so that a later `run` does the same; a study that does not exist
-    yet is made.
+    What is asked for here is written to study.yaml, so that a later `run` does the same (comments there are lost); a
+    study that does not exist yet is made.
     """
     from pipeline.ingest import STAGES, adopt
 
@@ -153,7 +153,10 @@ def annotate(
     cluster: ClusterOption = "local",
     join: Annotated[
         str | None,
-        typer.Option(help="This time, instead of annotate.join of study.yaml: index, or reference (dask-geopandas)."),
+        typer.Option(
+            help="This time, instead of annotate.join of study.yaml: index, or reference (dask-geopandas, slower, the "
+            "same on every point); the next run makes annotated/ again."
+        ),
     ] = None,
 ) -> None:
     """Time, places, nearest felony and station for every image."""

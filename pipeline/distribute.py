@@ -15,6 +15,7 @@ import pandas as pd
 
 from pipeline.contract import Table
 from pipeline.errors import PatrolscopeError
+from pipeline.spatial.coverage import in_order
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 
@@ -71,9 +72,10 @@ class SpatialJoin:
     """
 
     def __init__(self, keys: npt.NDArray[Any], shapes: npt.NDArray[np.object_], crs: Any) -> None:
-        self.layer = gpd.GeoDataFrame({"key": np.asarray(keys, dtype=np.str_)}, geometry=shapes, crs=crs)
-        self.layer = self.layer.sort_values("key", ignore_index=True)
-        self.keys = self.layer["key"].to_numpy().astype(np.str_)
+        keys = np.asarray(keys, dtype=np.str_)
+        order = in_order(keys)
+        self.keys = keys[order]
+        self.layer = gpd.GeoDataFrame(geometry=np.asarray(shapes)[order], crs=crs)
 
     def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
         """Position in `keys` of the area that holds each point; -1 outside every area."""

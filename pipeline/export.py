@@ -52,6 +52,8 @@ def export_published(
 ) -> str:
     """Write the wide file of a study: `published_table`, in the order of storage. Returns where it lies.
 
+    What annotated/ holds is taken; `patrolscope run` looks whether a source has changed since.
+
     Parameters
     ----------
     out : ends in .csv or .parquet: one file, put together beside it in a folder that ends in .parts and goes at the

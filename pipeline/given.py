@@ -29,6 +29,7 @@ from pipeline.store import Study
 from pipeline.tables import DIFFERENCES, METADATA, given_table
 
 FOLDER = "given"
+CONF_UNREADABLE = "conf_unreadable"
 KEPT = "kept_"  # begins the name of a column whose meaning is not known
 EXAMPLES = 100  # differences of a column that are kept, a file
 # Two floats are the same number: as far apart as a text of 12 digits, or a projection on another machine, puts them.
@@ -113,6 +114,8 @@ def typed_columns(rows: pa.Table, settings: Settings, names: Sequence[str]) -> t
         present = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
         columns[name] = _typed(present, table[name], settings.city.clock)
         unreadable[table[name].published] += columns[name].null_count - present.null_count
+        if name == "conf":
+            columns[CONF_UNREADABLE] = pc.and_(present.is_valid(), columns[name].is_null())
     schema = pa.schema([table[name].arrow_field() for name in columns])
     return pa.table(list(columns.values()), schema=schema), +unreadable
 
@@ -279,11 +282,13 @@ def detections_from(given: pd.DataFrame, ledger: Ledger, *, prediction_above: fl
 
     Returns
     -------
-    DataFrame indexed like `given`: `processed` (the row stands in an annotated file: its image was looked at), `score`
+    DataFrame indexed like `given`: `processed` (the row stands in an annotated file and its conf, if it has one, can be
+    read: its image was looked at, and we know with what result), `score`
     (missing: no box), `score_any` (missing: the file does not tell it) and `has_prediction` (where the flag is missing,
     whether the score says so)
     """
-    processed = given["given"] & ~_lacks(given, "conf")
+    unreadable = given[CONF_UNREADABLE].fillna(False).astype("bool")
+    processed = given["given"] & ~_lacks(given, "conf") & ~unreadable
     ledger.note("detections taken from the annotated file", int(processed.sum()))
     return pd.DataFrame(
         {

@@ -65,6 +65,8 @@ _ENCODINGS = {
 }
 # Rows are counted by quarter of an hour since local midnight: the finest that a day can be cut to.
 BIN_MS = 15 * 60 * 1000
+# A slice has fewer rows where more columns are read as text: a million rows of eight texts are 0.4 GB, and held twice.
+TEXTS_A_SLICE = 8
 _BINS_A_DAY = 256  # more than the longest day has
 
 STAGED = Table(
@@ -492,7 +494,11 @@ def plan_arrange(study: Study) -> list[Shard]:
     rules = fingerprint(METADATA.fingerprint(), settings.ingest.order_hours, settings.city.box.model_dump())
     given_rules = given_table(settings.annotate.felony_windows_h).fingerprint()
     of_day: defaultdict[str, list[_StagedFile]] = defaultdict(list)
-    for block in _finished_blocks(study):
+    blocks = _finished_blocks(study)
+    # Rows with many columns as text, such as unknown ones that are kept, are held fewer at a time.
+    texts = max((block.record.facts["texts"] for block in blocks), default=0)
+    most = max(1, settings.ingest.slice_rows // max(1, texts // TEXTS_A_SLICE))
+    for block in blocks:
         for file in block.staged():
             for day in file.by_day:
                 of_day[day].append(file)
@@ -500,7 +506,7 @@ def plan_arrange(study: Study) -> list[Shard]:
     for day, files in sorted(of_day.items()):
         bins = [file.bins(day) for file in files]
         total = np.sum(bins, axis=0)
-        for number, (first, stop, share, shares) in enumerate(_slices(total, settings.ingest.slice_rows)):
+        for number, (first, stop, share, shares) in enumerate(_slices(total, most)):
             used = [file for file, rows in zip(files, bins, strict=True) if rows[first:stop].any()]
             work: dict[str, Any] = {
                 "file": f"metadata/day={day}/slice-{number:03d}.parquet",

@@ -3,7 +3,8 @@
 Knows bytes, columns and limits; no study, no stage. A line ends with a line feed, or a carriage return and a line
 feed; rows are counted in lines after the header, so the number of a row does not depend on what stands in others.
 
-An annotated file is one with published columns beside those of a raw file. Those that are asked for come as text.
+An annotated file is one with published columns that annotate computes, beside those of a raw file. Those that are asked
+for come as text.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Header:
 
     @property
     def annotated(self) -> bool:
-        """Whether it has a published column beside those of a raw file."""
-        return not _KNOWN.difference(COLUMNS).isdisjoint(self.columns)
+        """Whether it has a published column that annotate computes: a raw file may have an `index` or a `NAME`."""
+        return not _READ.isdisjoint(self.columns)
 
 
 @dataclass(frozen=True)

@@ -563,6 +563,7 @@ def given_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = 
             Column("given", "bool", "the row stands in an annotated file"),
             Column("absent", "string", "columns of this table that the row's file lacks, commas between them"),
             *(replace(column, nullable=True) for column in computed),
+            Column("conf_unreadable", "bool", "the row has a conf that can not be read: no evidence", nullable=True),
             *(Column(name, "string", "as it stands in the source; meaning unknown", nullable=True) for name in kept),
         ),
         made_by="patrolscope ingest",

@@ -55,6 +55,14 @@ def test_parts_of_one_area_that_touch_share_its_key():
     assert located(build({"two": two}), [0.5, 1.5, 1.0, 1.5], [0.5, 1.5, 1.0, 0.5]) == ["two", "two", "two", None]
 
 
+def test_whole_numbers_are_identifiers_by_their_value():
+    shapes = {"13": shapely.box(0, 0, 1, 1), "9": shapely.box(1, 0, 2, 1), "109": shapely.box(0, 1, 2, 2)}
+    assert build(shapes).keys.tolist() == ["9", "13", "109"]
+    assert located(build(shapes), [1.0, 0.5, 1.5], [0.5, 1.0, 1.0]) == ["9", "13", "9"]
+    named = {f"p{key}": shape for key, shape in shapes.items()}
+    assert located(build(named), [1.0], [0.5]) == ["p13"]
+
+
 def test_overlaps_are_found_and_points_there_go_to_the_lower_key():
     shapes = {"x": shapely.box(0, 0, 2, 2), "w": shapely.box(1, 1, 3, 3)}
     index = build(shapes)

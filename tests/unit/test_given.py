@@ -55,10 +55,12 @@ def one_image(**changed: str) -> bytes:
 # Which files are annotated.
 
 
-def test_any_published_name_beside_those_of_a_raw_file_makes_an_annotated_file(published):
+def test_a_published_column_that_annotate_computes_makes_an_annotated_file(published):
     assert not parse_header(HEADER, where="raw").annotated
-    assert not parse_header(b"speed,image_ref,timestamp,lat,lng,split\n", where="raw").annotated
-    for name in set(published.columns) - {"image_ref", "timestamp", "lat", "lng", "split"}:
+    for name in ("speed", "index", "NAME", "geometry"):  # a raw file may have these for reasons of its own
+        assert not parse_header(f"{name},image_ref,timestamp,lat,lng,split\n".encode(), where="raw").annotated
+    for name in GIVEN.published_names().values():
+        assert name in published.columns or name.endswith("hr")
         assert parse_header(f'image_ref,timestamp,lat,lng,"{name}"\n'.encode(), where="annotated").annotated, name
 
 
@@ -458,6 +460,33 @@ def test_given_rows_in_another_order_are_refused(pair):
     computed, rows = pair
     with pytest.raises(ContractViolation, match="not those of the"):
         reconcile(computed, rows.iloc[::-1], trust=True, ledger=Ledger("annotate", len(rows)))
+
+
+def test_a_conf_that_can_not_be_read_is_no_evidence_and_an_empty_one_is_an_image_without_a_box(tmp_path):
+    rows = [
+        f"ride/a/{number}.jpg,{1601905000000 + number},40.7,-73.9,1,{conf}\n"
+        for number, conf in enumerate(["0.9", "", "2", "err", " "])
+    ]
+    content = "image_ref,timestamp,lat,lng,split,conf\n" + "".join(rows)
+    study = raw_study(tmp_path, {"1.csv": content.encode()})
+    records = finish(study)
+    assert notes(records)["conf can not be read: missing"] == 2
+    (file,) = study.files("metadata")
+    given_rows = given_of(study, file).sort_values("source_row")
+    found = detections_from(given_rows, Ledger("annotate", 5), prediction_above=0.001)
+    assert found["processed"].tolist() == [True, True, False, False, True]
+    assert found["score"].isna().tolist() == [False, True, True, True, True]
+
+
+def test_a_slice_has_fewer_rows_where_many_columns_are_kept_as_text(tmp_path):
+    unknown = [f"extra{number}" for number in range(40)]
+    lines = [f"ride/a/{n}.jpg,{1601905000000 + n},40.7,-73.9,1" + ",x" * 40 + "\n" for n in range(100)]
+    content = ("image_ref,timestamp,lat,lng,split," + ",".join(unknown) + "\n" + "".join(lines)).encode()
+    for keep, most in ((False, 100), (True, 40)):
+        study = raw_study(tmp_path / str(keep), {"1.csv": content}, ingest={"slice_rows": 100, "keep_unknown": keep})
+        sizes = [record.rows_in for record in finish(study)["ingest"]]
+        assert sum(sizes) == 100
+        assert max(sizes) <= most
 
 
 def test_detections_are_those_of_the_annotated_file(pair):
