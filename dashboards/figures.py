@@ -113,7 +113,7 @@ def interval_figure(
     label_chars = max((len(line) for row, lines in zip(rows, labels, strict=True) if row.group for line in lines))
     left_pt, right_pt = min(12 + 5.0 * label_chars, 138), 58.0
     shown = [one.rows[one.rows["group"].isin([row.group for row in rows])] for one in series]
-    notice = _notice(simulated, hollow=any(frame["none_positive"].any() for frame in shown))
+    notice = notice_lines(simulated, hollow=any(frame["none_positive"].any() for frame in shown))
     top_pt = 12 + 3 * LINE_PT + (LINE_PT + 4 if len(series) > 1 else 0) + 14
     bottom_pt = 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(rows) + bottom_pt
@@ -126,9 +126,9 @@ def interval_figure(
             row_pt * len(rows) / height_pt,
         )
     )
-    _heading(figure, height_pt, title, subtitle, notice)
+    heading(figure, height_pt, title, subtitle, notice)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _bare(axes)
+    bare(axes)
     axes.yaxis.set_major_locator(NullLocator())
     _ratio_scale(axes, pd.concat(shown))
     axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
@@ -230,7 +230,7 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
 def truth_figure(results: Results, *, interval_percent: float, simulated: str) -> Figure:
     """Estimated level of each neighbourhood against its true one, both relative to the average."""
     frame = against_truth(results)
-    notice = _notice(simulated, hollow=bool(frame["none_positive"].any()))
+    notice = notice_lines(simulated, hollow=bool(frame["none_positive"].any()))
     top_pt, bottom_pt, left_pt, right_pt = 48.0 + LINE_PT, 40.0 + LINE_PT * len(notice), 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt
@@ -240,8 +240,8 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     subtitle = f"{MEASURE}\nA dot a neighbourhood. Line: {interval_percent:g} % interval"
     if found is not None:
         subtitle += f"; {found['covered']:,} of {found['neighbourhoods']:,} hold the truth"
-    _heading(figure, height_pt, "Estimate against truth", subtitle, notice)
-    _bare(axes, both=True)
+    heading(figure, height_pt, "Estimate against truth", subtitle, notice)
+    bare(axes, both=True)
     many = frame["images"] >= FEW_IMAGES
     positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
     values = frame.loc[positive & many, ["truth", "lower", "upper"]].replace(0, np.nan).to_numpy()
@@ -297,7 +297,7 @@ def against_truth(results: Results) -> pd.DataFrame:
 # Shared parts of a figure.
 
 
-def _notice(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
+def notice_lines(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
     """Lines at the foot of a figure, each with its colour."""
     lines = [("Hollow: none of the images is positive, so that no interval can be known.", MUTED)] * hollow
     if simulated:
@@ -305,7 +305,9 @@ def _notice(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
     return lines
 
 
-def _heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
+def heading(figure: Figure, height_pt: float, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
+    """Title and subtitle at the head of a figure, and the lines of `notice_lines` at its foot."""
+
     def put(x_pt: float, y_pt: float, text: str, **style: Any) -> None:
         figure.text(x_pt / WIDTH_PT, y_pt / height_pt, text, parse_math=False, va="top", **style)
 
@@ -334,7 +336,7 @@ def _legend(figure: Figure, series: Sequence[Series], height_pt: float) -> None:
         x_pt += 24 + 4.6 * len(one.name)
 
 
-def _bare(axes: Axes, *, both: bool = False) -> None:
+def bare(axes: Axes, *, both: bool = False) -> None:
     """No box, a light grid."""
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom" or (both and name == "left"))
