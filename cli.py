@@ -209,12 +209,12 @@ def _print_evaluation(study: Study) -> None:
     )
     grid.add_column("")
     for name, facts in summary["sets"].items():
-        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['positives']:,} with a vehicle", justify="right")
+        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['positives']:,} positive", justify="right")
     for quantity in QUANTITIES:
         found = [facts[quantity] for facts in summary["sets"].values()]
         grid.add_row(
             quantity.replace("_", " "),
-            *("-" if one is None else "{estimate:.3f}  {lower:.3f} to {upper:.3f}".format(**one) for one in found),
+            *("-" if one is None else "{estimate:.3f}\n{lower:.3f} to {upper:.3f}".format(**one) for one in found),
         )
     Console().print(grid)
     chosen = summary["choice"] + (f" on the {summary['chosen_on']} set" if summary["chosen_on"] else "")

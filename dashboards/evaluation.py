@@ -36,11 +36,11 @@ from pipeline.store import Record, Study, fingerprint
 
 EVALUATION_FOLDER = "evaluation"
 GREEN = "#2f8f6b"
-# Colour, line and marker of each set: apart without colour, too.
-STYLES = {"validation": (BLUE, "-", "o"), "test": (ORANGE, "--", "D"), "labels": (GREEN, "-.", "s")}
-NAMES = {"validation": "validation set", "test": "test set", "labels": "labels of the study's images"}
+# Colour, line, marker and its size, pt, of each set: apart without colour, and seen where they lie on each other.
+STYLES = {"validation": (BLUE, "-", "o", 8.0), "test": (ORANGE, "--", "D", 4.6), "labels": (GREEN, "-.", "s", 5.0)}
+NAMES = {"validation": "validation set", "test": "test set", "labels": "the study's own images"}
 SIDES = {"true": ("yes, or above the median", BLUE, "o"), "false": ("no, or not above it", ORANGE, "D")}
-PANELS = {"auc": "area under the ROC curve", "average_precision": "average precision"}
+PANELS = {"auc": "area under ROC curve", "average_precision": "average precision"}
 
 
 def draw_evaluation(evaluation: Evaluation, *, simulated: str) -> dict[str, Figure]:
@@ -59,7 +59,7 @@ def roc_figure(evaluation: Evaluation, simulated: str) -> Figure:
     """Recall against the share of false positives, by set; a dot at the threshold."""
     figure, axes = _square(
         "How well the detector tells images apart: ROC curve",
-        f"Line: every threshold. Dot: threshold {evaluation.summary['threshold']:.6g}",
+        _curve_subtitle(evaluation, "area under the curve"),
         ("of images without a police vehicle, share found positive", "of images with one, share found positive"),
         simulated,
     )
@@ -69,7 +69,7 @@ def roc_figure(evaluation: Evaluation, simulated: str) -> Figure:
         facts = evaluation.summary["sets"][name]
         false_positives = facts["above_threshold"] - facts["true_positives"]
         point = (false_positives / (facts["images"] - facts["positives"]), facts["true_positives"] / facts["positives"])
-        _curve(axes, evaluation, name, "roc", point, f"area {_interval(facts['auc'])}")
+        _curve(axes, evaluation, name, "roc", point, facts["auc"])
     _legend(axes, "lower right")
     return figure
 
@@ -77,8 +77,8 @@ def roc_figure(evaluation: Evaluation, simulated: str) -> Figure:
 def precision_recall_figure(evaluation: Evaluation, simulated: str) -> Figure:
     """Precision against recall, by set; a dot at the threshold."""
     figure, axes = _square(
-        "How many finds are right, how many are found",
-        f"Line: every threshold. Dot: threshold {evaluation.summary['threshold']:.6g}",
+        "How many finds are right, and how many are found",
+        _curve_subtitle(evaluation, "average precision"),
         ("of images with a police vehicle, share found (recall)", "of those found, share that show one (precision)"),
         simulated,
     )
@@ -86,8 +86,7 @@ def precision_recall_figure(evaluation: Evaluation, simulated: str) -> Figure:
         facts = evaluation.summary["sets"][name]
         above = facts["above_threshold"]
         point = (facts["true_positives"] / facts["positives"], facts["true_positives"] / above) if above else None
-        average = _interval(facts["average_precision"])
-        _curve(axes, evaluation, name, "precision_recall", point, f"average precision {average}")
+        _curve(axes, evaluation, name, "precision_recall", point, facts["average_precision"])
     _legend(axes, "lower left")
     return figure
 
@@ -97,7 +96,7 @@ def calibration_figure(evaluation: Evaluation, simulated: str) -> Figure:
     percent = evaluation.summary["interval_percent"]
     figure, axes = _square(
         "What a score is worth",
-        "Dot: images of about the same score, as many in each; at 0 those without a box.\n"
+        "Dot: images of about the same score, a tenth each; at 0 those without a box\n"
         f"Line: {percent:g} % interval. Dotted: threshold {evaluation.summary['threshold']:.6g}",
         ("mean score of the detector", "share of images that show a police vehicle"),
         simulated,
@@ -106,7 +105,7 @@ def calibration_figure(evaluation: Evaluation, simulated: str) -> Figure:
     _name_line(axes, (0.3, 0.3), "a score that is a probability", angle=45)
     axes.axvline(evaluation.summary["threshold"], color=MUTED, linewidth=0.9, linestyle=":", zorder=1)
     for name in evaluation.sets:
-        colour, _, marker = STYLES[name]
+        colour, _, marker, _ = STYLES[name]
         bins = evaluation.calibration[evaluation.calibration["set"] == name]
         axes.vlines(bins["mean_score"], bins["lower"], bins["upper"], color=colour, linewidth=1.5, alpha=0.8, zorder=2)
         axes.plot(
@@ -139,8 +138,8 @@ def subgroup_figure(evaluation: Evaluation, name: str, simulated: str) -> Figure
         figure,
         height_pt,
         f"The detector by subgroup: {NAMES[name]}",
-        f"Dot: estimate. Line: {percent:g} % interval over images. Shares, income, density and distances are cut\n"
-        "at the median of the set",
+        f"Dot: estimate. Line: {percent:g} % interval over images. Black: all images\n"
+        "Shares, income, density and distances are cut at the median of the set",
         notice,
     )
     _side_legend(figure, height_pt)
@@ -179,13 +178,12 @@ def _panel(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
         if np.isnan(row["estimate"]):
             # A place on the page, as there is none on the axis.
             axes.text(
-                0.5,
+                0.03,
                 y,
-                "none",
+                "no estimate",
                 transform=axes.get_yaxis_transform(),
-                fontsize=SMALL_PT,
+                fontsize=SMALL_PT - 0.5,
                 color=colour,
-                ha="center",
                 va="center",
             )
             continue
@@ -204,7 +202,7 @@ def _place(row: dict[Any, Any], groups: list[str]) -> tuple[float, str, str]:
 
 def _group_names(axes: Axes, groups: list[str]) -> None:
     for position, group in enumerate(groups):
-        lines = textwrap.wrap(group.removesuffix(" > median"), 24)
+        lines = textwrap.wrap(group.removesuffix(" > median"), 22)
         axes.annotate(
             "\n".join(lines),
             (0, position),
@@ -272,14 +270,31 @@ def _square(title: str, subtitle: str, labels: tuple[str, str], simulated: str) 
 
 
 def _curve(
-    axes: Axes, evaluation: Evaluation, name: str, curve: str, point: tuple[float, float] | None, found: str
+    axes: Axes,
+    evaluation: Evaluation,
+    name: str,
+    curve: str,
+    point: tuple[float, float] | None,
+    found: dict[str, float],
 ) -> None:
-    colour, line, marker = STYLES[name]
+    colour, line, marker, size_pt = STYLES[name]
     points = evaluation.curves[(evaluation.curves["set"] == name) & (evaluation.curves["curve"] == curve)]
-    label = f"{NAMES[name]}: {found}"
-    axes.plot(points["x"], points["y"], line, color=colour, linewidth=1.5, label=label, zorder=3)
+    label = f"{NAMES[name]}: {found['estimate']:.3f} ({found['lower']:.3f} to {found['upper']:.3f})"
+    # Average precision is the area under steps.
+    style = "steps-post" if curve == "precision_recall" else "default"
+    axes.plot(points["x"], points["y"], line, drawstyle=style, color=colour, linewidth=1.5, label=label, zorder=3)
     if point is not None:
-        axes.plot(*point, marker, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
+        axes.plot(
+            *point, marker, color=colour, markersize=size_pt, markeredgecolor="white", markeredgewidth=0.8, zorder=4
+        )
+
+
+def _curve_subtitle(evaluation: Evaluation, area: str) -> str:
+    summary = evaluation.summary
+    return (
+        f"Line: every threshold. Mark: threshold {summary['threshold']:.6g}\n"
+        f"In the key: {area}, with its {summary['interval_percent']:g} % interval"
+    )
 
 
 def _name_line(axes: Axes, at: tuple[float, float], text: str, *, angle: float) -> None:
@@ -298,10 +313,6 @@ def _name_line(axes: Axes, at: tuple[float, float], text: str, *, angle: float) 
 
 def _legend(axes: Axes, place: str) -> None:
     axes.legend(loc=place, fontsize=SMALL_PT, frameon=False, labelcolor=INK, handlelength=2.4, labelspacing=0.6)
-
-
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['estimate']:.3f} ({found['lower']:.3f} to {found['upper']:.3f})"
 
 
 # The stage.
