@@ -217,7 +217,7 @@ def _print_evaluation(study: Study) -> None:
             *("-" if one is None else "{estimate:.3f}\n{lower:.3f} to {upper:.3f}".format(**one) for one in found),
         )
     Console().print(grid)
-    chosen = summary["choice"] + (f" on the {summary['chosen_on']} set" if summary["chosen_on"] else "")
+    chosen = "given" if summary["chosen_on"] is None else f"{summary['choice']} on the {summary['chosen_on']} set"
     _say(f"threshold {summary['threshold']!r} ({chosen})")
     if summary["threshold"] != study.settings.estimate.threshold:
         _say(f"study.yaml keeps {study.settings.estimate.threshold!r}; to use this one, put there, under estimate:")

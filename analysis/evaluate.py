@@ -354,13 +354,12 @@ class Evaluation:
         }
 
 
-def evaluation_inputs(study: Study, *, threshold: str, replicates: int, labels: str | None) -> dict[str, Any]:
+def evaluation_inputs(study: Study, *, choice: Choice, replicates: int, labels: str | None) -> dict[str, Any]:
     """Everything that an evaluation depends on, as plain values.
 
     Raises
     ------
     SourceError : there is no set to choose a threshold on, or a file does not exist
-    SettingsError : a threshold that can not be understood
     """
     sources = study.settings.sources
     if sources.validation is None and labels is None:
@@ -371,7 +370,7 @@ def evaluation_inputs(study: Study, *, threshold: str, replicates: int, labels: 
         )
     rules = study.settings.estimate
     return {
-        "threshold": Choice.parse(threshold).text,
+        "threshold": choice.text,
         "given": rules.threshold,
         "replicates": replicates,
         "interval_percent": rules.interval_percent,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
-from analysis.evaluate import ALL_IMAGES, Evaluation, evaluate_study, evaluation_inputs
+from analysis.evaluate import ALL_IMAGES, Choice, Evaluation, evaluate_study, evaluation_inputs
 from dashboards.figures import (
     BLUE,
     GRID,
@@ -318,9 +318,9 @@ def _legend(axes: Axes, place: str) -> None:
 # The stage.
 
 
-def plan_evaluate(study: Study, *, threshold: str, replicates: int, labels: str | None) -> list[Shard]:
+def plan_evaluate(study: Study, *, choice: Choice, replicates: int, labels: str | None) -> list[Shard]:
     """One shard, made from the labelled images, the city around them and the choice of threshold."""
-    inputs = evaluation_inputs(study, threshold=threshold, replicates=replicates, labels=labels)
+    inputs = evaluation_inputs(study, choice=choice, replicates=replicates, labels=labels)
     work = {"inputs": inputs, "simulated": study.settings.simulated}
     found = [record.fingerprint for record in study.records("labelled").values()] if labels is not None else []
     return [Shard("evaluation", work, made_from=fingerprint(found))]
@@ -339,11 +339,16 @@ def process_evaluate(study: Study, shard: Shard) -> Record:
 
 
 def evaluate_stage(*, threshold: str, replicates: int, labels: str | None) -> Stage:
-    """The stage for one choice of threshold, number of replicates and labels file."""
+    """The stage for one choice of threshold (as `Choice.parse` has it), number of replicates and labels file.
+
+    Raises
+    ------
+    SettingsError : a threshold that can not be understood
+    """
     return Stage(
         "evaluate",
         unit="files",
         folders=(EVALUATION_FOLDER,),
-        plan=partial(plan_evaluate, threshold=threshold, replicates=replicates, labels=labels),
+        plan=partial(plan_evaluate, choice=Choice.parse(threshold), replicates=replicates, labels=labels),
         process=process_evaluate,
     )

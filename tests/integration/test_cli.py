@@ -19,7 +19,20 @@ def invoke(*arguments: str):
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export", "dictionary"],
+    [
+        "demo",
+        "init",
+        "fetch",
+        "simulate",
+        "ingest",
+        "labels",
+        "annotate",
+        "estimate",
+        "evaluate",
+        "run",
+        "export",
+        "dictionary",
+    ],
 )
 def test_every_command_explains_itself(command):
     code, output = invoke(command, "--help")
