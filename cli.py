@@ -175,6 +175,60 @@ def estimate(study: StudyOption, cluster: ClusterOption = "local") -> None:
 
 
 @app.command()
+def evaluate(
+    study: StudyOption,
+    threshold: Annotated[
+        str, typer.Option(help="given (study.yaml), best-f1, precision=0.9 or another share, or a number.")
+    ] = "given",
+    labels: Annotated[
+        str | None, typer.Option(help="CSV of image_ref and ground_truth: labels of the study's own images.")
+    ] = None,
+    replicates: Annotated[int, typer.Option(min=2, help="Bootstrap replicates of every interval.")] = 1_000,
+    cluster: ClusterOption = "local",
+) -> None:
+    """The detector against labelled images: quality with intervals, curves, calibration, by subgroup.
+
+    A threshold that is looked for is the validation set's; study.yaml stays as it is.
+    """
+    with _errors():
+        from analysis.labelled import labelled_stage
+        from dashboards.evaluation import evaluate_stage
+
+        labels = None if labels is None else _absolute(labels)
+        stages = [labelled_stage(labels), evaluate_stage(threshold=threshold, replicates=replicates, labels=labels)]
+    _print_evaluation(_run(study, stages, cluster))
+
+
+def _print_evaluation(study: Study) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    from analysis.evaluate import QUANTITIES
+    from dashboards.evaluation import EVALUATION_FOLDER
+
+    summary = json.loads(study.read_bytes(EVALUATION_FOLDER, "summary.json"))
+    grid = Grid(
+        title=f"{summary['interval_percent']:g} % intervals, {summary['replicates']:,} replicates", title_justify="left"
+    )
+    grid.add_column("")
+    for name, facts in summary["sets"].items():
+        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['positives']:,} positive", justify="right")
+    for quantity in QUANTITIES:
+        found = [facts[quantity] for facts in summary["sets"].values()]
+        grid.add_row(
+            quantity.replace("_", " "),
+            *("-" if one is None else "{estimate:.3f}\n{lower:.3f} to {upper:.3f}".format(**one) for one in found),
+        )
+    Console().print(grid)
+    chosen = "given" if summary["chosen_on"] is None else f"{summary['choice']} on the {summary['chosen_on']} set"
+    _say(f"threshold {summary['threshold']!r} ({chosen})")
+    if summary["threshold"] != study.settings.estimate.threshold:
+        _say(f"study.yaml keeps {study.settings.estimate.threshold!r}; to use this one, put there, under estimate:")
+        _say(f"  threshold: {summary['threshold']!r}")
+    _say(f"tables and figures: {study.path(EVALUATION_FOLDER)}")
+
+
+@app.command()
 def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Every stage that is not up to date, in order."""
     from pipeline.annotate import ANNOTATE

@@ -75,7 +75,7 @@ def percentile_interval(
     lower, upper = np.full(replicates.shape[1], np.nan), np.full(replicates.shape[1], np.nan)
     touched = ~np.isnan(replicates).all(axis=0)
     tail = (100 - percent) / 2
-    if touched.any():  # numpy can not take percentiles of no replicate
+    if touched.any():  # numpy has no percentiles of no columns
         lower[touched], upper[touched] = np.nanpercentile(replicates[:, touched], [tail, 100 - tail], axis=0)
     return lower, upper
 

@@ -107,6 +107,36 @@ def read_labelled(path: str, *, where: str) -> pd.DataFrame:
     return LABELLED.conform(frame)
 
 
+def read_labelled_sets(study: Study) -> dict[str, pd.DataFrame]:
+    """Labelled images of the sets that study.yaml names, validation and test: `LABELLED`."""
+    return {
+        name: read_labelled(study.resolve(path), where=f"sources.{name}")
+        for name, path in _labelled_sources(study).items()
+    }
+
+
+def labelled_contents(study: Study) -> dict[str, str]:
+    """Digest of the file of each labelled set that study.yaml names.
+
+    Raises
+    ------
+    SourceError : a file does not exist
+    """
+    contents = {}
+    for name, path in _labelled_sources(study).items():
+        fs, file = fsspec.core.url_to_fs(study.resolve(path))
+        if not fs.exists(file):
+            raise SourceError(f"{study.resolve(path)} does not exist; sources.{name} of study.yaml names it")
+        contents[name] = fingerprint(fs.cat_file(file).hex())
+    return contents
+
+
+def _labelled_sources(study: Study) -> dict[str, str]:
+    sources = study.settings.sources
+    paths = {"validation": sources.validation, "test": sources.test}
+    return {name: path for name, path in paths.items() if path is not None}
+
+
 def two_class(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> TwoClass:
     """Calibration by class; a missing score counts as 0.
 
@@ -116,11 +146,7 @@ def two_class(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> T
     """
     shows = np.asarray(truth) == 1
     positive = np.nan_to_num(np.asarray(score, dtype=np.float64)) > threshold
-    if shows.all() or not shows.any():
-        raise SourceError(
-            f"all {len(shows)} labelled images {'show' if shows.any() else 'lack'} a police vehicle: a validation set "
-            f"needs both kinds"
-        )
+    refuse_one_class(shows, "a validation set")
     if positive.all() or not positive.any():
         side = "above" if positive.any() else "below"
         raise SourceError(
@@ -134,6 +160,20 @@ def two_class(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> T
         negative=int((~positive).sum()),
         false_negative=int((shows & ~positive).sum()),
     )
+
+
+def refuse_one_class(shows: npt.NDArray[np.bool_], what: str) -> None:
+    """Refuse labelled images that all have the same truth; `what` names them, such as "a validation set".
+
+    Raises
+    ------
+    SourceError : all images show a police vehicle, or none does
+    """
+    if shows.all() or not shows.any():
+        raise SourceError(
+            f"all {len(shows)} labelled images {'show' if shows.any() else 'lack'} a police vehicle: {what} needs both "
+            f"kinds"
+        )
 
 
 def station_adjusted(truth: npt.ArrayLike, score: npt.ArrayLike, station_ft: npt.ArrayLike) -> Adjusted | None:
@@ -174,24 +214,16 @@ def quality(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> dic
 
 def plan_calibrate(study: Study) -> list[Shard]:
     """One shard, made from the labelled images and the stations."""
-    sources = study.settings.sources
-    if sources.validation is None:
+    if study.settings.sources.validation is None:
         raise SourceError(
             "study.yaml names no validation set: put the path of a CSV file with ground_truth, Model_predicted_score, "
             "lat, lng and timestamp under sources.validation; without one no probability can be calibrated"
         )
-    contents = {}
-    for name, path in (("validation", sources.validation), ("test", sources.test)):
-        if path is not None:
-            fs, file = fsspec.core.url_to_fs(study.resolve(path))
-            if not fs.exists(file):
-                raise SourceError(f"{study.resolve(path)} does not exist; sources.{name} of study.yaml names it")
-            contents[name] = fingerprint(fs.cat_file(file).hex())
     layers = study.record("layers")
     work = {
         "threshold": study.settings.estimate.threshold,
         "crs": study.settings.city.crs,
-        "files": contents,
+        "files": labelled_contents(study),
         "layers": layers.fingerprint,
     }
     return [Shard("calibration", work)]
@@ -199,12 +231,8 @@ def plan_calibrate(study: Study) -> list[Shard]:
 
 def process_calibrate(study: Study, _shard: Shard) -> Record:
     """Write calibration.json: both calibrations and the detector's quality."""
-    sources, threshold = study.settings.sources, study.settings.estimate.threshold
-    labelled = {
-        name: read_labelled(study.resolve(path), where=f"sources.{name}")
-        for name, path in (("validation", sources.validation), ("test", sources.test))
-        if path is not None
-    }
+    threshold = study.settings.estimate.threshold
+    labelled = read_labelled_sets(study)
     validation = labelled["validation"]
     classes = two_class(validation["ground_truth"], validation["score"], threshold)
     places_ft = project_ft(validation["lng"], validation["lat"], study.settings.city.crs)

@@ -160,7 +160,7 @@ def interval_figure(
     label_chars = max((len(line) for row, lines in zip(rows, labels, strict=True) if row.group for line in lines))
     left_pt, right_pt = min(12 + 5.0 * label_chars, 138), 58.0
     shown = [one.rows[one.rows["group"].isin([row.group for row in rows])] for one in series]
-    notice = _notice(simulated, hollow=any(frame["none_positive"].any() for frame in shown))
+    notice = notice_lines(simulated, hollow=any(frame["none_positive"].any() for frame in shown))
     top_pt = 12 + 3 * LINE_PT + (LINE_PT + 4 if len(series) > 1 else 0) + 14
     bottom_pt = 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(rows) + bottom_pt
@@ -173,9 +173,9 @@ def interval_figure(
             row_pt * len(rows) / height_pt,
         )
     )
-    _heading(figure, title, subtitle, notice)
+    heading(figure, title, subtitle, notice)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _bare(axes)
+    bare(axes)
     axes.yaxis.set_major_locator(NullLocator())
     _ratio_scale(axes, pd.concat(shown))
     axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
@@ -292,7 +292,7 @@ def ranking_figure(series: Sequence[Series], *, title: str, subtitle: str, simul
     label_pt, column_pt = 204.0, 340.0
     width_pt, height_pt = RANKING_COLUMNS * column_pt + 8, top_pt + RANKING_ROW_PT * column_rows + bottom_pt
     figure = Figure(figsize=(width_pt / PT_PER_INCH, height_pt / PT_PER_INCH))
-    _heading(figure, title, subtitle, notice)
+    heading(figure, title, subtitle, notice)
     _legend(figure, series)
     ranks = {group: rank for rank, group in enumerate(everything["group"])}
     for column in range(RANKING_COLUMNS):
@@ -305,7 +305,7 @@ def ranking_figure(series: Sequence[Series], *, title: str, subtitle: str, simul
         )
         axes = figure.add_axes(place)
         axes.set_ylim(column_rows - 0.5, -0.5)
-        _bare(axes)
+        bare(axes)
         axes.yaxis.set_major_locator(NullLocator())
         _ratio_scale(axes, everything)
         axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
@@ -339,7 +339,7 @@ def _rank_label(axes: Axes, row: int, text: str) -> None:
 def truth_figure(results: Results, *, interval_percent: float, simulated: str) -> Figure:
     """Estimated level of each neighbourhood against its true one, both relative to the average."""
     frame = against_truth(results)
-    notice = _notice(simulated, hollow=bool(frame["none_positive"].any()))
+    notice = notice_lines(simulated, hollow=bool(frame["none_positive"].any()))
     top_pt, bottom_pt, left_pt, right_pt = 48.0 + LINE_PT, 40.0 + LINE_PT * len(notice), 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt
@@ -349,8 +349,8 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     subtitle = f"{MEASURE}\nA dot a neighbourhood. Line: {interval_percent:g} % interval"
     if found is not None:
         subtitle += f"; {found['covered']:,} of {found['neighbourhoods']:,} hold the truth"
-    _heading(figure, "Estimate against truth", subtitle, notice)
-    _bare(axes, both=True)
+    heading(figure, "Estimate against truth", subtitle, notice)
+    bare(axes, both=True)
     many = frame["images"] >= FEW_IMAGES
     positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
     values = frame.loc[positive & many, ["truth", "lower", "upper"]].replace(0, np.nan).to_numpy()
@@ -406,7 +406,7 @@ def against_truth(results: Results) -> pd.DataFrame:
 # Shared parts of a figure.
 
 
-def _notice(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
+def notice_lines(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
     """Lines at the foot of a figure, each with its colour."""
     lines = [("Hollow: none of the images is positive, so that no interval can be known.", MUTED)] * hollow
     if simulated:
@@ -414,7 +414,8 @@ def _notice(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
     return lines
 
 
-def _heading(figure: Figure, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
+def heading(figure: Figure, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
+    """Title and subtitle at the head of a figure, and the lines of `notice_lines` at its foot."""
     width_pt, height_pt = _size_pt(figure)
 
     def put(x_pt: float, y_pt: float, text: str, **style: Any) -> None:
@@ -452,7 +453,7 @@ def _size_pt(figure: Figure) -> tuple[float, float]:
     return width_inch * PT_PER_INCH, height_inch * PT_PER_INCH
 
 
-def _bare(axes: Axes, *, both: bool = False) -> None:
+def bare(axes: Axes, *, both: bool = False) -> None:
     """No box, a light grid."""
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom" or (both and name == "left"))

@@ -85,6 +85,7 @@ FILES = {
     "estimates/areas.csv": "one row an area: images, positives, level",
     "estimates/cells.parquet": CELLS.row,
     "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
+    "evaluation/": "the detector against labelled images: quality by subgroup, curves, calibration, pictures",
     "figures/map.png": "the three maps in one picture",
     LEDGER_FILE: "rows in, rows out and why, one line a step and shard",
 }
