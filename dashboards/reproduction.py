@@ -27,6 +27,7 @@ from analysis.reproduce import (
 )
 from analysis.results import AVERAGE
 from dashboards.figures import (
+    MUTED,
     ORANGE,
     PNG_DPI,
     Series,
@@ -105,10 +106,11 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
     if results.ranked.empty:
         return figures
     groups, subtitle = results.groups("neighbourhood"), interval_subtitle(INTERVAL_PERCENT)
-    residential = groups["group"].isin(results.ranked.loc[results.ranked["residential_rank"].notna(), "group"])
-    if residential.any():
+    kind = groups["group"].map(results.ranked.set_index("group")["residential"])
+    residential = groups[kind.eq(other=True).fillna(value=False)]
+    if len(residential):
         ends = interval_figure(
-            [Series("residential", groups[residential])],
+            [Series("residential", residential)],
             rows_of_ends(*results.ends(residential_only=True)),
             title="By neighbourhood, residential ones only",
             subtitle=subtitle,
@@ -116,10 +118,16 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
         )
         figures["neighbourhood_residential"] = ends, PNG_DPI
     kinds = [
-        Series("residential neighbourhoods", groups[residential]),
-        Series("others: parks, cemeteries, airports, islands", groups[~residential], ORANGE, "D"),
+        Series("residential neighbourhoods", residential),
+        Series(
+            "others: parks, cemeteries, airports, islands",
+            groups[kind.eq(other=False).fillna(value=False)],
+            ORANGE,
+            "D",
+        ),
+        Series("neighbourhoods of unknown type", groups[kind.isna()], MUTED, "s"),
     ]
-    shown = [kind for kind in kinds if len(kind.rows)]
+    shown = [one for one in kinds if len(one.rows)]
     everything = ranking_figure(shown, title="All neighbourhoods", subtitle=subtitle, simulated=simulated)
     return figures | {"neighbourhood_all": (everything, RANKING_DPI)}
 

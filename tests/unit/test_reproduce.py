@@ -311,7 +311,10 @@ def test_neighbourhoods_of_another_city_are_ranked_and_said_not_to_be_on_the_map
     assert (tmp_path / "out" / "map.png").is_file()
     page = (tmp_path / "out" / "tables.md").read_text()
     assert r"Kreuzberg \| \<b>Ost\</b> | –" in page  # noqa: RUF001 - the sign for a missing number
-    assert "Kreuzberg | <b>Ost</b>" in " ".join(svg_texts(tmp_path / "out" / "neighbourhood_all.svg"))
+    written = " ".join(svg_texts(tmp_path / "out" / "neighbourhood_all.svg"))
+    assert "Kreuzberg | <b>Ost</b>" in written
+    assert "residential neighbourhoods" in written
+    assert "neighbourhoods of unknown type" in written
 
     everything = {name: f"{name} elsewhere" for name in PLACES["neighbourhood"] if name and name != "Gramercy"}
     change(results, "neighbourhood", renamed(everything))
@@ -319,6 +322,9 @@ def test_neighbourhoods_of_another_city_are_ranked_and_said_not_to_be_on_the_map
     assert not (tmp_path / "out" / "map.png").exists()
     assert not (tmp_path / "out" / "neighbourhood_residential.png").exists()
     assert "residential neighbourhoods only" not in (tmp_path / "out" / "tables.md").read_text()
+    written = " ".join(svg_texts(tmp_path / "out" / "neighbourhood_all.svg"))
+    assert "neighbourhoods of unknown type" in written
+    assert "cemeteries" not in written
 
 
 def test_a_group_whose_replicates_never_differ_is_hollow(tmp_path):
