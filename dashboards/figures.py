@@ -287,7 +287,7 @@ def ranking_figure(series: Sequence[Series], *, title: str, subtitle: str, simul
     """Every group of the series, ranked together from the highest, in columns; a line at the average."""
     everything = from_the_highest(pd.concat([one.rows for one in series]))
     column_rows = math.ceil(len(everything) / RANKING_COLUMNS)
-    notice = _notice(simulated, hollow=bool(everything["none_positive"].any()))
+    notice = notice_lines(simulated, hollow=bool(everything["none_positive"].any()))
     top_pt, bottom_pt = 12 + 3 * LINE_PT + LINE_PT + 18, 36 + LINE_PT * len(notice)
     label_pt, column_pt = 204.0, 340.0
     width_pt, height_pt = RANKING_COLUMNS * column_pt + 8, top_pt + RANKING_ROW_PT * column_rows + bottom_pt
