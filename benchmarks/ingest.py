@@ -6,12 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import dask
 import distributed
 import duckdb
 import numpy as np
 
-from benchmarks.measure import Comparison, best_of
+from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import write_raw_files
 from pipeline.config import Settings
 from pipeline.ingest import STAGES
@@ -24,14 +23,7 @@ def run(*, quick: bool) -> list[Comparison]:
 
     Ours reads, validates, drops duplicates, orders along the curve and writes a day a file; the peer copies.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch,
-        dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch, two_workers() as client:
         return [
             compare(Path(scratch) / str(rows), rows, days, client)
             for rows, days in ([(200_000, 2)] if quick else [(1_000_000, 4), (5_000_000, 10)])

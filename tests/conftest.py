@@ -23,16 +23,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def client():
     """A real cluster of two processes on loopback."""
-    import dask
-    import distributed
+    from benchmarks.measure import two_workers
 
-    with (
-        dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
-        ) as cluster,
-        distributed.Client(cluster) as connected,
-    ):
+    with two_workers() as connected:
         yield connected
 
 
