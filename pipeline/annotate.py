@@ -249,12 +249,14 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     if given is not None and trust:
         areas = load_surroundings(study, shard.work["layers"]).areas.keys
         said = without_unknown_areas(given, areas.tolist(), ledger)
+    table = annotated_table(study.settings.annotate.felony_windows_h)
     frame = reconcile(computed, said, trust=trust, ledger=ledger)
+    if frame is not computed:  # what was computed conforms already
+        frame = table.conform(frame)
     ledger.note("outside every area: kept, area missing", int(frame["area"].isna().sum()))
     ledger.note("not processed by the detector: no evidence", int((~frame["processed"]).sum()))
-    table = annotated_table(study.settings.annotate.felony_windows_h)
     name = file.replace("metadata/", "annotated/", 1)
-    files = [study.write(table, table.conform(frame), name, row_group_rows=ROW_GROUP_ROWS)]
+    files = [study.write(table, frame, name, row_group_rows=ROW_GROUP_ROWS)]
     differences = differences_of(computed, given)
     if len(differences):
         files.append(study.write(DIFFERENCES, differences, file.replace("metadata/", "differences/", 1)))

@@ -32,7 +32,7 @@ def to_arrow(table: Table, frame: pd.DataFrame, crs: str) -> pa.Table:
     """
     schema = table.arrow_schema()
     if table.point is not None:
-        return _with_point(table, frame, crs, schema)
+        return _with_point(table.point, frame, crs, schema)
     if table.geometry is None:
         return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     if not isinstance(frame, gpd.GeoDataFrame) or frame.crs is None:
@@ -44,11 +44,9 @@ def to_arrow(table: Table, frame: pd.DataFrame, crs: str) -> pa.Table:
     return arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"geo": geo})
 
 
-def _with_point(table: Table, frame: pd.DataFrame, crs: str, schema: pa.Schema) -> pa.Table:
-    if table.point is None:
-        raise ValueError(f"{table.name} declares no point")
+def _with_point(point: tuple[str, str], frame: pd.DataFrame, crs: str, schema: pa.Schema) -> pa.Table:
     # In the units of the system: feet are divided by exactly 1 where it is in feet.
-    axes = [frame[name].to_numpy() / feet_per_unit(crs) for name in table.point]
+    axes = [frame[name].to_numpy() / feet_per_unit(crs) for name in point]
     others = pa.schema([field for field in schema if field.name != POINT_COLUMN])
     arrow = pa.Table.from_pandas(frame[others.names], schema=others, preserve_index=False)
     field = schema.field(POINT_COLUMN)
@@ -58,7 +56,7 @@ def _with_point(table: Table, frame: pd.DataFrame, crs: str, schema: pa.Schema) 
     geo = _geo(POINT_COLUMN, "point", CRS.from_user_input(crs), ["Point"], bounds)
     # No pandas metadata: it would describe columns that are not there.
     return arrow.replace_schema_metadata(
-        {**(schema.metadata or {}), b"geo": geo, _POINT_NOTE: ",".join(table.point).encode()}
+        {**(schema.metadata or {}), b"geo": geo, _POINT_NOTE: ",".join(point).encode()}
     )
 
 
