@@ -11,16 +11,19 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.calibrate import Adjusted, load_calibration
+from analysis.clusters import PARTS_FOLDER, part_columns, parts_of, parts_wanted
 from pipeline.config import Estimate
+from pipeline.layers import AREAS_FILE
 from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 from pipeline.tables import CELLS
 
+CELLS_FOLDER = "staging/cells"
 _KEY = ["area", "positive"]
 # Sums of whole multiples of a power of two are exact in floating point (up to 2**53 of them), so that they do not
 # depend on how the rows were split. 2**-24 is 6e-8 of a probability, 2**-6 is 5 mm of a distance in feet.
-_PROBABILITY_STEP = 2.0**-24
+PROBABILITY_STEP = 2.0**-24
 _FEET_STEP = 2.0**-6
 
 
@@ -39,21 +42,28 @@ def count_cells(images: pd.DataFrame, *, threshold: float, adjusted: Adjusted | 
     ----------
     felony_ft : column with the distance to the nearest felony of the longest window
     """
-    probability = np.full(len(images), np.nan)
-    if adjusted is not None:
-        probability = adjusted.probability(images["conf"].to_numpy(), images["station_distance_ft"].to_numpy())
+    probability = adjusted_probability(images, adjusted)
     parts = pd.DataFrame(
         {
             "area": images["area"].to_numpy(),
             "positive": (images["conf"] > threshold).to_numpy(),
             "images": 1,
-            "adjusted_sum": _rounded(probability, _PROBABILITY_STEP),
+            "adjusted_sum": _rounded(probability, PROBABILITY_STEP),
+            "adjusted_sum_2": _rounded(probability**2, PROBABILITY_STEP),
+            "adjusted_sum_3": _rounded(probability**3, PROBABILITY_STEP),
             "felony_ft_sum": _rounded(images[felony_ft].to_numpy(), _FEET_STEP),
             "felony_images": images[felony_ft].notna().to_numpy().astype("int64"),
             "station_ft_sum": _rounded(images["station_distance_ft"].to_numpy(), _FEET_STEP),
         }
     )
     return add_cells([parts])
+
+
+def adjusted_probability(images: pd.DataFrame, adjusted: Adjusted | None) -> npt.NDArray[np.float64]:
+    """Station-adjusted probability of each image, (n,); missing without such a calibration."""
+    if adjusted is None:
+        return np.full(len(images), np.nan)
+    return adjusted.probability(images["conf"].to_numpy(), images["station_distance_ft"].to_numpy())
 
 
 def _rounded(values: npt.NDArray[np.float64], step: float) -> npt.NDArray[np.float64]:
@@ -66,7 +76,8 @@ def add_cells(parts: list[pd.DataFrame]) -> pd.DataFrame:
     grouped = rows.groupby(_KEY, dropna=False, sort=True)
     cells = grouped.sum(min_count=0).reset_index()
     # A sum over nothing but missing values is missing, not zero.
-    cells["adjusted_sum"] = grouped["adjusted_sum"].sum(min_count=1).to_numpy()
+    for adjusted in ("adjusted_sum", "adjusted_sum_2", "adjusted_sum_3"):
+        cells[adjusted] = grouped[adjusted].sum(min_count=1).to_numpy()
     return CELLS.conform(cells)
 
 
@@ -79,7 +90,9 @@ def plan_cells(study: Study) -> list[Shard]:
     rules = study.settings.estimate
     common = {
         "rules": [rules.split, str(rules.first_day), rules.threshold],
+        "parts": parts_wanted(rules),
         "calibration": calibration.fingerprint,
+        "areas": study.record("layers").fingerprint,
         "table": CELLS.fingerprint(),
     }
     return [
@@ -90,23 +103,34 @@ def plan_cells(study: Study) -> list[Shard]:
 
 
 def process_cells(study: Study, shard: Shard) -> Record:
-    """Count the cells of one file of annotated images."""
+    """Count the cells of one file of annotated images, and its images by ride and day."""
     settings = study.settings
+    threshold, wanted = settings.estimate.threshold, parts_wanted(settings.estimate)
     felony_ft = f"felony_{settings.annotate.felony_windows_h[-1]}h_distance_ft"
     columns = ["area", "conf", "processed", "split", "captured_local", "station_distance_ft", felony_ft]
-    images = study.read(shard.work["file"], columns=columns)
+    images = study.read(shard.work["file"], columns=[*columns, *part_columns(wanted)])
     ledger = Ledger("analysed images", len(images))
     images = analysed(images, settings.estimate, ledger)
     _, adjusted, _ = load_calibration(study)
-    cells = count_cells(images, threshold=settings.estimate.threshold, adjusted=adjusted, felony_ft=felony_ft)
-    file = study.write(CELLS, cells, shard.work["file"].replace("annotated/", "staging/cells/", 1))
-    return Record("", "", (file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
+    cells = count_cells(images, threshold=threshold, adjusted=adjusted, felony_ft=felony_ft)
+    file = shard.work["file"].removeprefix("annotated/")
+    files = [study.write(CELLS, cells, f"{CELLS_FOLDER}/{file}")]
+    if wanted:
+        areas = pd.Index(study.read(AREAS_FILE, columns=["area"])["area"])
+        positive = (images["conf"] > threshold).to_numpy()
+        steps = np.round(np.nan_to_num(adjusted_probability(images, adjusted)) / PROBABILITY_STEP).astype(np.int64)
+        parts = parts_of(images, areas, positive, steps, wanted)
+        name = file.removesuffix(".parquet")
+        files.append(study.write_parts(parts, parts[0].schema, f"{PARTS_FOLDER}/{name}.arrow"))
+    return Record("", "", tuple(files), ledger.rows_in, len(images), (ledger.close(len(images)),))
 
 
 def load_cells(study: Study) -> pd.DataFrame:
     """Cells of the whole study."""
-    files = [file for record in study.records("cells").values() for file in record.files]
+    files = [file for record in study.records("cells").values() for file in record.files_in(CELLS_FOLDER)]
     return add_cells([study.read(file) for file in files])
 
 
-CELLS_STAGE = Stage("cells", unit="rows", folders=("staging/cells",), plan=plan_cells, process=process_cells)
+CELLS_STAGE = Stage(
+    "cells", unit="rows", folders=(CELLS_FOLDER, PARTS_FOLDER), plan=plan_cells, process=process_cells, version=2
+)

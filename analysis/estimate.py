@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
 
 from pipeline.tables import PEOPLE_PUBLISHED
 
@@ -201,9 +202,22 @@ def group_means(means: Floats, weights: Floats) -> Floats:
     (..., groups) : sum_a m_a w(a, g) / sum_a w(a, g) over areas with an image; missing where nobody of a group lives
         in such an area
     """
+    by_area = np.moveaxis(means, -1, 0)
+    by_group = _weighted(sparse.csr_array(weights.T), by_area.reshape(len(by_area), -1))
+    return np.moveaxis(by_group.reshape(-1, *by_area.shape[1:]), 0, -1)
+
+
+def _weighted(weights: sparse.csr_array, means: Floats, times: npt.NDArray[np.integer] | None = None) -> Floats:
+    """(groups, areas) weights and (areas, n) means to (groups, n); `times` says how often each area counts."""
     seen = ~np.isnan(means)
+    values, counted = np.where(seen, means, 0.0), seen.astype(np.float64)
+    if times is not None:
+        values *= times
+        counted *= times
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((np.where(seen, means, 0.0) @ weights) / (seen.astype(np.float64) @ weights))
+        if counted.all() and times is None:
+            return np.asarray((weights @ values) / weights.sum(axis=1)[:, None])
+        return np.asarray((weights @ values) / (weights @ counted))
 
 
 @dataclass(frozen=True)
@@ -230,3 +244,46 @@ def evaluate_analysis(analysis: Analysis, frame: Frame, means: Floats, persons: 
     inside = np.where(frame.areas, means, np.nan)
     both = group_means(inside, np.column_stack([persons, analysis.weights]))
     return Estimates(total=both[..., 0], means=both[..., 1:])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Everyone and all groups of the analyses of one frame, as the rows of one sparse matrix.
+
+    Attributes
+    ----------
+    analyses : whose groups these are, in order
+    weights : (1 + groups, areas) persons, of everyone first; none in areas outside the frame
+    """
+
+    frame: Frame
+    analyses: tuple[Analysis, ...]
+    weights: sparse.csr_array
+
+    @property
+    def rows(self) -> dict[str, slice]:
+        """Rows of the groups of each analysis."""
+        ends = np.cumsum([1, *(len(analysis.keys) for analysis in self.analyses)])
+        return {analysis.name: slice(ends[at], ends[at + 1]) for at, analysis in enumerate(self.analyses)}
+
+    def means(self, means: Floats, times: npt.NDArray[np.integer] | None = None) -> Floats:
+        """Means of everyone and of each group, (1 + groups, n), from those of areas, (areas, n).
+
+        Parameters
+        ----------
+        means : (areas, n), missing where an area has no image
+        times : (areas, n) how often each area counts; None: once
+        """
+        return _weighted(self.weights, means, times)
+
+
+def panels(analyses: list[Analysis], areas: pd.DataFrame) -> list[Panel]:
+    """Analyses by frame; frames without an analysis have no panel."""
+    persons = areas["persons"].to_numpy()
+    made = []
+    for frame in frames(areas).values():
+        members = tuple(analysis for analysis in analyses if analysis.frame == frame.name)
+        if members:
+            columns = np.column_stack([persons, *(analysis.weights for analysis in members)])
+            made.append(Panel(frame, members, sparse.csr_array((columns * frame.areas[:, None]).T)))
+    return made

@@ -17,8 +17,8 @@ import pandas as pd
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from analysis.bootstrap import percentile_interval
 from analysis.calibrate import labelled_contents, read_labelled_sets, refuse_one_class
+from analysis.intervals import percentile_interval
 from analysis.labelled import join_labels, labelled_images, labels_content, read_labels
 from analysis.subgroups import Split, locate, split_images
 from pipeline.annotate import load_surroundings

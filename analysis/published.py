@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,17 @@ class Released:
         return self.replicate_means / self.replicate_totals[:, None]
 
     def to_json(self) -> str:
-        """Text of the released form; a missing estimate is left out."""
-        replicates = [
-            _named(self.keys, total, means)
-            for total, means in zip(self.replicate_totals, self.replicate_means, strict=True)
-        ]
-        return json.dumps(
-            {"point_estimate": _named(self.keys, self.total, self.means), "bootstrap_statistics": replicates}
-        )
+        """Text of the released form; a missing estimate, and a replicate without an overall mean, is left out."""
+        return "".join(self.json_parts())
+
+    def json_parts(self) -> Iterator[str]:
+        """The same text in parts, a replicate each: thousands of replicates need not be held as text."""
+        yield f'{{"point_estimate": {json.dumps(_named(self.keys, self.total, self.means))}, "bootstrap_statistics": ['
+        known = np.flatnonzero(~np.isnan(self.replicate_totals))
+        for place, at in enumerate(known):
+            named = _named(self.keys, float(self.replicate_totals[at]), self.replicate_means[at])
+            yield (", " if place else "") + json.dumps(named)
+        yield "]}"
 
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str) -> Released:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,16 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from analysis.bootstrap import Counts, percentile_interval, resample, spread
+from analysis.bootstrap import Counts
 from analysis.estimate import (
     RACES,
     TOTAL_KEY,
     Analysis,
     Frame,
     area_means,
-    evaluate_analysis,
-    frames,
     group_labels,
 )
+from analysis.intervals import Method, intervals, spread
 from analysis.published import Released
 
 Floats = npt.NDArray[np.float64]
@@ -27,44 +27,17 @@ Floats = npt.NDArray[np.float64]
 AVERAGE = "All"  # the group that holds everyone: the average that others are relative to
 
 
-def estimate_all(
-    analyses: list[Analysis],
-    areas: pd.DataFrame,
-    inside: Counts,
-    outside: Counts,
-    probabilities: tuple[float, float],
-    *,
-    replicates: int,
-    seed: int,
-) -> dict[str, Released]:
-    """Point estimates and replicates of every analysis; those of one frame share its draws.
-
-    Parameters
-    ----------
-    inside, outside : images by area and class, from `counts_by_area`
-    probabilities : Pr(police vehicle) of a positive and of a negative image
-    """
-    persons = areas["persons"].to_numpy()
-    point = area_means(inside[:, 1], inside.sum(axis=1), *probabilities)
-    results = {}
-    for name, frame in frames(areas).items():
-        wanted = [analysis for analysis in analyses if analysis.frame == name]
-        if not wanted:
-            continue
-        drawn = resample(inside, outside, frame, replicates=range(replicates), seed=seed)
-        replicated = area_means(drawn[..., 1], drawn.sum(axis=-1), *probabilities)
-        for analysis in wanted:
-            results[analysis.name] = _released(analysis, frame, point, replicated, persons)
-    return {analysis.name: results[analysis.name] for analysis in analyses}
+QUANTITIES = ("weighted_mean", "relative_to_average")
+Accelerations = Mapping[str, Floats]  # by quantity, (1 + groups,), everyone first
 
 
-def _released(analysis: Analysis, frame: Frame, point: Floats, replicated: Floats, persons: Floats) -> Released:
-    once = evaluate_analysis(analysis, frame, point, persons)
-    often = evaluate_analysis(analysis, frame, replicated, persons)
-    return Released(analysis.keys, float(once.total), once.means, often.total, often.means)
-
-
-def released_table(analysis: str, released: Released, percent: float) -> pd.DataFrame:
+def released_table(
+    analysis: str,
+    released: Released,
+    percent: float,
+    method: Method = "percentile",
+    acceleration: Accelerations | None = None,
+) -> pd.DataFrame:
     """One row a group and quantity of one analysis, as released: estimate, interval and spread over its replicates.
 
     The overall mean, to which groups are relative, is the group `All`. A group without an estimate has no row.
@@ -72,6 +45,8 @@ def released_table(analysis: str, released: Released, percent: float) -> pd.Data
     Parameters
     ----------
     percent : of the replicates that an interval holds, in the middle
+    method : of the interval
+    acceleration : needed for bca
 
     Returns
     -------
@@ -79,23 +54,47 @@ def released_table(analysis: str, released: Released, percent: float) -> pd.Data
     replicates
     """
     labels = group_labels(analysis)
-    groups = [labels.get(key, key) for key in released.keys]
-    total, replicate_totals = np.array([released.total]), released.replicate_totals[:, None]
     parts = []
-    for quantity, names, keys, estimate, replicates in (
-        ("relative_to_average", groups, released.keys, released.relative, released.replicate_relative),
-        ("weighted_mean", groups, released.keys, released.means, released.replicate_means),
-        ("weighted_mean", [AVERAGE], (TOTAL_KEY,), total, replicate_totals),
-    ):
-        lower, upper = percentile_interval(replicates, percent)
-        columns = {"group": names, "key": keys, "quantity": quantity, "estimate": estimate}
+    for quantity, keys, estimate, replicates, accelerated in _quantities(released, acceleration):
+        lower, upper = intervals(replicates, estimate, percent, acceleration=accelerated)[method]
+        groups = [AVERAGE if key == TOTAL_KEY else labels.get(key, key) for key in keys]
+        columns = {"group": groups, "key": keys, "quantity": quantity, "estimate": estimate}
         spreads = {"lower": lower, "upper": upper, "sd": spread(replicates), "replicates": len(replicates)}
         parts.append(pd.DataFrame({"analysis": analysis, **columns, **spreads}))
     table = pd.concat(parts, ignore_index=True)
     return table[table["estimate"].notna()]
 
 
-def group_table(analysis: Analysis, released: Released, frame: Frame, images: Counts, percent: float) -> pd.DataFrame:
+def interval_table(analysis: str, released: Released, percent: float, acceleration: Accelerations) -> pd.DataFrame:
+    """Intervals of one analysis by every method, with the sums that BCa rests on.
+
+    Returns
+    -------
+    analysis, key, quantity, method, lower, upper, one row a group, quantity and method; groups without an estimate have
+    none
+    """
+    parts = []
+    for quantity, keys, estimate, replicates, accelerated in _quantities(released, acceleration):
+        for method, (lower, upper) in intervals(replicates, estimate, percent, acceleration=accelerated).items():
+            columns = {"key": keys, "quantity": quantity, "method": method, "lower": lower, "upper": upper}
+            parts.append(pd.DataFrame({"analysis": analysis, **columns})[~np.isnan(estimate)])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _quantities(
+    released: Released, acceleration: Accelerations | None
+) -> Iterator[tuple[str, tuple[str, ...], Floats, Floats, Floats | None]]:
+    """Quantity, keys, estimates, replicates and acceleration: relative levels, means, and the mean of everyone."""
+    total, replicate_totals = np.array([released.total]), released.replicate_totals[:, None]
+    for quantity, keys, estimate, replicates, rows in (
+        ("relative_to_average", released.keys, released.relative, released.replicate_relative, slice(1, None)),
+        ("weighted_mean", released.keys, released.means, released.replicate_means, slice(1, None)),
+        ("weighted_mean", (TOTAL_KEY,), total, replicate_totals, slice(0, 1)),
+    ):
+        yield quantity, keys, estimate, replicates, None if acceleration is None else acceleration[quantity][rows]
+
+
+def with_counts(table: pd.DataFrame, analysis: Analysis, frame: Frame, images: Counts) -> pd.DataFrame:
     """Rows of `released_table`, and what stands behind each: areas, images, persons.
 
     `images` counts the images in areas where the group lives: for population groups nearly all.
@@ -109,7 +108,7 @@ def group_table(analysis: Analysis, released: Released, frame: Frame, images: Co
         },
         index=[*analysis.keys, TOTAL_KEY],
     )
-    return released_table(analysis.name, released, percent).join(counts, on="key")
+    return table.join(counts, on="key")
 
 
 def from_the_highest(groups: pd.DataFrame) -> pd.DataFrame:
@@ -181,7 +180,7 @@ def agreement(
 
     Parameters
     ----------
-    table : rows of `group_table`
+    table : rows of `with_counts`
     true_levels : by area, the probability that an image there shows a police vehicle
     inside : (areas, 2) images that are negative, positive; the truth, too, is averaged over areas with an image
 

@@ -6,53 +6,87 @@ import json
 from typing import Any
 
 import fsspec
+import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import Counts, counts_by_area
-from analysis.calibrate import load_calibration
-from analysis.cells import load_cells
-from analysis.estimate import analyses, frames
-from analysis.results import agreement, area_table, correlations, estimate_all, group_table
-from pipeline.errors import SourceError
-from pipeline.layers import AREAS_FILE
+from analysis.bootstrap import Counts, Floats
+from analysis.calibrate import TwoClass, load_calibration
+from analysis.cells import PROBABILITY_STEP
+from analysis.clusters import load_clusters
+from analysis.estimate import Analysis, frames
+from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
+from analysis.published import Released
+from analysis.replicates import Counted, Way, count, load_replicates, point_means, possible_ways, released
+from analysis.results import (
+    QUANTITIES,
+    Accelerations,
+    agreement,
+    area_table,
+    correlations,
+    interval_table,
+    released_table,
+    with_counts,
+)
+from pipeline.config import Estimate
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
 from pipeline.tables import CELLS
 
-TABLES_FILE = "estimates/tables.csv"
-AREAS_CSV_FILE = "estimates/areas.csv"
-SUMMARY_FILE = "estimates/summary.json"
-CELLS_FILE = "estimates/cells.parquet"
+ESTIMATES = "estimates"
+TABLES_FILE = f"{ESTIMATES}/tables.csv"
+AREAS_CSV_FILE = f"{ESTIMATES}/areas.csv"
+SUMMARY_FILE = f"{ESTIMATES}/summary.json"
+CELLS_FILE = f"{ESTIMATES}/cells.parquet"
 
 
 def plan_estimate(study: Study) -> list[Shard]:
-    """One shard, made from all cells and the rules of estimation."""
+    """One shard, made from all cells, all replicates and the rules of estimation."""
     made_from = [
-        [record.fingerprint for record in study.records(stage).values()] for stage in ("cells", "layers", "calibrate")
+        [record.fingerprint for record in study.records(stage).values()]
+        for stage in ("cells", "clusters", "replicates", "layers", "calibrate")
     ]
     work = {"rules": study.settings.estimate.model_dump(mode="json"), "truth": study.settings.sources.truth}
     return [Shard("estimates", work, made_from=fingerprint(made_from))]
 
 
 def process_estimate(study: Study, _shard: Shard) -> Record:
-    """Write estimates/: cells, replicates by analysis, tables, levels by area, summary."""
+    """Write estimates/: cells, replicates by analysis, tables, levels by area, summary; a folder a further way."""
     rules = study.settings.estimate
-    areas = study.read(AREAS_FILE, geometry=True)
-    cells = load_cells(study)
+    counted, wanted, skipped, cuts, cells = count(study)
     calibration, adjusted, evaluation = load_calibration(study)
-    probabilities = (calibration.p_positive, calibration.p_negative)
-    inside, outside = counts_by_area(cells, areas["area"])
-    images = inside.sum(axis=1)
-    _refuse_empty(study, int(cells["images"].sum()), int(images.sum()), float(areas["persons"][images > 0].sum()))
-
-    wanted, skipped, cuts = analyses(areas, images)
-    results = estimate_all(wanted, areas, inside, outside, probabilities, replicates=rules.replicates, seed=rules.seed)
-    all_frames = frames(areas)
-    table = pd.concat(
-        [group_table(one, results[one.name], all_frames[one.frame], images, rules.interval_percent) for one in wanted],
-        ignore_index=True,
-    )
-    levels = area_table(areas, cells, inside, probabilities)
+    inside, areas = counted.inside, counted.areas
+    files = [study.write(CELLS, cells, CELLS_FILE)]
+    tables: dict[str, pd.DataFrame] = {}
+    made: list[dict[str, Any]] = []
+    possible, impossible = possible_ways(study)
+    for way in possible:
+        folder = f"{ESTIMATES}/{way.folder}" if tables else ESTIMATES
+        results, accelerated = _results(study, way, counted, cells, calibration)
+        tables[folder] = _tables(wanted, results, accelerated, counted, rules)
+        replicates = next(iter(results.values())).replicate_totals
+        made.append(
+            {
+                "prediction": way.prediction,
+                "unit": way.unit,
+                "folder": folder,
+                "replicates": len(replicates),
+                "without_an_estimate": int(np.isnan(replicates).sum()),
+                "redraw_calibration": rules.redraw_calibration and way.prediction == "two_class",
+            }
+        )
+        for one in wanted:
+            parts = (part.encode() for part in results[one.name].json_parts())
+            files.append(study.write_text(parts, f"{folder}/{one.published_file}"))
+        files.append(study.write_bytes(tables[folder].to_csv(index=False).encode(), folder, "tables.csv"))
+        every = pd.concat(
+            [
+                interval_table(one.name, results[one.name], rules.interval_percent, accelerated[one.name])
+                for one in wanted
+            ]
+        )
+        files.append(study.write_bytes(every.to_csv(index=False).encode(), folder, "intervals.csv"))
+    table = tables[ESTIMATES]
+    levels = area_table(areas, cells, inside, (calibration.p_positive, calibration.p_negative))
     summary: dict[str, Any] = {
         "calibration": {
             "threshold": calibration.threshold,
@@ -71,21 +105,19 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
         "images": {
             "analysed": int(cells["images"].sum()),
             "positive": int(cells.loc[cells["positive"], "images"].sum()),
-            "outside_every_area": int(outside.sum()),
+            "outside_every_area": int(counted.outside.sum()),
             "funnel": funnel(study),
         },
         "interval_percent": rules.interval_percent,
+        "interval": rules.interval,
         "replicates": rules.replicates,
+        "ways": made,
+        "ways_skipped": impossible,
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
         "skipped": skipped,
         "correlations": correlations(areas, levels, rules.correlation_persons),
         "truth": _truth(study, table, areas, inside),
     }
-    files = [study.write(CELLS, cells, CELLS_FILE)]
-    for one in wanted:
-        text = results[one.name].to_json()
-        files.append(study.write_bytes(text.encode(), f"estimates/{one.published_file}"))
-    files.append(study.write_bytes(table.to_csv(index=False).encode(), TABLES_FILE))
     files.append(study.write_bytes(levels.to_csv(index=False).encode(), AREAS_CSV_FILE))
     files.append(study.write_bytes(json.dumps(summary, indent=1).encode(), SUMMARY_FILE))
     return Record("", "", tuple(files), len(cells), len(table))
@@ -110,19 +142,80 @@ def funnel(study: Study) -> list[tuple[str, int]]:
     return steps
 
 
-def _refuse_empty(study: Study, analysed: int, inside: int, persons: float) -> None:
-    rules = study.settings.estimate
-    if analysed == 0:
-        raise SourceError(
-            f"no image is left to analyse: of split {rules.split}, from {rules.first_day} on, run through the "
-            f"detector. {study.root}/ledger.jsonl says where they went; the rules stand under estimate: in study.yaml"
+def _results(
+    study: Study, way: Way, counted: Counted, cells: pd.DataFrame, calibration: TwoClass
+) -> tuple[dict[str, Released], dict[str, Accelerations]]:
+    """Point estimates and replicates of every analysis, and their accelerations."""
+    means = point_means(counted, cells, way.prediction, calibration)
+    point = [panel.means(means[:, None])[:, 0] for panel in counted.panels]
+    accelerated: dict[str, Accelerations] = {}
+    for panel in counted.panels:
+        slopes = Slopes.of(panel, means)
+        moments = _moments(study, way, counted, cells, slopes, means, calibration)
+        if study.settings.estimate.redraw_calibration and way.prediction == "two_class":
+            moments += validation_moments(slopes, counted.inside, calibration)
+        for name, rows in panel.rows.items():
+            both = np.hstack([moments.acceleration[:, :1], moments.acceleration[:, rows]])
+            accelerated[name] = dict(zip(QUANTITIES, both, strict=True))
+    return released(counted.panels, point, load_replicates(study, way, counted.panels)), accelerated
+
+
+def _moments(
+    study: Study,
+    way: Way,
+    counted: Counted,
+    cells: pd.DataFrame,
+    slopes: Slopes,
+    means: Floats,
+    calibration: TwoClass,
+) -> Moments:
+    """Moments of the observations that a way draws."""
+    images = counted.inside.sum(axis=1)
+    if way.unit == "area":
+        return area_moments(slopes, means)
+    if way.unit == "image":
+        second, third = _spread_within(counted, cells, way.prediction, means, calibration)
+        return image_moments(slopes, images, second, third)
+    clusters = load_clusters(study, way.unit)
+    if way.prediction == "two_class":
+        probability = np.array([calibration.p_negative, calibration.p_positive])
+        sums = clusters.images * probability[clusters.cell % 2]
+    else:
+        sums = clusters.steps * PROBABILITY_STEP
+    return cluster_moments(slopes, clusters, images, means, sums)
+
+
+def _spread_within(
+    counted: Counted, cells: pd.DataFrame, prediction: str, means: Floats, calibration: TwoClass
+) -> tuple[Floats, Floats]:
+    """Sums of the squared and cubed distance of predictions from the mean of their area, (areas,) each."""
+    if prediction == "two_class":
+        away = np.array([calibration.p_negative, calibration.p_positive]) - means[:, None]
+        return (counted.inside * away**2).sum(axis=1), (counted.inside * away**3).sum(axis=1)
+    powers = ["adjusted_sum", "adjusted_sum_2", "adjusted_sum_3"]
+    sums = cells.groupby("area")[powers].sum().reindex(counted.areas["area"], fill_value=0.0)
+    first, second, third = sums.to_numpy().T
+    return second - means * first, third - 3 * means * second + 2 * means**2 * first
+
+
+def _tables(
+    wanted: list[Analysis],
+    results: dict[str, Released],
+    accelerated: dict[str, Accelerations],
+    counted: Counted,
+    rules: Estimate,
+) -> pd.DataFrame:
+    all_frames, images = frames(counted.areas), counted.inside.sum(axis=1)
+    rows = [
+        with_counts(
+            released_table(one.name, results[one.name], rules.interval_percent, rules.interval, accelerated[one.name]),
+            one,
+            all_frames[one.frame],
+            images,
         )
-    if inside == 0:
-        raise SourceError(f"none of {analysed} analysed images lies in an area: check layers.areas and city.box")
-    if persons == 0:
-        raise SourceError(
-            "nobody lives in the areas with images: estimates are weighted by people; check layers.population"
-        )
+        for one in wanted
+    ]
+    return pd.concat(rows, ignore_index=True)
 
 
 def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Counts) -> dict[str, Any] | None:

@@ -204,9 +204,27 @@ class Estimate(Frozen):
     threshold: Share = 0.770508  # an image is classified positive above it
     zone_share: Share = 0.5  # of a block group's area, to count as that zone
     correlation_persons: int = Field(500, ge=0)  # areas of more persons enter the correlations
-    replicates: int = Field(100, ge=2)
+    replicates: int = Field(100, ge=2, le=1_000_000)
+    # What is drawn with replacement: single images, as published, or whole rides, days or areas, whose images are not
+    # independent. Figures show the first one.
+    bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = Field(("image", "ride"), min_length=1)
+    predictions: tuple[Literal["two_class", "station_adjusted"], ...] = Field(("two_class",), min_length=1)
+    redraw_calibration: bool = False  # draw the validation set anew in each replicate, too; not for station_adjusted
+    interval: Literal["percentile", "basic", "normal", "bca"] = "percentile"
     interval_percent: float = Field(95, gt=0, lt=100)
     seed: int = Field(20230612, ge=0)
+
+    @field_validator("bootstrap", "predictions", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("bootstrap", "predictions")
+    @classmethod
+    def _none_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError("one stands twice")
+        return names
 
 
 class Settings(Frozen):

@@ -24,15 +24,38 @@ _DOT, _SLASH = np.uint8(ord(".")), np.uint8(ord("/"))
 
 def image_keys(texts: pa.Array | pa.ChunkedArray) -> tuple[Keys, Keys]:
     """Name and path keys, (n,) each, of references to images: paths with or without an ending."""
+    starts, content = _bytes(texts)
+    names, paths = np.empty(len(texts), dtype=np.uint64), np.empty(len(texts), dtype=np.uint64)
+    if len(texts):
+        _fill_keys(content, starts, names, paths)
+    return names, paths
+
+
+def text_keys(texts: pa.Array | pa.ChunkedArray) -> Keys:
+    """Keys of whole texts, (n,)."""
+    starts, content = _bytes(texts)
+    keys = np.empty(len(texts), dtype=np.uint64)
+    if len(texts):
+        _fill_text_keys(content, starts, keys)
+    return keys
+
+
+def _bytes(texts: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Where each text starts, and where the last one ends, in the bytes of all."""
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
     texts = texts.cast(pa.large_string())
-    names, paths = np.empty(len(texts), dtype=np.uint64), np.empty(len(texts), dtype=np.uint64)
-    if len(texts):
-        _, offsets, content = texts.buffers()
-        starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-        _fill_keys(np.frombuffer(content or b"", dtype=np.uint8), starts, names, paths)
-    return names, paths
+    _, offsets, content = texts.buffers()
+    if not len(texts):
+        return np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.uint8)
+    starts = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return starts, np.frombuffer(content or b"", dtype=np.uint8)
+
+
+@nb.njit(cache=True, nogil=True)
+def _fill_text_keys(content: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], keys: Keys) -> None:
+    for row in range(len(keys)):
+        keys[row] = _hash(content, starts[row], starts[row + 1], PATH_SEED)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -169,9 +169,13 @@ class Study:
 
     def write_bytes(self, content: bytes, *parts: str) -> str:
         """Write a file whole or not at all; returns its path below the root."""
-        name = "/".join(parts)
+        return self.write_text([content], "/".join(parts))
+
+    def write_text(self, parts: Iterable[bytes], name: str) -> str:
+        """Write a file part by part, whole or not at all; returns its path below the root."""
         with self.aside(name) as path, self.fs.open(path, "wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
         return name
 
     def write(self, table: Table, frame: pd.DataFrame, name: str, row_group_rows: int = ROW_GROUP_ROWS) -> str:

@@ -602,6 +602,17 @@ CELLS = Table(
             low=0,
             nullable=True,
         ),
+        *(
+            Column(
+                f"adjusted_sum_{power}",
+                "float64",
+                f"sum of those probabilities {name}, for the skewness of BCa intervals",
+                unit="images",
+                low=0,
+                nullable=True,
+            )
+            for power, name in ((2, "squared"), (3, "cubed"))
+        ),
         Column(
             "felony_ft_sum",
             "float64",
@@ -614,6 +625,27 @@ CELLS = Table(
     ),
     made_by="patrolscope estimate",
     stored="estimates/cells.parquet",
+)
+
+REPLICATES = Table(
+    "replicates",
+    row="one group of one analysis in one bootstrap replicate",
+    key=("analysis", "key", "replicate"),
+    columns=(
+        Column("analysis", "string", "name of the analysis"),
+        Column("key", "string", "group, as the released files name it; Estimate_Total: everyone"),
+        Column("replicate", "int32", "number of the replicate", low=0),
+        Column(
+            "weighted_mean",
+            "float64",
+            "mean calibrated prediction of the group's areas, weighted by people; missing: no image touches the group",
+            unit="1",
+            low=0,
+            high=1,
+            nullable=True,
+        ),
+    ),
+    made_by="patrolscope estimate",
 )
 
 LABELLED = Table(
@@ -728,6 +760,7 @@ TABLES = (
     ANNOTATED,
     DIFFERENCES,
     CELLS,
+    REPLICATES,
     LABELLED,
     PUBLISHED,
 )

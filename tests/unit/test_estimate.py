@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.bootstrap import counts_by_area, percentile_interval, resample, spread
+from analysis.bootstrap import counts_by_area, resample_images
 from analysis.cells import add_cells
 from analysis.estimate import (
     RACES,
@@ -14,10 +14,14 @@ from analysis.estimate import (
     area_means,
     evaluate_analysis,
     frames,
+    panels,
     quartile_of,
     weighted_percentiles,
 )
-from analysis.results import estimate_all, group_table
+from analysis.intervals import percentile_interval, spread
+from analysis.published import Released
+from analysis.replicates import Counted, image_replicates, released, two_class_means
+from analysis.results import released_table, with_counts
 from pipeline.tables import PEOPLE_PUBLISHED
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
@@ -82,8 +86,22 @@ def reference(images: pd.DataFrame, areas: pd.DataFrame, name: str) -> dict[str,
     return {key: mean / overall for key, mean in groups.items()}
 
 
+PROBABILITIES = np.array([[P_NEGATIVE], [P_POSITIVE]])
+
+
+def estimated(areas: pd.DataFrame, images: pd.DataFrame, replicates: int) -> dict[str, Released]:
+    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    wanted, skipped, _ = analyses(areas, inside.sum(axis=1))
+    assert skipped == {}
+    counted = Counted(areas, inside, outside, panels(wanted, areas))
+    means = two_class_means(inside[:, :, None], PROBABILITIES)
+    drawn = image_replicates(counted, PROBABILITIES, replicates=range(replicates), seed=1)
+    return released(counted.panels, [panel.means(means)[:, 0] for panel in counted.panels], drawn)
+
+
 def cells_of(images: pd.DataFrame) -> pd.DataFrame:
-    counted = images.assign(images=1, adjusted_sum=np.nan, felony_ft_sum=0.0, felony_images=0, station_ft_sum=0.0)
+    missing = dict.fromkeys(("adjusted_sum", "adjusted_sum_2", "adjusted_sum_3"), np.nan)
+    counted = images.assign(images=1, **missing, felony_ft_sum=0.0, felony_images=0, station_ft_sum=0.0)
     return add_cells([counted])
 
 
@@ -102,10 +120,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_published_analysis_agrees_with_the_method_written_out_in_pandas(areas, images, name):
-    inside, outside = counts_by_area(cells_of(images), areas["area"])
-    wanted, skipped, _ = analyses(areas, inside.sum(axis=1))
-    assert skipped == {}
-    results = estimate_all(wanted, areas, inside, outside, (P_POSITIVE, P_NEGATIVE), replicates=2, seed=1)
+    results = estimated(areas, images, replicates=2)
     got = dict(zip(results[name].keys, results[name].relative, strict=True))
     expected = reference(images, areas, name)
     assert {key for key, value in got.items() if not np.isnan(value)} == set(expected)
@@ -139,20 +154,22 @@ def test_a_value_on_a_cut_goes_to_the_upper_quartile_and_a_missing_value_to_none
 def test_images_outside_every_area_are_resampled_only_in_the_frame_of_all_images(areas, images):
     inside, outside = counts_by_area(cells_of(images), areas["area"])
     assert outside.sum() == images["area"].isna().sum() > 0
-    for name, frame in frames(areas).items():
-        drawn = resample(inside, outside, frame, replicates=range(40), seed=3).sum(axis=(1, 2))
-        in_frame = inside[frame.areas].sum()
-        assert (drawn == in_frame).all() if name != "all" else np.ptp(drawn) > 0
-        assert not resample(inside, outside, frame, replicates=range(3), seed=3)[:, ~frame.areas].any()
+    all_frames = frames(areas)
+    drawn = resample_images(inside, outside, list(all_frames.values()), replicates=range(40), seed=3)
+    for name, frame in all_frames.items():
+        images_drawn = drawn[name].sum(axis=(0, 1))
+        assert (images_drawn == inside[frame.areas].sum()).all() if name != "all" else np.ptp(images_drawn) > 0
+        assert not drawn[name][~frame.areas].any()
 
 
 def test_a_replicate_does_not_depend_on_which_others_are_drawn(areas, images):
     inside, outside = counts_by_area(cells_of(images), areas["area"])
-    frame = frames(areas)["all"]
-    together = resample(inside, outside, frame, replicates=range(10), seed=5)
-    alone = resample(inside, outside, frame, replicates=range(6, 7), seed=5)
-    np.testing.assert_array_equal(together[6:7], alone)
-    assert (together[0] != together[1]).any()
+    all_frames = list(frames(areas).values())
+    together = resample_images(inside, outside, all_frames, replicates=range(10), seed=5)
+    alone = resample_images(inside, outside, all_frames, replicates=range(6, 7), seed=5)
+    for name, drawn in together.items():
+        np.testing.assert_array_equal(drawn[..., 6:7], alone[name])
+        assert (drawn[..., 0] != drawn[..., 1]).any()
 
 
 @pytest.mark.slow
@@ -168,7 +185,8 @@ def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images)
         return evaluate_analysis(borough, frame, means, persons).relative
 
     replicates = 600
-    ours = relative(resample(inside, outside, frame, replicates=range(replicates), seed=11))
+    drawn = resample_images(inside, outside, list(frames(areas).values()), replicates=range(replicates), seed=11)
+    ours = relative(np.moveaxis(drawn["all"], -1, 0))
     rng = np.random.default_rng(12)
     rows = images.to_numpy()
     theirs = []
@@ -192,11 +210,12 @@ def test_a_group_that_a_replicate_does_not_touch_is_left_out_of_its_interval():
 
 
 def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(areas, images):
-    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    inside, _ = counts_by_area(cells_of(images), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     borough = next(one for one in wanted if one.name == "borough")
-    results = estimate_all(wanted, areas, inside, outside, (P_POSITIVE, P_NEGATIVE), replicates=5, seed=1)
-    table = group_table(borough, results["borough"], frames(areas)["all"], inside.sum(axis=1), 95)
+    results = estimated(areas, images, replicates=5)
+    table = released_table("borough", results["borough"], 95)
+    table = with_counts(table, borough, frames(areas)["all"], inside.sum(axis=1))
     assert set(table["group"]) == {"X", "Y", "All"}
     assert "Z_weighted_mean" not in results["borough"].to_json()
 
