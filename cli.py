@@ -169,8 +169,46 @@ def annotate(
 
 
 @app.command()
-def estimate(study: StudyOption, cluster: ClusterOption = "local") -> None:
-    """Calibration, disparities, bootstrap; tables, map, figures and report."""
+def estimate(
+    study: StudyOption,
+    replicates: Annotated[
+        int | None, typer.Option(help="Bootstrap replicates; those there are stay as they are.")
+    ] = None,
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option(help="What is drawn: image, ride, day, area. Again for more; figures show the first."),
+    ] = None,
+    prediction: Annotated[
+        list[str] | None, typer.Option(help="What is averaged: two_class, station_adjusted. Again for more.")
+    ] = None,
+    redraw_calibration: Annotated[
+        bool | None,
+        typer.Option(
+            "--redraw-calibration/--fixed-calibration", help="Draw the validation set anew in each replicate, too."
+        ),
+    ] = None,
+    interval: Annotated[str | None, typer.Option(help="Of the tables: percentile, basic, normal or bca.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
+    cluster: ClusterOption = "local",
+) -> None:
+    """Calibration, disparities, bootstrap; tables, map, figures and report.
+
+    What is asked for here is written to study.yaml, so that a later `run` does the same (comments there are lost).
+    """
+    from pipeline.store import change_settings, open_study
+
+    asked = {
+        "replicates": replicates,
+        "bootstrap": bootstrap or None,
+        "predictions": prediction or None,
+        "redraw_calibration": redraw_calibration,
+        "interval": interval,
+        "seed": seed,
+    }
+    with _errors():
+        changes = {"estimate": {name: value for name, value in asked.items() if value is not None}}
+        for line in change_settings(open_study(study), changes)[1]:
+            _say(line)
     _run(study, _estimate_stages(), cluster)
 
 

@@ -207,8 +207,8 @@ class Estimate(Frozen):
     replicates: int = Field(100, ge=2, le=1_000_000)
     # What is drawn with replacement: single images, as published, or whole rides, days or areas, whose images are not
     # independent. Figures show the first one.
-    bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = Field(("image", "ride"), min_length=1)
-    predictions: tuple[Literal["two_class", "station_adjusted"], ...] = Field(("two_class",), min_length=1)
+    bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = ("image", "ride")
+    predictions: tuple[Literal["two_class", "station_adjusted"], ...] = ("two_class",)
     redraw_calibration: bool = False  # draw the validation set anew in each replicate, too; not for station_adjusted
     interval: Literal["percentile", "basic", "normal", "bca"] = "percentile"
     interval_percent: float = Field(95, gt=0, lt=100)
@@ -222,8 +222,8 @@ class Estimate(Frozen):
     @field_validator("bootstrap", "predictions")
     @classmethod
     def _none_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) != len(names):
-            raise ValueError("one stands twice")
+        if not names or len(set(names)) != len(names):
+            raise ValueError("at least one, and none twice")
         return names
 
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import Period, Settings
+from pipeline.config import Period, Settings, with_changes
 from pipeline.contract import Column, Table
 from pipeline.errors import NotYetMade, SourceError
 from pipeline.given import KEPT, absent_columns, columns_read, kept_names, typed_columns
@@ -49,7 +49,7 @@ from pipeline.rawcsv import (
 from pipeline.rawfiles import RawFile, identity, raw_files
 from pipeline.spatial.order import ROW_GROUP_ROWS, hilbert_key
 from pipeline.stages import Shard, Stage
-from pipeline.store import SETTINGS_FILE, Record, Study, create_study, fingerprint, open_study, study_at
+from pipeline.store import SETTINGS_FILE, Record, Study, change_settings, fingerprint, open_study, study_at
 from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
@@ -108,28 +108,13 @@ def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown
     new = bool(sources) and not fs.exists(f"{str(base).rstrip('/')}/{SETTINGS_FILE}")
     study = study_at(root, Settings()) if new else open_study(root)
     asked = {"trust": trust, "keep_unknown": keep_unknown}
-    ingest = {name: value for name, value in asked.items() if value is not None}
-    before = study.settings
-    after = before.model_copy(
-        update={
-            "sources": before.sources.model_copy(update={"metadata": tuple(sources) or before.sources.metadata}),
-            "ingest": before.ingest.model_copy(update=ingest),
-        }
-    )
-    if after == before:
-        return []
-    if sources:
-        raw_files(replace(study, settings=after))  # a mistyped name leaves the settings as they are
-    with study.lock():
-        create_study(root, after)
-    changed = [
-        f"ingest.{name}: {str(value).lower()}"
-        for name, value in ingest.items()
-        if value != getattr(before.ingest, name)
-    ]
-    if after.sources != before.sources:
-        changed.insert(0, f"sources.metadata: {', '.join(after.sources.metadata)}")
-    return [f"{study.path(SETTINGS_FILE)} now says {'; '.join(changed)}"]
+    changes: dict[str, dict[str, Any]] = {
+        "sources": {"metadata": list(sources)} if sources else {},
+        "ingest": {name: value for name, value in asked.items() if value is not None},
+    }
+    if sources:  # a mistyped name leaves the settings as they are
+        raw_files(replace(study, settings=with_changes(study.settings, changes)))
+    return change_settings(study, changes)[1]
 
 
 # Days.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.hashing import NAME_SEED, PATH_SEED, image_keys
+from pipeline.hashing import NAME_SEED, PATH_SEED, image_keys, text_keys
 
 # Few characters, so that endings, folders and repeated names are common. A line feed stands in no reference.
 PARTS = st.text("ab.09/é_-", max_size=9) | st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30)
@@ -43,6 +43,15 @@ def test_keys_are_those_of_a_plain_loop_over_the_bytes(refs):
     names, paths = image_keys(pa.array(refs, type=pa.string()))
     assert names.tolist() == [hashed(name_of(ref), int(NAME_SEED)) for ref in refs]
     assert paths.tolist() == [hashed(path_of(ref), int(PATH_SEED)) for ref in refs]
+
+
+@given(texts=REFS)
+@example(texts=["", "9f2c.jpg", "9f2c.png"])
+def test_keys_of_whole_texts_take_the_ending_in(texts):
+    assert text_keys(pa.array(texts, type=pa.string())).tolist() == [hashed(text, int(PATH_SEED)) for text in texts]
+    assert text_keys(pa.chunked_array([texts, texts[:1]], type=pa.string())).tolist()[: len(texts)] == (
+        text_keys(pa.array(texts, type=pa.string())).tolist()
+    )
 
 
 @given(refs=REFS)

@@ -1,0 +1,155 @@
+"""Replicates on a real cluster: they do not depend on how the data lie, outlive a killed run, and can be extended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.published import read_released
+from analysis.replicates import REPLICATE
+from pipeline.errors import SourceError
+from pipeline.run import run_stages
+from tests.integration.studies import TO_ESTIMATES, branch, table
+
+pytestmark = pytest.mark.slow
+EVERY_WAY = {
+    "bootstrap": ["image", "ride", "day", "area"],
+    "predictions": ["two_class", "station_adjusted"],
+    "redraw_calibration": True,
+}
+KEY = ["analysis", "key", "replicate"]
+
+
+@pytest.fixture(scope="module")
+def every_way(simulated, client):
+    study = branch(simulated, "every-way", estimate={**EVERY_WAY, "replicates": 130})
+    run_stages(study, TO_ESTIMATES, lambda: client)
+    return study
+
+
+def replicates(study) -> dict[str, pd.DataFrame]:
+    folders = sorted(path.name for path in Path(study.path("replicates")).iterdir())
+    return {name: table(study, f"replicates/{name}", KEY) for name in folders}
+
+
+def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estimates(every_way):
+    summary = json.loads(every_way.read_bytes("estimates/summary.json"))
+    made = {(way["prediction"], way["unit"]): way for way in summary["ways"]}
+    assert len(made) == 8
+    assert {way["replicates"] for way in made.values()} == {130}
+    for prediction in ("two_class", "station_adjusted"):
+        tables = {
+            unit: pd.read_csv(every_way.path(made[prediction, unit]["folder"], "tables.csv"))
+            for unit in EVERY_WAY["bootstrap"]
+        }
+        for unit, one in tables.items():
+            pd.testing.assert_series_equal(one["estimate"], tables["image"]["estimate"], obj=unit)
+        # Races are estimated from nearly all images: there, the mean of the replicates is close to the estimate.
+        race = {unit: one[one["analysis"] == "race"] for unit, one in tables.items()}
+        for unit, one in race.items():
+            assert one["estimate"].between(one["lower"] - one["sd"], one["upper"] + one["sd"]).all(), unit
+        assert race["area"]["sd"].mean() > race["image"]["sd"].mean()
+    two, adjusted = (
+        pd.read_csv(every_way.path(made[prediction, "image"]["folder"], "tables.csv")).set_index(
+            ["analysis", "key", "quantity"]
+        )["sd"]
+        for prediction in ("two_class", "station_adjusted")
+    )
+    # The calibration is redrawn for the classes alone, and adds its own spread to the mean level.
+    everyone = ("race", "Estimate_Total", "weighted_mean")
+    assert two[everyone] > 1.2 * adjusted[everyone]
+
+
+def test_further_ways_lie_in_the_released_form_in_folders_of_their_own(every_way):
+    for folder in ("estimates", "estimates/ride", "estimates/area-station_adjusted"):
+        results, absent = read_released(every_way.path(folder))
+        assert not absent
+        assert results["race"].replicate_means.shape == (130, 4)
+
+
+def test_every_method_has_its_intervals(every_way):
+    rows = pd.read_csv(every_way.path("estimates/ride/intervals.csv"))
+    assert set(rows["method"]) == {"percentile", "basic", "normal", "bca"}
+    race = rows[(rows["analysis"] == "race") & (rows["quantity"] == "relative_to_average")]
+    assert race[["lower", "upper"]].notna().all(axis=None)
+    wide = race.assign(width=race["upper"] - race["lower"]).pivot_table(index="key", columns="method", values="width")
+    assert (wide.max(axis=1) < 2 * wide.min(axis=1)).all()
+    table_rows = pd.read_csv(every_way.path("estimates/ride/tables.csv"))
+    chosen = rows[rows["method"] == "percentile"].merge(table_rows, on=["analysis", "key", "quantity"])
+    assert len(chosen) == len(table_rows)
+    assert chosen["lower_x"].equals(chosen["lower_y"])
+
+
+def test_replicates_do_not_depend_on_how_the_images_lie_in_files(simulated, every_way, client):
+    other = branch(simulated, "sliced", ingest={"slice_rows": 4_000}, estimate={**EVERY_WAY, "replicates": 130})
+    run_stages(other, TO_ESTIMATES, lambda: client)
+    assert len(other.files("annotated")) > 2 * len(every_way.files("annotated"))
+    for name, expected in replicates(every_way).items():
+        pd.testing.assert_frame_equal(replicates(other)[name], expected, obj=name)
+    for file in ("tables.csv", "intervals.csv"):
+        for folder in ("estimates", "estimates/ride"):
+            assert other.read_bytes(folder, file) == every_way.read_bytes(folder, file)
+
+
+def test_more_replicates_leave_those_there_as_they_are(simulated, every_way, client):
+    study = branch(simulated, "growing", estimate={**EVERY_WAY, "replicates": 100})
+    run_stages(study, TO_ESTIMATES, lambda: client)
+    blocks = {file: Path(study.path(file)).stat().st_mtime_ns for file in study.files("replicates")}
+    content = study.settings.model_dump(mode="json")
+    content["estimate"]["replicates"] = 130
+    grown = study.__class__(study.root, study.settings.__class__.model_validate(content))
+    outcomes = {outcome.stage: outcome for outcome in run_stages(grown, TO_ESTIMATES, lambda: client)}
+    assert outcomes["cells"].done_now == outcomes["clusters"].done_now == 0
+    assert outcomes["replicates"].done_now == 8
+    assert all(Path(study.path(file)).stat().st_mtime_ns == time_ns for file, time_ns in blocks.items())
+    for name, expected in replicates(every_way).items():
+        pd.testing.assert_frame_equal(replicates(grown)[name], expected, obj=name)
+
+
+def test_a_run_killed_among_its_replicates_goes_on_with_the_next_block(simulated, every_way, client):
+    study = branch(
+        simulated,
+        "killed",
+        estimate={**EVERY_WAY, "replicates": 60_000, "bootstrap": ["ride"], "predictions": ["two_class"]},
+    )
+    run_stages(study, TO_ESTIMATES[:-2], lambda: client)
+    command = [sys.executable, "-m", "cli", "estimate", "--study", study.root]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline_s = time.monotonic() + 120
+    while len(study.records("replicates")) < 3 and time.monotonic() < deadline_s:
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = study.records("replicates")
+    assert 3 <= len(finished) < 600
+    content = study.settings.model_dump(mode="json")
+    content["estimate"]["replicates"] = 100 * (max(int(name.rsplit("-")[-1]) for name in finished) // 100 + 2)
+    shorter = study.__class__(study.root, study.settings.__class__.model_validate(content))
+    (outcome,) = run_stages(shorter, [REPLICATE], lambda: client)
+    assert outcome.done_now == outcome.shards - len(finished)
+    held = replicates(shorter)["ride"]
+    expected = replicates(every_way)["ride"]
+    expected = expected[expected["replicate"] < 100].reset_index(drop=True)
+    got = held[held["replicate"] < 100].reset_index(drop=True)
+    pd.testing.assert_frame_equal(got, expected)
+    assert not held["weighted_mean"][held["key"] == "Estimate_Total"].isna().any()
+
+
+def test_a_study_without_stations_has_no_station_adjusted_way_and_says_so(simulated, client):
+    study = branch(
+        simulated, "no-stations", layers={"stations": None}, estimate={"predictions": ["station_adjusted", "two_class"]}
+    )
+    run_stages(study, TO_ESTIMATES, lambda: client)
+    summary = json.loads(study.read_bytes("estimates/summary.json"))
+    assert "no stations" in summary["ways_skipped"]["image-station_adjusted"]
+    assert [way["prediction"] for way in summary["ways"]] == ["two_class", "two_class"]
+    alone = branch(simulated, "alone", layers={"stations": None}, estimate={"predictions": ["station_adjusted"]})
+    with pytest.raises(SourceError, match=r"no stations.*two_class under estimate\.predictions"):
+        run_stages(alone, TO_ESTIMATES, lambda: client)

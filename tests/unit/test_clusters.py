@@ -1,0 +1,221 @@
+"""Images by ride and day, and what estimates gain from them, held against rows in plain pandas."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from analysis.bootstrap import Counts, counts_by_area, draw_clusters
+from analysis.calibrate import TwoClass
+from analysis.cells import PROBABILITY_STEP
+from analysis.clusters import PARTS, Clusters, gather, parts_of
+from analysis.estimate import analyses, evaluate_analysis, frames, panels
+from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
+from analysis.replicates import Counted, adjusted_means, area_replicates, cluster_sums, two_class_means
+from pipeline.hashing import text_keys
+from tests.unit.test_estimate import PROBABILITIES, areas, cells_of  # noqa: F401 - a fixture
+
+P_NEGATIVE, P_POSITIVE = PROBABILITIES[:, 0]
+
+
+@pytest.fixture
+def images() -> pd.DataFrame:
+    """Rides of 20 images in a few areas each, on three days, with a prediction of their own."""
+    generator = np.random.default_rng(3)
+    rides, each = 60, 20
+    ride = np.repeat(np.arange(rides), each)
+    near = generator.choice([*"abcdefg", None], (rides, 3))
+    area = near[ride, generator.integers(0, 3, rides * each)]
+    day = pd.Timestamp("2020-10-05") + pd.to_timedelta(ride % 3, unit="D")
+    steps = generator.integers(0, 2**24, rides * each)
+    return pd.DataFrame(
+        {
+            "area": area,
+            "ride_id": pd.Series(ride).map("ride{:03}".format),
+            "image_ref": [f"ride/{one}/{number}.jpg" for number, one in enumerate(ride)],
+            "captured_local": day.astype("datetime64[ms]"),
+            "positive": generator.random(rides * each) < np.repeat(generator.beta(0.5, 3, rides), each),
+            "steps": steps,
+        }
+    )
+
+
+def gathered(images: pd.DataFrame, codes: pd.Series, unit: str, parts: int = 1) -> Clusters:
+    batches = []
+    for _, part in images.groupby(np.arange(len(images)) % parts):
+        wanted = parts_of(part, pd.Index(codes), part["positive"].to_numpy(), part["steps"].to_numpy(), ("ride", "day"))
+        batches.append(wanted[PARTS.index(unit)])
+    rows, number = gather(batches)
+    cluster, cell, counts, steps = (rows.column(at).to_numpy() for at in range(4))
+    return Clusters(number, cell, cluster.astype(np.int32), counts, steps)
+
+
+@pytest.mark.parametrize("unit", ["ride", "day"])
+def test_clusters_do_not_depend_on_how_the_images_were_split(areas, images, unit):  # noqa: F811
+    whole = gathered(images, areas["area"], unit)
+    assert whole.number == images["ride_id" if unit == "ride" else "captured_local"].nunique()
+    for parts in (3, 8):
+        split = gathered(images.sample(frac=1, random_state=parts), areas["area"], unit, parts)
+        for name in ("cell", "cluster", "images", "steps"):
+            np.testing.assert_array_equal(getattr(split, name), getattr(whole, name))
+
+
+def test_a_part_that_is_not_asked_for_is_empty_and_no_image_makes_no_cluster(areas, images):  # noqa: F811
+    codes = pd.Index(areas["area"])
+    parts = parts_of(images, codes, images["positive"].to_numpy(), images["steps"].to_numpy(), ("day",))
+    assert [len(part) > 0 for part in parts] == [False, True, False]
+    rows, number = gather([parts[0]])
+    assert (len(rows), number) == (0, 0)
+    assert rows.schema.equals(pa.schema(parts[0].schema))
+
+
+@pytest.mark.parametrize("unit", ["ride", "day"])
+def test_drawing_clusters_is_repeating_their_rows(areas, images, unit):  # noqa: F811
+    """Every analysis of every replicate, from the rows of the clusters that were drawn."""
+    clusters = gathered(images, areas["area"], unit)
+    times = draw_clusters(clusters.number, unit, replicates=range(5), seed=2)
+    counts = cluster_sums(clusters, clusters.images, times, len(areas))
+    steps = cluster_sums(clusters, clusters.steps, times, len(areas)).sum(axis=1)
+    cells = cells_of(images[["area", "positive"]])
+    inside, _ = counts_by_area(cells, areas["area"])
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    persons = areas["persons"].to_numpy()
+
+    # Clusters are numbered in the order of their keys.
+    keys = text_keys(pa.array(images["ride_id"])) if unit == "ride" else images["captured_local"].to_numpy()
+    number = np.unique(keys, return_inverse=True)[1]
+
+    for replicate in range(5):
+        long = images.loc[np.repeat(images.index, times[number, replicate])]
+        expected, _ = counts_by_area(cells_of(long[["area", "positive"]]), areas["area"])
+        np.testing.assert_array_equal(counts[..., replicate], expected)
+        sums = (long["steps"] * PROBABILITY_STEP).groupby(long["area"]).mean().reindex(areas["area"])
+        ours = adjusted_means(steps[:, replicate], expected.sum(axis=1))
+        np.testing.assert_allclose(ours, sums.to_numpy(), rtol=1e-12)
+    means = two_class_means(counts, PROBABILITIES)
+    for panel in panels(wanted, areas):
+        together = panel.means(means)
+        for analysis in panel.analyses:
+            alone = evaluate_analysis(analysis, panel.frame, means.T, persons)
+            np.testing.assert_allclose(together[0], alone.total, rtol=1e-12)
+            np.testing.assert_allclose(together[panel.rows[analysis.name]].T, alone.means, rtol=1e-12)
+
+
+def test_an_area_drawn_twice_counts_as_two_areas(areas, images):  # noqa: F811
+    inside, outside = counts_by_area(cells_of(images[["area", "positive"]]), areas["area"])
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    counted = Counted(areas, inside, outside, panels(wanted, areas))
+    means = two_class_means(inside[:, :, None], PROBABILITIES)
+    got = area_replicates(counted, means, replicates=range(4), seed=6)
+    seen = np.flatnonzero(inside.sum(axis=1))
+    times = np.zeros((len(areas), 4), dtype=int)
+    times[seen] = draw_clusters(len(seen), "area", replicates=range(4), seed=6)
+    assert set(times.ravel()) - {0, 1}
+    for replicate in range(4):
+        rows = np.repeat(np.arange(len(areas)), times[:, replicate])
+        long = areas.iloc[rows].reset_index(drop=True)
+        for panel, values in zip(counted.panels, got, strict=True):
+            frame = frames(long)[panel.frame.name]
+            for analysis in panel.analyses:
+                weights = analysis.weights[rows]
+                inside_frame = np.where(frame.areas, means[rows, 0], np.nan)
+                known = ~np.isnan(inside_frame)
+                for group, row in enumerate(range(*panel.rows[analysis.name].indices(len(values)))):
+                    people = weights[known, group]
+                    expected = (inside_frame[known] * people).sum() / people.sum() if people.sum() else np.nan
+                    assert values[row, replicate] == pytest.approx(expected, nan_ok=True)
+
+
+# Accelerations, against leaving a little of every observation out.
+
+EPSILON = 1e-5
+
+
+def estimates(panel, means: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
+    levels = panel.means(means[:, None], None if times is None else times[:, None])[:, 0]
+    return np.stack([levels, levels / levels[0]])
+
+
+def brute(influences: np.ndarray) -> np.ndarray:
+    """(observations, 2, rows) influence values to accelerations."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (influences**3).sum(axis=0) / (6 * (influences**2).sum(axis=0) ** 1.5)
+
+
+def agree(moments: Moments, influences: np.ndarray) -> None:
+    # A group that nothing moves has influences that are rounding alone.
+    moved = (influences**2).sum(axis=0) > 1e-12 * np.nanmax((influences**2).sum(axis=0))
+    np.testing.assert_allclose(moments.acceleration[moved], brute(influences)[moved], rtol=2e-3, atol=1e-5)
+    assert moved.sum() > 4
+
+
+def setting(areas, images) -> tuple[Counted, Counts]:  # noqa: F811
+    inside, outside = counts_by_area(cells_of(images[["area", "positive"]]), areas["area"])
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    return Counted(areas, inside, outside, panels(wanted, areas)), inside
+
+
+def weighted_means(images: pd.DataFrame, areas: pd.DataFrame, weights: np.ndarray) -> np.ndarray:  # noqa: F811
+    prediction = np.where(images["positive"], P_POSITIVE, P_NEGATIVE)
+    sums = pd.Series(prediction * weights).groupby(images["area"].to_numpy()).sum()
+    counts = pd.Series(weights).groupby(images["area"].to_numpy()).sum()
+    return (sums / counts).reindex(areas["area"]).to_numpy()
+
+
+@pytest.mark.parametrize("unit", ["image", "ride"])
+def test_the_acceleration_is_the_skewness_of_what_single_observations_move(areas, images, unit):  # noqa: F811
+    counted, inside = setting(areas, images)
+    number = images.groupby("ride_id").ngroup().to_numpy() if unit == "ride" else np.arange(len(images))
+    means = weighted_means(images, areas, np.ones(len(images)))
+    clusters = gathered(images, areas["area"], "ride")
+    for panel in counted.panels:
+        base = estimates(panel, means)
+        influences = np.array(
+            [
+                (estimates(panel, weighted_means(images, areas, 1 + EPSILON * (number == one))) - base) / EPSILON
+                for one in range(number.max() + 1)
+            ]
+        )
+        slopes = Slopes.of(panel, means)
+        if unit == "image":
+            away = np.array([P_NEGATIVE, P_POSITIVE]) - means[:, None]
+            moments = image_moments(
+                slopes, inside.sum(axis=1), (inside * away**2).sum(axis=1), (inside * away**3).sum(axis=1)
+            )
+        else:
+            values = clusters.images * PROBABILITIES[clusters.cell % 2, 0]
+            moments = cluster_moments(slopes, clusters, inside.sum(axis=1), means, values)
+        agree(moments, influences)
+
+
+def test_the_acceleration_of_whole_areas_takes_their_people_along(areas, images):  # noqa: F811
+    counted, _ = setting(areas, images)
+    means = weighted_means(images, areas, np.ones(len(images)))
+    for panel in counted.panels:
+        base = estimates(panel, means, np.ones(len(areas)))
+        influences = np.array(
+            [
+                (estimates(panel, means, 1 + EPSILON * (np.arange(len(areas)) == one)) - base) / EPSILON
+                for one in np.flatnonzero(~np.isnan(means))
+            ]
+        )
+        agree(area_moments(Slopes.of(panel, means), means), influences)
+
+
+def test_the_acceleration_of_the_validation_set_goes_through_both_probabilities(areas, images):  # noqa: F811
+    counted, inside = setting(areas, images)
+    calibration = TwoClass(0.5, positive=30, true_positive=20, negative=100, false_negative=5)
+    truth = np.repeat([1.0, 0, 1, 0], [20, 10, 5, 95])
+    positive = np.repeat([True, True, False, False], [20, 10, 5, 95])
+
+    def levels(weights: np.ndarray) -> np.ndarray:
+        pair = [np.average(truth[part], weights=weights[part]) for part in (~positive, positive)]
+        return two_class_means(inside[:, :, None], np.array(pair)[:, None])[:, 0]
+
+    for panel in counted.panels:
+        base = estimates(panel, levels(np.ones(130)))
+        influences = np.array(
+            [(estimates(panel, levels(1 + EPSILON * (np.arange(130) == one))) - base) / EPSILON for one in range(130)]
+        )
+        slopes = Slopes.of(panel, levels(np.ones(130)))
+        agree(validation_moments(slopes, inside, calibration), influences)
