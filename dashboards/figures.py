@@ -70,11 +70,18 @@ class Grouped(Protocol):
     def ranked_of(self) -> str:
         """What is said of the neighbourhoods that `ends` chooses from; nothing where it is all of them."""
 
+    @property
+    def drawn(self) -> Sequence[str]:
+        """What is drawn again for the intervals, in words: one way, or two."""
+
     def has(self, analysis: str) -> bool:
         """Whether an analysis was made."""
 
     def groups(self, analysis: str) -> pd.DataFrame:
-        """Levels relative to the average: group, estimate, lower, upper, none_positive, and images where known."""
+        """Levels relative to the average: group, estimate, lower, upper, none_positive.
+
+        Beside them images, second_lower and second_upper where known.
+        """
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Neighbourhoods with the highest and with the lowest level."""
@@ -103,7 +110,7 @@ def draw_groups(results: Grouped, *, interval_percent: float, simulated: str) ->
         rows = _rows(results, name, series)
         if not rows:
             continue
-        subtitle = interval_subtitle(interval_percent)
+        subtitle = interval_subtitle(interval_percent, results.drawn)
         if name == "neighbourhood" and results.ranked_of:
             subtitle += f". {results.ranked_of}"
         # Released results can lack the file of the whole city.
@@ -112,9 +119,12 @@ def draw_groups(results: Grouped, *, interval_percent: float, simulated: str) ->
     return figures
 
 
-def interval_subtitle(interval_percent: float) -> str:
-    """What an interval figure shows, and how."""
-    return f"{MEASURE}\nDot: estimate. Line: {interval_percent:g} % interval"
+def interval_subtitle(interval_percent: float, drawn: Sequence[str]) -> str:
+    """What an interval figure shows, and how; `drawn` says what is drawn again for the line, and for a thinner one."""
+    line = f"{MEASURE}\nDot: estimate. Line: {interval_percent:g} % interval"
+    if len(drawn) < 2:
+        return line
+    return f"{line}, {drawn[0]} drawn again; thin: {drawn[1]}"
 
 
 def _series(results: Grouped, name: str) -> list[Series]:
@@ -199,6 +209,11 @@ def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, scale: float =
     """Dots and lines of groups at their height `y`; `scale` is for the size of both."""
     solid = frame[~frame["none_positive"]]
     axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8 * scale, zorder=3)
+    if "second_lower" in solid:
+        second = solid["second_lower"], solid["second_upper"]
+        axes.hlines(solid["y"], *second, color=series.colour, linewidth=0.6 * scale, zorder=3)
+        for end in second:
+            axes.plot(end, solid["y"], "|", color=series.colour, markersize=4 * scale, markeredgewidth=0.6, zorder=3)
     # Small enough that the short intervals of large groups show beside it.
     size = 3.8 if series.marker == "o" else 3.4
     for hollow, part in frame.groupby("none_positive"):
@@ -256,7 +271,8 @@ def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: f
 
 def _ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
     """Limits and ticks for ratios: in steps of doubling where they differ much, else linear."""
-    low, high = float(np.nanmin([1, *rows["lower"]])), float(np.nanmax([1, *rows["upper"]]))
+    ends = rows[[column for column in rows if column in ("lower", "upper", "second_lower", "second_upper")]]
+    low, high = float(np.nanmin([1, *ends.min()])), float(np.nanmax([1, *ends.max()]))
     if low <= 0 or high / low < 6:
         room = 0.06 * (high - low) or 0.1
         axes.set_xlim(low - room, high + room)

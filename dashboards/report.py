@@ -114,6 +114,7 @@ def render_report(study: Study, results: Results) -> str:
     return _template().render(
         study=settings,
         percent=f"{settings.estimate.interval_percent:g}{NBSP}%",
+        drawn=results.drawn,
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),
         maps=[{"name": n, "title": t, "caption": c, "uri": pictures[n]} for n, t, c in MAPS if pictures[n]],
         sections=[_section(results, *section, uri=pictures[section[0]]) for section in SECTIONS],

@@ -72,6 +72,7 @@ class ReleasedGroups:
     tables: pd.DataFrame
     ranked: pd.DataFrame
     ranked_of = ""
+    drawn = ("single images",)
 
     def has(self, analysis: str) -> bool:
         """Whether the results hold an analysis."""
@@ -105,7 +106,7 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
     figures = {name: (figure, PNG_DPI) for name, figure in drawn.items()}
     if results.ranked.empty:
         return figures
-    groups, subtitle = results.groups("neighbourhood"), interval_subtitle(INTERVAL_PERCENT)
+    groups, subtitle = results.groups("neighbourhood"), interval_subtitle(INTERVAL_PERCENT, results.drawn)
     kind = groups["group"].map(results.ranked.set_index("group")["residential"])
     residential = groups[kind.eq(other=True).fillna(value=False)]
     if len(residential):

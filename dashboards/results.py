@@ -37,6 +37,10 @@ ANALYSES = {
     "neighbourhood": "Neighbourhood",
 }
 
+# What each unit of the bootstrap draws again, in words.
+UNITS = {"image": "single images", "ride": "whole rides", "day": "whole days", "area": "whole areas"}
+_KEY = ["analysis", "key", "quantity"]
+
 _TEXT = {
     TABLES_FILE: ["analysis", "group", "key", "quantity"],
     AREAS_CSV_FILE: ["area"],
@@ -57,6 +61,14 @@ class Results:
     areas: pd.DataFrame  # one row an area
     summary: dict[str, Any]
     truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
+    second: pd.DataFrame | None = None  # intervals of the second way of resampling: key, second_lower, second_upper
+
+    @property
+    def drawn(self) -> list[str]:
+        """What is drawn again for the intervals: first those of `lower` and `upper`, then the second ones, in words."""
+        ways = self.summary["ways"]
+        same = [way for way in ways if way["prediction"] == ways[0]["prediction"]]
+        return [UNITS[way["unit"]] for way in same[: 1 if self.second is None else 2]]
 
     @property
     def ranked_of(self) -> str:
@@ -70,7 +82,8 @@ class Results:
     def groups(self, analysis: str, quantity: str = "relative_to_average") -> pd.DataFrame:
         """Groups of an analysis, without the average, in the order of the file; empty if it was not made.
 
-        The column none_positive says whether a group's level is that of negative images alone: drawing such images
+        The columns second_lower and second_upper are there where there is a second way of resampling. The column
+        none_positive says whether a group's level is that of negative images alone: drawing such images
         again never gives another level, so that its interval says nothing.
         """
         tables = self.tables
@@ -79,6 +92,8 @@ class Results:
         means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
         p_negative = self.summary["calibration"]["p_negative"]
         negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
+        if self.second is not None:
+            groups = groups.merge(self.second, on=_KEY, how="left")
         return groups.assign(none_positive=groups["key"].isin(negative))
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -106,12 +121,23 @@ def read_results(study: Study) -> Results:
     if missing := [name for name in (TABLES_FILE, AREAS_CSV_FILE, SUMMARY_FILE) if not study.exists(name)]:
         raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
     areas = _read_csv(study.read_bytes(AREAS_CSV_FILE), AREAS_CSV_FILE)
+    summary = json.loads(study.read_bytes(SUMMARY_FILE))
     return Results(
         tables=_read_csv(study.read_bytes(TABLES_FILE), TABLES_FILE),
         areas=areas,
-        summary=json.loads(study.read_bytes(SUMMARY_FILE)),
+        summary=summary,
+        second=_read_second(study, summary["ways"]),
         truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
     )
+
+
+def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | None:
+    """Intervals of the second way of resampling the same prediction, where there is one."""
+    further = [way for way in ways[1:] if way["prediction"] == ways[0]["prediction"]]
+    if not further:
+        return None
+    table = _read_csv(study.read_bytes(further[0]["folder"], "tables.csv"), TABLES_FILE)
+    return table[[*_KEY, "lower", "upper"]].rename(columns={"lower": "second_lower", "upper": "second_upper"})
 
 
 def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:

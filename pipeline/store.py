@@ -264,11 +264,15 @@ class Study:
                 self.fs.rm_file(self.path(name))
 
     def sweep(self, folder: str, keep: frozenset[str]) -> None:
-        """Remove what an interrupted run left in a folder: half-written files, and files that no record names."""
+        """Remove what no record names from a folder: files of interrupted or earlier runs, and empty folders."""
         if not self.exists(folder):
             return
-        for path in map(str, self.fs.find(self.path(folder))):
-            if path[len(self.base) + 1 :] not in keep:
+        found = map(str, self.fs.find(self.path(folder), withdirs=self.is_local))
+        for path in sorted(found, reverse=True):  # what lies in a folder comes before the folder
+            if self.is_local and self.fs.isdir(path):
+                if not self.fs.ls(path, detail=False):
+                    self.fs.rmdir(path)
+            elif path[len(self.base) + 1 :] not in keep:
                 self.fs.rm_file(path)
 
     @contextlib.contextmanager

@@ -151,6 +151,12 @@ def made_tables(seed: int = 2) -> pd.DataFrame:
     ]
 
 
+def wider(tables: pd.DataFrame) -> pd.DataFrame:
+    """The same estimates, in intervals half as wide again, as whole rides would give."""
+    lower, upper = (tables["estimate"] + 1.5 * (tables[end] - tables["estimate"]) for end in ("lower", "upper"))
+    return tables.assign(lower=lower, upper=upper)
+
+
 def made_summary() -> dict:
     """estimates/summary.json with made-up numbers."""
     quality = {"images": 20_000, "auc": 0.98123, "average_precision": 0.82345, "precision": 0.7761, "recall": 0.8288}
@@ -168,6 +174,11 @@ def made_summary() -> dict:
             "recall": 0.829960,
             "adjusted": {"intercept": -6.21, "score": 8.03, "station_ft": -1.25e-05},
         },
+        "interval": "percentile",
+        "ways": [
+            {"prediction": "two_class", "unit": "image", "folder": "estimates", "redraw_calibration": False},
+            {"prediction": "two_class", "unit": "ride", "folder": "estimates/ride", "redraw_calibration": False},
+        ],
         "images": {
             "analysed": 901_234,
             "positive": 9_876,
@@ -235,6 +246,7 @@ def made_study(
         study.write(PLACES, places(), "areas/places.parquet"),
         study.write(annotated_table(), made_images(images), "annotated/day=2020-10-05/part-0.parquet"),
         study.write_bytes(tables.to_csv(index=False).encode(), "estimates", "tables.csv"),
+        study.write_bytes(wider(tables).to_csv(index=False).encode(), "estimates", "ride", "tables.csv"),
         study.write_bytes(made_areas().to_csv(index=False).encode(), "estimates", "areas.csv"),
         study.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json"),
     ]

@@ -132,12 +132,24 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
                 row["group"],
                 f"{row['estimate']:.3f}",
                 f"{row['lower']:.3f} to {row['upper']:.3f}",
+                f"{row['second_lower']:.3f} to {row['second_upper']:.3f}",
                 f"{1.96 * row['sd']:.3f}",
                 f"{100 * levels[row['group']]:.3f} %",
                 images,
             )
             assert expected in rows, (analysis, expected)
     assert len(results.groups("neighbourhood")) == 262
+
+
+def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_path):
+    assert "interval, single images" in page.text
+    assert "the same, whole rides" in page.text
+    assert "images of one ride are not: those intervals are too narrow" in page.text.replace("\n", " ")
+    alone = made_summary() | {"ways": [{**made_summary()["ways"][0], "unit": "ride", "redraw_calibration": True}]}
+    text = render_report(made := made_study(tmp_path / "alone", summary=alone), read_results(made))
+    assert "the same, " not in text
+    assert "Here whole rides are drawn again." in text
+    assert "labelled images are drawn again, too" in text
 
 
 def test_calibration_quality_correlations_and_truth_stand_in_the_page(page):
