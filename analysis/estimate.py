@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from pipeline.errors import SourceError
 from pipeline.tables import PEOPLE_PUBLISHED
 
 Floats = npt.NDArray[np.float64]
@@ -278,12 +279,22 @@ class Panel:
 
 
 def panels(analyses: list[Analysis], areas: pd.DataFrame) -> list[Panel]:
-    """Analyses by frame; frames without an analysis have no panel."""
+    """Analyses by frame; frames without an analysis have no panel.
+
+    Raises
+    ------
+    SourceError : a number of people is missing or below 0
+    """
     persons = areas["persons"].to_numpy()
     made = []
     for frame in frames(areas).values():
         members = tuple(analysis for analysis in analyses if analysis.frame == frame.name)
         if members:
             columns = np.column_stack([persons, *(analysis.weights for analysis in members)])
+            if wrong := int((~(columns >= 0)).any(axis=1).sum()):
+                raise SourceError(
+                    f"{wrong} areas have a number of people that is missing or below 0 ({members[0].name}): people are "
+                    "the weights of every mean; check layers.population"
+                )
             made.append(Panel(frame, members, sparse.csr_array((columns * frame.areas[:, None]).T)))
     return made

@@ -1,47 +1,186 @@
-"""The image bootstrap from cells, against resampling the rows of the images."""
+"""Replicates of all nine analyses from cells, against resampling the rows of the images.
+
+Counts are simulated over 6,807 areas with made-up people; the peer resamples and groups rows in pandas, one analysis
+after the other. Its time on 2 million rows is scaled by rows to 24.8 million.
+"""
 
 from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import resample
-from analysis.estimate import Frame, area_means, group_means
+from analysis.bootstrap import draw_clusters
+from analysis.clusters import Clusters
+from analysis.estimate import analyses, panels
+from analysis.replicates import Counted, block_frame, cluster_sums, image_replicates, two_class_means
 from benchmarks.measure import Comparison, best_of
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
+PROBABILITIES = np.array([[P_NEGATIVE], [P_POSITIVE]])
+AREAS, IMAGES, REPLICATES = 6_807, 24_803_854, 10_000
+PEER_ROWS = 2_000_000
+RELEASED = Path(__file__).resolve().parents[2] / "shared" / "data" / "paper" / "plot_data"
+RIDES, CELLS_A_RIDE = 200_000, 40
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """100 replicates over 6,807 areas and 2 million images (quick: 200,000); the peer's one replicate is scaled."""
-    rng = np.random.default_rng(7)
-    areas, replicates = 6_807, 100
-    images = 200_000 if quick else 2_000_000
-    area = rng.choice(areas, images, p=rng.dirichlet(np.full(areas, 2.0)))
-    positive = rng.random(images) < 0.013
-    inside = np.zeros((areas, 2), dtype=np.int64)
-    np.add.at(inside, (area, positive.astype(int)), 1)
-    persons = rng.integers(200, 4000, areas).astype(float)
-    weights = persons[:, None] * (rng.integers(0, 5, areas)[:, None] == np.arange(5))
-    frame = Frame("all", np.ones(areas, dtype=bool), with_outside=True)
+    """Replicates per second, their cost by images, rides against images, memory, and `patrolscope reproduce`."""
+    areas = city()
+    block, rows = (20, 200_000) if quick else (100, PEER_ROWS)
+    large, small = counted(areas, IMAGES), counted(areas, 1_000_000)
 
-    def from_cells() -> None:
-        drawn = resample(inside, np.zeros(2, dtype=np.int64), frame, replicates=range(replicates), seed=1)
-        group_means(area_means(drawn[..., 1], drawn.sum(axis=-1), P_POSITIVE, P_NEGATIVE), weights)
+    def images(of: Counted) -> float:
+        def one_block() -> None:
+            values = image_replicates(of, PROBABILITIES, replicates=range(block), seed=1)
+            block_frame(of.panels, values, range(block))
 
-    rows = pd.DataFrame({"area": area, "prediction": np.where(positive, P_POSITIVE, P_NEGATIVE)})
+        one_block()  # compiles
+        return best_of(one_block) / block
 
-    def from_rows() -> None:
-        means = rows.sample(len(rows), replace=True, random_state=1).groupby("area")["prediction"].mean()
-        group_means(means.reindex(range(areas)).to_numpy(), weights)
+    ours_s = images(large)
+    peer_s = best_of(lambda: from_rows(frame_of(areas, rows)), repeats=1) * IMAGES / rows
 
+    clusters = rides(20_000 if quick else RIDES)
+
+    def by_ride() -> None:
+        times = draw_clusters(clusters.number, "ride", replicates=range(block), seed=1)
+        means = two_class_means(cluster_sums(clusters, clusters.images, times, AREAS), PROBABILITIES)
+        block_frame(large.panels, [panel.means(means) for panel in large.panels], range(block))
+
+    by_ride()
     return [
         Comparison(
-            f"{replicates} replicates of {images:,} images",
-            best_of(from_cells),
-            best_of(from_rows) * replicates,
+            f"{REPLICATES:,} replicates of nine analyses, {IMAGES:,} images, from {block}",
+            ours_s * REPLICATES,
+            peer_s * REPLICATES,
             "s",
-            2 if quick else 10,  # a replicate costs the cells, the peer's costs the images
-            "pandas, rows resampled (one replicate, times 100)",
-        )
+            500 if quick else 5_000,
+            f"pandas, rows resampled (one replicate of {rows:,} rows, times {REPLICATES:,} and {IMAGES / rows:.1f})",
+        ),
+        Comparison(
+            "a replicate of 24.8 million images",
+            ours_s * 1e3,
+            images(small) * 1e3,
+            "ms",
+            1 / 1.2,
+            "ours, a replicate of 1 million images",
+        ),
+        Comparison(
+            f"a replicate of {clusters.number:,} rides, {len(clusters.cell):,} rides by cell",
+            best_of(by_ride) / block * 1e3,
+            ours_s * 1e3,
+            "ms",
+            1 / 20,
+            "ours, single images",
+        ),
+        Comparison("memory of a process that draws both", peak_gb(), 1.0, "GB", 1, "limit"),
+        *reproduced(),
     ]
+
+
+def city() -> pd.DataFrame:
+    """Areas with people, incomes, zones and places: what `analyses` needs of `AREAS`."""
+    generator = np.random.default_rng(7)
+    shares = generator.dirichlet([2, 1.5, 1.8, 1], AREAS)
+    persons = generator.integers(200, 4_000, AREAS).astype(float)
+    names = ("white", "black", "hispanic", "asian")
+    return pd.DataFrame(
+        {
+            "area": [f"{number:012}" for number in range(AREAS)],
+            "zone": generator.choice(["R", "C", "M", None], AREAS, p=[0.75, 0.1, 0.1, 0.05]),
+            "borough": [f"borough {number % 5}" for number in range(AREAS)],
+            "neighbourhood": [f"neighbourhood {number % 262}" for number in range(AREAS)],
+            "persons": persons,
+            **{f"persons_{name}": persons * shares[:, at] for at, name in enumerate(names)},
+            "income_usd": np.where(generator.random(AREAS) < 0.05, np.nan, generator.uniform(15e3, 250e3, AREAS)),
+            "density_per_sqmi": generator.gamma(2, 20_000, AREAS),
+        }
+    )
+
+
+def counted(areas: pd.DataFrame, images: int) -> Counted:
+    """Images by area and class, some areas with twenty times the images of others."""
+    generator = np.random.default_rng(8)
+    taken = generator.multinomial(images, generator.dirichlet(np.full(AREAS, 2.0)))
+    positive = generator.binomial(taken, generator.uniform(0.004, 0.02, AREAS))
+    wanted, _, _ = analyses(areas, taken)
+    inside = np.stack([taken - positive, positive], axis=1)
+    return Counted(areas, inside, np.array([images // 100, images // 10_000]), panels(wanted, areas))
+
+
+def rides(number: int) -> Clusters:
+    """Rides of some 120 images, each in some 40 cells of an area and class."""
+    generator = np.random.default_rng(9)
+    rows = number * CELLS_A_RIDE
+    cell = np.arange(rows, dtype=np.int32) // -(-rows // (2 * AREAS))
+    cluster = generator.integers(0, number, rows, dtype=np.int32)
+    images = generator.integers(1, 6, rows, dtype=np.int32)
+    return Clusters(number, cell, cluster, images, np.zeros(rows, dtype=np.int64))
+
+
+def frame_of(areas: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Images with the columns of their areas, as the published script has them in memory."""
+    generator = np.random.default_rng(10)
+    taken = areas.iloc[generator.integers(0, AREAS, rows)].reset_index(drop=True)
+    taken = taken.astype(dict.fromkeys(("area", "zone", "borough", "neighbourhood"), "category"))
+    return taken.assign(prediction=np.where(generator.random(rows) < 0.013, P_POSITIVE, P_NEGATIVE))
+
+
+def from_rows(rows: pd.DataFrame) -> None:
+    """One replicate of the nine analyses: rows of each analysis's frame resampled, averaged by area, then by group."""
+    residential, income = rows["zone"] == "R", rows["income_usd"].notna()
+    for frame, weights, by in (
+        (rows, ["persons_white", "persons_black", "persons_hispanic", "persons_asian"], None),
+        (rows[residential], ["persons_white", "persons_black", "persons_hispanic", "persons_asian"], None),
+        (rows, ["persons"], "density_per_sqmi"),
+        (rows[residential], ["persons"], "density_per_sqmi"),
+        (rows[income], ["persons"], "income_usd"),
+        (rows[residential & income], ["persons"], "income_usd"),
+        (rows, ["persons"], "zone"),
+        (rows, ["persons"], "borough"),
+        (rows, ["persons"], "neighbourhood"),
+    ):
+        drawn = frame.sample(len(frame), replace=True, random_state=1)
+        columns = list(dict.fromkeys(["persons", *weights, *([by] if by else [])]))
+        grouped = drawn.groupby("area", observed=True)
+        means = grouped["prediction"].mean().to_frame("mean").join(grouped[columns].first())
+        for weight in weights:
+            weighted = means["mean"] * means[weight]
+            if by is None:
+                _ = weighted.sum() / means[weight].sum()
+                continue
+            groups = pd.qcut(means[by], 4) if by.endswith(("sqmi", "usd")) else means[by]
+            _ = weighted.groupby(groups, observed=True).sum() / means[weight].groupby(groups, observed=True).sum()
+
+
+def peak_gb() -> float:
+    """Largest memory of a fresh process that draws a block of images and one of rides."""
+    script = "from benchmarks.bootstrap import draw_both; draw_both()"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return int(done.stdout) / 2**20
+
+
+def draw_both() -> None:
+    """Draw a block of images and one of rides, and print the largest memory of this process in KiB."""
+    areas, clusters = city(), rides(RIDES)
+    of = counted(areas, IMAGES)
+    image_replicates(of, PROBABILITIES, replicates=range(100), seed=1)
+    times = draw_clusters(clusters.number, "ride", replicates=range(100), seed=1)
+    two_class_means(cluster_sums(clusters, clusters.images, times, AREAS), PROBABILITIES)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def reproduced() -> list[Comparison]:
+    """`patrolscope reproduce` of the paper's released results, where they lie beside the project."""
+    if not RELEASED.is_dir():
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "cli", "reproduce", str(RELEASED), "--out", f"{folder}/out"]
+        took_s = best_of(lambda: subprocess.run(command, check=True, capture_output=True))
+    return [Comparison("patrolscope reproduce, the whole command", took_s, 10.0, "s", 1, "limit")]

@@ -22,6 +22,7 @@ from analysis.intervals import percentile_interval, spread
 from analysis.published import Released
 from analysis.replicates import Counted, image_replicates, released, two_class_means
 from analysis.results import released_table, with_counts
+from pipeline.errors import SourceError
 from pipeline.tables import PEOPLE_PUBLISHED
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
@@ -227,3 +228,20 @@ def test_without_zones_the_residential_analyses_are_skipped_and_said_so(areas, i
     )
     assert {"zone", "race_residential", "density_residential", "income_residential"} == set(skipped)
     assert {one.name for one in wanted} == set(NAMES) - set(skipped)
+
+
+@pytest.mark.parametrize("people", [np.nan, -1.0])
+def test_a_number_of_people_that_is_missing_or_below_zero_is_refused(areas, images, people):
+    areas.loc[2, "persons_black"] = people
+    with pytest.raises(SourceError, match=r"1 areas have a number of people that is missing or below 0 \(race\)"):
+        estimated(areas, images, replicates=2)
+
+
+def test_a_group_of_which_nobody_lives_where_an_image_is_has_no_estimate_and_no_replicate(areas, images):
+    areas["persons_asian"] = 0.0
+    race = estimated(areas, images, replicates=5)["race"]
+    asian = race.keys.index(PEOPLE_PUBLISHED["persons_asian"])
+    assert np.isnan(race.means[asian])
+    assert np.isnan(race.replicate_means[:, asian]).all()
+    assert np.isfinite(np.delete(race.means, asian)).all()
+    assert len(released_table("race", race, 95).query("group == 'Asian'")) == 0
