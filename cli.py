@@ -390,12 +390,12 @@ def _print_dictionary(tables: list[Any]) -> None:
 def _estimate_stages() -> list[Stage]:
     from analysis.calibrate import CALIBRATE
     from analysis.cells import CELLS_STAGE
-    from analysis.clusters import CLUSTERS
+    from analysis.clusters import CLUSTERS, PARTS
     from analysis.replicates import REPLICATE
     from analysis.stages import ESTIMATE
     from dashboards.stages import MAPS, REPORT
 
-    return [CALIBRATE, CELLS_STAGE, CLUSTERS, REPLICATE, ESTIMATE, MAPS, REPORT]
+    return [CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE, MAPS, REPORT]
 
 
 def _run(root: str, stages: list[Stage], cluster: str, **changes: dict[str, Any]) -> Study:

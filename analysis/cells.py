@@ -11,15 +11,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.calibrate import Adjusted, load_calibration
-from analysis.clusters import PARTS_FOLDER, part_columns, parts_of, parts_wanted
 from pipeline.config import Estimate
-from pipeline.layers import AREAS_FILE
 from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 from pipeline.tables import CELLS
 
-CELLS_FOLDER = "staging/cells"
+FOLDER = "staging/cells"
+# Columns of annotated images that say which of them are analysed, and what is predicted.
+COLUMNS = ["area", "conf", "processed", "split", "captured_local", "station_distance_ft"]
 _KEY = ["area", "positive"]
 # Sums of whole multiples of a power of two are exact in floating point (up to 2**53 of them), so that they do not
 # depend on how the rows were split. 2**-24 is 6e-8 of a probability, 2**-6 is 5 mm of a distance in feet.
@@ -90,9 +90,7 @@ def plan_cells(study: Study) -> list[Shard]:
     rules = study.settings.estimate
     common = {
         "rules": [rules.split, str(rules.first_day), rules.threshold],
-        "parts": parts_wanted(rules),
         "calibration": calibration.fingerprint,
-        "areas": study.record("layers").fingerprint,
         "table": CELLS.fingerprint(),
     }
     return [
@@ -103,34 +101,22 @@ def plan_cells(study: Study) -> list[Shard]:
 
 
 def process_cells(study: Study, shard: Shard) -> Record:
-    """Count the cells of one file of annotated images, and its images by ride and day."""
+    """Count the cells of one file of annotated images."""
     settings = study.settings
-    threshold, wanted = settings.estimate.threshold, parts_wanted(settings.estimate)
     felony_ft = f"felony_{settings.annotate.felony_windows_h[-1]}h_distance_ft"
-    columns = ["area", "conf", "processed", "split", "captured_local", "station_distance_ft", felony_ft]
-    images = study.read(shard.work["file"], columns=[*columns, *part_columns(wanted)])
+    images = study.read(shard.work["file"], columns=[*COLUMNS, felony_ft])
     ledger = Ledger("analysed images", len(images))
     images = analysed(images, settings.estimate, ledger)
     _, adjusted, _ = load_calibration(study)
-    cells = count_cells(images, threshold=threshold, adjusted=adjusted, felony_ft=felony_ft)
-    file = shard.work["file"].removeprefix("annotated/")
-    files = [study.write(CELLS, cells, f"{CELLS_FOLDER}/{file}")]
-    if wanted:
-        areas = pd.Index(study.read(AREAS_FILE, columns=["area"])["area"])
-        positive = (images["conf"] > threshold).to_numpy()
-        steps = np.round(np.nan_to_num(adjusted_probability(images, adjusted)) / PROBABILITY_STEP).astype(np.int64)
-        parts = parts_of(images, areas, positive, steps, wanted)
-        name = file.removesuffix(".parquet")
-        files.append(study.write_parts(parts, parts[0].schema, f"{PARTS_FOLDER}/{name}.arrow"))
-    return Record("", "", tuple(files), ledger.rows_in, len(images), (ledger.close(len(images)),))
+    cells = count_cells(images, threshold=settings.estimate.threshold, adjusted=adjusted, felony_ft=felony_ft)
+    file = study.write(CELLS, cells, shard.work["file"].replace("annotated/", f"{FOLDER}/", 1))
+    return Record("", "", (file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
 
 
 def load_cells(study: Study) -> pd.DataFrame:
     """Cells of the whole study."""
-    files = [file for record in study.records("cells").values() for file in record.files_in(CELLS_FOLDER)]
+    files = [file for record in study.records("cells").values() for file in record.files]
     return add_cells([study.read(file) for file in files])
 
 
-CELLS_STAGE = Stage(
-    "cells", unit="rows", folders=(CELLS_FOLDER, PARTS_FOLDER), plan=plan_cells, process=process_cells, version=2
-)
+CELLS_STAGE = Stage("cells", unit="rows", folders=(FOLDER,), plan=plan_cells, process=process_cells, version=2)

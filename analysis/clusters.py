@@ -18,15 +18,17 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from analysis.calibrate import Adjusted, load_calibration
+from analysis.cells import COLUMNS, PROBABILITY_STEP, adjusted_probability, analysed
 from pipeline.config import Estimate
 from pipeline.hashing import text_keys
+from pipeline.layers import AREAS_FILE
+from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
 
 PARTS_FOLDER = "staging/clustered"
 FOLDER = "staging/clusters"
-# Parts of a file of PARTS_FOLDER, in this order. A part of what the settings do not ask for is empty.
-PARTS = ("ride", "day", "image")
 
 _PART = pa.schema(
     [
@@ -36,7 +38,7 @@ _PART = pa.schema(
         pa.field("steps", pa.int64(), nullable=False),  # sum of the station-adjusted prediction
     ]
 )
-_NAMES = {"ride": "ride_id", "image": "image_ref"}
+_KEYS = {"ride": "ride_id", "image": "image_ref"}
 _DAY_MS = 86_400_000
 
 
@@ -57,52 +59,37 @@ class Clusters:
     steps: npt.NDArray[np.int64]
 
 
-def parts_wanted(rules: Estimate) -> tuple[str, ...]:
-    """Parts that a study's ways of resampling need; for the class of single images the cells are enough."""
+def units_wanted(rules: Estimate) -> list[str]:
+    """Units of which a study needs the rows of its images; of the class of single images, cells say enough."""
     wanted: list[str] = [unit for unit in ("ride", "day") if unit in rules.bootstrap]
     if "image" in rules.bootstrap and "station_adjusted" in rules.predictions:
         wanted.append("image")
-    return tuple(wanted)
+    return wanted
 
 
-def part_columns(parts: tuple[str, ...]) -> list[str]:
-    """Columns of annotated images that `parts_of` needs beside those of the cells."""
-    return [column for part, column in _NAMES.items() if part in parts]
-
-
-def parts_of(
-    images: pd.DataFrame,
-    areas: pd.Index[str],
-    positive: npt.NDArray[np.bool_],
-    steps: npt.NDArray[np.int64],
-    wanted: tuple[str, ...],
-) -> list[pa.RecordBatch]:
-    """The parts of one file of analysed images, in the order of `PARTS`.
+def part_of(
+    images: pd.DataFrame, unit: str, areas: pd.Index[str], threshold: float, adjusted: Adjusted | None
+) -> pa.RecordBatch:
+    """One file of analysed images by cell and cluster of a unit; of the unit image, a row an image.
 
     Parameters
     ----------
     areas : codes of all areas; an image outside every one has the position after the last
-    positive, steps : (n,) class, and prediction in steps, of each image
     """
     position = areas.get_indexer(pd.Index(images["area"]))
-    cell = (2 * np.where(position < 0, len(areas), position) + positive).astype(np.int32)
-    batches = []
-    for part in PARTS:
-        if part not in wanted:
-            batches.append(pa.RecordBatch.from_pylist([], schema=_PART))
-            continue
-        rows = pd.DataFrame({"cluster": _keys(images, part), "cell": cell, "images": 1, "steps": steps})
-        if part != "image":
-            rows = rows.groupby(["cluster", "cell"], as_index=False).sum()
-        batches.append(pa.RecordBatch.from_pandas(rows, schema=_PART, preserve_index=False))
-    return batches
+    cell = 2 * np.where(position < 0, len(areas), position) + (images["conf"] > threshold).to_numpy()
+    steps = np.round(np.nan_to_num(adjusted_probability(images, adjusted)) / PROBABILITY_STEP).astype(np.int64)
+    rows = pd.DataFrame({"cluster": _keys(images, unit), "cell": cell.astype(np.int32), "images": 1, "steps": steps})
+    if unit != "image":
+        rows = rows.groupby(["cluster", "cell"], as_index=False).sum()
+    return pa.RecordBatch.from_pandas(rows, schema=_PART, preserve_index=False)
 
 
-def _keys(images: pd.DataFrame, part: str) -> npt.NDArray[np.uint64]:
-    if part == "day":
+def _keys(images: pd.DataFrame, unit: str) -> npt.NDArray[np.uint64]:
+    if unit == "day":
         local = images["captured_local"].to_numpy().astype("datetime64[ms]").astype(np.int64)
         return (local // _DAY_MS).astype(np.uint64)
-    return text_keys(pa.array(images[_NAMES[part]]))
+    return text_keys(pa.array(images[_KEYS[unit]]))
 
 
 def gather(parts: list[pa.RecordBatch]) -> tuple[pa.RecordBatch, int]:
@@ -123,23 +110,62 @@ def gather(parts: list[pa.RecordBatch]) -> tuple[pa.RecordBatch, int]:
     return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=_PART), len(keys)
 
 
-# The stage.
+# The stages: parts of one file and unit, so that another unit leaves those there as they are; then all of a unit.
+
+
+def plan_parts(study: Study) -> list[Shard]:
+    """One shard a unit and file of annotated/."""
+    rules = study.settings.estimate
+    common = {"rules": [rules.split, str(rules.first_day), rules.threshold]}
+    made_from = [study.record(stage).fingerprint for stage in ("calibrate", "layers")]
+    return [
+        Shard(
+            f"{unit}-{record.shard}",
+            {"unit": unit, "file": file, **common},
+            size=record.rows_out,
+            made_from=fingerprint(record.fingerprint, made_from),
+        )
+        for unit in units_wanted(rules)
+        for record in study.records("annotate").values()
+        for file in record.files_in("annotated")
+    ]
+
+
+def process_parts(study: Study, shard: Shard) -> Record:
+    """Count one file of annotated images by cell and cluster; the stage of cells accounts for what is not analysed."""
+    unit, file, rules = shard.work["unit"], shard.work["file"], study.settings.estimate
+    images = study.read(file, columns=[*COLUMNS, *([_KEYS[unit]] if unit in _KEYS else [])])
+    images = analysed(images, rules, Ledger("clustered images", len(images)))
+    areas = pd.Index(study.read(AREAS_FILE, columns=["area"])["area"])
+    _, adjusted, _ = load_calibration(study)
+    part = part_of(images, unit, areas, rules.threshold, adjusted)
+    name = file.removeprefix("annotated/").removesuffix(".parquet")
+    written = study.write_parts([part], _PART, f"{PARTS_FOLDER}/{unit}/{name}.arrow")
+    return Record("", "", (written,), len(images), len(part), facts={"unit": unit})
 
 
 def plan_clusters(study: Study) -> list[Shard]:
-    """One shard a unit, made from all files of cells."""
-    made_from = fingerprint([record.fingerprint for record in study.records("cells").values()])
-    units = [part for part in parts_wanted(study.settings.estimate) if part != "image"]
-    return [Shard(unit, {"unit": unit}, made_from=made_from) for unit in units]
+    """One shard a unit, made from all its parts."""
+    return [
+        Shard(unit, {"unit": unit}, made_from=fingerprint([record.fingerprint for record in _parts(study, unit)]))
+        for unit in units_wanted(study.settings.estimate)
+        if unit != "image"
+    ]
 
 
 def process_clusters(study: Study, shard: Shard) -> Record:
     """Write all images by cell and cluster of one unit."""
     parts = list(_read_parts(study, shard.work["unit"]))
-    rows = sum(len(part) for part in parts)
     made, number = gather(parts)
     file = study.write_parts([made], _PART, f"{FOLDER}/{shard.name}.arrow")
-    return Record("", "", (file,), rows, len(made), facts={"clusters": number})
+    return Record("", "", (file,), sum(map(len, parts)), len(made), facts={"clusters": number})
+
+
+def made_from_unit(study: Study, unit: str) -> list[str]:
+    """Fingerprints of what `load_clusters`, or of the unit image `read_images`, gives."""
+    if unit == "image":
+        return [record.fingerprint for record in _parts(study, unit)]
+    return [study.records("clusters")[unit].fingerprint]
 
 
 def load_clusters(study: Study, unit: str) -> Clusters:
@@ -162,11 +188,15 @@ def read_images(
         yield part.column("cluster").to_numpy()[inside], area[inside], part.column("steps").to_numpy()[inside]
 
 
-def _read_parts(study: Study, part: str) -> Iterator[pa.RecordBatch]:
-    for record in study.records("cells").values():
-        for file in record.files_in(PARTS_FOLDER):
-            with study.open_parts(file) as reader:
-                yield reader.get_batch(PARTS.index(part))
+def _parts(study: Study, unit: str) -> list[Record]:
+    return [record for record in study.records("clustered").values() if record.facts["unit"] == unit]
 
 
+def _read_parts(study: Study, unit: str) -> Iterator[pa.RecordBatch]:
+    for record in _parts(study, unit):
+        with study.open_parts(record.files[0]) as reader:
+            yield reader.get_batch(0)
+
+
+PARTS = Stage("clustered", unit="rows", folders=(PARTS_FOLDER,), plan=plan_parts, process=process_parts)
 CLUSTERS = Stage("clusters", unit="files", folders=(FOLDER,), plan=plan_clusters, process=process_clusters)

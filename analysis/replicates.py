@@ -26,7 +26,7 @@ from analysis.bootstrap import (
 )
 from analysis.calibrate import TwoClass, load_calibration
 from analysis.cells import PROBABILITY_STEP, load_cells
-from analysis.clusters import Clusters, load_clusters, read_images
+from analysis.clusters import Clusters, load_clusters, made_from_unit, read_images
 from analysis.estimate import TOTAL_KEY, Analysis, Panel, analyses, frames, panels
 from analysis.published import Released
 from pipeline.errors import SourceError
@@ -178,8 +178,12 @@ def plan_replicates(study: Study) -> list[Shard]:
     rules = study.settings.estimate
     shards = []
     for way in possible_ways(study)[0]:
-        stages = ["cells", "layers", "calibrate", *(["clusters"] if way.unit in ("ride", "day") else [])]
-        made_from = fingerprint([[record.fingerprint for record in study.records(name).values()] for name in stages])
+        made_from = [
+            [record.fingerprint for record in study.records(stage).values()]
+            for stage in ("cells", "layers", "calibrate")
+        ]
+        if way.unit in ("ride", "day") or way == Way("station_adjusted", "image"):
+            made_from.append(made_from_unit(study, way.unit))
         for start in range(0, rules.replicates, BLOCK):
             stop = min(start + BLOCK, rules.replicates)
             work = {
@@ -190,7 +194,7 @@ def plan_replicates(study: Study) -> list[Shard]:
                 "seed": rules.seed,
                 "redraw_calibration": rules.redraw_calibration and way.prediction == "two_class",
             }
-            shards.append(Shard(f"{way.folder}-{start:06}", work, size=stop - start, made_from=made_from))
+            shards.append(Shard(f"{way.folder}-{start:06}", work, size=stop - start, made_from=fingerprint(made_from)))
     return shards
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.calibrate import CALIBRATE
 from analysis.cells import CELLS_STAGE
-from analysis.clusters import CLUSTERS
+from analysis.clusters import CLUSTERS, PARTS
 from analysis.replicates import REPLICATE
 from analysis.stages import ESTIMATE
 from dashboards.stages import MAPS, REPORT
@@ -21,7 +21,7 @@ from pipeline.layers import LAYERS
 from pipeline.store import Study, create_study
 
 TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE]
-TO_ESTIMATES = [*TO_ANNOTATED, CALIBRATE, CELLS_STAGE, CLUSTERS, REPLICATE, ESTIMATE]
+TO_ESTIMATES = [*TO_ANNOTATED, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE]
 EVERY_STAGE = [*TO_ESTIMATES, MAPS, REPORT]
 
 

@@ -105,11 +105,23 @@ def test_more_replicates_leave_those_there_as_they_are(simulated, every_way, cli
     content["estimate"]["replicates"] = 130
     grown = study.__class__(study.root, study.settings.__class__.model_validate(content))
     outcomes = {outcome.stage: outcome for outcome in run_stages(grown, TO_ESTIMATES, lambda: client)}
-    assert outcomes["cells"].done_now == outcomes["clusters"].done_now == 0
+    assert outcomes["cells"].done_now == outcomes["clustered"].done_now == outcomes["clusters"].done_now == 0
     assert outcomes["replicates"].done_now == 8
     assert all(Path(study.path(file)).stat().st_mtime_ns == time_ns for file, time_ns in blocks.items())
     for name, expected in replicates(every_way).items():
         pd.testing.assert_frame_equal(replicates(grown)[name], expected, obj=name)
+
+
+def test_another_way_leaves_the_replicates_of_those_there_as_they_are(simulated, client):
+    study = branch(simulated, "another", estimate={"bootstrap": ["image", "ride"]})
+    run_stages(study, TO_ESTIMATES, lambda: client)
+    content = study.settings.model_dump(mode="json")
+    content["estimate"] |= {"bootstrap": ["image", "ride", "day"], "predictions": ["two_class", "station_adjusted"]}
+    more = study.__class__(study.root, study.settings.__class__.model_validate(content))
+    outcomes = {outcome.stage: outcome for outcome in run_stages(more, TO_ESTIMATES, lambda: client)}
+    assert outcomes["cells"].done_now == 0
+    assert outcomes["clusters"].done_now == 1
+    assert (outcomes["replicates"].shards, outcomes["replicates"].done_now) == (6, 4)
 
 
 def test_a_run_killed_among_its_replicates_goes_on_with_the_next_block(simulated, every_way, client):

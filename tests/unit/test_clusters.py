@@ -8,7 +8,7 @@ import pytest
 from analysis.bootstrap import Counts, counts_by_area, draw_clusters
 from analysis.calibrate import TwoClass
 from analysis.cells import PROBABILITY_STEP
-from analysis.clusters import PARTS, Clusters, gather, parts_of
+from analysis.clusters import Clusters, gather, part_of
 from analysis.estimate import analyses, evaluate_analysis, frames, panels
 from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
 from analysis.replicates import Counted, adjusted_means, area_replicates, cluster_sums, two_class_means
@@ -40,13 +40,25 @@ def images() -> pd.DataFrame:
     )
 
 
+class Known:
+    """A calibration that knows the prediction of every image."""
+
+    def __init__(self, steps: pd.Series) -> None:
+        self.steps = steps.to_numpy()
+
+    def probability(self, score: np.ndarray, station_ft: np.ndarray) -> np.ndarray:
+        return self.steps * PROBABILITY_STEP
+
+
+def part(images: pd.DataFrame, codes: pd.Series, unit: str) -> pa.RecordBatch:
+    scored = images.assign(conf=images["positive"].astype(float), station_distance_ft=0.0)
+    return part_of(scored, unit, pd.Index(codes), 0.5, Known(images["steps"]))
+
+
 def gathered(images: pd.DataFrame, codes: pd.Series, unit: str, parts: int = 1) -> Clusters:
-    batches = []
-    for _, part in images.groupby(np.arange(len(images)) % parts):
-        wanted = parts_of(part, pd.Index(codes), part["positive"].to_numpy(), part["steps"].to_numpy(), ("ride", "day"))
-        batches.append(wanted[PARTS.index(unit)])
-    rows, number = gather(batches)
-    cluster, cell, counts, steps = (rows.column(at).to_numpy() for at in range(4))
+    split = [rows for _, rows in images.groupby(np.arange(len(images)) % parts)]
+    made, number = gather([part(rows, codes, unit) for rows in split])
+    cluster, cell, counts, steps = (made.column(at).to_numpy() for at in range(4))
     return Clusters(number, cell, cluster.astype(np.int32), counts, steps)
 
 
@@ -60,13 +72,18 @@ def test_clusters_do_not_depend_on_how_the_images_were_split(areas, images, unit
             np.testing.assert_array_equal(getattr(split, name), getattr(whole, name))
 
 
-def test_a_part_that_is_not_asked_for_is_empty_and_no_image_makes_no_cluster(areas, images):  # noqa: F811
-    codes = pd.Index(areas["area"])
-    parts = parts_of(images, codes, images["positive"].to_numpy(), images["steps"].to_numpy(), ("day",))
-    assert [len(part) > 0 for part in parts] == [False, True, False]
-    rows, number = gather([parts[0]])
+def test_no_image_makes_no_cluster(areas, images):  # noqa: F811
+    rows, number = gather([part(images.head(0), areas["area"], "ride")])
     assert (len(rows), number) == (0, 0)
-    assert rows.schema.equals(pa.schema(parts[0].schema))
+
+
+def test_of_single_images_each_has_its_row_and_key(areas, images):  # noqa: F811
+    rows = part(images, areas["area"], "image").to_pandas()
+    assert len(rows) == len(images) == rows["cluster"].nunique()
+    assert (rows["images"] == 1).all()
+    assert rows["steps"].tolist() == images["steps"].tolist()
+    outside = images["area"].isna().to_numpy()
+    assert ((rows["cell"] >= 2 * len(areas)) == outside).all()
 
 
 @pytest.mark.parametrize("unit", ["ride", "day"])
