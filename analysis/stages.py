@@ -12,7 +12,8 @@ from analysis.bootstrap import Counts, counts_by_area
 from analysis.calibrate import load_calibration
 from analysis.cells import load_cells
 from analysis.estimate import analyses, frames
-from analysis.results import agreement, area_table, correlations, estimate_all, group_table
+from analysis.results import agreement, area_table, estimate_all, group_table
+from analysis.spatial_statistics import describe_map
 from pipeline.errors import SourceError
 from pipeline.layers import AREAS_FILE
 from pipeline.stages import Shard, Stage
@@ -78,7 +79,7 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
         "replicates": rules.replicates,
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
         "skipped": skipped,
-        "correlations": correlations(areas, levels, rules.correlation_persons),
+        **describe_map(areas, levels, rules, study.settings.city.crs),
         "truth": _truth(study, table, areas, inside),
     }
     files = [study.write(CELLS, cells, CELLS_FILE)]
@@ -134,4 +135,6 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
     return agreement(table, truth.set_index("area")["level"], areas, inside)
 
 
-ESTIMATE = Stage("estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate)
+ESTIMATE = Stage(
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=2
+)
