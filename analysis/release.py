@@ -1,7 +1,7 @@
 """What of a study may be published: aggregates from which no area of few images can be told.
 
-Frames and arrays in, frames out; `dashboards.release` reads the study and writes the folder. docs/release.md says what is
-withheld and why; `analysis.withhold` chooses the areas.
+Frames and arrays in, frames out; `dashboards.release` reads the study and writes the folder. docs/release.md says what
+is withheld and why; `analysis.withhold` chooses the areas.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Bools = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
 
 MINIMUM_IMAGES = 100
-# Levels are published in steps of 1e-5: a thousandth of the average of New York, and finer than most intervals. With all
-# digits two withheld areas of a neighbourhood could be told apart: their shares are fractions with small denominators,
-# and hardly two pairs of such fractions have the same sum to 15 digits.
+# Levels are published in steps of 1e-5: a thousandth of the average of New York, and finer than most intervals. With
+# all digits two withheld areas of a neighbourhood could be told apart: their shares are fractions with small
+# denominators, and hardly two pairs of such fractions have the same sum to 15 digits.
 LEVEL_DECIMALS = 5
 RELATIVE_DECIMALS = 3
 # Image counts of groups that cut across neighbourhoods are rounded to this many times the minimum.

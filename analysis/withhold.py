@@ -84,8 +84,8 @@ def withhold(
     """Areas and groups to withhold, the primary ones among them, so that every hidden value is protected.
 
     First each sum alone is looked at: one whose hidden areas can not move within it gets the next smallest of its areas
-    hidden; a group that has none left is withheld itself. Then all sums together are attacked by linear programming;
-    for an area that is found, the same is done with the smallest of its groups.
+    hidden; a group that has none left is withheld itself. Then all sums together are attacked by linear programming,
+    and groups are withheld, one at a time, until no area is found.
 
     Parameters
     ----------
@@ -244,24 +244,24 @@ class _Attack:
 
 
 def _widen(state: Withheld, found: Bools, members: sparse.csr_array, order: Whole, size: Whole) -> Withheld:
-    """Withhold one more area for each that was found, of the smallest group that it is in.
+    """Withhold one group more, or, where none is left, one area: the sums together leave a found area no room.
 
-    Where all areas of that group are withheld, the group is; where it is in no group, any area.
+    The first found area's smallest group goes, as the sum over the fewest areas says most; then groups of others, which
+    tell of it as the rest of a larger sum.
 
     Raises
     ------
     CanNotBeProtected : nothing is left to withhold
     """
     areas, groups = state.areas.copy(), state.groups.copy()
-    by_size = np.argsort(np.diff(members.indptr), kind="stable")
-    for area in np.flatnonzero(found):
-        mine = next((group for group in by_size if not groups[group] and members[group, area]), None)
-        inside = order if mine is None else members.indices[members.indptr[mine] : members.indptr[mine + 1]]
-        more = _next(inside, areas, order, size)
-        if more is not None:
-            areas[more] = True
-        elif mine is not None:
-            groups[mine] = True
-        else:
-            raise CanNotBeProtected
+    first = int(np.flatnonzero(found)[0])
+    left = np.flatnonzero(~groups)
+    if len(left):
+        is_in = members[left][:, [first]].toarray().ravel() > 0
+        sizes = np.diff(members.indptr)[left]
+        groups[left[np.lexsort((left, sizes, ~is_in))[0]]] = True
+    elif (more := _next(order, areas, order, size)) is not None:
+        areas[more] = True
+    else:
+        raise CanNotBeProtected
     return Withheld(areas, groups)

@@ -32,7 +32,7 @@ from analysis.release import (
 from analysis.stages import CELLS_FILE, SUMMARY_FILE
 from dashboards.folder import check_folder, fill_folder
 from pipeline.config import Estimate, Settings
-from pipeline.errors import NotYetMade, SettingsError
+from pipeline.errors import NotYetMade, SettingsError, SourceError
 from pipeline.layers import AREAS_FILE
 from pipeline.store import Study
 
@@ -81,6 +81,10 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
     areas = study.read(AREAS_FILE)
     inside, _ = counts_by_area(study.read(CELLS_FILE), areas["area"])
     summary = json.loads(study.read_bytes(SUMMARY_FILE))
+    if "moran" not in summary:
+        raise SourceError(
+            f"{study.path(SUMMARY_FILE)} is of an earlier version: run `patrolscope estimate --study {study.root}`"
+        )
     results, _ = read_released(str(study.fs.unstrip_protocol(study.path("estimates"))))
     calibration = summary["calibration"]
     made = release(
@@ -91,7 +95,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         minimum=minimum,
         percent=summary["interval_percent"],
     )
-    fill_folder(out, _files(made, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
+    fill_folder(out, release_files(made, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
     lines = [_for_the_owner(made, minimum), f"{out}: {len(made.areas):,} areas, {len(made.results)} analyses"]
     if study.settings.estimate.seed == Estimate.model_fields["seed"].default and made.results:
         lines.append(
@@ -101,7 +105,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
     return lines
 
 
-def _files(made: Release, settings: Settings, summary: dict[str, Any], minimum: int) -> dict[str, bytes]:
+def release_files(made: Release, settings: Settings, summary: dict[str, Any], minimum: int) -> dict[str, bytes]:
     """Content of every file by its name; the checksums last."""
     frames = dict(zip((table.name for table in RELEASED_TABLES), _frames(made), strict=True))
     content = {name: frame.to_csv(index=False) for name, frame in frames.items()}
@@ -206,8 +210,8 @@ def _how_withheld(file: str, column: dict[str, str]) -> str:
 
 def _for_the_owner(made: Release, minimum: int) -> str:
     return (
-        f"{made.too_few:,} of {len(made.areas):,} areas have images, but fewer than {minimum}, and are withheld; so are "
-        f"{made.besides:,} more areas and {made.groups_withheld:,} groups, so that those can not be computed"
+        f"{made.too_few:,} of {len(made.areas):,} areas have images, but fewer than {minimum}, and are withheld; so "
+        f"are {made.besides:,} more areas and {made.groups_withheld:,} groups, so that those can not be computed"
     )
 
 
@@ -230,20 +234,21 @@ by area, by groups of people and places, with intervals. Made by patrolscope {ve
 
 ## What it is not
 
-No image, ride, camera, time or position of an image is in it, and no number about fewer than {minimum} images. A level
-is a probability about images, not a count of officers or of what they do. It describes; it explains nothing.
+No image, ride, camera, time or position of an image is in it, and no number about fewer than {minimum} images but 0.
+A level is a probability about images, not a count of officers or of what they do. It describes; it explains nothing.
 
 ## What is withheld
 
-{made.too_few + made.besides:,} of {len(made.areas):,} areas are withheld: those that have images, but fewer than {minimum},
-and others, so that those can not be computed from what is published. {made.groups_withheld:,} groups are withheld.
+{made.too_few + made.besides:,} of {len(made.areas):,} areas are withheld: those that have images, but fewer than
+{minimum}, and others, so that those can not be computed from what is published. {made.groups_withheld:,} groups are
+withheld.
 
 * A withheld area has images, positives and level empty and `withheld` true. Which areas are withheld for their few
   images, and which for the others' sake, is not told. An area without images is shown with 0.
 * All that is published leaves at least {minimum} values for a withheld number of images, and a range of at least
   1/{minimum} for the share of them that is positive.
-* Images of groups other than neighbourhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS} decimals,
-  relative levels {RELATIVE_DECIMALS}; relative levels, intervals and spreads are computed from the rounded levels.
+* Images of groups other than neighbourhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS}
+  decimals, relative levels {RELATIVE_DECIMALS}; these, intervals and spreads are computed from the rounded levels.
 * A level has no withheld area behind it or at least {FEWEST_IN_A_LEVEL}. A group with withheld areas has replicates,
   intervals and spreads only where at least {FEWEST_IN_REPLICATES} of its areas have positive images.
 {skipped}"""
