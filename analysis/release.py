@@ -191,7 +191,9 @@ def release(
     hidden = {(group.analysis, group.key, group.frame): no for group, no in zip(groups, state.groups, strict=True)}
     for one in made:
         if hidden[None, TOTAL_KEY, one.frame]:
-            skipped[one.name] = "its average can not be published without telling of areas with few images"
+            skipped[one.name] = "its average would tell of areas with few images"
+        elif all(hidden[group.analysis, group.key, group.frame] for group in groups if group.analysis == one.name):
+            skipped[one.name] = "all of its groups would tell of areas with few images"
     made = [one for one in made if one.name not in skipped]
     published = {}
     for one in made:

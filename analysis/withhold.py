@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
 
+# A group that needs more areas hidden than these for its own sake is withheld itself: the areas say more.
+MOST_FOR_A_GROUP = 5
 ALWAYS = -1  # the group of a sum that can not be withheld
 # The solver holds constraints to 1e-7; a move that ends this share short of its target has reached it.
 _SHORT = 1e-6
@@ -84,8 +86,8 @@ def withhold(
     """Areas and groups to withhold, the primary ones among them, so that every hidden value is protected.
 
     First each sum alone is looked at: one whose hidden areas can not move within it gets the next smallest of its areas
-    hidden; a group that has none left is withheld itself. Then all sums together are attacked by linear programming,
-    and groups are withheld, one at a time, until no area is found.
+    hidden; a group that needs many, or has none left, is withheld itself. Then all sums together are attacked by linear
+    programming, and groups are withheld, one at a time, until no area is found.
 
     Parameters
     ----------
@@ -103,38 +105,51 @@ def withhold(
     order = np.lexsort((np.arange(len(size)), size))
     # Hiding more only gives an area more room: what is protected stays so, and is not attacked again.
     protected = [np.zeros(len(size), dtype=np.bool_) for _ in quantities]
+    may_go = np.unique(np.concatenate([quantity.group[quantity.group != ALWAYS] for quantity in quantities]))
     while True:
         state = _settle(quantities, state, order, size)
-        found = np.zeros(len(size), dtype=np.bool_)
-        for number, quantity in enumerate(quantities):
-            attacked = state.areas & ~protected[number]
-            given = given_away(quantity.without(state.groups), state.areas, block, attacked)
-            protected[number] = state.areas.copy()
-            protected[number][given] = False
-            found[given] = True
-        if not found.any():
+        found = None
+        for quantity, safe in zip(quantities, protected, strict=True):
+            if found is None:
+                found = find_unprotected(quantity.without(state.groups), state.areas, block, safe)
+        if found is None:
             return state
-        state = _widen(state, found, members, order, size)
+        state = _widen(state, found, members, may_go, order, size)
 
 
 def _settle(quantities: list[Quantity], state: Withheld, order: Whole, size: Whole) -> Withheld:
     """Withhold until every sum, looked at alone, leaves its hidden areas room."""
     areas, groups = state.areas.copy(), state.groups.copy()
-    changed = True
-    while changed:
-        changed = False
+    settled = False
+    while not settled:
+        settled = True
         for quantity in quantities:
             for row, group in enumerate(quantity.group):
-                while (group == ALWAYS or not groups[group]) and not _leaves_room(quantity, row, areas):
-                    changed = True
-                    more = _next(_members(quantity, row), areas, order, size)
-                    if more is not None:
-                        areas[more] = True
-                    elif group == ALWAYS:
-                        raise CanNotBeProtected
-                    else:
-                        groups[group] = True
+                if (group != ALWAYS and groups[group]) or _leaves_room(quantity, row, areas):
+                    continue
+                settled = False
+                more = _with_company(quantity, row, areas, order, size)
+                if more is not None:
+                    areas = more
+                elif group != ALWAYS:
+                    groups[group] = True
+                else:
+                    raise CanNotBeProtected
     return Withheld(areas, groups)
+
+
+def _with_company(quantity: Quantity, row: int, hidden: Bools, order: Whole, size: Whole) -> Bools | None:
+    """Hidden areas and as many more of a sum as give them room; None where too many would have to go."""
+    hidden = hidden.copy()
+    most = len(size) if quantity.group[row] == ALWAYS else MOST_FOR_A_GROUP
+    for _ in range(most):
+        more = _next(_members(quantity, row), hidden, order, size)
+        if more is None:
+            return None
+        hidden[more] = True
+        if _leaves_room(quantity, row, hidden):
+            return hidden
+    return None
 
 
 def _members(quantity: Quantity, row: int) -> Whole:
@@ -173,11 +188,16 @@ def _leaves_room(quantity: Quantity, row: int, hidden: Bools) -> bool:
     return enough and len(values) >= quantity.fewest
 
 
-def given_away(quantity: Quantity, hidden: Bools, block: Whole, attacked: Bools) -> Whole:
-    """Attacked areas, of the hidden ones, that the published sums leave less room than the width: by linear programs.
+def find_unprotected(quantity: Quantity, hidden: Bools, block: Whole, protected: Bools) -> int | None:
+    """A hidden area that the published sums leave less room than the width; None if there is none.
 
-    Of each block one area at a time is moved towards its target, those of all blocks in one program: an area that
-    arrives is protected, and so is every other that moved as far. What does not arrive is tried alone.
+    By linear programming: of each block one area at a time is moved towards its target, those of all blocks in one
+    program; an area that arrives is protected, and so is every other that moved as far. What does not arrive is tried
+    alone.
+
+    Parameters
+    ----------
+    protected : (areas,) known to be; those that are found to be are added
     """
     at = np.flatnonzero(hidden)
     weights = quantity.weights[:, at]
@@ -191,7 +211,7 @@ def given_away(quantity: Quantity, hidden: Bools, block: Whole, attacked: Bools)
         targets=quantity.targets[at],
         bounds=(quantity.floor, quantity.ceiling),
     )
-    pending = attacked[at]
+    pending = ~protected[at]
     untried = pending.copy()
     while untried.any():
         tried = np.flatnonzero(untried)
@@ -199,10 +219,13 @@ def given_away(quantity: Quantity, hidden: Bools, block: Whole, attacked: Bools)
         pending &= ~attack.moved(moving, quantity.width)
         untried &= pending
         untried[moving] = False
+    protected[at[~pending]] = True
     for area in np.flatnonzero(pending):
-        if pending[area]:
-            pending &= ~attack.moved(np.array([area]), quantity.width)
-    return at[pending]
+        if not protected[at[area]]:
+            protected[at[attack.moved(np.array([area]), quantity.width)]] = True
+            if not protected[at[area]]:
+                return int(at[area])
+    return None
 
 
 @dataclass(frozen=True)
@@ -243,21 +266,22 @@ class _Attack:
         return np.abs(found.x - self.values) >= width * (1 - _SHORT)
 
 
-def _widen(state: Withheld, found: Bools, members: sparse.csr_array, order: Whole, size: Whole) -> Withheld:
-    """Withhold one group more, or, where none is left, one area: the sums together leave a found area no room.
+def _widen(
+    state: Withheld, found: int, members: sparse.csr_array, may_go: Whole, order: Whole, size: Whole
+) -> Withheld:
+    """Withhold one group more, or, where none is left, one area: the sums together leave an area no room.
 
-    The first found area's smallest group goes, as the sum over the fewest areas says most; then groups of others, which
-    tell of it as the rest of a larger sum.
+    Its smallest group goes, as the sum over the fewest areas says most; then groups of others, which tell of it as the
+    rest of a larger sum.
 
     Raises
     ------
     CanNotBeProtected : nothing is left to withhold
     """
     areas, groups = state.areas.copy(), state.groups.copy()
-    first = int(np.flatnonzero(found)[0])
-    left = np.flatnonzero(~groups)
+    left = may_go[~groups[may_go]]
     if len(left):
-        is_in = members[left][:, [first]].toarray().ravel() > 0
+        is_in = members[left][:, [found]].toarray().ravel() > 0
         sizes = np.diff(members.indptr)[left]
         groups[left[np.lexsort((left, sizes, ~is_in))[0]]] = True
     elif (more := _next(order, areas, order, size)) is not None:

@@ -59,6 +59,8 @@ class Attacker:
         for key, group in self.rows(analysis).iterrows():
             so_far += group["persons"]
             tops = [top for top in np.unique(values[inside]) if persons[inside & (values <= top)].sum() == so_far]
+            if not tops:  # a quartile without an estimate has no row, and its people are missing from the sum
+                break
             found[key] = (tops[0], tops[-1])
         return found
 
@@ -101,6 +103,8 @@ class Attacker:
             everyone = (self.frame(analysis) & self.seen).astype(float)
             sums.append((everyone, average - self.rounded_to / 2, average + self.rounded_to / 2))
             for key, images in rows.set_index("key")["images"].drop("Estimate_Total").dropna().items():
+                if key not in weights:
+                    continue
                 sums.append(((weights[key] > 0).astype(float), images - half, images + half))
             if analysis.removesuffix("_residential") in COVARIATES:
                 sums += self.cut_sums(analysis)
