@@ -156,13 +156,13 @@ class Attacker:
                     sums.append((weights, *ends))
         return sums
 
-    def image_bounds(self) -> pd.DataFrame:
-        """Lowest and highest number of images of every withheld area."""
-        return self._bounds(self.image_sums(), self.known_images, 1.0, None)
+    def image_bounds(self, sample: np.ndarray | None = None) -> pd.DataFrame:
+        """Lowest and highest number of images of every withheld area, or of a sample of them."""
+        return self._bounds(self.image_sums(), self.known_images, 1.0, None, sample)
 
-    def share_bounds(self) -> pd.DataFrame:
-        """Lowest and highest share of positive images of every withheld area."""
-        return self._bounds(self.share_sums(), self.known_shares, 0.0, 1.0)
+    def share_bounds(self, sample: np.ndarray | None = None) -> pd.DataFrame:
+        """Lowest and highest share of positive images of the same."""
+        return self._bounds(self.share_sums(), self.known_shares, 0.0, 1.0, sample)
 
     def determined(self) -> list[str]:
         """Withheld areas whose images follow from exact sums by linear algebra alone."""
@@ -173,8 +173,11 @@ class Attacker:
         fixed = np.abs(free).max(axis=1, initial=0.0) < 1e-9
         return self.areas.loc[self.hidden, "area"][fixed].tolist()
 
-    def _bounds(self, sums: list, known: np.ndarray, floor: float, ceiling: float | None) -> pd.DataFrame:
+    def _bounds(
+        self, sums: list, known: np.ndarray, floor: float, ceiling: float | None, sample: np.ndarray | None
+    ) -> pd.DataFrame:
         hidden = self.hidden
+        chosen = np.arange(int(hidden.sum())) if sample is None else np.flatnonzero(sample)
         if not hidden.any() or not sums:
             unknown = {"low": floor, "high": np.inf if ceiling is None else ceiling}
             return pd.DataFrame(unknown, index=self.areas.loc[hidden, "area"])
@@ -190,7 +193,7 @@ class Attacker:
         limits = np.array([limit for _, limit in above + under])
         scale = np.maximum(np.abs(rows).max(axis=1), 1e-12)
         ends = []
-        for area in range(int(hidden.sum())):
+        for area in chosen:
             aim = np.zeros(int(hidden.sum()))
             aim[area] = 1.0
             pair = []
@@ -201,4 +204,4 @@ class Attacker:
                 assert found.status in (0, 3), found.message
                 pair.append(sign * found.fun if found.status == 0 else np.inf)
             ends.append(pair)
-        return pd.DataFrame(ends, columns=["low", "high"], index=self.areas.loc[hidden, "area"])
+        return pd.DataFrame(ends, columns=["low", "high"], index=self.areas.loc[hidden, "area"].iloc[chosen])

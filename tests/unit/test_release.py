@@ -99,7 +99,7 @@ def assert_withstands(folder, minimum: int) -> None:
     assert ((shares["high"] - shares["low"]) >= 0.999 / minimum).all(), shares
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(
     seed=st.integers(0, 10_000),
     areas=st.integers(12, 60),
