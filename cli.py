@@ -352,6 +352,22 @@ def compare(
 
 
 @app.command()
+def release(
+    study: StudyOption,
+    out: Annotated[Path, typer.Option(help="Folder of the release, new or of an earlier one.")],
+    minimum_images: Annotated[int, typer.Option(help="Areas with fewer images are withheld; 1 withholds none.")] = 100,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files, too.")] = False,
+) -> None:
+    """Aggregates that may be published: areas of few images withheld, and whatever would give them away."""
+    with _errors():
+        from dashboards.release import write_release
+        from pipeline.store import open_study
+
+        for line in write_release(open_study(study), out, minimum=minimum_images, force=force):
+            _say(line)
+
+
+@app.command()
 def dictionary(
     table: Annotated[str | None, typer.Argument(help="One table; none: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,

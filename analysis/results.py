@@ -1,4 +1,4 @@
-"""From counts to tables: estimates with intervals, levels by area, correlations, agreement with a known truth."""
+"""From counts to tables: estimates with intervals, levels by area, agreement with a known truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from scipy import stats
 
 from analysis.bootstrap import Counts
 from analysis.estimate import (
-    RACES,
     TOTAL_KEY,
     Analysis,
     Frame,
@@ -139,33 +138,6 @@ def area_table(
                 "station_distance_ft": by_area["station_ft_sum"].to_numpy() / images,
             }
         )
-
-
-def correlations(areas: pd.DataFrame, levels: pd.DataFrame, persons_above: int) -> list[dict[str, Any]]:
-    """Pearson and Spearman correlation over areas of more than `persons_above` persons, unweighted.
-
-    An area enters a correlation when it has images and the covariate; fewer than three areas, or a covariate that
-    does not vary, give no correlation.
-    """
-    persons = areas["persons"]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        covariates = {
-            "density_per_sqmi": areas["density_per_sqmi"],
-            "income_usd": areas["income_usd"],
-            **{f"share_{race.removeprefix('persons_')}": areas[race] / persons for race in RACES},
-            "felony_distance_ft": levels["felony_distance_ft"],
-            "station_distance_ft": levels["station_distance_ft"],
-        }
-    rows = []
-    for name, covariate in covariates.items():
-        usable = (persons > persons_above) & levels["level"].notna() & covariate.notna()
-        left, right = levels["level"][usable].to_numpy(), covariate[usable].to_numpy(dtype=np.float64)
-        row: dict[str, Any] = {"covariate": name, "areas": len(left), "pearson": None, "spearman": None}
-        if len(left) >= 3 and np.ptp(left) > 0 and np.ptp(right) > 0:
-            row["pearson"] = float(stats.pearsonr(left, right).statistic)
-            row["spearman"] = float(stats.spearmanr(left, right).statistic)
-        rows.append(row)
-    return rows
 
 
 # Below this many positive images a percentile interval is known to be too narrow: with k of them its spread is some

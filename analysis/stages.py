@@ -22,11 +22,11 @@ from analysis.results import (
     Accelerations,
     agreement,
     area_table,
-    correlations,
     interval_table,
     released_table,
     with_counts,
 )
+from analysis.spatial_statistics import describe_map
 from pipeline.config import Estimate
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
@@ -115,7 +115,7 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
         "ways_skipped": impossible,
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
         "skipped": skipped,
-        "correlations": correlations(areas, levels, rules.correlation_persons),
+        **describe_map(areas, levels, rules, study.settings.city.crs),
         "truth": _truth(study, table, areas, inside),
     }
     files.append(study.write_bytes(levels.to_csv(index=False).encode(), AREAS_CSV_FILE))
@@ -227,4 +227,6 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
     return agreement(table, truth.set_index("area")["level"], areas, inside)
 
 
-ESTIMATE = Stage("estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate)
+ESTIMATE = Stage(
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=2
+)

@@ -201,10 +201,28 @@ def made_summary() -> dict:
         },
         "evaluation": {"validation": quality, "test": {**quality, "images": 9_999, "auc": 0.98765}},
         "correlations": [
-            {"covariate": "density_per_sqmi", "pearson": 0.3123, "spearman": 0.4234, "areas": 2_111},
-            {"covariate": "income_usd", "pearson": -0.0512, "spearman": -0.1173, "areas": 2_044},
+            made_correlation("density_per_sqmi", 2_111, 0.3123, 0.4234),
+            made_correlation("income_usd", 2_044, -0.0512, -0.1173),
         ],
+        "moran": {
+            "areas": 2_098,
+            "islands": 13,
+            "reason": "",
+            "index": 0.17065,
+            "expected": -0.0005,
+            "z": 24.8,
+            "p": 0.001,
+            "permutations": 999,
+        },
     }
+
+
+def made_correlation(covariate: str, areas: int, pearson: float, spearman: float) -> dict:
+    """One of the summary, with intervals of 0.05 to either side."""
+    row = {"with": "level", "covariate": covariate, "areas": areas, "reason": ""}
+    for name, value in (("pearson", pearson), ("spearman", spearman)):
+        row |= {name: value, f"{name}_lower": value - 0.05, f"{name}_upper": value + 0.05, f"{name}_replicates": 100}
+    return row
 
 
 def made_ledger() -> list[dict]:

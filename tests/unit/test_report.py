@@ -166,7 +166,10 @@ def test_calibration_quality_correlations_and_truth_stand_in_the_page(page):
     ):
         assert words in page.text.replace(" ( ", " ("), words
     assert ["test", "9,999", "0.776", "0.829", "0.988", "0.823"] in page.rows
-    assert ["People per square mile", "0.312", "0.423", "2,111"] in page.rows
+    correlation = ["0.312 (0.262 to 0.362)", "0.423 (0.373 to 0.473)"]
+    assert ["People per square mile", *correlation, "2,111"] in page.rows
+    assert "Moran's I is 0.171" in page.text
+    assert "none was as far from chance (p = 0.001)" in " ".join(page.text.split())
     assert ["from 2020-10-05", "912,345", "91.0 %", ""] in page.rows
 
 
@@ -253,7 +256,8 @@ def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
         **made_summary(),
         "truth": None,
         "evaluation": {"validation": None},
-        "correlations": [{"covariate": "income_usd", "pearson": None, "spearman": None, "areas": 0}],
+        "correlations": [{"covariate": "income_usd", "reason": "fewer than 3 areas have both", "areas": 0}],
+        "moran": {"reason": "fewer than 3 areas have a neighbour"},
         "cut_points": {},
     }
     summary["calibration"]["adjusted"] = None
@@ -263,7 +267,8 @@ def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
     page = Page(report_of(study))
     assert "The study has no ledger yet." in page.text
     assert "logistic regression" not in page.text
-    assert ["Median household income", "\u2013", "\u2013", "0"] in page.rows
+    assert ["Median household income", "none: fewer than 3 areas have both", "0"] in page.rows
+    assert "(Moran's I) could not be computed: fewer than 3 areas have a neighbour." in page.text
     assert "3 (few)" in page.text
 
 

@@ -1,0 +1,254 @@
+"""The folder of `patrolscope release`: tables, replicates, dictionary, settings, README, checksums.
+
+The same study gives the same bytes: nothing here knows the time, the machine or a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from analysis.bootstrap import counts_by_area
+from analysis.estimate import PUBLISHED_FILES
+from analysis.published import read_released
+from analysis.release import (
+    FEWEST_IN_A_LEVEL,
+    FEWEST_IN_REPLICATES,
+    LEVEL_DECIMALS,
+    RELATIVE_DECIMALS,
+    RELEASED_AREAS,
+    RELEASED_TABLES,
+    ROUNDED_TO,
+    Release,
+    release,
+    round_to_digits,
+)
+from analysis.stages import CELLS_FILE, SUMMARY_FILE
+from dashboards.folder import check_folder, fill_folder
+from pipeline.config import Estimate, Settings
+from pipeline.errors import NotYetMade, SettingsError, SourceError
+from pipeline.layers import AREAS_FILE
+from pipeline.store import Study
+
+CHECKSUMS = "SHA256SUMS"
+_SETTINGS_LEFT_OUT = (
+    "cache, sources and the path of every layer (where files lie is private), estimate.seed (whoever knows it could "
+    "draw the replicates again and try which counts give them)"
+)
+_JSON_MEANINGS = {
+    "point_estimate": "<group>_weighted_mean: level; <group>_relative_to_average: by Estimate_Total_weighted_mean",
+    "bootstrap_statistics": "the same names in every replicate",
+}
+_SUMMARY_MEANINGS = {
+    "minimum_images": "areas with fewer images are withheld",
+    "areas": "areas of the study, without images, and withheld",
+    "images": f"analysed images in areas, rounded to {ROUNDED_TO} times the minimum",
+    "calibration": "threshold and the two probabilities that images count with, from the validation set",
+    "interval_percent": "of the replicates that an interval holds, in the middle",
+    "cut_points": "of density (persons / sq mi) and income (USD) by image quartile, three significant digits",
+    "skipped": "analyses that are not in the release, with the reason",
+    "correlations": "of levels with what is known of areas, withheld areas among them; three decimals",
+    "moran": "Moran's I of the levels of areas, withheld areas among them; three decimals",
+}
+
+
+def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list[str]:
+    """Write what may be published of a study into a folder; returns lines on what was withheld.
+
+    Parameters
+    ----------
+    minimum : images; areas with fewer are withheld
+    force : write into a folder that holds other files, too
+
+    Raises
+    ------
+    NotYetMade : the study has no estimates
+    SettingsError : the minimum is below 1
+    SourceError : the folder holds other files; nothing can be released at this minimum
+    """
+    if minimum < 1:
+        raise SettingsError(f"--minimum-images {minimum}: at least 1, which withholds nothing")
+    if not force:
+        check_folder(out, known_by=CHECKSUMS)
+    if missing := [name for name in (CELLS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
+        raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
+    areas = study.read(AREAS_FILE)
+    inside, _ = counts_by_area(study.read(CELLS_FILE), areas["area"])
+    summary = json.loads(study.read_bytes(SUMMARY_FILE))
+    if "moran" not in summary:
+        raise SourceError(
+            f"{study.path(SUMMARY_FILE)} is of an earlier version: run `patrolscope estimate --study {study.root}`"
+        )
+    results, _ = read_released(str(study.fs.unstrip_protocol(study.path("estimates"))))
+    calibration = summary["calibration"]
+    made = release(
+        areas,
+        inside,
+        results,
+        (calibration["p_positive"], calibration["p_negative"]),
+        minimum=minimum,
+        percent=summary["interval_percent"],
+    )
+    fill_folder(out, release_files(made, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
+    lines = [_for_the_owner(made, minimum), f"{out}: {len(made.areas):,} areas, {len(made.results)} analyses"]
+    if study.settings.estimate.seed == Estimate.model_fields["seed"].default and made.results:
+        lines.append(
+            "estimate.seed is the default, which everyone knows: before you publish real replicates, set a secret one "
+            f"in study.yaml and run `patrolscope estimate --study {study.root}` again"
+        )
+    return lines
+
+
+def release_files(made: Release, settings: Settings, summary: dict[str, Any], minimum: int) -> dict[str, bytes]:
+    """Content of every file by its name; the checksums last."""
+    frames = dict(zip((table.name for table in RELEASED_TABLES), _frames(made), strict=True))
+    content = {name: frame.to_csv(index=False) for name, frame in frames.items()}
+    content |= {PUBLISHED_FILES[name]: released.to_json() + "\n" for name, released in made.results.items()}
+    content["summary.json"] = json.dumps(_summary(made, summary, minimum), indent=1) + "\n"
+    content["settings.yaml"] = public_settings(settings)
+    content["dictionary.csv"] = pd.DataFrame(_dictionary(made)).to_csv(index=False)
+    content["dictionary.json"] = json.dumps(_dictionary(made), indent=1) + "\n"
+    content["README.md"] = _readme(made, settings, minimum)
+    encoded = {name: text.encode() for name, text in content.items()}
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(encoded.items()))
+    return encoded | {CHECKSUMS: sums.encode()}
+
+
+def _frames(made: Release) -> tuple[pd.DataFrame, ...]:
+    return (made.neighbourhoods, made.areas, made.groups)
+
+
+def public_settings(settings: Settings) -> str:
+    """Text of settings.yaml: every setting that names no place of the study's machine and no secret."""
+    content = settings.model_dump(mode="json")
+    del content["cache"], content["sources"], content["estimate"]["seed"]
+    content["layers"] = {name: layer and layer["entry"] for name, layer in content["layers"].items()}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    return f"# Left out: {_SETTINGS_LEFT_OUT}.\n{text}"
+
+
+def _summary(made: Release, summary: dict[str, Any], minimum: int) -> dict[str, Any]:
+    rounded_to = ROUNDED_TO * minimum
+    inside = summary["images"]["analysed"] - summary["images"]["outside_every_area"]
+    return {
+        "minimum_images": minimum,
+        "areas": {
+            "all": len(made.areas),
+            "without_images": int((made.areas["images"] == 0).sum()),
+            # Not how many of them for their few images: without any other, all would be known to be below the minimum.
+            "withheld": made.too_few + made.besides,
+        },
+        "images": round(inside / rounded_to) * rounded_to,
+        "calibration": summary["calibration"],
+        "interval_percent": summary["interval_percent"],
+        "cut_points": {
+            name: [round_to_digits(cut) for cut in cuts]
+            for name, cuts in summary["cut_points"].items()
+            if name in made.results
+        },
+        "skipped": summary["skipped"] | made.skipped,
+        "correlations": [_three_decimals(row) for row in summary["correlations"]],
+        "moran": _three_decimals(summary["moran"]),
+    }
+
+
+def _three_decimals(named: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in named.items()}
+
+
+def _dictionary(made: Release) -> list[dict[str, str]]:
+    """One entry a column of every file."""
+    shown = {column.name for column in RELEASED_AREAS if not column.nullable}
+    entries = []
+    for table in RELEASED_TABLES:
+        for column in table.describe()["columns"]:
+            withheld = "" if column["name"] in shown or not column["unit"] else _how_withheld(table.name, column)
+            entries.append(
+                {
+                    "file": table.name,
+                    "row": table.row,
+                    "column": column["name"],
+                    "type": column["type"],
+                    "meaning": column["meaning"],
+                    "unit": column["unit"],
+                    "values": column["values"],
+                    "withheld": withheld,
+                }
+            )
+    empty = {"row": "", "type": "", "unit": "1", "values": "", "withheld": ""}
+    left_out = {
+        "point_estimate": "a group that is withheld is left out",
+        "bootstrap_statistics": "and so is one with withheld areas and fewer than "
+        f"{FEWEST_IN_REPLICATES} areas with positive images",
+    }
+    for name in made.results:
+        for column, meaning in _JSON_MEANINGS.items():
+            own = {"file": PUBLISHED_FILES[name], "column": column, "meaning": meaning, "withheld": left_out[column]}
+            entries.append({"file": "", **empty, **own})
+    for column, meaning in _SUMMARY_MEANINGS.items():
+        entries.append(
+            {"file": "", **empty, "unit": "", "column": column, "meaning": meaning} | {"file": "summary.json"}
+        )
+    order = ("file", "row", "column", "type", "meaning", "unit", "values", "withheld")
+    return [{name: entry[name] for name in order} for entry in entries]
+
+
+def _how_withheld(file: str, column: dict[str, str]) -> str:
+    if "may be missing" not in column["values"] or column["name"] in ("income_usd", "persons"):
+        return ""
+    if column["name"] in ("lower", "upper", "sd") or column["name"].endswith(("_lower", "_upper")):
+        return "empty where withheld is true, and where the JSON file has no replicates of the group"
+    also = ", and where no image was taken" if file == RELEASED_AREAS.name and column["unit"] == "1" else ""
+    return f"empty where withheld is true{also}"
+
+
+def _for_the_owner(made: Release, minimum: int) -> str:
+    return (
+        f"{made.too_few:,} of {len(made.areas):,} areas have images, but fewer than {minimum}, and are withheld; so "
+        f"are {made.besides:,} more areas and {made.groups_withheld:,} groups, so that those can not be computed"
+    )
+
+
+def _readme(made: Release, settings: Settings, minimum: int) -> str:
+    simulated = f"**Simulated: {settings.simulated}**\n\n" if settings.simulated else ""
+    skipped = "".join(f"* {name}: not in the release; {reason}\n" for name, reason in made.skipped.items())
+    return f"""# {settings.name}: released aggregates
+
+{simulated}How likely a dashcam image of a place in {settings.city.name} shows a police vehicle: by neighbourhood,
+by area, by groups of people and places, with intervals. Made by patrolscope {version("patrolscope")}.
+
+| file | a row is |
+| --- | --- |
+{"".join(f"| `{table.name}` | {table.row} |{chr(10)}" for table in RELEASED_TABLES)}\
+| `*_bootstraps.json` | point estimates and bootstrap replicates of an analysis, in the form of the paper's release |
+| `summary.json` | calibration, cut points, correlations, how much is withheld |
+| `dictionary.csv`, `dictionary.json` | every column of every file: meaning, unit, how it is withheld |
+| `settings.yaml` | the settings of the study; left out: {_SETTINGS_LEFT_OUT} |
+| `{CHECKSUMS}` | SHA-256 of every other file (`sha256sum -c {CHECKSUMS}`) |
+
+## What it is not
+
+No image, ride, camera, time or position of an image is in it, and no number about fewer than {minimum} images but 0.
+A level is a probability about images, not a count of officers or of what they do. It describes; it explains nothing.
+
+## What is withheld
+
+{made.too_few + made.besides:,} of {len(made.areas):,} areas are withheld: those that have images, but fewer than
+{minimum}, and others, so that those can not be computed from what is published. {made.groups_withheld:,} groups are
+withheld.
+
+* A withheld area has images, positives and level empty and `withheld` true. Which areas are withheld for their few
+  images, and which for the others' sake, is not told. An area without images is shown with 0.
+* All that is published leaves at least {minimum} values for a withheld number of images, and a range of at least
+  1/{minimum} for the share of them that is positive.
+* Images of groups other than neighbourhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS}
+  decimals, relative levels {RELATIVE_DECIMALS}; these, intervals and spreads are computed from the rounded levels.
+* A level has no withheld area behind it or at least {FEWEST_IN_A_LEVEL}. A group with withheld areas has replicates,
+  intervals and spreads only where at least {FEWEST_IN_REPLICATES} of its areas have positive images.
+{skipped}"""

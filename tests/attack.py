@@ -1,0 +1,207 @@
+"""An attacker on a release: reads what is published, and nothing else, and bounds what is withheld.
+
+Written apart from analysis/withhold.py: one linear program for each end of each withheld value, over every published
+number at once.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import null_space
+from scipy.optimize import linprog
+
+RACES = {
+    "Estimate_Total_Not_Hispanic_or_Latino_White_alone": "persons_white",
+    "Estimate_Total_Not_Hispanic_or_Latino_Black_or_African_American_alone": "persons_black",
+    "Estimate_Total_Hispanic_or_Latino": "persons_hispanic",
+    "Estimate_Total_Not_Hispanic_or_Latino_Asian_alone": "persons_asian",
+}
+COVARIATES = {"density": "density_per_sqmi", "income": "income_usd"}
+
+
+class Attacker:
+    """What a release tells of the areas that it withholds."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read every table of a release."""
+        self.folder = folder
+        self.areas = pd.read_csv(folder / "areas.csv", dtype={"area": str}, keep_default_na=False, na_values=[""])
+        self.groups = pd.read_csv(folder / "groups.csv", keep_default_na=False, na_values=[""])
+        self.places = pd.read_csv(folder / "neighbourhoods.csv", keep_default_na=False, na_values=[""])
+        self.summary = json.loads((folder / "summary.json").read_text())
+        self.hidden = self.areas["withheld"].astype(str).str.lower().eq("true").to_numpy()
+        images = self.areas["images"]
+        self.seen = (self.hidden | (images > 0)).to_numpy()
+        self.known_images = images.fillna(0).to_numpy(dtype=float)
+        shares = (self.areas["positives"] / images.where(images > 0)).fillna(0)
+        self.known_shares = shares.to_numpy(dtype=float)
+        self.rounded_to = 10 * self.summary["minimum_images"]
+
+    def frame(self, analysis: str) -> np.ndarray:
+        """Areas of an analysis."""
+        inside = np.ones(len(self.areas), dtype=bool)
+        if analysis.endswith("_residential"):
+            inside &= (self.areas["zone"] == "R").to_numpy()
+        if analysis.startswith("income"):
+            inside &= self.areas["income_usd"].notna().to_numpy()
+        return inside
+
+    def cuts(self, analysis: str) -> dict[str, tuple[float, float]]:
+        """Between which values of the covariate the upper end of each quartile lies.
+
+        Persons of the groups, added up along the covariate, show it; areas without people leave it open.
+        """
+        values, inside = self.covariate(analysis)
+        persons = np.where(inside, self.areas["persons"], 0.0)
+        found, so_far = {}, 0.0
+        for key, group in self.rows(analysis).iterrows():
+            so_far += group["persons"]
+            tops = [top for top in np.unique(values[inside]) if persons[inside & (values <= top)].sum() == so_far]
+            if not tops:  # a quartile without an estimate has no row, and its people are missing from the sum
+                break
+            found[key] = (tops[0], tops[-1])
+        return found
+
+    def covariate(self, analysis: str) -> tuple[np.ndarray, np.ndarray]:
+        """Its value in each area, and the areas of the analysis that have one."""
+        values = self.areas[COVARIATES[analysis.removesuffix("_residential")]].to_numpy(dtype=float)
+        return values, self.frame(analysis) & ~np.isnan(values)
+
+    def quartiles(self, analysis: str) -> dict[str, np.ndarray]:
+        """Areas of each quartile, right for those where people live."""
+        values, inside = self.covariate(analysis)
+        members, last = {}, -np.inf
+        for key, (_, top) in self.cuts(analysis).items():
+            members[key] = inside & (values > last) & (values <= top)
+            last = top
+        return members
+
+    def rows(self, analysis: str) -> pd.DataFrame:
+        """Levels by group, the average left out."""
+        rows = self.groups[(self.groups["analysis"] == analysis) & (self.groups["quantity"] == "weighted_mean")]
+        return rows[rows["key"] != "Estimate_Total"].set_index("key")
+
+    def weights(self, analysis: str) -> dict[str, np.ndarray]:
+        """Persons of each group by area."""
+        persons, inside = self.areas["persons"].to_numpy(), self.frame(analysis) & self.seen
+        kind = analysis.removesuffix("_residential")
+        if kind == "race":
+            return {key: np.where(inside, self.areas[column], 0.0) for key, column in RACES.items()}
+        if kind in COVARIATES:
+            return {key: np.where(inside & member, persons, 0.0) for key, member in self.quartiles(analysis).items()}
+        return {key: np.where(inside & (self.areas[kind] == key), persons, 0.0) for key in self.rows(analysis).index}
+
+    def image_sums(self) -> list[tuple[np.ndarray, float, float]]:
+        """Weights, low and high of every published sum of images."""
+        sums = []
+        for analysis, rows in self.groups[self.groups["quantity"] == "weighted_mean"].groupby("analysis"):
+            half = 0.0 if analysis == "neighbourhood" else self.rounded_to / 2
+            weights = self.weights(analysis)
+            average = rows[rows["key"] == "Estimate_Total"]["images"].iloc[0]
+            everyone = (self.frame(analysis) & self.seen).astype(float)
+            sums.append((everyone, average - self.rounded_to / 2, average + self.rounded_to / 2))
+            for key, images in rows.set_index("key")["images"].drop("Estimate_Total").dropna().items():
+                if key not in weights:
+                    continue
+                sums.append(((weights[key] > 0).astype(float), images - half, images + half))
+            if analysis.removesuffix("_residential") in COVARIATES:
+                sums += self.cut_sums(analysis)
+        for _, place in self.places.dropna(subset="images").iterrows():
+            member = (self.areas["neighbourhood"] == place["nta"]) & (self.areas["persons"] > 0) & self.seen
+            sums.append((member.to_numpy(dtype=float), place["images"], place["images"]))
+        total = self.summary["images"]
+        sums.append((self.seen.astype(float), total - self.rounded_to / 2, total + self.rounded_to / 2))
+        return sums
+
+    def cut_sums(self, analysis: str) -> list[tuple[np.ndarray, float, float]]:
+        """A cut point is a percentile over images: so many lie below it, so many not above the next value."""
+        values, inside = self.covariate(analysis)
+        inside = inside & self.seen
+        sums = []
+        for key, (lowest, highest) in self.cuts(analysis).items():
+            share = int(key[-1]) / 4 * inside
+            if key[-1] == "4":
+                continue
+            sums.append(((inside & (values <= lowest)) - share, -np.inf, 1.0))
+            rest = values[inside & (values > highest)]
+            if len(rest):
+                sums.append(((inside & (values <= rest.min())) - share, -1.0, np.inf))
+        return sums
+
+    def share_sums(self) -> list[tuple[np.ndarray, float, float]]:
+        """The same for shares of positive images, from the levels of the JSON files."""
+        calibration = self.summary["calibration"]
+        negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
+        files = {
+            "race": "race_bootstraps.json",
+            "race_residential": "race_residential_zones_only_bootstraps.json",
+            "density": "density_cbg_bootstraps.json",
+            "density_residential": "density_cbg_residential_only_bootstraps.json",
+            "income": "median_household_income_bootstraps.json",
+            "income_residential": "median_household_income_residential_only_bootstraps.json",
+            "zone": "zone_bootstraps.json",
+            "borough": "boro_bootstraps.json",
+            "neighbourhood": "neighborhood_bootstraps.json",
+        }
+        sums = []
+        for analysis in self.groups["analysis"].unique():
+            point = json.loads((self.folder / files[analysis]).read_text())["point_estimate"]
+            everyone = np.where(self.frame(analysis) & self.seen, self.areas["persons"], 0.0)
+            for key, weights in {"Estimate_Total": everyone, **self.weights(analysis)}.items():
+                level = point.get(f"{key}_weighted_mean")
+                if level is not None:
+                    ends = sorted((level + half - negative) / scale * weights.sum() for half in (-0.5e-5, 0.5e-5))
+                    sums.append((weights, *ends))
+        return sums
+
+    def image_bounds(self, sample: np.ndarray | None = None) -> pd.DataFrame:
+        """Lowest and highest number of images of every withheld area, or of a sample of them."""
+        return self._bounds(self.image_sums(), self.known_images, 1.0, None, sample)
+
+    def share_bounds(self, sample: np.ndarray | None = None) -> pd.DataFrame:
+        """Lowest and highest share of positive images of the same."""
+        return self._bounds(self.share_sums(), self.known_shares, 0.0, 1.0, sample)
+
+    def determined(self) -> list[str]:
+        """Withheld areas whose images follow from exact sums by linear algebra alone."""
+        exact = [(weights, low) for weights, low, high in self.image_sums() if low == high]
+        if not exact or not self.hidden.any():
+            return []
+        free = null_space(np.array([weights[self.hidden] for weights, _ in exact]))
+        fixed = np.abs(free).max(axis=1, initial=0.0) < 1e-9
+        return self.areas.loc[self.hidden, "area"][fixed].tolist()
+
+    def _bounds(
+        self, sums: list, known: np.ndarray, floor: float, ceiling: float | None, sample: np.ndarray | None
+    ) -> pd.DataFrame:
+        hidden = self.hidden
+        chosen = np.arange(int(hidden.sum())) if sample is None else np.flatnonzero(sample)
+        if not hidden.any() or not sums:
+            unknown = {"low": floor, "high": np.inf if ceiling is None else ceiling}
+            return pd.DataFrame(unknown, index=self.areas.loc[hidden, "area"])
+        above, under = [], []
+        for weights, low, high in sums:
+            rest = weights[~hidden] @ known[~hidden]
+            slack = 1e-9 * max(1.0, np.abs(weights).max())
+            if np.isfinite(high):
+                above.append((weights[hidden], high - rest + slack))
+            if np.isfinite(low):
+                under.append((-weights[hidden], rest - low + slack))
+        rows = np.array([row for row, _ in above + under])
+        limits = np.array([limit for _, limit in above + under])
+        scale = np.maximum(np.abs(rows).max(axis=1), 1e-12)
+        ends = []
+        for area in chosen:
+            aim = np.zeros(int(hidden.sum()))
+            aim[area] = 1.0
+            pair = []
+            for sign in (1, -1):
+                found = linprog(
+                    sign * aim, A_ub=rows / scale[:, None], b_ub=limits / scale, bounds=(floor, ceiling), method="highs"
+                )
+                assert found.status in (0, 3), found.message
+                pair.append(sign * found.fun if found.status == 0 else np.inf)
+            ends.append(pair)
+        return pd.DataFrame(ends, columns=["low", "high"], index=self.areas.loc[hidden, "area"].iloc[chosen])

@@ -1,0 +1,125 @@
+"""A release of a whole simulated study."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import cli
+from tests.attack import Attacker
+
+pytestmark = pytest.mark.slow
+
+
+def invoke(*arguments: str):
+    result = CliRunner().invoke(cli.app, ["release", *arguments])
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def folder(finished, tmp_path_factory):
+    out = tmp_path_factory.mktemp("release") / "out"
+    code, output = invoke("--study", finished.root, "--out", str(out), "--minimum-images", "20")
+    assert code == 0, output
+    assert "areas have images, but fewer than 20, and are withheld; so are" in output
+    return out
+
+
+def test_every_area_of_few_images_is_withheld_and_the_rest_is_the_studys(finished, folder):
+    ours = pd.read_csv(finished.path("estimates/areas.csv"), dtype={"area": str})
+    released = pd.read_csv(folder / "areas.csv", dtype={"area": str})
+    assert released["area"].tolist() == ours["area"].tolist()
+    assert released.loc[ours["images"].between(1, 19), "withheld"].all()
+    shown = ~released["withheld"]
+    assert shown.sum() > 300
+    assert (released.loc[shown, "images"] == ours.loc[shown, "images"]).all()
+    assert (released.loc[shown, "positives"] == ours.loc[shown, "positives"]).all()
+    assert released.loc[~shown, ["images", "positives", "level", "relative_to_average"]].isna().all(axis=None)
+
+
+def test_withheld_areas_of_a_whole_study_withstand_the_attacker(folder):
+    attacker = Attacker(folder)
+    assert attacker.hidden.sum() > 100
+    assert attacker.determined() == []
+    sample = np.arange(attacker.hidden.sum()) % (attacker.hidden.sum() // 5) == 0  # a program takes a tenth of a second
+    images, shares = attacker.image_bounds(sample), attacker.share_bounds(sample)
+    assert len(images) >= 5
+    assert (images["high"] - images["low"] >= 19 * 0.999).all()
+    assert (shares["high"] - shares["low"] >= 0.999 / 20).all()
+
+
+def test_no_image_ride_time_or_path_is_in_any_file(finished, folder):
+    metadata = finished.read(finished.files("metadata")[0])
+    refs = metadata["image_ref"].str.split("/")
+    rides, names = set(refs.str[1]), set(refs.str[2].head(2_000))
+    forbidden = [b"ride/", b".jpg", finished.base.encode(), Path.home().as_posix().encode(), b"image_ref", b"timestamp"]
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert not [word for word in forbidden if word in content], path.name
+        text = content.decode()
+        assert not rides & set(re.findall(r"[0-9a-f]{32}", text)), path.name
+        assert not [name for name in names if name in text]
+        assert not re.search(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b16\d{11}\b", text), path.name
+
+
+def test_settings_hold_no_place_and_no_seed(folder):
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    assert not {"cache", "sources"} & set(settings)
+    assert "seed" not in settings["estimate"]
+    assert settings["estimate"]["threshold"] == 0.770508
+    assert all(entry is None or isinstance(entry, str) for entry in settings["layers"].values())
+
+
+def test_a_second_release_replaces_the_first_with_the_same_bytes(finished, folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert invoke("--study", finished.root, "--out", str(folder), "--minimum-images", "20")[0] == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_study_without_estimates_is_refused(simulated, tmp_path):
+    code, output = invoke("--study", simulated.root, "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "has no estimates/cells.parquet" in output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("minimum", ["0", "-3"])
+def test_a_minimum_below_1_is_refused(finished, tmp_path, minimum):
+    code, output = invoke("--study", finished.root, "--out", str(tmp_path / "out"), "--minimum-images", minimum)
+    assert code == 2
+    assert "at least 1, which withholds nothing" in output
+
+
+def test_a_minimum_that_no_area_reaches_is_refused(finished, tmp_path):
+    code, output = invoke("--study", finished.root, "--out", str(tmp_path / "out"), "--minimum-images", "1000000")
+    assert code == 2
+    assert "no area has 1000000 images" in output
+
+
+def test_a_folder_with_other_files_is_refused_unless_forced(finished, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = ("--study", finished.root, "--out", str(tmp_path), "--minimum-images", "1")
+    code, output = invoke(*arguments)
+    assert (code, "no earlier result of this command" in output) == (2, True)
+    assert invoke(*arguments, "--force")[0] == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert json.loads((tmp_path / "summary.json").read_text())["areas"]["withheld"] == 0
+
+
+def test_estimates_of_an_earlier_version_are_refused_with_what_to_do(finished, tmp_path):
+    from tests.integration.studies import branch
+
+    old = branch(finished, "old-summary")
+    for folder in ("estimates", "areas"):
+        for path in Path(finished.path(folder)).iterdir():
+            old.write_bytes(path.read_bytes(), folder, path.name)
+    summary = json.loads(old.read_bytes("estimates/summary.json"))
+    del summary["moran"]
+    old.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json")
+    code, output = invoke("--study", old.root, "--out", str(tmp_path / "out"))
+    assert (code, "is of an earlier version: run `patrolscope estimate" in output) == (2, True)
