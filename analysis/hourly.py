@@ -171,7 +171,7 @@ def count_hourly(images: pd.DataFrame, calibrations: Calibrations) -> pd.DataFra
     return HOURLY.conform(
         pd.DataFrame(
             {
-                "area": pd.array(areas, dtype="str").take(area - 1, allow_fill=True),
+                "area": areas.array.take(area - 1, allow_fill=True),
                 "day": days.take(day),
                 "hour": hour,
                 "nighttime": night == 1,

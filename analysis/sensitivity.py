@@ -1,8 +1,8 @@
 """Which conclusions hold whatever is changed: estimates of every variant, with intervals over days.
 
-Images of one day are not independent, nor are those of one ride, which lies within a day. A replicate draws the analysed
-days with replacement and counts each as often as it was drawn: a product of draws and daily counts. All variants have
-the same draws, so that the difference between two of them has an interval as well.
+Images of one day are not independent, nor are those of one ride, which lies within a day. A replicate draws the
+analysed days with replacement and counts each as often as it was drawn: a product of draws and daily counts. All
+variants have the same draws, so that the difference between two of them has an interval as well.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Levels:
     name: str
     days: int
     images: int
+    persons: float  # in areas that are not left out
     groups: pd.DataFrame
     estimate: Floats
     replicates: Floats
@@ -115,6 +116,7 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
         variant.name,
         variant.days_with_images,
         int(images.sum()),
+        variant.persons_seen,
         pd.concat(groups, ignore_index=True),
         np.concatenate(estimates),
         np.concatenate(replicates, axis=1),
@@ -123,11 +125,14 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
 
 
 def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) -> pd.DataFrame:
-    """One row a variant and group: kind, variant, analysis, group, key, estimate, lower, upper, change, change_lower,
-    change_upper, images, areas, days.
+    """One row a variant and group.
 
-    `change` is the difference from the base, of the same draws of days. A group without an estimate has no row; intervals
-    are missing where there are too few days.
+    Returns
+    -------
+    kind, variant, analysis, group, key, estimate, lower, upper, images, areas, days
+    change, change_lower, change_upper : difference from the base, of the same draws of days
+
+    A group without an estimate has no row; intervals are missing where there are too few days.
     """
     parts = []
     for one in levels:
@@ -143,12 +148,12 @@ def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) ->
             estimate=estimate,
             lower=lower,
             upper=upper,
-            change=estimate - base.estimate,
-            change_lower=change_lower,
-            change_upper=change_upper,
             images=counts["images"].to_numpy(),
             areas=counts["areas"].to_numpy(),
             days=one.days,
+            change=estimate - base.estimate,
+            change_lower=change_lower,
+            change_upper=change_upper,
         )
         table.insert(0, "kind", one.kind)
         table.insert(1, "variant", one.name)
@@ -167,7 +172,7 @@ def _interval(replicates: Floats, percent: float) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a conclusion compares: a group with the average, or with another group; positions among the base's groups."""
+    """What a conclusion compares: a group with the average, or with another; positions among the base's groups."""
 
     analysis: str
     above: int
@@ -211,7 +216,7 @@ def conclusions(levels: list[Levels], percent: float) -> pd.DataFrame:
     variants, holding : with an estimate; of them, those with the base's direction
     with_interval, excluding : with an interval; of them, those whose interval lies beyond, in the base's direction
     smallest, smallest_variant, largest, largest_variant : over the base and all variants
-    overturned_by : variants of another direction
+    overturned_by, reversed : variants of another direction; of them, those whose whole interval is
     verdict : holds under all: the direction in every variant, and every interval, the base's too, beyond; holds in
         direction only: the direction in every variant; depends on ...: the variants of another direction
     """
@@ -231,6 +236,7 @@ def _conclude(
     same = np.sign(values) == sign
     has_interval = known & ~np.isnan(ends[:, 0])
     beyond = has_interval & (np.where(sign > 0, ends[:, 0], -ends[:, 1]) > 0)
+    reversed_ = has_interval & (np.where(sign > 0, ends[:, 1], -ends[:, 0]) < 0)
     names = np.array([base.name, *(one.name for one in others)], dtype=object)
     overturned = names[known & ~same]
     if sign == 0:
@@ -257,6 +263,7 @@ def _conclude(
         "largest": values[most] + shift,
         "largest_variant": names[most],
         "overturned_by": "; ".join(overturned),
+        "reversed": int(reversed_[1:].sum()),
         "verdict": verdict,
     }
 
@@ -274,8 +281,8 @@ def _words(contrast: Contrast, base: Levels, sign: float) -> str:
 def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str, Any]:
     """Neighbourhoods ranked as in the base: how many, rank correlation, overlap of both ends.
 
-    Ranked are those with at least `ranked_images` images in the base, and an estimate in both. Each end is of ten, or of
-    half the neighbourhoods where there are fewer than twenty.
+    Ranked are those with at least `ranked_images` images in the base, and an estimate in both. Each end is of ten, or
+    of half the neighbourhoods where there are fewer than twenty.
     """
     estimate, _ = one.in_order_of(base)
     chosen = (base.groups["analysis"] == PLACES).to_numpy() & (base.groups["images"] >= ranked_images).to_numpy()
@@ -297,7 +304,7 @@ def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str,
 
 
 def variants_table(tried: list[Levels | NotMade], ranked_images: int) -> pd.DataFrame:
-    """One row a variant, also those that are not possible: kind, variant, made, reason, images, days, ranking.
+    """One row a variant, also those that are not possible: kind, variant, made, reason, images, persons, days, ranking.
 
     `reason` says why a variant was not made, why it has no intervals, or which analyses it lacks.
     """
@@ -311,9 +318,20 @@ def variants_table(tried: list[Levels | NotMade], ranked_images: int) -> pd.Data
         reasons = [f"{name}: {why}" for name, why in one.skipped.items()]
         if len(one.replicates) == 0:
             reasons.insert(0, f"no intervals: {one.days} days with images, at least {DAYS_FOR_AN_INTERVAL} are needed")
-        facts = {"reason": "; ".join(reasons), "images": one.images, "days": one.days}
+        facts = {"reason": "; ".join(reasons), "images": one.images, "persons": one.persons, "days": one.days}
         rows.append(row | facts | compare_rankings(one, base, ranked_images))
-    columns = ["kind", "variant", "made", "reason", "images", "days", "neighbourhoods", "rank_correlation", "ends"]
+    columns = [
+        "kind",
+        "variant",
+        "made",
+        "reason",
+        "images",
+        "persons",
+        "days",
+        "neighbourhoods",
+        "rank_correlation",
+        "ends",
+    ]
     table = pd.DataFrame(rows, columns=[*columns, "highest_shared", "lowest_shared"])
     whole = ["images", "days", "neighbourhoods", "ends", "highest_shared", "lowest_shared"]
     return table.astype(dict.fromkeys(whole, "Int64"))

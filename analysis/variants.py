@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import pandas as pd
 from analysis.estimate import area_means
 from analysis.hourly import Calibrations, HourlyCounts
 from pipeline.config import Settings
+from pipeline.errors import SourceError
 from pipeline.spatial.crs import SQFT_PER_SQMI
 
 Floats = npt.NDArray[np.float64]
@@ -25,6 +27,8 @@ BASE = "base"
 KINDS = (BASE, "threshold", "calibration", "area level", "minimum images", "dates", "time", "even hours")
 SUMMED = ("persons", "persons_white", "persons_black", "persons_hispanic", "persons_asian", "area_sqft")
 SATURDAY = 5
+# Numbers of one block of areas in each of some six arrays: together some 50 MB.
+_BLOCK_NUMBERS = 2**20
 _TIMES = {"day": "daytime only", "night": "night only", "weekdays": "weekdays only", "weekend": "weekend only"}
 
 
@@ -47,42 +51,46 @@ class Variant:
     name: str
     days: Positions
     areas: pd.DataFrame
-    images: Counts
-    sums: Floats
+    images: npt.NDArray[np.integer]
+    sums: npt.NDArray[np.number]
     probabilities: tuple[float, float]
     minimum_images: int = 1
 
     @property
     def area_images(self) -> Counts:
         """Images of each area that is not left out, (areas,)."""
-        images = self.images.sum(axis=(0, 2))
+        images = self.images.sum(axis=(0, 2), dtype=np.int64)
         return np.where(images >= self.minimum_images, images, 0)
+
+    @property
+    def persons_seen(self) -> float:
+        """People in areas that are not left out."""
+        return float(self.areas["persons"].to_numpy()[self.area_images > 0].sum())
 
     @property
     def days_with_images(self) -> int:
         """Days with an image in an area."""
         return int((self.images.sum(axis=(1, 2)) > 0).sum())
 
-    def means(self, weights: npt.NDArray[np.int64] | None = None, block_counts: int = 2**24) -> Floats:
+    def means(self, weights: npt.NDArray[np.int64] | None = None) -> Floats:
         """Mean probability of each area, (replicates, areas); missing without images.
 
         Parameters
         ----------
         weights : (replicates, days) how often each day counts; by default once, in a single replicate
-        block_counts : numbers in memory at once, of each of some three arrays
         """
         days, areas, strata = self.images.shape
-        weights = np.ones((1, days), dtype=np.int64) if weights is None else weights
-        # Whole numbers below 2**53, and multiples of 2**-24: the products are exact, in whatever order they add up.
-        images = self.images.reshape(days, -1).astype(np.float64)
-        sums = self.sums.reshape(days, -1).astype(np.float64)
-        block = max(1, block_counts // max(1, areas * strata))
-        parts = []
-        for start in range(0, len(weights), block):
-            drawn = weights[start : start + block].astype(np.float64)
-            counted, summed = ((drawn @ one).reshape(len(drawn), areas, strata) for one in (images, sums))
-            parts.append(_mean_of_strata(area_means(summed, counted, *self.probabilities)))
-        means = np.concatenate(parts)
+        drawn = np.ones((1, days)) if weights is None else weights.astype(np.float64)
+        means = np.empty((len(drawn), areas))
+        block = max(1, _BLOCK_NUMBERS // (strata * max(1, len(drawn), days)))
+        for start in range(0, areas, block):
+            part = slice(start, start + block)
+            # Whole numbers below 2**53, and multiples of 2**-24: the products are exact in whatever order they add up.
+            images, sums = (
+                (drawn @ counts[:, part].reshape(days, -1).astype(np.float64)).reshape(len(drawn), -1, strata)
+                for counts in (self.images, self.sums)
+            )
+            means[:, part] = _mean_of_strata(area_means(sums, images, *self.probabilities))
         means[:, self.area_images == 0] = np.nan
         return means
 
@@ -131,7 +139,7 @@ def make_variants(
     )
     for part in parts:
         for variant in part:
-            yield variant if isinstance(variant, NotMade) else _checked(variant, base)
+            yield variant if isinstance(variant, NotMade) else _checked(variant, base, rules.people_share)
 
 
 def make_base(counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrations, settings: Settings) -> Variant:
@@ -141,29 +149,36 @@ def make_base(counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrati
     if given is None:
         raise ValueError("the first threshold is the study's own, and has a calibration")
     images, positives = _by_day(counts, days, calibrations.steps.index(given.threshold))
-    return Variant(BASE, BASE, days, areas, images, positives, (given.p_positive, given.p_negative))
+    base = Variant(BASE, BASE, days, areas, images, positives, (given.p_positive, given.p_negative))
+    if base.persons_seen == 0:
+        raise SourceError(
+            f"none of {int(counts.images.sum())} images of split {settings.estimate.split} lies in an area with people "
+            f"from {settings.estimate.first_day} on: there is nothing to vary; check estimate: and layers: of study.yaml"
+        )
+    return base
 
 
 def _by_day(
     counts: HourlyCounts, days: Positions, step: int, nights: tuple[int, ...] = (0, 1)
-) -> tuple[Counts, Floats]:
+) -> tuple[Counts, Counts]:
     """Images, and those above the threshold of number `step`, of some days and lights: (days, areas, 1)."""
     chosen = counts.images[list(nights)][:, :, days, :-1]
     images = chosen.sum(axis=(0, 1), dtype=np.int64)
-    positives = chosen[:, step + 1 :].sum(axis=(0, 1), dtype=np.int64).astype(np.float64)
+    positives = chosen[:, step + 1 :].sum(axis=(0, 1), dtype=np.int64)
     return images[..., None], positives[..., None]
 
 
-def _checked(variant: Variant, base: Variant) -> Variant | NotMade:
-    """The variant, unless it has nothing to say."""
+def _checked(variant: Variant, base: Variant, people_share: float) -> Variant | NotMade:
+    """The variant, unless it has nothing to say, or speaks of other people."""
     images = variant.area_images
+    share = variant.persons_seen / base.persons_seen
     reason = ""
     if not variant.images.any():
         reason = "no analysed image in an area is of it"
     elif not images.any():
         reason = f"no area has {variant.minimum_images:,} images"
-    elif not variant.areas["persons"].to_numpy()[images > 0].any():
-        reason = "nobody lives in the areas with images"
+    elif share < people_share:
+        reason = f"its areas hold {share:.0%} of the people of the base's: less than {people_share:.0%}"
     elif (
         variant.areas is base.areas
         and variant.probabilities == base.probabilities
@@ -215,19 +230,18 @@ def _levels(base: Variant, wanted: tuple[str, ...], zone_share: float) -> Iterat
             yield replace(base, kind="area level", name=f"{level}s", areas=tracts, images=images, sums=sums)
 
 
-def _add_by(values: npt.NDArray[np.generic], place: Positions, places: int) -> npt.NDArray[np.generic]:
+def _add_by(values: npt.NDArray[Any], place: Positions, places: int) -> npt.NDArray[Any]:
     """(days, areas, 1) added up by the place of each area; one of place -1 is left out."""
-    added = np.zeros((values.shape[0], places + 1, 1), dtype=values.dtype)
-    np.add.at(added, (slice(None), place), values)
-    return added[:, :-1]
+    added = pd.DataFrame(values[..., 0].T).groupby(place).sum()
+    return added.reindex(range(places)).to_numpy().T[..., None]
 
 
 def tracts_of(areas: pd.DataFrame, zone_share: float) -> pd.DataFrame:
     """Tracts as areas: each the sum of its block groups, in the columns of `AREAS` that the estimators read.
 
-    People, their groups and size are sums, so that nothing changes but the grain; density is people by size; the zone is
-    one whose block groups cover at least `zone_share` of the tract (R before C before M); the income, as medians can not
-    be summed, is the mean of those of its block groups that have one, weighted by their people. Block groups whose
+    People, their groups and size are sums, so that nothing changes but the grain; density is people by size; the zone
+    is one whose block groups cover at least `zone_share` of the tract (R before C before M); the income, as medians can
+    not be summed, is the mean of those of its block groups that have one, weighted by their people. Block groups whose
     centroid lies in no tract are left out.
     """
     grouped = areas.groupby("tract", sort=True)
@@ -295,9 +309,9 @@ def _times(
 
 def _even_hours(base: Variant, counts: HourlyCounts) -> Iterator[Variant | NotMade]:
     """An area's mean over its hours of the day with images, each hour counting the same."""
-    negative, positive = counts.by_hour[:, base.days, :-1].astype(np.int64)
+    negative, positive = counts.by_hour[:, base.days, :-1]
     name = "every hour counts alike"
     if (negative + positive).any(axis=0).sum(axis=-1).max(initial=0) < 2:
         yield NotMade("even hours", name, "no area has images of two hours of the day")
         return
-    yield replace(base, kind="even hours", name=name, images=negative + positive, sums=positive.astype(np.float64))
+    yield replace(base, kind="even hours", name=name, images=negative + positive, sums=positive)
