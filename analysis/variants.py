@@ -153,7 +153,7 @@ def make_base(counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrati
     if base.persons_seen == 0:
         raise SourceError(
             f"none of {int(counts.images.sum())} images of split {settings.estimate.split} lies in an area with people "
-            f"from {settings.estimate.first_day} on: there is nothing to vary; check estimate: and layers: of study.yaml"
+            f"from {settings.estimate.first_day} on: there is nothing to vary; check estimate: and layers:"
         )
     return base
 
