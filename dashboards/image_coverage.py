@@ -13,7 +13,7 @@ from analysis.image_coverage import EVERYONE, ImageCoverage, cumulative
 from dashboards.figures import BLUE, INK, LINE_PT, MUTED, PT_PER_INCH, SMALL_PT, TEXT_PT, bare, heading, notice_lines
 
 SHEET_PT = 500.0
-_PANEL_PT, _GAP_PT, _LEFT_PT, _MIDDLE_PT = 150.0, 58.0, 44.0, 46.0
+_PANEL_PT, _GAP_PT, _LEFT_PT, _MIDDLE_PT, _KEY_PT = 150.0, 60.0, 52.0, 56.0, 48.0
 # Colours of Okabe and Ito, with lines of their own.
 LINES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#b8860b", (0, (5, 1, 1, 1, 1, 1))))
 
@@ -21,7 +21,7 @@ LINES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#cc79a7", ":"
 def coverage_figure(covered: ImageCoverage, *, simulated: str) -> Figure:
     """Images by hour and by day, and the share of people by the number of images in their area."""
     notice = notice_lines(simulated, hollow=False)
-    top_pt, bottom_pt = 12 + 3 * LINE_PT + 18, 40 + LINE_PT * len(notice)
+    top_pt, bottom_pt = 12 + 3 * LINE_PT + 18, 36 + _KEY_PT + LINE_PT * len(notice)
     height_pt = top_pt + 2 * _PANEL_PT + _GAP_PT + bottom_pt
     figure = Figure(figsize=(SHEET_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
     summary = covered.summary
@@ -95,14 +95,12 @@ def _people(axes: Axes, images: pd.Series[int], groups: dict[str, pd.Series[floa
     # Never seen stands half a decade below one image, as a logarithm has no 0.
     axes.set_xscale("log")
     axes.set_xlim(0.3, most * 1.3)
-    styles = {
-        EVERYONE: (INK, "-"),
-        **dict(zip([name for name in groups if name != EVERYONE], _endless(), strict=False)),
-    }
+    others = [name for name in groups if name != EVERYONE]
+    styles = {EVERYONE: (INK, "-")} | {name: LINES[number % len(LINES)] for number, name in enumerate(others)}
     for name, persons in groups.items():
         if persons.sum() == 0:
             continue
-        at, share = cumulative(images.to_numpy(), persons.to_numpy(dtype=np.float64))
+        at, share = cumulative(images.to_numpy(dtype=np.int64), persons.to_numpy(dtype=np.float64))
         colour, line = styles[name]
         axes.plot(
             np.append(np.where(at == 0, 0.3, at), most * 1.3),
@@ -111,7 +109,7 @@ def _people(axes: Axes, images: pd.Series[int], groups: dict[str, pd.Series[floa
             color=colour,
             linestyle=line,
             linewidth=1.8 if name == EVERYONE else 1.2,
-            label=f"{name}: {share[0] if at[0] == 0 else 0:.1%} never seen",
+            label=f"{name}, {share[0] if at[0] == 0 else 0:.1%}",
         )
     decades = [10.0**power for power in range(int(np.log10(most)) + 1)]
     axes.xaxis.set_major_locator(FixedLocator([0.3, *decades]))
@@ -121,9 +119,18 @@ def _people(axes: Axes, images: pd.Series[int], groups: dict[str, pd.Series[floa
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.set_xlabel("images of their area, at most", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     axes.set_ylabel("share of people", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
-    axes.legend(loc="upper left", fontsize=SMALL_PT - 0.5, frameon=False, labelcolor=INK, handlelength=2.4)
-
-
-def _endless() -> list[tuple[str, object]]:
-    """Styles for any number of groups, again from the first."""
-    return [LINES[number % len(LINES)] for number in range(1_000)]
+    axes.legend(
+        title="share never seen",
+        title_fontsize=SMALL_PT,
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(-0.04, -0.2),
+        ncols=2,
+        fontsize=SMALL_PT,
+        frameon=False,
+        labelcolor=INK,
+        handlelength=2.6,
+        columnspacing=1.2,
+        labelspacing=0.3,
+        borderpad=0,
+    ).get_title().set_color(MUTED)

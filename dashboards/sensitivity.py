@@ -75,7 +75,8 @@ SHOWN = {
 }
 VERDICTS = {HOLDS: "holds under all", DIRECTION: "direction only", DEPENDS: "depends"}
 SHEET_PT = 500.0  # 1,667 pixels wide; at 1,200 the smallest letters are 16 pixels high
-_ROW_PT, _LEFT_PT, _RIGHT_PT = 24.0, 112.0, 84.0
+_ROW_PT, _LEFT_PT, _RIGHT_PT = 25.0, 112.0, 84.0
+_ABOVE_PT, _BELOW_PT = 20.0, 17.0  # of a panel: its name, its ticks
 
 
 @dataclass(frozen=True)
@@ -116,52 +117,44 @@ def vary(tried: list[Levels | NotMade], *, percent: float, replicates: int, rank
 def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
     """A row a group: interval and estimate of the base, a mark for every variant, and what becomes of the conclusion."""
     base = found.table[found.table["kind"] == BASE]
-    rows: list[tuple[str, str | None]] = []
-    for analysis, title in SHOWN.items():
-        groups = base.loc[base["analysis"] == analysis, "group"]
-        if len(groups):
-            rows += [(title, None), *((analysis, group) for group in groups)]
+    groups = {name: list(base.loc[base["analysis"] == name, "group"]) for name in SHOWN}
+    panels = {name: members for name, members in groups.items() if members}
     kinds = [kind for kind in KINDS if kind in STYLES and (found.table["kind"] == kind).any()]
     notice = [*_notes(found.summary), *notice_lines(simulated, hollow=False)]
-    legend_pt = 16.0 + LINE_PT * 1.25 * -(-(len(kinds) + 1) // 4)
-    top_pt, bottom_pt = 12 + 3 * LINE_PT + legend_pt + 8, 38 + LINE_PT * len(notice)
-    height_pt = top_pt + _ROW_PT * len(rows) + bottom_pt
+    top_pt = 12 + 3 * LINE_PT + LINE_PT * 1.25 * -(-len(kinds) // 4)
+    bottom_pt = 12 + LINE_PT * len(notice)
+    height_pt = top_pt + sum(_ABOVE_PT + _ROW_PT * len(rows) + _BELOW_PT for rows in panels.values()) + bottom_pt
     figure = Figure(figsize=(SHEET_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    heading(
-        figure,
-        "What holds whatever is changed",
-        f"{MEASURE}\n{found.summary['variants']} variants, each with one thing changed",
-        notice,
-    )
-    _legend(figure, found.table, kinds, height_pt - 12 - 3 * LINE_PT - 8)
-    axes = figure.add_axes(
-        (
+    varied = f"{found.summary['variants']} variants, each with one thing changed"
+    heading(figure, "What holds whatever is changed", f"{MEASURE}\n{varied}. Every panel has its own scale", notice)
+    _legend(figure, found.table, kinds, height_pt - 12 - 3 * LINE_PT - 4)
+    above_pt = height_pt - top_pt
+    for name, rows in panels.items():
+        above_pt -= _ABOVE_PT + _ROW_PT * len(rows)
+        place = (
             _LEFT_PT / SHEET_PT,
-            bottom_pt / height_pt,
+            above_pt / height_pt,
             (SHEET_PT - _LEFT_PT - _RIGHT_PT) / SHEET_PT,
             _ROW_PT * len(rows) / height_pt,
         )
-    )
-    bare(axes)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.yaxis.set_major_locator(NullLocator())
-    shown = found.table[found.table["analysis"].isin(list(SHOWN))]
-    limits = pd.concat([shown[["lower", "upper"]].where(shown["kind"] == BASE), _points(shown)], ignore_index=True)
-    ratio_scale(axes, limits)
-    axes.axvline(1, color=INK, linewidth=0.9, zorder=2)
-    axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
-    for position, (name, group) in enumerate(rows):
-        if group is None:
-            _label(axes, position + 0.15, name, size=SMALL_PT, colour=MUTED, at_pt=8 - _LEFT_PT, bold=True)
-            continue
-        _label(axes, position, group, size=TEXT_PT - 0.5, colour=INK, at_pt=-6, bold=False)
-        _row(axes, position, shown[(shown["analysis"] == name) & (shown["group"] == group)], kinds)
-        _verdict(axes, position, found.conclusions, name, group)
+        _panel(figure.add_axes(place), found, name, rows, kinds)
+        above_pt -= _BELOW_PT
     return figure
 
 
-def _points(rows: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"lower": rows["estimate"], "upper": rows["estimate"]})
+def _panel(axes: Axes, found: Sensitivity, analysis: str, groups: list[str], kinds: list[str]) -> None:
+    bare(axes)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.yaxis.set_major_locator(NullLocator())
+    shown = found.table[found.table["analysis"] == analysis]
+    points = pd.DataFrame({"lower": shown["estimate"], "upper": shown["estimate"]})
+    ratio_scale(axes, pd.concat([shown.loc[shown["kind"] == BASE, ["lower", "upper"]], points], ignore_index=True))
+    axes.axvline(1, color=INK, linewidth=0.9, zorder=2)
+    _label(axes, -0.5 - 9 / _ROW_PT, SHOWN[analysis], size=TEXT_PT - 0.5, at_pt=8 - _LEFT_PT, bold=True)
+    for position, group in enumerate(groups):
+        _label(axes, position, group, size=TEXT_PT - 0.5, at_pt=-6, bold=False)
+        _row(axes, position, shown[shown["group"] == group], kinds)
+        _verdict(axes, position, found.conclusions, analysis, group)
 
 
 def _notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -175,7 +168,7 @@ def _notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"{summary['days_for_an_interval']} are needed."
         )
     return [
-        (interval, MUTED),
+        (f"{interval} Line: the average.", MUTED),
         ("Holds under all: same side of 1 in every variant, and every interval excludes 1.", MUTED),
         ("Direction only: same side of 1 in every variant. Depends: on the other side in some.", MUTED),
     ]
@@ -208,7 +201,7 @@ def _row(axes: Axes, position: int, rows: pd.DataFrame, kinds: list[str]) -> Non
         )
 
 
-def _label(axes: Axes, position: float, text: str, *, size: float, colour: str, at_pt: float, bold: bool) -> None:
+def _label(axes: Axes, position: float, text: str, *, size: float, at_pt: float, bold: bool) -> None:
     axes.annotate(
         text,
         (0, position),
@@ -216,7 +209,7 @@ def _label(axes: Axes, position: float, text: str, *, size: float, colour: str, 
         xytext=(at_pt, 0),
         textcoords="offset points",
         fontsize=size,
-        color=colour,
+        color=MUTED if bold else INK,
         fontweight="bold" if bold else "normal",
         ha="left" if bold else "right",
         va="center",
@@ -286,9 +279,8 @@ def _legend(figure: Figure, table: pd.DataFrame, kinds: list[str], top_pt: float
 def plan_sensitivity(study: Study) -> list[Shard]:
     """One shard, made from the counts of all files, the areas and the rules."""
     settings = study.settings
-    made_from = [
-        record.fingerprint for stage in ("layers", "recalibrate", "hourly") for record in study.records(stage).values()
-    ]
+    stages = ("layers", "recalibrate", "hourly")
+    made_from = [record.fingerprint for stage in stages for record in study.records(stage).values()]
     work = {
         "estimate": settings.estimate.model_dump(mode="json"),
         "sensitivity": settings.sensitivity.model_dump(mode="json"),
