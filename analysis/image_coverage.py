@@ -111,7 +111,9 @@ def _busiest(counts: npt.NDArray[np.int64], share: float) -> float:
     return float(most.sum() / counts.sum())
 
 
-def cumulative(images: npt.NDArray[np.int64], persons: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+def cumulative(
+    images: npt.NDArray[np.integer], persons: npt.NDArray[np.floating]
+) -> tuple[npt.NDArray[np.integer], Floats]:
     """Share of people in areas with at most so many images: numbers of images, rising, and shares."""
     order = np.argsort(images, kind="stable")
     at, last = np.unique(images[order][::-1], return_index=True)

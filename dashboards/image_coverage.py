@@ -100,7 +100,7 @@ def _people(axes: Axes, images: pd.Series[int], groups: dict[str, pd.Series[floa
     for name, persons in groups.items():
         if persons.sum() == 0:
             continue
-        at, share = cumulative(images.to_numpy(dtype=np.int64), persons.to_numpy(dtype=np.float64))
+        at, share = cumulative(images.to_numpy(), persons.to_numpy())
         colour, line = styles[name]
         axes.plot(
             np.append(np.where(at == 0, 0.3, at), most * 1.3),

@@ -115,7 +115,7 @@ def vary(tried: list[Levels | NotMade], *, percent: float, replicates: int, rank
 
 
 def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
-    """A row a group: interval and estimate of the base, a mark for every variant, and what becomes of the conclusion."""
+    """A panel an analysis, a row a group: interval and estimate of the base, a mark a variant, and the verdict."""
     base = found.table[found.table["kind"] == BASE]
     groups = {name: list(base.loc[base["analysis"] == name, "group"]) for name in SHOWN}
     panels = {name: members for name, members in groups.items() if members}
@@ -126,7 +126,8 @@ def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
     height_pt = top_pt + sum(_ABOVE_PT + _ROW_PT * len(rows) + _BELOW_PT for rows in panels.values()) + bottom_pt
     figure = Figure(figsize=(SHEET_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
     varied = f"{found.summary['variants']} variants, each with one thing changed"
-    heading(figure, "What holds whatever is changed", f"{MEASURE}\n{varied}. Every panel has its own scale", notice)
+    subtitle = f"{MEASURE}\n{varied}. Every panel has its own scale"
+    heading(figure, "What holds whatever is changed", subtitle, notice)
     _legend(figure, found.table, kinds, height_pt - 12 - 3 * LINE_PT - 4)
     above_pt = height_pt - top_pt
     for name, rows in panels.items():
