@@ -6,6 +6,7 @@ Everything that comes from data is escaped by the template; pictures are embedde
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -69,7 +70,19 @@ COVARIATES = {
 }
 NBSP = "\u00a0"
 UNITS = {"density": "people per square mile", "income": "USD"}
-STAGE_ORDER = ("layers", "labels", "match", "read", "quarantine", "ingest", "calibrate", "annotate", "cells", "map")
+STAGE_ORDER = (
+    "layers",
+    "labels",
+    "match",
+    "read",
+    "quarantine",
+    "ingest",
+    "calibrate",
+    "annotate",
+    "cells",
+    "hourly",
+    "map",
+)
 FILES = {
     "study.yaml": "the settings",
     "metadata/": METADATA.row,
@@ -86,6 +99,8 @@ FILES = {
     "estimates/cells.parquet": CELLS.row,
     "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
     "evaluation/": "the detector against labelled images: quality by subgroup, curves, calibration, pictures",
+    "sensitivity/": "the estimates with one thing changed at a time, and which conclusions hold",
+    "coverage/": "images by hour, day and area, and the people in areas with few images or none",
     "figures/map.png": "the three maps in one picture",
     LEDGER_FILE: "rows in, rows out and why, one line a step and shard",
 }
@@ -124,6 +139,8 @@ def render_report(study: Study, results: Results) -> str:
         ],
         truth=results.summary["truth"],
         truth_uri=pictures["truth"],
+        sensitivity=_sensitivity(study),
+        coverage=_coverage(study),
         summary=results.summary,
         covariates=COVARIATES,
         few_images=FEW_IMAGES,
@@ -227,13 +244,46 @@ def read_steps(study: Study) -> list[Step]:
     return sorted(steps.values(), key=lambda step: (place.get(step.stage, len(place)), step.stage, step.step))
 
 
+# Sensitivity and coverage.
+
+
+def _sensitivity(study: Study) -> dict[str, Any] | None:
+    """Conclusions with their verdicts, variants and picture; None where sensitivity/ has not been made."""
+    if not study.exists("sensitivity/summary.json"):
+        return None
+    return {
+        "summary": json.loads(study.read_bytes("sensitivity/summary.json")),
+        "conclusions": _records(study, "sensitivity/conclusions.csv"),
+        "variants": _records(study, "sensitivity/variants.csv"),
+        "titles": ANALYSES,
+        "uri": _picture(study, "sensitivity", "sensitivity"),
+    }
+
+
+def _coverage(study: Study) -> dict[str, Any] | None:
+    """Who lives where no image was taken, and picture; None where coverage/ has not been made."""
+    if not study.exists("coverage/summary.json"):
+        return None
+    return {
+        "summary": json.loads(study.read_bytes("coverage/summary.json")),
+        "people": _records(study, "coverage/people.csv"),
+        "uri": _picture(study, "coverage", "coverage"),
+    }
+
+
+def _records(study: Study, file: str) -> list[dict[Any, Any]]:
+    # A group can be called "NA" or "None".
+    frame = pd.read_csv(io.BytesIO(study.read_bytes(file)), keep_default_na=False, na_values=[""])
+    return frame.to_dict("records")
+
+
 # Pictures in the page.
 
 
-def _picture(study: Study, name: str) -> str | None:
+def _picture(study: Study, name: str, folder: str = "figures") -> str | None:
     """A figure as a data URI: the SVG where there is one, else the PNG; None where it was not drawn."""
     for ending, kind in (("svg", "svg+xml"), ("png", "png")):
-        file = f"figures/{name}.{ending}"
+        file = f"{folder}/{name}.{ending}"
         if study.exists(file):
             content = study.read_bytes(file)
             if ending == "svg":
