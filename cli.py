@@ -244,9 +244,7 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
         needed = summary["days_for_an_interval"]
         _say(f"no intervals: {summary['days']} days of images, at least {needed} are needed")
     for verdict, conclusions in summary["verdicts"].items():
-        _say(
-            f"{conclusions:>6} of {summary['conclusions']} conclusions: {verdict}{' a variant' * (verdict == 'depends on')}"
-        )
+        _say(f"{conclusions:>6} of {summary['conclusions']} conclusions: {verdict}")
     for folder in (SENSITIVITY_FOLDER, COVERAGE_FOLDER):
         _say(f"tables and figure: {made.path(folder)}")
 

@@ -21,6 +21,7 @@ import pandas as pd
 from analysis.results import from_the_highest
 from dashboards.figures import GRID, INK, MUTED, WARNING
 from dashboards.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
+from dashboards.sensitivity import COVERAGE_FOLDER, COVERAGE_SUMMARY, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
 from pipeline.store import Study
@@ -249,25 +250,25 @@ def read_steps(study: Study) -> list[Step]:
 
 def _sensitivity(study: Study) -> dict[str, Any] | None:
     """Conclusions with their verdicts, variants and picture; None where sensitivity/ has not been made."""
-    if not study.exists("sensitivity/summary.json"):
+    if not study.exists(SENSITIVITY_SUMMARY):
         return None
     return {
-        "summary": json.loads(study.read_bytes("sensitivity/summary.json")),
-        "conclusions": _records(study, "sensitivity/conclusions.csv"),
-        "variants": _records(study, "sensitivity/variants.csv"),
+        "summary": json.loads(study.read_bytes(SENSITIVITY_SUMMARY)),
+        "conclusions": _records(study, f"{SENSITIVITY_FOLDER}/conclusions.csv"),
+        "variants": _records(study, f"{SENSITIVITY_FOLDER}/variants.csv"),
         "titles": ANALYSES,
-        "uri": _picture(study, "sensitivity", "sensitivity"),
+        "uri": _picture(study, SENSITIVITY_FOLDER, SENSITIVITY_FOLDER),
     }
 
 
 def _coverage(study: Study) -> dict[str, Any] | None:
     """Who lives where no image was taken, and picture; None where coverage/ has not been made."""
-    if not study.exists("coverage/summary.json"):
+    if not study.exists(COVERAGE_SUMMARY):
         return None
     return {
-        "summary": json.loads(study.read_bytes("coverage/summary.json")),
-        "people": _records(study, "coverage/people.csv"),
-        "uri": _picture(study, "coverage", "coverage"),
+        "summary": json.loads(study.read_bytes(COVERAGE_SUMMARY)),
+        "people": _records(study, f"{COVERAGE_FOLDER}/people.csv"),
+        "uri": _picture(study, COVERAGE_FOLDER, COVERAGE_FOLDER),
     }
 
 
