@@ -221,7 +221,7 @@ class Sensitivity(Frozen):
     times: tuple[Literal["day", "night", "weekdays", "weekend"], ...] = ("day", "night", "weekdays", "weekend")
     even_hours: bool = True  # every hour of the day counts the same within an area
     people_share: Share = 0.5  # a variant whose areas hold less of the base's people is not compared
-    replicates: int = Field(500, ge=2)  # of the bootstrap over days
+    replicates: int = Field(200, ge=2)  # of the bootstrap over days
     ranked_images: int = Field(200, ge=1)  # neighbourhoods with fewer are in no ranking
 
     @field_validator("thresholds", "calibrations", "levels", "minimum_images", "dates", "times")
