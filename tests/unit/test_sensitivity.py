@@ -1,6 +1,9 @@
 """Every kind of variant, held against docs/method.md written out in plain pandas over single images."""
 
 import io
+import json
+import shutil
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -36,11 +39,13 @@ from analysis.stages import ESTIMATE, TABLES_FILE
 from analysis.variants import BASE, NotMade, Variant, make_base, make_variants, tracts_of
 from dashboards.figures import to_png, to_svg
 from dashboards.image_coverage import coverage_figure
+from dashboards.report import render_report
+from dashboards.results import read_results
 from dashboards.sensitivity import SENSITIVITY, sensitivity_figure, vary
 from pipeline.config import Settings, parse_settings
 from pipeline.errors import NotYetMade, SettingsError, SourceError
 from pipeline.store import Record, create_study
-from pipeline.tables import PEOPLE_PUBLISHED
+from pipeline.tables import PEOPLE_PUBLISHED, annotated_table
 from tests.integration.studies import TO_ANNOTATED
 from tests.small_city import simulated
 
@@ -611,6 +616,41 @@ def test_every_image_that_is_not_counted_is_in_the_ledger(study):
     dropped = sum(sum(line["dropped"].values()) for line in counted)
     assert 0 < dropped < annotated
     assert study.record("sensitivity").rows_in == annotated - dropped
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 8])
+def test_no_table_depends_on_how_many_files_the_annotated_images_lie_in(study, tmp_path, partitions):
+    copied = replace(study, root=str(tmp_path / "copied"))
+    shutil.copytree(study.base, copied.base, symlinks=True)
+    for name, record in copied.records("annotate").items():
+        copied.discard("annotate", record)
+        assert name not in copied.records("annotate")
+    images = pd.concat([study.read(file) for file in study.files("annotated")], ignore_index=True)
+    for number in range(partitions):
+        part = images.iloc[number::partitions]
+        file = copied.write(annotated_table(), part, f"annotated/part-{number}.parquet")
+        copied.commit("annotate", Record(f"part-{number}", f"{partitions}", (file,), len(part), len(part)))
+    for stage in (HOURLY_STAGE, SENSITIVITY):
+        for record in copied.records(stage.name).values():
+            copied.discard(stage.name, record)
+        for shard in stage.plan(copied):
+            stage.finish(copied, shard)
+    assert len(copied.records("hourly")) == partitions
+    for folder, names in (
+        ("sensitivity", ("sensitivity", "conclusions", "variants")),
+        ("coverage", ("coverage", "people")),
+    ):
+        for name in names:
+            assert copied.read_bytes(folder, f"{name}.csv") == study.read_bytes(folder, f"{name}.csv")
+
+
+def test_the_report_has_a_section_on_each(study):
+    page = render_report(study, read_results(study))
+    summary = json.loads(study.read_bytes("sensitivity/summary.json"))
+    assert f"All {summary['conclusions']} conclusions" in page
+    assert '<h2 id="coverage">What the images cover</h2>' in page
+    assert "No intervals: there are images of 3 days, and at least 5" in page
+    assert "the study&#39;s areas are tracts already" in page
 
 
 def test_a_study_not_yet_annotated_says_which_command_to_run(tmp_path):
