@@ -191,7 +191,7 @@ def estimate(
     seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
     cluster: ClusterOption = "local",
 ) -> None:
-    """Calibration, disparities, bootstrap; tables, map, figures and report.
+    """Calibration, disparities, bootstrap, sensitivity; tables, map, figures and report.
 
     What is asked for here is written to study.yaml, so that a later `run` does the same (comments there are lost).
     """
@@ -264,6 +264,27 @@ def _print_evaluation(study: Study) -> None:
         _say(f"study.yaml keeps {study.settings.estimate.threshold!r}; to use this one, put there, under estimate:")
         _say(f"  threshold: {summary['threshold']!r}")
     _say(f"tables and figures: {study.path(EVALUATION_FOLDER)}")
+
+
+@app.command()
+def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
+    """The estimates again with one thing changed at a time: which conclusions hold; and what the images cover.
+
+    What is changed stands under sensitivity: of study.yaml. Needs annotated images.
+    """
+    from analysis.calibrate import CALIBRATE
+    from dashboards.sensitivity import COVERAGE_FOLDER, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
+
+    made = _run(study, [CALIBRATE, *_sensitivity_stages()], cluster)
+    summary = json.loads(made.read_bytes(SENSITIVITY_SUMMARY))
+    _say(f"{summary['variants']} variants, {summary['not_made']} more not possible (variants.csv says why)")
+    if not summary["replicates"]:
+        needed = summary["days_for_an_interval"]
+        _say(f"no intervals: {summary['days']} days of images, at least {needed} are needed")
+    for verdict, conclusions in summary["verdicts"].items():
+        _say(f"{conclusions:>6} of {summary['conclusions']} conclusions: {verdict}")
+    for folder in (SENSITIVITY_FOLDER, COVERAGE_FOLDER):
+        _say(f"tables and figure: {made.path(folder)}")
 
 
 @app.command()
@@ -411,7 +432,14 @@ def _estimate_stages() -> list[Stage]:
     from analysis.stages import ESTIMATE
     from dashboards.stages import MAPS, REPORT
 
-    return [CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE, MAPS, REPORT]
+    return [CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE, *_sensitivity_stages(), MAPS, REPORT]
+
+
+def _sensitivity_stages() -> list[Stage]:
+    from analysis.hourly import HOURLY_STAGE, RECALIBRATE
+    from dashboards.sensitivity import SENSITIVITY
+
+    return [RECALIBRATE, HOURLY_STAGE, SENSITIVITY]
 
 
 def _run(root: str, stages: list[Stage], cluster: str, **changes: dict[str, Any]) -> Study:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
@@ -73,6 +74,18 @@ class Adjusted:
     def probability(self, score: Floats, station_ft: Floats) -> Floats:
         """Pr(police vehicle); a missing score counts as 0."""
         return np.asarray(expit(self.intercept + self.score * np.nan_to_num(score) + self.station_ft * station_ft))
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """Isotonic regression of the truth on confidence: a line through its corners, flat beyond the outer ones."""
+
+    scores: tuple[float, ...]  # rising
+    probabilities: tuple[float, ...]  # never falling
+
+    def probability(self, score: Floats) -> Floats:
+        """Pr(police vehicle); a missing score counts as 0."""
+        return np.interp(np.nan_to_num(score), self.scores, self.probabilities)
 
 
 def read_labelled(path: str, *, where: str) -> pd.DataFrame:
@@ -194,6 +207,16 @@ def station_adjusted(truth: npt.ArrayLike, score: npt.ArrayLike, station_ft: npt
             return None
     slopes = model.coef_[0] / spread
     return Adjusted(float(model.intercept_[0] - slopes @ centre), float(slopes[0]), float(slopes[1]))
+
+
+def isotonic(truth: npt.ArrayLike, score: npt.ArrayLike) -> Isotonic:
+    """Isotonic regression of the truth on the score; a missing score counts as 0.
+
+    scikit-learn's: images of one score are taken together, and between two scores the line is straight.
+    """
+    model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+    model.fit(np.nan_to_num(np.asarray(score, dtype=np.float64)), np.asarray(truth, dtype=np.float64))
+    return Isotonic(tuple(model.X_thresholds_.tolist()), tuple(model.y_thresholds_.tolist()))
 
 
 def quality(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> dict[str, float]:

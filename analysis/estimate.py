@@ -183,7 +183,10 @@ def analyses(
 
 
 def area_means(
-    positives: npt.NDArray[np.int64], images: npt.NDArray[np.int64], p_positive: float, p_negative: float
+    positives: npt.NDArray[np.int64] | Floats,
+    images: npt.NDArray[np.int64] | Floats,
+    p_positive: float,
+    p_negative: float,
 ) -> Floats:
     """Mean calibrated prediction of each area, (..., areas); missing where an area has no image."""
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -187,7 +187,7 @@ def interval_figure(
     axes.set_ylim(len(rows) - 0.5, -0.5)
     bare(axes)
     axes.yaxis.set_major_locator(NullLocator())
-    _ratio_scale(axes, pd.concat(shown))
+    ratio_scale(axes, pd.concat(shown))
     axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
     for position, (row, lines) in enumerate(zip(rows, labels, strict=True)):
         _row_label(axes, position, row, lines, left_pt)
@@ -269,7 +269,7 @@ def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: f
         axes.axhspan(position - 0.5, position + 0.5, color=GRID, alpha=0.08, linewidth=0, zorder=0)
 
 
-def _ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
+def ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
     """Limits and ticks for ratios: in steps of doubling where they differ much, else linear."""
     ends = rows[[column for column in rows if column in ("lower", "upper", "second_lower", "second_upper")]]
     low, high = float(np.nanmin([1, *ends.min()])), float(np.nanmax([1, *ends.max()]))
@@ -323,7 +323,7 @@ def ranking_figure(series: Sequence[Series], *, title: str, subtitle: str, simul
         axes.set_ylim(column_rows - 0.5, -0.5)
         bare(axes)
         axes.yaxis.set_major_locator(NullLocator())
-        _ratio_scale(axes, everything)
+        ratio_scale(axes, everything)
         axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
         for group, row in inside.items():
             _rank_label(axes, row, f"{group}  {ranks[group] + 1:>3}")

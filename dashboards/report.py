@@ -6,6 +6,7 @@ Everything that comes from data is escaped by the template; pictures are embedde
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import pandas as pd
 from analysis.results import from_the_highest
 from dashboards.figures import GRID, INK, MUTED, WARNING
 from dashboards.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
+from dashboards.sensitivity import COVERAGE_FOLDER, COVERAGE_SUMMARY, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
 from pipeline.store import Study
@@ -69,7 +71,19 @@ COVARIATES = {
 }
 NBSP = "\u00a0"
 UNITS = {"density": "people per square mile", "income": "USD"}
-STAGE_ORDER = ("layers", "labels", "match", "read", "quarantine", "ingest", "calibrate", "annotate", "cells", "map")
+STAGE_ORDER = (
+    "layers",
+    "labels",
+    "match",
+    "read",
+    "quarantine",
+    "ingest",
+    "calibrate",
+    "annotate",
+    "cells",
+    "hourly",
+    "map",
+)
 FILES = {
     "study.yaml": "the settings",
     "metadata/": METADATA.row,
@@ -86,6 +100,8 @@ FILES = {
     "estimates/cells.parquet": CELLS.row,
     "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
     "evaluation/": "the detector against labelled images: quality by subgroup, curves, calibration, pictures",
+    "sensitivity/": "the estimates with one thing changed at a time, and which conclusions hold",
+    "coverage/": "images by hour, day and area, and the people in areas with few images or none",
     "figures/map.png": "the three maps in one picture",
     LEDGER_FILE: "rows in, rows out and why, one line a step and shard",
 }
@@ -125,6 +141,8 @@ def render_report(study: Study, results: Results) -> str:
         ],
         truth=results.summary["truth"],
         truth_uri=pictures["truth"],
+        sensitivity=_sensitivity(study),
+        coverage=_coverage(study),
         summary=results.summary,
         covariates=COVARIATES,
         few_images=FEW_IMAGES,
@@ -228,13 +246,46 @@ def read_steps(study: Study) -> list[Step]:
     return sorted(steps.values(), key=lambda step: (place.get(step.stage, len(place)), step.stage, step.step))
 
 
+# Sensitivity and coverage.
+
+
+def _sensitivity(study: Study) -> dict[str, Any] | None:
+    """Conclusions with their verdicts, variants and picture; None where sensitivity/ has not been made."""
+    if not study.exists(SENSITIVITY_SUMMARY):
+        return None
+    return {
+        "summary": json.loads(study.read_bytes(SENSITIVITY_SUMMARY)),
+        "conclusions": _records(study, f"{SENSITIVITY_FOLDER}/conclusions.csv"),
+        "variants": _records(study, f"{SENSITIVITY_FOLDER}/variants.csv"),
+        "titles": ANALYSES,
+        "uri": _picture(study, SENSITIVITY_FOLDER, SENSITIVITY_FOLDER),
+    }
+
+
+def _coverage(study: Study) -> dict[str, Any] | None:
+    """Who lives where no image was taken, and picture; None where coverage/ has not been made."""
+    if not study.exists(COVERAGE_SUMMARY):
+        return None
+    return {
+        "summary": json.loads(study.read_bytes(COVERAGE_SUMMARY)),
+        "people": _records(study, f"{COVERAGE_FOLDER}/people.csv"),
+        "uri": _picture(study, COVERAGE_FOLDER, COVERAGE_FOLDER),
+    }
+
+
+def _records(study: Study, file: str) -> list[dict[Any, Any]]:
+    # A group can be called "NA" or "None".
+    frame = pd.read_csv(io.BytesIO(study.read_bytes(file)), keep_default_na=False, na_values=[""])
+    return frame.to_dict("records")
+
+
 # Pictures in the page.
 
 
-def _picture(study: Study, name: str) -> str | None:
+def _picture(study: Study, name: str, folder: str = "figures") -> str | None:
     """A figure as a data URI: the SVG where there is one, else the PNG; None where it was not drawn."""
     for ending, kind in (("svg", "svg+xml"), ("png", "png")):
-        file = f"figures/{name}.{ending}"
+        file = f"{folder}/{name}.{ending}"
         if study.exists(file):
             content = study.read_bytes(file)
             if ending == "svg":

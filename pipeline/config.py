@@ -227,6 +227,29 @@ class Estimate(Frozen):
         return names
 
 
+class Sensitivity(Frozen):
+    """What the estimates are made again under: each variant changes one thing. An empty list leaves a kind out."""
+
+    thresholds: tuple[Share, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)  # each calibrated again at that threshold
+    best_f1: bool = True  # and the threshold with the best F1 on the validation set
+    calibrations: tuple[Literal["logistic", "isotonic"], ...] = ("logistic", "isotonic")
+    levels: tuple[Literal["tract"], ...] = ("tract",)  # areas whose means are weighted, instead of the study's
+    minimum_images: tuple[Annotated[int, Field(ge=1)], ...] = (10, 100, 1000)  # areas with fewer are left out
+    dates: tuple[Literal["halves", "months", "every-day"], ...] = ("halves", "months", "every-day")
+    times: tuple[Literal["day", "night", "weekdays", "weekend"], ...] = ("day", "night", "weekdays", "weekend")
+    even_hours: bool = True  # every hour of the day counts the same within an area
+    people_share: Share = 0.5  # a variant whose areas hold less of the base's people is not compared
+    replicates: int = Field(200, ge=2)  # of the bootstrap over days
+    ranked_images: int = Field(200, ge=1)  # neighbourhoods with fewer are in no ranking
+
+    @field_validator("thresholds", "calibrations", "levels", "minimum_images", "dates", "times")
+    @classmethod
+    def _none_twice(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("one of them stands twice")
+        return values
+
+
 class Settings(Frozen):
     """Everything in study.yaml."""
 
@@ -241,6 +264,7 @@ class Settings(Frozen):
     ingest: Ingest = Ingest()
     annotate: Annotate = Annotate()
     estimate: Estimate = Estimate()
+    sensitivity: Sensitivity = Sensitivity()
 
 
 def parse_settings(text: str, *, where: str) -> Settings:

@@ -648,6 +648,31 @@ REPLICATES = Table(
     made_by="patrolscope estimate",
 )
 
+HOURLY = Table(
+    "hourly",
+    row="all images of one area, one hour of one day, one light and one step of the score, before the first day, too",
+    key=("area", "day", "hour", "nighttime", "step"),
+    columns=(
+        Column("area", "string", "area that contains the images; missing: outside every area", nullable=True),
+        Column("day", "wall_time", "midnight of the local day"),
+        Column("hour", "int8", "of the local time", unit="h", low=0, high=23),
+        Column("nighttime", "bool", "before sunrise or after sunset"),
+        Column("step", "int16", "how many of the thresholds that are tried conf is above", low=0),
+        Column("images", "int64", "number of images", unit="images", low=1),
+        Column(
+            "logistic_sum",
+            "float64",
+            "sum of the probabilities by logistic regression; missing: no such calibration",
+            unit="images",
+            low=0,
+            nullable=True,
+        ),
+        Column("isotonic_sum", "float64", "sum of the probabilities by isotonic regression", unit="images", low=0),
+    ),
+    made_by="patrolscope sensitivity",
+    stored="staging/hourly",
+)
+
 LABELLED = Table(
     "labelled",
     row="one image that a person labelled",
@@ -761,6 +786,7 @@ TABLES = (
     DIFFERENCES,
     CELLS,
     REPLICATES,
+    HOURLY,
     LABELLED,
     PUBLISHED,
 )

@@ -8,8 +8,10 @@ import pandas as pd
 from analysis.calibrate import CALIBRATE
 from analysis.cells import CELLS_STAGE
 from analysis.clusters import CLUSTERS, PARTS
+from analysis.hourly import HOURLY_STAGE, RECALIBRATE
 from analysis.replicates import REPLICATE
 from analysis.stages import ESTIMATE
+from dashboards.sensitivity import SENSITIVITY
 from dashboards.stages import MAPS, REPORT
 from pipeline.annotate import ANNOTATE
 from pipeline.assemble import MATCH
@@ -22,7 +24,7 @@ from pipeline.store import Study, create_study
 
 TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE]
 TO_ESTIMATES = [*TO_ANNOTATED, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE]
-EVERY_STAGE = [*TO_ESTIMATES, MAPS, REPORT]
+EVERY_STAGE = [*TO_ESTIMATES, RECALIBRATE, HOURLY_STAGE, SENSITIVITY, MAPS, REPORT]
 
 
 def branch(study: Study, name: str, **changes: dict) -> Study:

@@ -22,7 +22,7 @@ def invoke(*arguments: str):
     "command",
     [
         *("demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export"),
-        *("evaluate", "reproduce", "compare", "release", "dictionary"),
+        *("sensitivity", "evaluate", "reproduce", "compare", "release", "dictionary"),
     ],
 )
 def test_every_command_explains_itself(command):
@@ -36,6 +36,13 @@ def test_a_folder_that_is_no_study_is_refused_with_what_to_do(tmp_path):
     assert code == 2
     assert "has no study.yaml" in output
     assert "patrolscope init" in output
+
+
+def test_sensitivity_of_a_study_that_is_not_annotated_names_the_command_that_is_missing(tmp_path):
+    (tmp_path / "study.yaml").write_text("sources: {validation: validation.csv}")
+    code, output = invoke("sensitivity", "--study", str(tmp_path))
+    assert code == 2
+    assert f"run `patrolscope run --study {tmp_path}`" in output.replace("\n", "")
 
 
 def test_init_makes_a_study_with_the_papers_defaults_and_does_not_overwrite_it(tmp_path):

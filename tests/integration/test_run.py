@@ -28,7 +28,8 @@ ROW = ["source", "source_row"]
 
 
 def test_a_whole_run_leaves_a_map_a_report_and_nine_analyses(finished):
-    for file in ("figures/map.png", "report.html", "estimates/tables.csv", "ledger.jsonl"):
+    made = ("figures/map.png", "report.html", "estimates/tables.csv", "ledger.jsonl")
+    for file in (*made, "sensitivity/sensitivity.csv", "sensitivity/conclusions.csv", "coverage/coverage.csv"):
         assert finished.exists(file)
     tables = pd.read_csv(finished.path("estimates/tables.csv"))
     assert tables["analysis"].nunique() == 9

@@ -14,16 +14,15 @@ from analysis.estimate import (
     area_means,
     evaluate_analysis,
     frames,
-    panels,
     quartile_of,
     weighted_percentiles,
 )
 from analysis.intervals import percentile_interval, spread
 from analysis.published import Released
-from analysis.replicates import Counted, image_replicates, released, two_class_means
 from analysis.results import released_table, with_counts
 from pipeline.errors import SourceError
 from pipeline.tables import PEOPLE_PUBLISHED
+from tests.estimated import by_images
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
 
@@ -92,12 +91,8 @@ PROBABILITIES = np.array([[P_NEGATIVE], [P_POSITIVE]])
 
 def estimated(areas: pd.DataFrame, images: pd.DataFrame, replicates: int) -> dict[str, Released]:
     inside, outside = counts_by_area(cells_of(images), areas["area"])
-    wanted, skipped, _ = analyses(areas, inside.sum(axis=1))
-    assert skipped == {}
-    counted = Counted(areas, inside, outside, panels(wanted, areas))
-    means = two_class_means(inside[:, :, None], PROBABILITIES)
-    drawn = image_replicates(counted, PROBABILITIES, replicates=range(replicates), seed=1)
-    return released(counted.panels, [panel.means(means)[:, 0] for panel in counted.panels], drawn)
+    assert analyses(areas, inside.sum(axis=1))[1] == {}
+    return by_images(areas, inside, (P_POSITIVE, P_NEGATIVE), outside=outside, replicates=replicates, seed=1)
 
 
 def cells_of(images: pd.DataFrame) -> pd.DataFrame:

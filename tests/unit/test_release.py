@@ -12,16 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import analysis.release
-from analysis.estimate import analyses
 from analysis.published import Released, read_released
 from analysis.release import release
-from analysis.results import estimate_all
 from dashboards.folder import fill_folder
 from dashboards.release import release_files
 from pipeline.config import Settings
 from pipeline.errors import SourceError
 from pipeline.tables import AREAS
 from tests.attack import Attacker
+from tests.estimated import by_images
 
 PROBABILITIES = (0.777, 0.0021)
 
@@ -75,9 +74,7 @@ def made_summary(inside: np.ndarray) -> dict:
 
 def released(folder, areas, inside, minimum: int):
     """A release of a city on disk."""
-    images = inside.sum(axis=1)
-    wanted = analyses(areas, images)[0]
-    results = estimate_all(wanted, areas, inside, np.zeros(2, np.int64), PROBABILITIES, replicates=12, seed=3)
+    results = by_images(areas, inside, PROBABILITIES, replicates=12, seed=3)
     made = release(areas, inside, results, PROBABILITIES, minimum=minimum, percent=95)
     fill_folder(folder, release_files(made, Settings(), made_summary(inside), minimum))
     return made
@@ -209,8 +206,7 @@ def test_published_numbers_are_rounded_and_agree_with_each_other(tmp_path):
 
 def test_levels_of_published_groups_are_the_studys_rounded(tmp_path):
     frame, inside = city(7, 60), counts(7, 60, 400.0)
-    wanted = analyses(frame, inside.sum(axis=1))[0]
-    studys = estimate_all(wanted, frame, inside, np.zeros(2, np.int64), PROBABILITIES, replicates=12, seed=3)
+    studys = by_images(frame, inside, PROBABILITIES, replicates=12, seed=3)
     made = released(tmp_path, frame, inside, 20)
     for name, one in made.results.items():
         shown = ~np.isnan(one.means)

@@ -1,0 +1,33 @@
+"""Estimates with replicates from counts, for tests that need some."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.estimate import analyses, panels
+from analysis.published import Released
+from analysis.replicates import Counted, image_replicates, released, two_class_means
+
+
+def by_images(
+    areas: pd.DataFrame,
+    inside: np.ndarray,
+    probabilities: tuple[float, float],
+    *,
+    outside: np.ndarray | None = None,
+    replicates: int,
+    seed: int,
+) -> dict[str, Released]:
+    """Every analysis that the areas allow, with single images drawn again.
+
+    Parameters
+    ----------
+    inside, outside : (areas, 2) and (2,) images that are negative, positive
+    probabilities : Pr(police vehicle) of a positive and of a negative image
+    """
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    outside = np.zeros(2, dtype=np.int64) if outside is None else outside
+    counted = Counted(areas, inside, outside, panels(wanted, areas))
+    by_class = np.array(probabilities)[::-1, None]
+    means = two_class_means(inside[:, :, None], by_class)
+    drawn = image_replicates(counted, by_class, replicates=range(replicates), seed=seed)
+    return released(counted.panels, [panel.means(means)[:, 0] for panel in counted.panels], drawn)
