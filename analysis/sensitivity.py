@@ -7,7 +7,6 @@ variants have the same draws, so that the difference between two of them has an 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from analysis.estimate import analyses, evaluate_analysis, frames
+from analysis.bootstrap import draw_clusters
+from analysis.estimate import analyses, frames, panels
 from analysis.intervals import percentile_interval
 from analysis.variants import BASE, NotMade, Variant
 
@@ -35,17 +35,13 @@ HOLDS, DIRECTION, DEPENDS = "holds under all", "holds in direction only", "depen
 def draw_days(analysed: npt.NDArray[np.bool_], *, replicates: int, seed: int) -> npt.NDArray[np.int64]:
     """How often each day is drawn, (replicates, days).
 
-    Analysed days are drawn among themselves, and so are those before the first day, which a single variant takes in:
-    the draws of the others do not depend on them. Every replicate has a seed of its own.
+    Analysed days are drawn among themselves, just as by the bootstrap of days, and so are those before the first day,
+    which a single variant takes in: the draws of the others do not depend on them.
     """
     drawn = np.zeros((replicates, len(analysed)), dtype=np.int64)
-    for name, days in (("days", np.flatnonzero(analysed)), ("earlier days", np.flatnonzero(~analysed))):
-        if len(days) == 0:
-            continue
-        for replicate in range(replicates):
-            seeds = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()), replicate))
-            shares = np.full(len(days), 1 / len(days))
-            drawn[replicate, days] = np.random.default_rng(seeds).multinomial(len(days), shares)
+    for unit, days in (("day", analysed), ("earlier day", ~analysed)):
+        if days.any():
+            drawn[:, days] = draw_clusters(int(days.sum()), unit, replicates=range(replicates), seed=seed).T
     return drawn
 
 
@@ -88,16 +84,19 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
     draws : (replicates, days) from `draw_days`, of all days of the study
     """
     images = variant.area_images
-    persons = variant.areas["persons"].to_numpy()
     wanted, skipped, _ = analyses(variant.areas, images)
-    enough = variant.days_with_images >= DAYS_FOR_AN_INTERVAL
-    point = variant.means()
-    drawn = variant.means(draws[:, variant.days]) if enough else np.empty((0, len(persons)))
+    point, drawn = variant.means(), np.empty((0, len(images)))
+    if variant.days_with_images >= DAYS_FOR_AN_INTERVAL:
+        drawn = variant.means(draws[:, variant.days])
+    relative = {}
+    for panel in panels(wanted, variant.areas):
+        once, often = panel.means(point.T), panel.means(drawn.T)
+        for name, rows in panel.rows.items():
+            relative[name] = once[rows, 0] / once[0, 0], (often[rows] / often[0]).T
     all_frames = frames(variant.areas)
-    groups, estimates, replicates = [], [], []
+    groups = []
     for one in wanted:
-        frame = all_frames[one.frame]
-        behind = (one.weights > 0) & frame.areas[:, None]
+        behind = (one.weights > 0) & all_frames[one.frame].areas[:, None]
         groups.append(
             pd.DataFrame(
                 {
@@ -109,8 +108,6 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
                 }
             )
         )
-        estimates.append(evaluate_analysis(one, frame, point, persons).relative[0])
-        replicates.append(evaluate_analysis(one, frame, drawn, persons).relative)
     return Levels(
         variant.kind,
         variant.name,
@@ -118,8 +115,8 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
         int(images.sum()),
         variant.persons_seen,
         pd.concat(groups, ignore_index=True),
-        np.concatenate(estimates),
-        np.concatenate(replicates, axis=1),
+        np.concatenate([relative[one.name][0] for one in wanted]),
+        np.concatenate([relative[one.name][1] for one in wanted], axis=1),
         skipped,
     )
 

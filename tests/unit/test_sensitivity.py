@@ -12,9 +12,6 @@ import pytest
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
-from analysis.bootstrap import percentile_interval
-from analysis.calibrate import CALIBRATE
-from analysis.cells import CELLS_STAGE
 from analysis.estimate import RACES
 from analysis.hourly import (
     HOURLY_STAGE,
@@ -25,6 +22,7 @@ from analysis.hourly import (
     recalibrate,
 )
 from analysis.image_coverage import cover, cumulative, gini, people_table
+from analysis.intervals import percentile_interval
 from analysis.sensitivity import (
     DAYS_FOR_AN_INTERVAL,
     Levels,
@@ -35,7 +33,7 @@ from analysis.sensitivity import (
     sensitivity_table,
     variants_table,
 )
-from analysis.stages import ESTIMATE, TABLES_FILE
+from analysis.stages import TABLES_FILE
 from analysis.variants import BASE, NotMade, Variant, make_base, make_variants, tracts_of
 from dashboards.figures import to_png, to_svg
 from dashboards.image_coverage import coverage_figure
@@ -46,7 +44,7 @@ from pipeline.config import Settings, parse_settings
 from pipeline.errors import NotYetMade, SettingsError, SourceError
 from pipeline.store import Record, create_study
 from pipeline.tables import PEOPLE_PUBLISHED, annotated_table
-from tests.integration.studies import TO_ANNOTATED
+from tests.integration.studies import TO_ESTIMATES
 from tests.small_city import simulated
 
 FIRST_DAY = date(2020, 10, 28)
@@ -581,7 +579,7 @@ def test_the_cumulative_share_of_people_counts_areas_of_the_same_number_together
 def study(tmp_path_factory):
     """A simulated study of 25 tracts and three days, up to its estimates and their sensitivity."""
     made = simulated(tmp_path_factory.mktemp("sensitivity") / "study")
-    for stage in (*TO_ANNOTATED, CALIBRATE, CELLS_STAGE, ESTIMATE, RECALIBRATE, HOURLY_STAGE, SENSITIVITY):
+    for stage in (*TO_ESTIMATES, RECALIBRATE, HOURLY_STAGE, SENSITIVITY):
         for shard in stage.plan(made):
             stage.finish(made, shard)
     return made
