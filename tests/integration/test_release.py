@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +117,7 @@ def test_estimates_of_an_earlier_version_are_refused_with_what_to_do(finished, t
 
     old = branch(finished, "old-summary")
     for folder in ("estimates", "areas"):
-        for path in Path(finished.path(folder)).iterdir():
-            old.write_bytes(path.read_bytes(), folder, path.name)
+        shutil.copytree(finished.path(folder), old.path(folder))
     summary = json.loads(old.read_bytes("estimates/summary.json"))
     del summary["moran"]
     old.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json")

@@ -127,7 +127,7 @@ def test_another_way_leaves_the_replicates_of_those_there_as_they_are(simulated,
 def test_a_run_killed_among_its_replicates_goes_on_with_the_next_block(simulated, every_way, client):
     study = branch(
         simulated,
-        "killed",
+        "killed-replicates",
         estimate={**EVERY_WAY, "replicates": 60_000, "bootstrap": ["ride"], "predictions": ["two_class"]},
     )
     run_stages(study, TO_ESTIMATES[:-2], lambda: client)
