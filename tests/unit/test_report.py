@@ -133,7 +133,6 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
                 f"{row['estimate']:.3f}",
                 f"{row['lower']:.3f} to {row['upper']:.3f}",
                 f"{row['second_lower']:.3f} to {row['second_upper']:.3f}",
-                f"{1.96 * row['sd']:.3f}",
                 f"{100 * levels[row['group']]:.3f} %",
                 images,
             )
@@ -149,6 +148,7 @@ def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_p
     text = render_report(made := made_study(tmp_path / "alone", summary=alone), read_results(made))
     assert "the same, " not in text
     assert "Here whole rides are drawn again." in text
+    assert "sd</th>" in text
     assert "labelled images are drawn again, too" in text
 
 
