@@ -160,12 +160,7 @@ def annotate(
     ] = None,
 ) -> None:
     """Time, places, nearest felony and station for every image."""
-    from pipeline.annotate import ANNOTATE
-    from pipeline.assemble import MATCH
-    from pipeline.keys import KEYS
-    from pipeline.layers import LAYERS
-
-    _run(study, [LAYERS, KEYS, MATCH, ANNOTATE], cluster, annotate={} if join is None else {"join": join})
+    _run(study, _annotated_stages(), cluster, annotate={} if join is None else {"join": join})
 
 
 @app.command()
@@ -209,7 +204,7 @@ def estimate(
         changes = {"estimate": {name: value for name, value in asked.items() if value is not None}}
         for line in change_settings(open_study(study), changes)[1]:
             _say(line)
-    _run(study, _estimate_stages(), cluster)
+    _run(study, [*_annotated_stages(), *_estimate_stages()], cluster)
 
 
 @app.command()
@@ -275,7 +270,7 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
     from analysis.calibrate import CALIBRATE
     from dashboards.sensitivity import COVERAGE_FOLDER, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 
-    made = _run(study, [CALIBRATE, *_sensitivity_stages()], cluster)
+    made = _run(study, [*_annotated_stages(), CALIBRATE, *_sensitivity_stages()], cluster)
     summary = json.loads(made.read_bytes(SENSITIVITY_SUMMARY))
     _say(f"{summary['variants']} variants, {summary['not_made']} more not possible (variants.csv says why)")
     if not summary["replicates"]:
@@ -290,14 +285,10 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
 @app.command()
 def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Every stage that is not up to date, in order."""
-    from pipeline.annotate import ANNOTATE
-    from pipeline.assemble import MATCH
     from pipeline.ingest import ARRANGE, READ, SET_ASIDE
-    from pipeline.keys import KEYS
     from pipeline.labels import LABELS
-    from pipeline.layers import LAYERS
 
-    stages = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE, *_estimate_stages()]
+    stages = [READ, SET_ASIDE, ARRANGE, LABELS, *_annotated_stages(), *_estimate_stages()]
     made = _run(study, stages, cluster)
     _summary(made)
 
@@ -424,6 +415,15 @@ def _print_dictionary(tables: list[Any]) -> None:
         console.print(grid)
 
 
+def _annotated_stages() -> list[Stage]:
+    from pipeline.annotate import ANNOTATE
+    from pipeline.assemble import MATCH
+    from pipeline.keys import KEYS
+    from pipeline.layers import LAYERS
+
+    return [LAYERS, KEYS, MATCH, ANNOTATE]
+
+
 def _estimate_stages() -> list[Stage]:
     from analysis.calibrate import CALIBRATE
     from analysis.cells import CELLS_STAGE
@@ -470,11 +470,12 @@ def _summary(study: Study) -> None:
         truth = summary["truth"]
         _say(
             f"{truth['covered']} of {truth['neighbourhoods']} true neighbourhood levels lie in their "
-            f"{summary['interval_percent']:g} % intervals ({truth['share']:.1%})"
+            f"{summary['interval_percent']:g} % intervals"
+            + ("" if truth["share"] is None else f" ({truth['share']:.1%})")
         )
         _say(
             f"{truth['covered_with_enough']} of the {truth['with_enough_positives']} with at least "
-            f"{truth['enough_positives']} positive images; below that, an image bootstrap is too narrow"
+            f"{truth['enough_positives']} positive images; below that, intervals are too narrow"
         )
     for name, file in (("map", "figures/map.png"), ("report", "report.html"), ("tables", "estimates/tables.csv")):
         _say(f"{name + ':':8} {study.path(file)}")

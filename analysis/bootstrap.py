@@ -73,14 +73,16 @@ def resample_images(
     images = (members * cells).sum(axis=1)
     drawn = np.zeros((len(frames), len(cells), len(replicates)), dtype=np.int64)
     if images.any():
-        # Thinned for the smallest frame, unless it is so small that to draw it anew costs next to nothing.
-        fewest = max(images[images > 0].min(), images.max() / 25)
+        # A frame of few images is drawn by itself: what the others have drawn would hardly ever lie in it.
+        alone = images < images.max() / 25
+        fewest = images[~alone].min()
         rates = cells * max(0.0, 1 - _SHORT_BY / np.sqrt(fewest))
         keep, other = _alias_table(cells / cells.sum())
         for column, replicate in enumerate(replicates):
             generator = stream(seed, "image bootstrap", replicate)
             counts = members * generator.poisson(rates)
             lacking = images - counts.sum(axis=1)
+            lacking[alone] = -images[alone]
             for frame in np.flatnonzero(lacking < 0):
                 counts[frame] = generator.multinomial(images[frame], members[frame] * cells / images[frame])
             while (lacking > 0).any():

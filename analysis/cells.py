@@ -48,12 +48,12 @@ def count_cells(images: pd.DataFrame, *, threshold: float, adjusted: Adjusted | 
             "area": images["area"].to_numpy(),
             "positive": (images["conf"] > threshold).to_numpy(),
             "images": 1,
-            "adjusted_sum": _rounded(probability, PROBABILITY_STEP),
-            "adjusted_sum_2": _rounded(probability**2, PROBABILITY_STEP),
-            "adjusted_sum_3": _rounded(probability**3, PROBABILITY_STEP),
-            "felony_ft_sum": _rounded(images[felony_ft].to_numpy(), _FEET_STEP),
+            "adjusted_sum": whole_steps(probability),
+            "adjusted_sum_2": whole_steps(probability**2),
+            "adjusted_sum_3": whole_steps(probability**3),
+            "felony_ft_sum": whole_steps(images[felony_ft].to_numpy(), _FEET_STEP),
             "felony_images": images[felony_ft].notna().to_numpy().astype("int64"),
-            "station_ft_sum": _rounded(images["station_distance_ft"].to_numpy(), _FEET_STEP),
+            "station_ft_sum": whole_steps(images["station_distance_ft"].to_numpy(), _FEET_STEP),
         }
     )
     return add_cells([parts])
@@ -66,19 +66,19 @@ def adjusted_probability(images: pd.DataFrame, adjusted: Adjusted | None) -> npt
     return adjusted.probability(images["conf"].to_numpy(), images["station_distance_ft"].to_numpy())
 
 
-def _rounded(values: npt.NDArray[np.float64], step: float) -> npt.NDArray[np.float64]:
+def whole_steps(values: npt.NDArray[np.float64], step: float = PROBABILITY_STEP) -> npt.NDArray[np.float64]:
+    """Values rounded to whole multiples of a step, whose sums are exact."""
     return np.round(values / step) * step
 
 
 def add_cells(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """Cells of several parts together: sums, so neither order nor grouping of the parts matters to the counts."""
+    if not parts:
+        return CELLS.empty()
     rows = pd.concat(parts, ignore_index=True)
     grouped = rows.groupby(_KEY, dropna=False, sort=True)
-    cells = grouped.sum(min_count=0).reset_index()
     # A sum over nothing but missing values is missing, not zero.
-    for adjusted in ("adjusted_sum", "adjusted_sum_2", "adjusted_sum_3"):
-        cells[adjusted] = grouped[adjusted].sum(min_count=1).to_numpy()
-    return CELLS.conform(cells)
+    return CELLS.conform(grouped.sum(min_count=1).reset_index())
 
 
 # The stage: one part for each file of annotated images.

@@ -94,9 +94,8 @@ def _keys(images: pd.DataFrame, unit: str) -> npt.NDArray[np.uint64]:
 
 def gather(parts: list[pa.RecordBatch]) -> tuple[pa.RecordBatch, int]:
     """All images by cell and cluster, sorted by both, and how many clusters there are; they are numbered by key."""
-    cluster, cell, images, steps = (
-        np.concatenate([part.column(name).to_numpy() for part in parts]) for name in _PART.names
-    )
+    together = pa.Table.from_batches(parts, schema=_PART)
+    cluster, cell, images, steps = (column.to_numpy() for column in together.columns)
     keys, number = np.unique(cluster, return_inverse=True)
     place = cell.astype(np.int64) * len(keys) + number
     order = np.argsort(place, kind="stable")
@@ -166,6 +165,11 @@ def made_from_unit(study: Study, unit: str) -> list[str]:
     if unit == "image":
         return [record.fingerprint for record in _parts(study, unit)]
     return [study.records("clusters")[unit].fingerprint]
+
+
+def clusters_of(study: Study, unit: str) -> int:
+    """Number of rides or days that have an analysed image."""
+    return int(study.records("clusters")[unit].facts["clusters"])
 
 
 def load_clusters(study: Study, unit: str) -> Clusters:

@@ -53,6 +53,15 @@ def group_labels(analysis: str) -> dict[str, str]:
     return ZONE_NAMES if kind == "zone" else {}
 
 
+# Why a frame has no area.
+_NO_AREA = {
+    "all": "the study has no area",
+    "residential": "no area is known to be residential",
+    "income": "no area has a known income",
+    "residential_income": "no residential area has a known income",
+}
+
+
 @dataclass(frozen=True)
 class Analysis:
     """One question: groups of people or places, and the images that answer it.
@@ -176,9 +185,12 @@ def analyses(
         names = tuple(labels[group] for group in groups)
         made.append(Analysis(name, PUBLISHED_FILES[name], "all", tuple(groups), names, member * people[:, None]))
 
-    for name in ("race_residential", "density_residential", "income_residential"):
-        if name not in skipped and not all_frames["residential"].areas.any():
-            skipped[name] = "no area is known to be residential"
+    for one in made:
+        inside = all_frames[one.frame].areas
+        if one.name in skipped or people[inside & (images > 0)].sum() > 0:
+            continue
+        nobody = "nobody lives in an area of its frame with an analysed image"
+        skipped[one.name] = nobody if inside.any() else _NO_AREA[one.frame]
     return [analysis for analysis in made if analysis.name not in skipped], skipped, cuts
 
 
@@ -193,24 +205,6 @@ def area_means(
         return (p_positive * positives + p_negative * (images - positives)) / images
 
 
-def group_means(means: Floats, weights: Floats) -> Floats:
-    """Weighted means of areas by group.
-
-    Parameters
-    ----------
-    means : (..., areas) mean of each area, missing where it has no image
-    weights : (areas, groups) persons
-
-    Returns
-    -------
-    (..., groups) : sum_a m_a w(a, g) / sum_a w(a, g) over areas with an image; missing where nobody of a group lives
-        in such an area
-    """
-    by_area = np.moveaxis(means, -1, 0)
-    by_group = _weighted(sparse.csr_array(weights.T), by_area.reshape(len(by_area), -1))
-    return np.moveaxis(by_group.reshape(-1, *by_area.shape[1:]), 0, -1)
-
-
 def _weighted(weights: sparse.csr_array, means: Floats, times: npt.NDArray[np.integer] | None = None) -> Floats:
     """(groups, areas) weights and (areas, n) means to (groups, n); `times` says how often each area counts."""
     seen = ~np.isnan(means)
@@ -222,32 +216,6 @@ def _weighted(weights: sparse.csr_array, means: Floats, times: npt.NDArray[np.in
         if counted.all() and times is None:
             return np.asarray((weights @ values) / weights.sum(axis=1)[:, None])
         return np.asarray((weights @ values) / (weights @ counted))
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """Means of one analysis for one data set, or for replicates.
-
-    Attributes
-    ----------
-    total : (...,) overall mean, weighted by all persons
-    means : (..., groups)
-    """
-
-    total: Floats
-    means: Floats
-
-    @property
-    def relative(self) -> Floats:
-        """Means relative to the overall mean, (..., groups)."""
-        return self.means / self.total[..., None]
-
-
-def evaluate_analysis(analysis: Analysis, frame: Frame, means: Floats, persons: Floats) -> Estimates:
-    """Estimates of one analysis from the means of areas, (..., areas)."""
-    inside = np.where(frame.areas, means, np.nan)
-    both = group_means(inside, np.column_stack([persons, analysis.weights]))
-    return Estimates(total=both[..., 0], means=both[..., 1:])
 
 
 @dataclass(frozen=True)

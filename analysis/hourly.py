@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.calibrate import Adjusted, Isotonic, TwoClass, isotonic, read_labelled_sets, station_adjusted, two_class
+from analysis.cells import whole_steps
 from analysis.evaluate import Choice, choose_threshold
 from pipeline.config import Settings
 from pipeline.layers import load_stations
@@ -29,8 +30,6 @@ HOURS = 24
 CALIBRATIONS_FILE = "staging/recalibrate/calibrations.json"
 _KEY = ["area", "day", "hour", "nighttime", "step"]
 _SUMS = ["images", "logistic_sum", "isotonic_sum"]
-# Sums of whole multiples of it are exact (see analysis/cells.py); 6e-8 of a probability.
-_PROBABILITY_STEP = 2.0**-24
 _COLUMNS = ["area", "conf", "processed", "split", "captured_local", "nighttime", "station_distance_ft"]
 
 Floats = npt.NDArray[np.float64]
@@ -177,15 +176,11 @@ def count_hourly(images: pd.DataFrame, calibrations: Calibrations) -> pd.DataFra
                 "nighttime": night == 1,
                 "step": step,
                 "images": np.bincount(cell, minlength=len(codes)),
-                "logistic_sum": np.bincount(cell, _rounded(logistic), minlength=len(codes)),
-                "isotonic_sum": np.bincount(cell, _rounded(calibrations.isotonic.probability(conf)), len(codes)),
+                "logistic_sum": np.bincount(cell, whole_steps(logistic), minlength=len(codes)),
+                "isotonic_sum": np.bincount(cell, whole_steps(calibrations.isotonic.probability(conf)), len(codes)),
             }
         )
     )
-
-
-def _rounded(values: Floats) -> Floats:
-    return np.round(values / _PROBABILITY_STEP) * _PROBABILITY_STEP
 
 
 def plan_hourly(study: Study) -> list[Shard]:

@@ -38,13 +38,13 @@ class Released:
 
     @property
     def relative(self) -> Floats:
-        """Point estimates relative to the overall mean, (groups,)."""
-        return self.means / self.total
+        """Point estimates relative to the overall mean, (groups,); missing where that is 0."""
+        return _ratio(self.means, np.float64(self.total))
 
     @property
     def replicate_relative(self) -> Floats:
         """Replicates relative to their own overall mean, (replicates, groups)."""
-        return self.replicate_means / self.replicate_totals[:, None]
+        return _ratio(self.replicate_means, self.replicate_totals[:, None])
 
     def to_json(self) -> str:
         """Text of the released form; a missing estimate, and a replicate without an overall mean, is left out."""
@@ -117,11 +117,17 @@ def read_released(folder: str) -> tuple[dict[str, Released], list[str]]:
     return results, [file for name, file in PUBLISHED_FILES.items() if name not in there]
 
 
+def _ratio(means: Floats, totals: Floats | np.float64) -> Floats:
+    """Means by their overall mean; missing where that is 0: nothing is then a multiple of it."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(totals == 0, np.nan, means / totals))
+
+
 def _named(keys: Sequence[str], total: float, means: Floats) -> dict[str, float]:
     known = [(key, float(mean)) for key, mean in zip(keys, means, strict=True) if not np.isnan(mean)]
     named = {TOTAL_KEY + _MEAN: float(total)}
     named |= {key + _MEAN: mean for key, mean in known}
-    return named | {key + _RELATIVE: mean / float(total) for key, mean in known}
+    return named | ({key + _RELATIVE: mean / float(total) for key, mean in known} if total > 0 else {})
 
 
 def _parts(text: str | bytes, where: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -157,9 +163,11 @@ def _values(named: dict[str, Any], keys: Sequence[str], where: str) -> Floats:
             raise SourceError(f"{where}: {name} is {value!r}, expected a number")
     means = np.array([named[total], *(named.get(key + _MEAN, np.nan) for key in keys)], dtype=np.float64)
     relative = np.array([named.get(key + _RELATIVE, np.nan) for key in keys], dtype=np.float64)
-    if means[0] <= 0 or (means > 1).any() or (means < 0).any():
-        raise SourceError(f"{where}: weighted means must be probabilities, and the overall one above 0")
-    if not np.allclose(means[1:], relative * means[0], rtol=_SAME, atol=0, equal_nan=True):
+    if (means > 1).any() or (means < 0).any():
+        raise SourceError(f"{where}: weighted means must be probabilities")
+    if means[0] == 0 and not np.isnan(relative).all():
+        raise SourceError(f"{where}: {total} is 0, and nothing is a multiple of it: take a good copy")
+    if means[0] > 0 and not np.allclose(means[1:], relative * means[0], rtol=_SAME, atol=0, equal_nan=True):
         wrong = keys[int(np.argmin(np.isclose(means[1:], relative * means[0], rtol=_SAME, atol=0, equal_nan=True)))]
         raise SourceError(
             f"{where}: {wrong + _RELATIVE} is not {wrong + _MEAN} divided by {total}: the file was changed, "

@@ -7,7 +7,7 @@ some replicates of one way, and depends on nothing but their numbers: a killed r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from pipeline.errors import SourceError
 from pipeline.layers import AREAS_FILE
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
-from pipeline.tables import REPLICATES
+from pipeline.tables import AREAS, REPLICATES
 
 FOLDER = "replicates"
 # One block is some 11 MB of counts by area and class, and a second of work; 10,000 replicates are 100 blocks.
@@ -94,9 +94,12 @@ class Counted:
     panels: list[Panel]
 
 
-def count(study: Study) -> tuple[Counted, list[Analysis], dict[str, str], dict[str, Floats], pd.DataFrame]:
+def count(
+    study: Study, *, geometry: bool = False
+) -> tuple[Counted, list[Analysis], dict[str, str], dict[str, Floats], pd.DataFrame]:
     """What replicates are drawn from, the analyses in order, those skipped, cut points, and cells of a study."""
-    areas = study.read(AREAS_FILE, geometry=True)
+    columns = None if geometry else [name for name in AREAS.names if name != AREAS.geometry]
+    areas = study.read(AREAS_FILE, columns=columns, geometry=geometry)
     cells = load_cells(study)
     inside, outside = counts_by_area(cells, areas["area"])
     wanted, skipped, cuts = analyses(areas, inside.sum(axis=1))
@@ -220,13 +223,10 @@ def _replicates(
     if work["redraw_calibration"]:
         probabilities = redraw_probabilities(calibration, replicates=replicates, seed=seed)
     if way.unit == "area":
-        if way.prediction == "two_class":
-            return area_replicates(
-                counted, two_class_means(counted.inside[:, :, None], probabilities), replicates=replicates, seed=seed
-            )
-        return area_replicates(
-            counted, point_means(counted, cells, way.prediction, calibration)[:, None], replicates=replicates, seed=seed
-        )
+        means = point_means(counted, cells, way.prediction, calibration)[:, None]
+        if work["redraw_calibration"]:
+            means = two_class_means(counted.inside[:, :, None], probabilities)
+        return area_replicates(counted, means, replicates=replicates, seed=seed)
     if way == Way("two_class", "image"):
         return image_replicates(counted, probabilities, replicates=replicates, seed=seed)
     if way.unit == "image":
@@ -324,6 +324,15 @@ def released(wanted: list[Panel], point: list[Floats], replicates: list[Floats])
         for panel, once, often in zip(wanted, point, replicates, strict=True)
         for analysis in panel.analyses
     }
+
+
+def without_replicates(one: Released) -> Released:
+    """The same estimates, with replicates that say nothing."""
+    return replace(
+        one,
+        replicate_totals=np.full_like(one.replicate_totals, np.nan),
+        replicate_means=np.full_like(one.replicate_means, np.nan),
+    )
 
 
 REPLICATE = Stage("replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates)

@@ -50,7 +50,7 @@ def released_table(
     Returns
     -------
     analysis, group (name for a reader), key (name in the released file), quantity, estimate, lower, upper, sd,
-    replicates
+    replicates (those that touch the group)
     """
     labels = group_labels(analysis)
     parts = []
@@ -58,7 +58,8 @@ def released_table(
         lower, upper = intervals(replicates, estimate, percent, acceleration=accelerated)[method]
         groups = [AVERAGE if key == TOTAL_KEY else labels.get(key, key) for key in keys]
         columns = {"group": groups, "key": keys, "quantity": quantity, "estimate": estimate}
-        spreads = {"lower": lower, "upper": upper, "sd": spread(replicates), "replicates": len(replicates)}
+        counted = (~np.isnan(replicates)).sum(axis=0)
+        spreads = {"lower": lower, "upper": upper, "sd": spread(replicates), "replicates": counted}
         parts.append(pd.DataFrame({"analysis": analysis, **columns, **spreads}))
     table = pd.concat(parts, ignore_index=True)
     return table[table["estimate"].notna()]
@@ -124,7 +125,7 @@ def area_table(
     seen = images > 0
     persons = areas["persons"].to_numpy()
     overall = (level[seen] * persons[seen]).sum() / persons[seen].sum() if persons[seen].sum() else np.nan
-    by_area = cells.groupby("area").sum(numeric_only=True).reindex(areas["area"])
+    by_area = cells.groupby("area").sum(numeric_only=True, min_count=1).reindex(areas["area"])
     with np.errstate(invalid="ignore", divide="ignore"):
         return pd.DataFrame(
             {
@@ -168,7 +169,8 @@ def agreement(
     )
     by_place = by_place.groupby("place").sum()
     rows = table[(table["analysis"] == "neighbourhood") & (table["quantity"] == "relative_to_average")].set_index("key")
-    # A place without people has no estimate, and so no row.
+    # A place without people has no estimate, and so no row; one without an interval holds and misses nothing.
+    rows = rows[rows["lower"].notna()]
     places = by_place.loc[rows.index]
     truth = places["sum"] / places["persons"] / overall
     covered = truth.between(rows["lower"], rows["upper"])
@@ -176,10 +178,10 @@ def agreement(
     return {
         "neighbourhoods": len(rows),
         "covered": int(covered.sum()),
-        "share": float(covered.mean()),
+        "share": float(covered.mean()) if len(rows) else None,
         "with_enough_positives": int(enough.sum()),
         "enough_positives": POSITIVES_FOR_AN_INTERVAL,
         "covered_with_enough": int(covered[enough].sum()),
         "share_with_enough": float(covered[enough].mean()) if enough.any() else None,
-        "rank_correlation": float(stats.spearmanr(truth, rows["estimate"]).statistic),
+        "rank_correlation": float(stats.spearmanr(truth, rows["estimate"]).statistic) if len(rows) > 2 else None,
     }

@@ -29,6 +29,7 @@ RANKED_ENDS = 10  # neighbourhoods at each end of a ranking
 # Analyses whose groups have an order of their own: the last is set against the first, not every pair.
 ORDERED = ("density", "density_residential", "income", "income_residential")
 PLACES = "neighbourhood"  # too many groups for conclusions on each: their ranking is compared
+_NOTHING = 1e-9  # a difference of rounding alone has no direction
 HOLDS, DIRECTION, DEPENDS = "holds under all", "holds in direction only", "depends on"
 
 
@@ -227,6 +228,7 @@ def _conclude(
 ) -> dict[str, Any]:
     shift = 1.0 if contrast.below is None else 0.0
     values = np.array([contrast.of(estimate) for estimate, _ in ordered])
+    values[np.abs(values) < _NOTHING] = 0.0
     ends = np.array([np.ravel(_interval(contrast.of(replicates)[:, None], percent)) for _, replicates in ordered])
     sign = np.sign(values[0])
     known = ~np.isnan(values)

@@ -12,11 +12,20 @@ import pandas as pd
 from analysis.bootstrap import Counts, Floats
 from analysis.calibrate import TwoClass, load_calibration
 from analysis.cells import PROBABILITY_STEP
-from analysis.clusters import load_clusters
+from analysis.clusters import clusters_of, load_clusters
 from analysis.estimate import Analysis, frames
 from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
 from analysis.published import Released
-from analysis.replicates import Counted, Way, count, load_replicates, point_means, possible_ways, released
+from analysis.replicates import (
+    Counted,
+    Way,
+    count,
+    load_replicates,
+    point_means,
+    possible_ways,
+    released,
+    without_replicates,
+)
 from analysis.results import (
     QUANTITIES,
     Accelerations,
@@ -33,6 +42,8 @@ from pipeline.store import Record, Study, fingerprint
 from pipeline.tables import CELLS
 
 ESTIMATES = "estimates"
+# Rides, days or areas: with fewer, draws of them say nothing. Of 4 days one draw in 64 is a single day.
+UNITS_FOR_AN_INTERVAL = 5
 TABLES_FILE = f"{ESTIMATES}/tables.csv"
 AREAS_CSV_FILE = f"{ESTIMATES}/areas.csv"
 SUMMARY_FILE = f"{ESTIMATES}/summary.json"
@@ -43,7 +54,7 @@ def plan_estimate(study: Study) -> list[Shard]:
     """One shard, made from all cells, all replicates and the rules of estimation."""
     made_from = [
         [record.fingerprint for record in study.records(stage).values()]
-        for stage in ("cells", "clusters", "replicates", "layers", "calibrate")
+        for stage in ("read", "ingest", "annotate", "cells", "clusters", "replicates", "layers", "calibrate")
     ]
     work = {"rules": study.settings.estimate.model_dump(mode="json"), "truth": study.settings.sources.truth}
     return [Shard("estimates", work, made_from=fingerprint(made_from))]
@@ -52,7 +63,7 @@ def plan_estimate(study: Study) -> list[Shard]:
 def process_estimate(study: Study, _shard: Shard) -> Record:
     """Write estimates/: cells, replicates by analysis, tables, levels by area, summary; a folder a further way."""
     rules = study.settings.estimate
-    counted, wanted, skipped, cuts, cells = count(study)
+    counted, wanted, skipped, cuts, cells = count(study, geometry=True)
     calibration, adjusted, evaluation = load_calibration(study)
     inside, areas = counted.inside, counted.areas
     files = [study.write(CELLS, cells, CELLS_FILE)]
@@ -62,6 +73,9 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
     for way in possible:
         folder = f"{ESTIMATES}/{way.folder}" if tables else ESTIMATES
         results, accelerated = _results(study, way, counted, cells, calibration)
+        few = _too_few(study, way, counted)
+        if few:
+            results = {name: without_replicates(one) for name, one in results.items()}
         tables[folder] = _tables(wanted, results, accelerated, counted, rules)
         replicates = next(iter(results.values())).replicate_totals
         made.append(
@@ -71,6 +85,7 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
                 "folder": folder,
                 "replicates": len(replicates),
                 "without_an_estimate": int(np.isnan(replicates).sum()),
+                "without_intervals": few,
                 "redraw_calibration": rules.redraw_calibration and way.prediction == "two_class",
             }
         )
@@ -196,6 +211,18 @@ def _spread_within(
     sums = cells.groupby("area")[powers].sum().reindex(counted.areas["area"], fill_value=0.0)
     first, second, third = sums.to_numpy().T
     return second - means * first, third - 3 * means * second + 2 * means**2 * first
+
+
+def _too_few(study: Study, way: Way, counted: Counted) -> str:
+    """Why the units of a way are too few for an interval, else empty."""
+    if way.unit == "image":
+        return ""
+    number = int((counted.inside.sum(axis=1) > 0).sum()) if way.unit == "area" else clusters_of(study, way.unit)
+    return (
+        f"{number} {way.unit}s: fewer than {UNITS_FOR_AN_INTERVAL} say nothing"
+        if number < UNITS_FOR_AN_INTERVAL
+        else ""
+    )
 
 
 def _tables(

@@ -11,10 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
+import numpy as np
 import pandas as pd
 import yaml
 
 from analysis.bootstrap import counts_by_area
+from analysis.calibrate import CALIBRATE
+from analysis.cells import CELLS_STAGE
+from analysis.clusters import CLUSTERS, PARTS
 from analysis.estimate import PUBLISHED_FILES
 from analysis.published import read_released
 from analysis.release import (
@@ -29,14 +34,21 @@ from analysis.release import (
     release,
     round_to_digits,
 )
-from analysis.stages import CELLS_FILE, SUMMARY_FILE
+from analysis.replicates import REPLICATE
+from analysis.spatial_statistics import describe_map
+from analysis.stages import CELLS_FILE, ESTIMATE, SUMMARY_FILE
 from dashboards.folder import check_folder, fill_folder
+from dashboards.results import UNITS
+from pipeline.annotate import ANNOTATE
 from pipeline.config import Estimate, Settings
 from pipeline.errors import NotYetMade, SettingsError, SourceError
-from pipeline.layers import AREAS_FILE
+from pipeline.layers import AREAS_FILE, LAYERS
+from pipeline.run import outdated
 from pipeline.store import Study
 
 CHECKSUMS = "SHA256SUMS"
+# Stages whose output a release is made from, in order.
+_BEHIND = (LAYERS, ANNOTATE, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE)
 _SETTINGS_LEFT_OUT = (
     "cache, sources and the path of every layer (where files lie is private), estimate.seed (whoever knows it could "
     "draw the replicates again and try which counts give them)"
@@ -53,8 +65,10 @@ _SUMMARY_MEANINGS = {
     "interval_percent": "of the replicates that an interval holds, in the middle",
     "cut_points": "of density (persons / sq mi) and income (USD) by image quartile, three significant digits",
     "skipped": "analyses that are not in the release, with the reason",
-    "correlations": "of levels with what is known of areas, withheld areas among them; three decimals",
-    "moran": "Moran's I of the levels of areas, withheld areas among them; three decimals",
+    "correlations": "of the levels of areas that are not withheld with what is known of them; three decimals",
+    "moran": "Moran's I of the levels of areas that are not withheld; three decimals",
+    "drawn": "what the bootstrap drew again: single images, or whole rides, days or areas",
+    "intervals": "how they come from the replicates in the JSON files, whatever study.yaml asks for",
 }
 
 
@@ -78,14 +92,21 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         check_folder(out, known_by=CHECKSUMS)
     if missing := [name for name in (CELLS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
         raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
-    areas = study.read(AREAS_FILE)
+    if stale := outdated(study, _BEHIND):
+        raise SourceError(
+            f"the estimates of {study.root} are not those that its study.yaml asks for ({', '.join(stale)} not up to "
+            f"date): run `patrolscope run --study {study.root}` first"
+        )
+    areas = study.read(AREAS_FILE, geometry=True)
     inside, _ = counts_by_area(study.read(CELLS_FILE), areas["area"])
     summary = json.loads(study.read_bytes(SUMMARY_FILE))
-    if "moran" not in summary:
+    way = next((way for way in summary["ways"] if way["prediction"] == "two_class"), None)
+    if way is None:
         raise SourceError(
-            f"{study.path(SUMMARY_FILE)} is of an earlier version: run `patrolscope estimate --study {study.root}`"
+            "a release withholds what levels by class give away, and this study has none: put two_class under "
+            "estimate.predictions of study.yaml"
         )
-    results, _ = read_released(str(study.fs.unstrip_protocol(study.path("estimates"))))
+    results, _ = read_released(str(study.fs.unstrip_protocol(study.path(way["folder"]))))
     calibration = summary["calibration"]
     made = release(
         areas,
@@ -95,6 +116,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         minimum=minimum,
         percent=summary["interval_percent"],
     )
+    summary |= {"way": way, **_described(made, areas, study.settings)}
     fill_folder(out, release_files(made, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
     lines = [_for_the_owner(made, minimum), f"{out}: {len(made.areas):,} areas, {len(made.results)} analyses"]
     if study.settings.estimate.seed == Estimate.model_fields["seed"].default and made.results:
@@ -103,6 +125,16 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
             f"in study.yaml and run `patrolscope estimate --study {study.root}` again"
         )
     return lines
+
+
+def _described(made: Release, areas: gpd.GeoDataFrame, settings: Settings) -> dict[str, Any]:
+    """Correlations and Moran's I of the levels as they are published: they tell nothing of a withheld area."""
+    hidden = made.areas["withheld"] == "true"
+    levels = pd.DataFrame({"level": made.areas["level"].mask(hidden), "felony_distance_ft": np.nan})
+    described = describe_map(areas, levels.assign(station_distance_ft=np.nan), settings.estimate, settings.city.crs)
+    correlated = pd.DataFrame(described["correlations"])
+    known = correlated[~correlated["covariate"].str.endswith("_distance_ft")].to_dict("records")
+    return {"correlations": known, "moran": described["moran"]}
 
 
 def release_files(made: Release, settings: Settings, summary: dict[str, Any], minimum: int) -> dict[str, bytes]:
@@ -147,6 +179,8 @@ def _summary(made: Release, summary: dict[str, Any], minimum: int) -> dict[str, 
         "images": round(inside / rounded_to) * rounded_to,
         "calibration": summary["calibration"],
         "interval_percent": summary["interval_percent"],
+        "drawn": UNITS[summary["way"]["unit"]],
+        "intervals": "percentiles",
         "cut_points": {
             name: [round_to_digits(cut) for cut in cuts]
             for name, cuts in summary["cut_points"].items()
@@ -245,8 +279,9 @@ withheld.
 
 * A withheld area has images, positives and level empty and `withheld` true. Which areas are withheld for their few
   images, and which for the others' sake, is not told. An area without images is shown with 0.
-* All that is published leaves at least {minimum} values for a withheld number of images, and a range of at least
-  1/{minimum} for the share of them that is positive.
+* Correlations and Moran's I are computed from the published levels of the areas that are not withheld.
+* All counts and levels that are published leave at least {minimum} values for a withheld number of images, and a
+  range of at least 1/{minimum} for the share of them that is positive.
 * Images of groups other than neighbourhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS}
   decimals, relative levels {RELATIVE_DECIMALS}; these, intervals and spreads are computed from the rounded levels.
 * A level has no withheld area behind it or at least {FEWEST_IN_A_LEVEL}. A group with withheld areas has replicates,

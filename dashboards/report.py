@@ -46,7 +46,7 @@ SECTIONS = (
     ("race", "Race and ethnicity", "Weighted by where people of each group live."),
     ("density", "Population density", "Areas by quartile of people per square mile, over images."),
     ("income", "Median household income", "Areas by quartile of median household income, over images."),
-    ("zone", "Zone", "Areas by the zone that covers at least half of them."),
+    ("zone", "Zone", "Areas by the zone that covers at least {zone_share:.0%} of them."),
     ("borough", "Borough", ""),
     ("neighbourhood", "Neighbourhood", ""),
 )
@@ -133,7 +133,10 @@ def render_report(study: Study, results: Results) -> str:
         drawn=results.drawn,
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),
         maps=[{"name": n, "title": t, "caption": c, "uri": pictures[n]} for n, t, c in MAPS if pictures[n]],
-        sections=[_section(results, *section, uri=pictures[section[0]]) for section in SECTIONS],
+        sections=[
+            _section(results, *section, uri=pictures[section[0]], zone_share=settings.estimate.zone_share)
+            for section in SECTIONS
+        ],
         ends=[
             {"title": f"{len(groups)} {heading}", "rows": _with_levels(results, "neighbourhood", groups)}
             for heading, groups in zip(("highest", "lowest"), results.ends(), strict=True)
@@ -183,14 +186,16 @@ def _with_interval(row: pd.Series[Any], percent: float) -> str:
     )
 
 
-def _section(results: Results, name: str, title: str, about: str, *, uri: str | None) -> dict[str, Any]:
+def _section(
+    results: Results, name: str, title: str, about: str, *, uri: str | None, zone_share: float
+) -> dict[str, Any]:
     """What the template shows of one kind of group: figure, tables, and what was not estimated."""
     analyses = [analysis for analysis in (name, f"{name}_residential") if analysis in ANALYSES]
     cuts = results.summary["cut_points"]
     return {
         "name": name,
         "title": title,
-        "about": about,
+        "about": about.format(zone_share=zone_share),
         "uri": uri,
         "tables": [
             {

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.distribute import finish_shards
+from pipeline.errors import NotYetMade
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
 
@@ -74,6 +75,20 @@ def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: dic
         or records[shard.name].fingerprint != stage.fingerprint(shard)
         or not all(study.exists(name) for name in records[shard.name].files)
     ]
+
+
+def outdated(study: Study, stages: Sequence[Stage]) -> list[str]:
+    """Names of stages whose output is not what the settings and sources of today would make."""
+    names = []
+    for stage in stages:
+        try:
+            shards = stage.plan(study)
+        except NotYetMade:
+            names.append(stage.name)
+            continue
+        if unfinished(study, stage, shards, study.records(stage.name)):
+            names.append(stage.name)
+    return names
 
 
 def _run_stage(study: Study, stage: Stage, client: Callable[[], distributed.Client], progress: Progress) -> Outcome:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import analyses, panels
+from analysis.estimate import Analysis, Frame, analyses, panels
 from analysis.published import Released
 from analysis.replicates import Counted, image_replicates, released, two_class_means
 
@@ -31,3 +31,20 @@ def by_images(
     means = two_class_means(inside[:, :, None], by_class)
     drawn = image_replicates(counted, by_class, replicates=range(replicates), seed=seed)
     return released(counted.panels, [panel.means(means)[:, 0] for panel in counted.panels], drawn)
+
+
+def relative_levels(analysis: Analysis, frame: Frame, means: np.ndarray, persons: np.ndarray) -> np.ndarray:
+    """Levels of groups by the overall mean, (..., groups), from means of areas, (..., areas), in plain matrices."""
+    total, levels = weighted_levels(analysis, frame, means, persons)
+    return levels / total[..., None]
+
+
+def weighted_levels(
+    analysis: Analysis, frame: Frame, means: np.ndarray, persons: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overall mean, (...,), and means of groups, (..., groups)."""
+    seen = ~np.isnan(means) & frame.areas
+    weights = np.column_stack([persons, analysis.weights])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        both = (np.where(seen, means, 0.0) @ weights) / (seen.astype(float) @ weights)
+    return both[..., 0], both[..., 1:]

@@ -112,14 +112,14 @@ def test_a_folder_with_other_files_is_refused_unless_forced(finished, tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["areas"]["withheld"] == 0
 
 
-def test_estimates_of_an_earlier_version_are_refused_with_what_to_do(finished, tmp_path):
+def test_estimates_that_are_not_those_of_the_settings_are_refused_with_what_to_do(finished, tmp_path):
     from tests.integration.studies import branch
 
-    old = branch(finished, "old-summary")
-    for folder in ("estimates", "areas"):
+    old = branch(finished, "other-seed", estimate={"seed": 998_877})
+    for folder in ("estimates", "areas", "manifest"):
         shutil.copytree(finished.path(folder), old.path(folder))
-    summary = json.loads(old.read_bytes("estimates/summary.json"))
-    del summary["moran"]
-    old.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json")
     code, output = invoke("--study", old.root, "--out", str(tmp_path / "out"))
-    assert (code, "is of an earlier version: run `patrolscope estimate" in output) == (2, True)
+    assert code == 2
+    assert "not those that its study.yaml asks for" in output
+    assert "run `patrolscope run --study" in output
+    assert not (tmp_path / "out").exists()

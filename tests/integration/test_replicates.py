@@ -52,6 +52,8 @@ def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estima
             pd.testing.assert_series_equal(one["estimate"], tables["image"]["estimate"], obj=unit)
         # Races are estimated from nearly all images: there, the mean of the replicates is close to the estimate.
         race = {unit: one[one["analysis"] == "race"] for unit, one in tables.items()}
+        assert race.pop("day")[["lower", "upper", "sd"]].isna().all(axis=None)  # three days say nothing
+        assert made[prediction, "day"]["without_intervals"] == "3 days: fewer than 5 say nothing"
         for unit, one in race.items():
             assert one["estimate"].between(one["lower"] - one["sd"], one["upper"] + one["sd"]).all(), unit
         assert race["area"]["sd"].mean() > race["image"]["sd"].mean()

@@ -48,12 +48,15 @@ def test_small_counts_have_exactly_the_probabilities_of_a_multinomial():
 
 
 def test_large_counts_have_the_means_and_covariances_of_a_multinomial_whether_topped_up_or_drawn_anew():
-    inside = np.array([[300, 40], [150, 10], [80, 0]])
-    frames = [frame("all", [True] * 3), frame("some", [True, False, True]), frame("none", [False] * 3)]
+    inside = np.array([[300, 40], [150, 10], [80, 0], [5, 3]])
+    frames = [
+        *(frame("all", [True] * 4), frame("some", [True, False, True, False]), frame("none", [False] * 4)),
+        frame("few", [False, False, False, True]),
+    ]
     replicates = 20_000
     drawn = resample_images(inside, np.zeros(2, dtype=np.int64), frames, replicates=range(replicates), seed=2)
     assert not drawn["none"].any()
-    for name, rows in (("all", [0, 1, 2]), ("some", [0, 2])):
+    for name, rows in (("all", [0, 1, 2, 3]), ("some", [0, 2]), ("few", [3])):
         cells = inside[rows].ravel()
         counts = drawn[name][rows].reshape(len(cells), -1)
         assert (counts.sum(axis=0) == cells.sum()).all()

@@ -9,10 +9,11 @@ from analysis.bootstrap import Counts, counts_by_area, draw_clusters
 from analysis.calibrate import TwoClass
 from analysis.cells import PROBABILITY_STEP
 from analysis.clusters import Clusters, gather, part_of
-from analysis.estimate import analyses, evaluate_analysis, frames, panels
+from analysis.estimate import analyses, frames, panels
 from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
 from analysis.replicates import Counted, adjusted_means, area_replicates, cluster_sums, two_class_means
 from pipeline.hashing import text_keys
+from tests.estimated import weighted_levels
 from tests.unit.test_estimate import PROBABILITIES, areas, cells_of  # noqa: F401 - a fixture
 
 P_NEGATIVE, P_POSITIVE = PROBABILITIES[:, 0]
@@ -73,8 +74,9 @@ def test_clusters_do_not_depend_on_how_the_images_were_split(areas, images, unit
 
 
 def test_no_image_makes_no_cluster(areas, images):  # noqa: F811
-    rows, number = gather([part(images.head(0), areas["area"], "ride")])
-    assert (len(rows), number) == (0, 0)
+    for parts in ([part(images.head(0), areas["area"], "ride")], []):
+        rows, number = gather(parts)
+        assert (len(rows), number) == (0, 0)
 
 
 def test_of_single_images_each_has_its_row_and_key(areas, images):  # noqa: F811
@@ -113,9 +115,9 @@ def test_drawing_clusters_is_repeating_their_rows(areas, images, unit):  # noqa:
     for panel in panels(wanted, areas):
         together = panel.means(means)
         for analysis in panel.analyses:
-            alone = evaluate_analysis(analysis, panel.frame, means.T, persons)
-            np.testing.assert_allclose(together[0], alone.total, rtol=1e-12)
-            np.testing.assert_allclose(together[panel.rows[analysis.name]].T, alone.means, rtol=1e-12)
+            total, levels = weighted_levels(analysis, panel.frame, means.T, persons)
+            np.testing.assert_allclose(together[0], total, rtol=1e-12)
+            np.testing.assert_allclose(together[panel.rows[analysis.name]].T, levels, rtol=1e-12)
 
 
 def test_an_area_drawn_twice_counts_as_two_areas(areas, images):  # noqa: F811

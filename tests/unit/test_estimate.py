@@ -12,17 +12,16 @@ from analysis.estimate import (
     RACES,
     analyses,
     area_means,
-    evaluate_analysis,
     frames,
     quartile_of,
     weighted_percentiles,
 )
 from analysis.intervals import percentile_interval, spread
 from analysis.published import Released
-from analysis.results import released_table, with_counts
+from analysis.results import area_table, released_table, with_counts
 from pipeline.errors import SourceError
 from pipeline.tables import PEOPLE_PUBLISHED
-from tests.estimated import by_images
+from tests.estimated import by_images, relative_levels
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
 
@@ -178,7 +177,7 @@ def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images)
 
     def relative(counts: np.ndarray) -> np.ndarray:
         means = area_means(counts[..., 1], counts.sum(axis=-1), P_POSITIVE, P_NEGATIVE)
-        return evaluate_analysis(borough, frame, means, persons).relative
+        return relative_levels(borough, frame, means, persons)
 
     replicates = 600
     drawn = resample_images(inside, outside, list(frames(areas).values()), replicates=range(replicates), seed=11)
@@ -214,6 +213,40 @@ def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(areas, imag
     table = with_counts(table, borough, frames(areas)["all"], inside.sum(axis=1))
     assert set(table["group"]) == {"X", "Y", "All"}
     assert "Z_weighted_mean" not in results["borough"].to_json()
+
+
+def test_no_image_makes_no_cell():
+    assert len(add_cells([])) == 0
+
+
+def test_an_analysis_whose_frame_nobody_lives_in_is_skipped_and_said_so(areas, images):
+    rural = areas.assign(persons=areas["persons"].where(areas["zone"] != "R", 0.0))
+    inside, _ = counts_by_area(cells_of(images), areas["area"])
+    wanted, skipped, _ = analyses(rural, inside.sum(axis=1))
+    residential = {name for name in NAMES if "residential" in name}
+    assert set(skipped) == residential
+    assert set(skipped.values()) == {"nobody lives in an area of its frame with an analysed image"}
+    assert {one.name for one in wanted} == set(NAMES) - residential
+
+
+def test_of_a_study_without_stations_no_distance_is_known_rather_than_zero(areas, images):
+    cells = cells_of(images).assign(station_ft_sum=np.nan, felony_ft_sum=np.nan)
+    inside, _ = counts_by_area(cells, areas["area"])
+    levels = area_table(areas, add_cells([cells]), inside, (P_POSITIVE, P_NEGATIVE))
+    assert levels["level"].notna().sum() == 7
+    assert levels[["station_distance_ft", "felony_distance_ft", "adjusted_level"]].isna().all(axis=None)
+
+
+def test_a_level_of_zero_has_no_multiples_and_its_file_reads_back(areas, images):
+    inside, _ = counts_by_area(cells_of(images.assign(positive=False)), areas["area"])
+    borough = by_images(areas, inside, (P_POSITIVE, 0.0), replicates=3, seed=1)["borough"]
+    assert borough.total == 0
+    assert np.isnan(borough.relative).all()
+    again = Released.from_json(borough.to_json(), where="here")
+    assert "relative" not in borough.to_json()
+    np.testing.assert_array_equal(again.replicate_means, borough.replicate_means[:, [0, 1]])
+    table = released_table("borough", borough, 95)
+    assert set(table["quantity"]) == {"weighted_mean"}
 
 
 def test_without_zones_the_residential_analyses_are_skipped_and_said_so(areas, images):

@@ -65,6 +65,7 @@ def made_summary(inside: np.ndarray) -> dict:
         "calibration": calibration,
         "images": {"analysed": int(inside.sum()) + 5, "outside_every_area": 5},
         "interval_percent": 95.0,
+        "way": {"unit": "image"},
         "cut_points": {"density": [123.456, 2345.6, 34567.8]},
         "skipped": {},
         "correlations": [{"covariate": "income_usd", "pearson": 0.123456, "areas": 7}],
