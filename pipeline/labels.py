@@ -24,6 +24,7 @@ from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
 from pipeline.tables import DETECTIONS
 
+FOLDER = "detections/labels"
 ENDING = ".txt"
 FILES_A_SHARD = 20_000
 LARGEST_FILE = 2**20  # bytes: a detector's some hundred boxes of 60 bytes are far below; a larger file is no label file
@@ -39,6 +40,9 @@ _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _BOX = rf"^[0-9]{{1,9}}(?: {_NUMBER}){{5}}$"
 _BOX_WITHOUT_CONF = rf"^[0-9]{{1,9}}(?: {_NUMBER}){{4}}$"
 _FIELDS = ["class", "cx", "cy", "w", "h", "conf"]
+_READ = {"image_id", "status", "score", "score_any", "boxes"}
+# A label file has no size of the image, in pixels of which boxes are kept.
+NOT_IN_LABELS = dict.fromkeys((name for name in DETECTIONS.names if name not in _READ), None)
 
 
 def read_labels(contents: Sequence[bytes], *, police_class: int, ledger: Ledger) -> pd.DataFrame:
@@ -260,8 +264,8 @@ def process_labels(study: Study, shard: Shard) -> Record:
         for contents in _contents(fs, [f"{root}/{file}" for file in files])
     ]
     image_ids = pd.Series([file.removesuffix(ENDING) for file in files], dtype="str")
-    detections = DETECTIONS.conform(pd.concat(parts, ignore_index=True).assign(image_id=image_ids))
-    file = study.write(DETECTIONS, detections, f"detections/{shard.name}.parquet")
+    detections = DETECTIONS.conform(pd.concat(parts, ignore_index=True).assign(image_id=image_ids, **NOT_IN_LABELS))
+    file = study.write(DETECTIONS, detections, f"{FOLDER}/{shard.name}.parquet")
     return Record("", "", (file,), len(files), len(detections), (ledger.close(len(detections)),))
 
 
@@ -315,4 +319,4 @@ def _head(path: str) -> bytes:
         os.close(descriptor)
 
 
-LABELS = Stage("labels", unit="files", folders=("detections",), plan=plan_labels, process=process_labels)
+LABELS = Stage("labels", unit="files", folders=(FOLDER,), plan=plan_labels, process=process_labels)
