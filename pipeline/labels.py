@@ -151,7 +151,7 @@ def plan_labels(study: Study) -> list[Shard]:
     """
     settings = study.settings
     roots = [fsspec.core.url_to_fs(study.resolve(root)) for root in settings.sources.labels]
-    _refuse_overlap([posixpath.normpath(str(place)) for _, place in roots])
+    refuse_overlap([posixpath.normpath(str(place)) for _, place in roots], "sources.labels")
     shards = []
     for number, (entry, (fs, place)) in enumerate(zip(settings.sources.labels, roots, strict=True)):
         if not fs.isdir(place):
@@ -167,11 +167,17 @@ def plan_labels(study: Study) -> list[Shard]:
     return shards
 
 
-def _refuse_overlap(places: list[str]) -> None:
+def refuse_overlap(places: Sequence[str], setting: str) -> None:
+    """Refuse folders of which one lies in another, or is named twice.
+
+    Raises
+    ------
+    SourceError : names two of them
+    """
     for first, place in enumerate(places):
         for other in places[first + 1 :]:
             if f"{place}/".startswith(f"{other}/") or f"{other}/".startswith(f"{place}/"):
-                raise SourceError(f"sources.labels: {place} and {other} hold the same files: name one of them")
+                raise SourceError(f"{setting}: {place} and {other} hold the same files: name one of them")
 
 
 def _cuts(fs: Any, root: str) -> Iterator[_Cut]:
