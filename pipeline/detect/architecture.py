@@ -69,7 +69,9 @@ class Architecture:
     """Layers, anchors and number of classes: all that a network is built from."""
 
     layers: tuple[Layer, ...]
-    anchors: tuple[tuple[float, ...], ...]  # a level: width, height, width, height, ... in pixels of the network's input
+    anchors: tuple[
+        tuple[float, ...], ...
+    ]  # a level: width, height, width, height, ... in pixels of the network's input
     classes: int
 
     @property

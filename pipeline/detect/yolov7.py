@@ -206,7 +206,9 @@ class Head(nn.Module):
         self.register_buffer("anchors", pixels / torch.tensor(strides, device="cpu").reshape(-1, 1, 1))
         self.register_buffer("anchor_grid", pixels.reshape(levels, 1, -1, 1, 1, 2).clone())
         self.m = nn.ModuleList(nn.Conv2d(number, wide, 1) for number in channels[:levels])
-        self.m2 = nn.ModuleList(nn.Conv2d(number, wide, 1) for number in channels[levels:]) if kind == AUXILIARY else None
+        self.m2 = (
+            nn.ModuleList(nn.Conv2d(number, wide, 1) for number in channels[levels:]) if kind == AUXILIARY else None
+        )
         self.ia = self.im = None
         if kind != DETECT:
             self.ia = nn.ModuleList(Implicit(number, 0.0) for number in channels[:levels])
@@ -262,8 +264,8 @@ def _of(number: int | None) -> int:
     return cast("int", number)
 
 
-def channels_and_strides(architecture: Architecture) -> list[tuple[int, int]]:
-    """Channels of every layer but the last, and pixels of the network's input that one of its cells spans.
+def channels_and_strides(architecture: Architecture) -> dict[int, tuple[int, int]]:
+    """Channels of the image and every layer but the last, and pixels of the network's input that one of its cells spans.
 
     Raises
     ------
@@ -278,7 +280,7 @@ def channels_and_strides(architecture: Architecture) -> list[tuple[int, int]]:
         out = {"Concat": sum(channels), "ReOrg": 4 * channels[0]}.get(layer.kind, layer.channels or channels[0])
         scale = {"MP": 2, "ReOrg": 2, "DownC": 2}.get(layer.kind, layer.stride or 1)
         known[index] = out, strides[0] // 2 if layer.kind == "nn.Upsample" else strides[0] * scale
-    return [known[index] for index in range(len(architecture.layers) - 1)]
+    return known
 
 
 class Network(nn.Module):
@@ -297,26 +299,18 @@ class Network(nn.Module):
         self.model = nn.ModuleList()
         for layer in architecture.layers:
             if layer.kind in HEADS:
-                self.model.append(Head(layer.kind, [channels for channels, _ in read], architecture, list(self.strides)))
+                self.model.append(
+                    Head(layer.kind, [channels for channels, _ in read], architecture, list(self.strides))
+                )
             else:
-                source = layer.sources[0]
-                self.model.append(_BUILDERS[layer.kind](layer, 3 if source == IMAGE else self._read(sizes, layer)))
+                self.model.append(_BUILDERS[layer.kind](layer, sizes[layer.sources[0]][0]))
         self._plan = _plan(architecture, architecture.head.sources)
         self._lead_plan = _plan(architecture, architecture.lead_sources)
-
-    @staticmethod
-    def _read(sizes: list[tuple[int, int]], layer: Layer) -> int:
-        return sizes[layer.sources[0]][0]
 
     @property
     def head(self) -> Head:
         """The detection layer."""
         return cast("Head", self.model[-1])
-
-    @property
-    def is_fused(self) -> bool:
-        """Whether the network has no batch norm (any more)."""
-        return not any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         known = {IMAGE: images}
@@ -353,7 +347,9 @@ class Network(nn.Module):
         if missing := sorted(own.keys() - given.keys()):
             raise WeightsError(f"the weights lack {len(missing)} tensors of their own layer list: {missing[0]}, ...")
         if unknown := sorted(given.keys() - own.keys()):
-            raise WeightsError(f"the weights hold {len(unknown)} tensors that the layer list has not: {unknown[0]}, ...")
+            raise WeightsError(
+                f"the weights hold {len(unknown)} tensors that the layer list has not: {unknown[0]}, ..."
+            )
         for name, shape in own.items():
             if given[name] != shape:
                 raise WeightsError(f"{name} is {given[name]} in the weights: the layer list makes it {shape}")
