@@ -349,6 +349,34 @@ def _print_dictionary(tables: list[Any]) -> None:
         console.print(grid)
 
 
+@app.command()
+def weights(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A detector's weights; a path, or any fsspec URL.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """What is in a file of weights: kind, variant, classes, strides, anchors; nothing in it is executed."""
+    with _errors():
+        from pipeline.detect.describe import describe
+
+        facts = describe(file)
+    if as_json:
+        _say(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        _say(f"{name.replace('_', ' '):{width}}  {_in_words(value)}")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    if isinstance(value, list):
+        return " | ".join(" ".join(f"{n:g}" for n in one) if isinstance(one, list) else str(one) for one in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not said" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _estimate_stages() -> list[Stage]:
     from analysis.calibrate import CALIBRATE
     from analysis.cells import CELLS_STAGE
