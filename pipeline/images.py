@@ -110,6 +110,39 @@ class Store:
                 yield Entry(path, *_known(info))
         self.fs.invalidate_cache()
 
+    def version(self, path: str) -> str | None:
+        """What the file system says now of a file's version; None where it is gone.
+
+        Raises
+        ------
+        SourceError : it does not answer
+        """
+        try:
+            if self.is_local:
+                return str(os.stat(self.place(path)).st_mtime_ns)  # noqa: PTH116 - a Path costs twice the call
+            return _known(self.fs.info(self.place(path)))[1]
+        except FileNotFoundError:
+            return None
+        except remote_errors() as error:
+            raise self._unread(path, error) from error
+
+    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes | None:
+        """Content of a file, or bytes [start, stop) of it; None where it is gone.
+
+        Raises
+        ------
+        SourceError : it can not be read
+        """
+        try:
+            return bytes(self.fs.cat_file(self.place(path), start=start, end=stop))
+        except FileNotFoundError:
+            return None
+        except remote_errors() as error:
+            raise self._unread(path, error) from error
+
+    def _unread(self, path: str, error: Exception) -> SourceError:
+        return SourceError(f"{self.place(path)} can not be read ({error}): mend it, or start again when it can")
+
     def _shown(self, folder: str) -> Iterator[tuple[str, bool, tuple[int, str, datetime | None] | None]]:
         if self.is_local:
             with os.scandir(self.place(folder)) as found:  # 20 times faster than through fsspec
@@ -142,7 +175,7 @@ class Entry:
     modified: datetime | None
 
 
-def remote_errors() -> tuple[type[Exception], ...]:
+def remote_errors() -> tuple[type[BaseException], ...]:
     """What a file system raises when it can not answer; the libraries of object stores have errors of their own."""
     own = (
         ("botocore.exceptions", "BotoCoreError"),
@@ -313,10 +346,12 @@ def _members(store: Store, entry: Entry, left_out: Counter[str]) -> Iterator[dic
         # Only the headers are read, and what the file system reads ahead of them.
         with store.fs.open(store.place(entry.path), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                name = member.name.removeprefix("./")
+                name = posixpath.normpath(member.name)
                 if not member.isfile():
                     continue
-                if name.lower().endswith(IMAGE_ENDINGS) and not member.issparse():
+                if name.startswith(("/", "../")):
+                    left_out["member of a tar file with a path outside of it"] += 1
+                elif name.lower().endswith(IMAGE_ENDINGS) and not member.issparse():
                     found.append(_row(store, entry, name, member.offset_data, member.size))
                 else:
                     left_out["file that is no image by its ending"] += 1
