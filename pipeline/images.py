@@ -68,7 +68,7 @@ class Store:
             # What was listed in this process before is not asked for again otherwise.
             fs.invalidate_cache()
             found = "folder" if fs.isdir(root) else "file" if fs.exists(root) else ""
-        except (*remote_errors(), ValueError, ImportError) as error:
+        except remote_errors(ValueError, ImportError) as error:
             raise SourceError(f"images.sources: {source} can not be listed ({error}); {expected}") from error
         if found != "folder":
             what = "is a file" if found else "is not there"
@@ -175,7 +175,7 @@ class Entry:
     modified: datetime | None
 
 
-def remote_errors() -> tuple[type[BaseException], ...]:
+def remote_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     """What a file system raises when it can not answer; the libraries of object stores have errors of their own."""
     own = (
         ("botocore.exceptions", "BotoCoreError"),
@@ -183,7 +183,8 @@ def remote_errors() -> tuple[type[BaseException], ...]:
         ("gcsfs.retry", "HttpError"),
         ("google.auth.exceptions", "GoogleAuthError"),
     )
-    return (OSError, *(getattr(sys.modules[module], name) for module, name in own if module in sys.modules))
+    loaded = (getattr(sys.modules[module], name) for module, name in own if module in sys.modules)
+    return (OSError, *others, *loaded)
 
 
 def _known(info: dict[str, Any]) -> tuple[int, str, datetime | None]:

@@ -76,7 +76,7 @@ def _detector_of(study: Study) -> _Held:
     """
     asked = study.settings.images
     path = _weights(study)
-    options = {
+    options: dict[str, Any] = {
         "size": asked.size,
         "score_above": asked.score_above,
         "iou_above": asked.iou_above,
@@ -127,7 +127,7 @@ def _version(path: str) -> tuple[int, str]:
         raise WeightsError(
             f"no weights at {path}: images.weights of study.yaml, or --weights, names the file"
         ) from error
-    except (*remote_errors(), ValueError, ImportError) as error:
+    except remote_errors(ValueError, ImportError) as error:
         raise WeightsError(f"the weights at {path} can not be reached: {error}") from error
 
 
