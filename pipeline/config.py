@@ -151,7 +151,7 @@ class Images(Frozen):
     size: int = Field(1280, ge=32, le=8192)  # pixels, longer side of what the network sees (the paper's)
     score_above: Share = 0.01  # boxes of a lower confidence are left out (the paper's)
     iou_above: Share = 0.45  # of two boxes of a class that overlap more, the better one stays
-    classes: tuple[int | str, ...] | None = None  # by name or number; null: all that the weights know
+    classes: tuple[int | str, ...] = ()  # by name or number; none: all that the weights know
     augment: bool = False  # test-time augmentation: three passes, of which one is mirrored
     batch: int | None = Field(None, ge=1)  # images in one pass; null: what fits the device's memory
     max_megapixels: float = Field(50, gt=0, le=1000)  # a larger image is not decoded: status too_large

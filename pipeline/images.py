@@ -26,12 +26,13 @@ import fsspec
 import numpy as np
 import pandas as pd
 
+from pipeline.adopt import adopt
 from pipeline.errors import SourceError
 from pipeline.labels import refuse_overlap
 from pipeline.ledger import Ledger
 from pipeline.run import unfinished
 from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint
+from pipeline.store import Record, Study, fingerprint, open_study
 from pipeline.tables import IMAGE_INDEX
 
 FOLDER = "image_index"
@@ -430,6 +431,53 @@ INDEX = Stage("index", unit="folders", folders=(FOLDER,), plan=plan_index, proce
 
 
 # What the command asks.
+
+
+def adopt_sources(root: str, sources: Sequence[str]) -> list[str]:
+    """Write folders or URLs to study.yaml; none leave what is there. Returns a line on what has changed, or none.
+
+    Raises
+    ------
+    SettingsError : there is no study, and no sources to make one for
+    SourceError : a source can not be listed, or the study names none; nothing is written then
+    """
+    changed = adopt(root, {"images": {"sources": tuple(sources) or None}}, may_make=bool(sources), check=_reachable)
+    _reachable(open_study(root))
+    return changed
+
+
+def _reachable(study: Study) -> None:
+    if not study.settings.images.sources:
+        raise no_images(study)
+    plan_prefixes(study)
+    for source in study.settings.images.sources:
+        Store.of(study, source)
+
+
+def no_images(study: Study) -> SourceError:
+    """What to say of a study without an image."""
+    sources = ", ".join(study.settings.images.sources)
+    if not sources:
+        return SourceError(
+            f"study.yaml names no images: `patrolscope index IMAGES --study {study.root}`, with a folder or URL"
+        )
+    return SourceError(
+        f"images.sources: {sources} holds no image; expected {', '.join(IMAGE_ENDINGS)} or such in {TAR_ENDING}"
+    )
+
+
+def summary(study: Study) -> list[str]:
+    """What the index holds, in lines for a reader.
+
+    Raises
+    ------
+    SourceError : it holds no image
+    """
+    shards = list(indexed_shards(study))
+    if not shards:
+        raise no_images(study)
+    images, size = sum(images for _, images, _, _ in shards), sum(size for _, _, size, _ in shards)
+    return [f"{images:,} images, {size / 1e9:,.2f} GB, in {len(shards):,} shards for the detector"]
 
 
 def list_again(study: Study) -> None:

@@ -15,7 +15,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import IO, Any
 from urllib.parse import quote
@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.adopt import adopt as adopt_settings
 from pipeline.config import Period, Settings
 from pipeline.contract import Column, Table
 from pipeline.errors import NotYetMade, SourceError
@@ -49,7 +50,7 @@ from pipeline.rawcsv import (
 from pipeline.rawfiles import RawFile, identity, raw_files
 from pipeline.spatial.order import ROW_GROUP_ROWS, hilbert_key
 from pipeline.stages import Shard, Stage
-from pipeline.store import SETTINGS_FILE, Record, Study, create_study, fingerprint, open_study, study_at
+from pipeline.store import Record, Study, fingerprint
 from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
@@ -104,32 +105,11 @@ def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown
     SourceError : the sources can not serve; nothing is written then
     StudyBusy : a run is at work on the study
     """
-    fs, base = fsspec.core.url_to_fs(root)
-    new = bool(sources) and not fs.exists(f"{str(base).rstrip('/')}/{SETTINGS_FILE}")
-    study = study_at(root, Settings()) if new else open_study(root)
-    asked = {"trust": trust, "keep_unknown": keep_unknown}
-    ingest = {name: value for name, value in asked.items() if value is not None}
-    before = study.settings
-    after = before.model_copy(
-        update={
-            "sources": before.sources.model_copy(update={"metadata": tuple(sources) or before.sources.metadata}),
-            "ingest": before.ingest.model_copy(update=ingest),
-        }
-    )
-    if after == before:
-        return []
-    if sources:
-        raw_files(replace(study, settings=after))  # a mistyped name leaves the settings as they are
-    with study.lock():
-        create_study(root, after)
-    changed = [
-        f"ingest.{name}: {str(value).lower()}"
-        for name, value in ingest.items()
-        if value != getattr(before.ingest, name)
-    ]
-    if after.sources != before.sources:
-        changed.insert(0, f"sources.metadata: {', '.join(after.sources.metadata)}")
-    return [f"{study.path(SETTINGS_FILE)} now says {'; '.join(changed)}"]
+    changes: dict[str, dict[str, Any]] = {
+        "sources": {"metadata": tuple(sources) or None},
+        "ingest": {"trust": trust, "keep_unknown": keep_unknown},
+    }
+    return adopt_settings(root, changes, may_make=bool(sources), check=raw_files if sources else None)
 
 
 # Days.

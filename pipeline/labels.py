@@ -18,10 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.adopt import adopt
 from pipeline.errors import SourceError
 from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint
+from pipeline.store import Record, Study, fingerprint, open_study
 from pipeline.tables import DETECTIONS
 
 FOLDER = "detections/labels"
@@ -119,6 +120,21 @@ def _any(files: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.bool_]:
     found = np.zeros(count, dtype=bool)
     found[files] = True
     return found
+
+
+# What the command asks.
+
+
+def choose_labels(root: str) -> list[str]:
+    """Say in study.yaml that label files are what to use, where it says something else; a line on what has changed.
+
+    Raises
+    ------
+    SettingsError : there is no study
+    """
+    settings = open_study(root).settings
+    others = settings.images.weights is not None or settings.detection.source is not None
+    return adopt(root, {"detection": {"source": "labels" if others else None}})
 
 
 # The stage.

@@ -1,7 +1,7 @@
 """`patrolscope detect`: every image of the index through the detector.
 
-WEIGHTS opens the weights on a worker, before hours are spent, and says what the result is called: by the weights and all
-settings that change a box. A stage made for that result then takes the shards of the index one after the other. Other
+WEIGHTS opens the weights on a worker, before hours are spent, and names the result after the weights and
+all settings that change a box. A stage made for that result then takes the shards of the index one after the other. Other
 weights or settings are another result, which lies beside it.
 
 A worker process holds one detector, loaded when its first shard comes.
@@ -22,15 +22,16 @@ import fsspec
 import numpy as np
 import pandas as pd
 
+from pipeline.adopt import adopt
 from pipeline.detect import detector as detectors
 from pipeline.detect.detector import Detector
 from pipeline.detect.inference import Batch, Clock, Found, infer
 from pipeline.errors import NotYetMade, SourceError, WeightsError
-from pipeline.images import IMAGE_ENDINGS, TAR_ENDING, Store, indexed_shards, remote_errors
+from pipeline.images import Store, indexed_shards, no_images, remote_errors
 from pipeline.ledger import Ledger
 from pipeline.rawfiles import identity
 from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint
+from pipeline.store import Record, Study, fingerprint, open_study
 from pipeline.tables import DETECTIONS, IMAGE_INDEX
 
 RESOURCE = "GPU"  # of workers; where none offers it, all of them do the work
@@ -80,7 +81,7 @@ def _detector_of(study: Study) -> _Held:
         "size": asked.size,
         "score_above": asked.score_above,
         "iou_above": asked.iou_above,
-        "classes": asked.classes,
+        "classes": asked.classes or None,
         "augment": asked.augment,
         "device": asked.device,
         "precision": asked.precision,
@@ -189,7 +190,7 @@ def police_class_number(study: Study, names: Sequence[str]) -> int:
             f"the weights do not know the class {wanted!r}, only {known}: give its number as --police-class "
             f"(detection.police_class of study.yaml)"
         )
-    if chosen is not None and not {number, str(number), *names[number : number + 1]} & set(chosen):
+    if chosen and not {number, str(number), *names[number : number + 1]} & set(chosen):
         raise WeightsError(
             f"images.classes asks for {', '.join(map(str, chosen))} and not for the police class {wanted!r} "
             f"({number}), of which a score is taken: add it"
@@ -198,6 +199,50 @@ def police_class_number(study: Study, names: Sequence[str]) -> int:
 
 
 WEIGHTS = Stage("weights", unit="files", folders=(), plan=plan_weights, process=process_weights, resource=RESOURCE)
+
+
+# What the command asks.
+
+
+def adopt_detector(
+    root: str,
+    asked: dict[str, Any],
+    *,
+    classes: Sequence[int | str] | None,
+    police_class: int | str | None,
+) -> list[str]:
+    """Write what a command asks of the detector to study.yaml, and that its detections are the ones to use.
+
+    Parameters
+    ----------
+    asked : settings of the section `images`; None leaves what is there
+    classes : names or numbers; `all` for every class
+
+    Returns
+    -------
+    A line that says what has changed, or none
+
+    Raises
+    ------
+    SettingsError : there is no study, or a value is impossible
+    WeightsError : there are no weights; nothing is written then
+    """
+    before = open_study(root).settings
+    every = classes is not None and "all" in classes
+    source = "detect" if before.sources.labels or before.detection.source is not None else None
+    changes = {
+        "images": {**asked, "classes": () if every else classes},
+        "detection": {"police_class": police_class, "source": source},
+    }
+    changed = adopt(root, changes, check=_reachable)
+    _reachable(open_study(root))
+    return changed
+
+
+def _reachable(study: Study) -> None:
+    _version(_weights(study))
+    if not study.settings.images.sources:
+        raise no_images(study)
 
 
 # The stage of a result.
@@ -253,18 +298,6 @@ def plan_detect(study: Study) -> list[Shard]:
     if not shards:
         raise no_images(study)
     return shards
-
-
-def no_images(study: Study) -> SourceError:
-    """What to say of an index without a row."""
-    sources = ", ".join(study.settings.images.sources)
-    if not sources:
-        return SourceError(
-            f"study.yaml names no images: `patrolscope index IMAGES --study {study.root}`, with a folder or URL"
-        )
-    return SourceError(
-        f"images.sources: {sources} holds no image; expected {', '.join(IMAGE_ENDINGS)} or such in {TAR_ENDING}"
-    )
 
 
 def process_detect(study: Study, shard: Shard) -> Record:
