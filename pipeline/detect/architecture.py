@@ -1,7 +1,7 @@
 """What a YOLOv7 network is made of, as data: layers with their sources, anchors, classes. Knows no torch.
 
-The same layers come from `variants.yaml` (compact notation) and from the settings inside an official checkpoint (rows of
-from, repeats, kind, arguments), so that two networks can be compared and a checkpoint's variant found by its layers.
+The same layers come from `variants.yaml` (compact notation) and from the settings inside an official checkpoint (rows
+of from, repeats, kind, arguments), so that two networks can be compared and a checkpoint's variant found by its layers.
 """
 
 from __future__ import annotations
@@ -186,11 +186,12 @@ def _expand(text: str, activation: str) -> Iterator[Layer]:
 
 def _single(kind: str, numbers: list[int], sources: tuple[int, ...], activation: str) -> Layer:
     if kind == "Conv":
-        channels, kernel, *stride = numbers
-        return Layer(kind, sources, channels, kernel, *(stride or [1]), activation=activation)
+        channels, kernel, stride = (*numbers, 1)[:3]
+        return Layer(kind, sources, channels, kernel, stride, activation)
     if kind == "SP":
         return Layer(kind, sources, kernel=numbers[0])
-    return Layer(kind, sources, *numbers, activation=activation if kind in _ACTIVATED else None)
+    size = numbers[0] if numbers else None
+    return Layer(kind, sources, size, activation=activation if kind in _ACTIVATED else None)
 
 
 def _run(letter: str, numbers: list[int], source: int, first: int, activation: str) -> list[Layer]:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the image as it is, smaller and mirrored, smaller still; the boxes of all passes go to one NMS."""
+"""Test-time augmentation: the image as it is, smaller and mirrored, smaller still; all boxes go to one NMS."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class BoxDetector(ABC):
 
     def __init__(
         self, weights_digest: str, options: Options, letterbox: Letterbox, class_names: tuple[str, ...], precision: str
-    ):
+    ) -> None:
         self.class_names = class_names
         self.letterbox = letterbox
         self.options = options

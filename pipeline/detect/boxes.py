@@ -15,8 +15,8 @@ from torchvision.ops import box_convert, nms
 BORDER = 114  # grey of the letterbox, of 255
 MOST_CANDIDATES = 30_000  # an image, the best ones: official limit
 MOST_BOXES = 300  # an image, the best ones: official limit
-# Moves the boxes of each class to a place of their own, in pixels. In float64 it shifts no overlap; the official 4096 in float32
-# rounds corners to 0.03 pixels.
+# Moves the boxes of each class to a place of their own, in pixels. In float64 it shifts no overlap; the official 4096
+# in float32 rounds corners to 0.03 pixels.
 _CLASS_OFFSET = 1e6
 
 
@@ -79,8 +79,8 @@ def restore(boxes: NDArray[np.float32], shape: tuple[int, int], image: tuple[int
 def decode(maps: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]) -> Tensor:
     """Boxes of all cells: (N, rows, 5 + classes) as centre, width, height in pixels of the input, object, classes.
 
-    Rows come level by level, in a level anchor by anchor, then by row and column. Always in float32: in half precision a
-    coordinate moves in steps of 0.5 pixels from 512 on and of 1 from 1024 on.
+    Rows come level by level, in a level anchor by anchor, then by row and column. Always in float32: in half precision
+    a coordinate moves in steps of 0.5 pixels from 512 on and of 1 from 1024 on.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ class Checkpoint:
         if not self.folded:
             return network.load(self.state).eval()
         network.fuse()
-        # A folded model still carries what was folded in (ia, im) and what only training needs: not to be applied again.
+        # A folded model still carries what was folded in (ia, im): not to be applied again.
         wanted = network.state_dict().keys()
         return network.load({name: tensor for name, tensor in self.state.items() if not _left_over(name, wanted)})
 
@@ -180,7 +180,8 @@ def _check_classes(architecture: Architecture, weight: StoredTensor | None) -> N
         raise WeightsError("the detection layer of the model has no convolution")
     if weight.size[0] != each * (architecture.classes + 5):
         raise WeightsError(
-            f"the detection layer is made for {weight.size[0] / each - 5:g} classes, the model says {architecture.classes}"
+            f"the detection layer is made for {weight.size[0] / each - 5:g} classes, "
+            f"the model says {architecture.classes}"
         )
 
 

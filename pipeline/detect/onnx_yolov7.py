@@ -1,7 +1,7 @@
 """YOLOv7 exported to ONNX, run by onnxruntime: the layout of the output is recognised, or refused by name.
 
-Official exports carry no metadata at all, so the layout is known by the shapes that come out. ultralytics takes such files
-for layouts of its own and returns nonsense without an error.
+Official exports carry no metadata at all, so the layout is known by the shapes that come out. ultralytics takes such
+files for layouts of its own and returns nonsense without an error.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def layout_of(shapes: Sequence[tuple[int, ...]], height: int, width: int) -> str
 class Export:
     """An opened export: size and number of images that it takes, layout of what it returns."""
 
-    def __init__(self, path: Path, device: torch.device, *, asked: str = "auto", threads: int | None = None):
+    def __init__(self, path: Path, device: torch.device, *, asked: str = "auto", threads: int | None = None) -> None:
         self._session = _session(path, device, asked, threads)
         given, *others = self._session.get_inputs()
         if others or given.type not in ("tensor(float)", "tensor(float16)") or len(given.shape) != 4:
@@ -109,7 +109,7 @@ class Export:
 class OnnxYolov7Detector(BoxDetector):
     """An official export: `grid`, decoded rows that need NMS, or `end2end`, boxes after the export's own NMS."""
 
-    def __init__(self, path: Path, digest: str, options: Options, threads: int | None):
+    def __init__(self, path: Path, digest: str, options: Options, threads: int | None) -> None:
         if options.augment or options.compile or options.precision not in ("auto", "fp32"):
             raise WeightsError(
                 f"{path.name} is an export with a fixed size and precision: no augment, compile, precision"

@@ -1,14 +1,16 @@
-"""A torch file as plain data: tensors, containers and inert stand-ins for the classes it names. Nothing in it is executed.
+"""A torch file as plain data: tensors, containers, inert stand-ins for the classes it names. Nothing in it is executed.
 
-A pickle is a program that calls what it names. Here every name is looked up in one closed list, which leads to containers,
-to descriptions of tensors and to `Node`, a class that does nothing; any other name is refused before anything is called.
-Tensors are read one by one when asked for, so the optimizer's state of an unstripped file costs no memory.
+A pickle is a program that calls what it names. Here every name is looked up in one closed list, which leads to
+containers, to descriptions of tensors and to `Node`, a class that does nothing; any other name is refused before
+anything is called. Tensors are read one by one when asked for, so the optimizer's state of an unstripped file costs no
+memory.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,7 +46,7 @@ _READ_OVER = {
     ("__builtin__", "getattr"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
 }
-# Modules whose classes become nodes, whatever their name: that a kind of layer is unknown is said later, with its place.
+# Modules whose classes become nodes, whatever their name: an unknown kind of layer is refused later, with its place.
 _NODE_MODULES = ("models.yolo", "models.common")
 _NODE_PACKAGE = "torch.nn.modules."
 # What a damaged pickle runs into.
@@ -60,13 +62,14 @@ _DAMAGE = (
     MemoryError,
     RecursionError,
     AssertionError,
+    struct.error,
 )
 
 
 class ForbiddenName(WeightsError):
     """A file names something that is not on the list of what a checkpoint may hold."""
 
-    def __init__(self, name: str, where: str):
+    def __init__(self, name: str, where: str) -> None:
         super().__init__(f"{where} names {name}, which no YOLOv7 checkpoint holds: refused, nothing of it was executed")
         self.name = name
 
@@ -77,7 +80,7 @@ class Node:
     official = ""  # module and name of the class
     attributes: Mapping[str, Any]
 
-    def __init__(self, *_arguments: Any):
+    def __init__(self, *_arguments: Any) -> None:
         self.attributes = {}
 
     def __setstate__(self, state: Any) -> None:
@@ -157,7 +160,7 @@ class _Function:
 
     __slots__ = ("_call",)
 
-    def __init__(self, call: Callable[..., Any]):
+    def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
 
     def __call__(self, *arguments: Any) -> Any:
@@ -190,13 +193,13 @@ _CALLS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_stored_tensor),
     ("torch._utils", "_rebuild_parameter"): _Function(lambda data, *_rest: data),
     **{("torch", name): name for name in _DTYPES},
-    **{name: _Function(lambda *_arguments: None) for name in _READ_OVER if name[1] not in ("ndarray", "dtype")},
+    **{name: _Function(Node) for name in _READ_OVER},
 }
 
 
 # The unpickler in Python: the one in C would allocate whatever a memo index of the file says.
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]  # noqa: SLF001
-    def __init__(self, file: IO[bytes], where: str):
+class _Unpickler(pickle._Unpickler):  # noqa: SLF001
+    def __init__(self, file: IO[bytes], where: str) -> None:
         super().__init__(file)
         self.where = where
         self.storages: dict[str, Storage] = {}
@@ -206,7 +209,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]  # noqa
         key = (module, name)
         if key in _CALLS:
             return _CALLS[key]
-        if module in _NODE_MODULES or module.startswith(_NODE_PACKAGE) or key in _READ_OVER:
+        if module in _NODE_MODULES or module.startswith(_NODE_PACKAGE):
             if key not in self.nodes:
                 self.nodes[key] = type(name, (Node,), {"official": f"{module}.{name}"})
             return self.nodes[key]
@@ -229,7 +232,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]  # noqa
 
 
 class _ZipArchive:
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._name = path.name
         try:
             self._zip = zipfile.ZipFile(path)
@@ -276,9 +279,9 @@ class _ZipArchive:
 
 
 class _LegacyArchive:
-    """Pickles one after the other (magic number, version, system, what was saved, keys of storages), then the storages."""
+    """Pickles one after the other (magic number, version, system, content, keys of storages), then the storages."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = path
         total = path.stat().st_size
         with path.open("rb") as file:

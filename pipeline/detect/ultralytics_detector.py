@@ -1,7 +1,7 @@
 """Models of ultralytics (YOLO11, YOLO26 ...) and their exports, behind the same protocol. ultralytics is AGPL-3.
 
-Its network alone is used. Letterbox, NMS and the way back to the image are ours, the same as for YOLOv7: its own NMS stops
-after two seconds and leaves later images empty.
+Its network alone is used. Letterbox, NMS and the way back to the image are ours, the same as for YOLOv7: its own NMS
+stops after two seconds and leaves later images empty.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipeline.detect.boxes import Letterbox, ranked, suppress
 from pipeline.errors import WeightsError
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # else ultralytics installs what an export lacks while it runs
-from ultralytics.nn.autobackend import AutoBackend  # noqa: E402 - reads the environment when it is imported
+from ultralytics.nn.autobackend import AutoBackend
 
 
 class UltralyticsDetector(BoxDetector):
     """What ultralytics opens, for the task `detect`."""
 
-    def __init__(self, path: Path, digest: str, options: Options):
+    def __init__(self, path: Path, digest: str, options: Options) -> None:
         if options.augment or options.compile:
             raise WeightsError(f"{path.name} is a model of ultralytics: augment and compile are for YOLOv7 checkpoints")
         device = choose_device(options.device)

@@ -1,7 +1,7 @@
 """YOLOv7 in torch: the module kinds, and one builder that makes a network of any architecture.
 
-Written from the paper (arXiv 2207.02696) and from facts about the released files. Parameters carry the names of official
-checkpoints (`model.<layer>.<name>`), so that their tensors load by name.
+Written from the paper (arXiv 2207.02696) and from facts about the released files. Parameters carry the names of
+official checkpoints (`model.<layer>.<name>`), so that their tensors load by name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _POOLS = (5, 9, 13)  # kernels of the pyramid pooling
 
 
 def _activation(name: str | None) -> nn.Module:
-    if name in (None, SILU):
+    if name is None or name == SILU:
         return nn.SiLU(inplace=True)
-    return nn.LeakyReLU(float(cast("str", name).removeprefix("LeakyReLU(").removesuffix(")")), inplace=True)
+    return nn.LeakyReLU(float(name.removeprefix("LeakyReLU(").removesuffix(")")), inplace=True)
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,9 @@ def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 class ConvBlock(nn.Module):
     """Convolution, batch norm, activation."""
 
-    def __init__(self, channels_in: int, channels: int, kernel: int = 1, stride: int = 1, act: str | None = SILU):
+    def __init__(
+        self, channels_in: int, channels: int, kernel: int = 1, stride: int = 1, act: str | None = SILU
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(channels, **_BATCH_NORM)  # type: ignore[arg-type]
@@ -68,7 +70,7 @@ class ConvBlock(nn.Module):
 class PyramidPooling(nn.Module):
     """SPPCSPC: pools of three sizes beside a plain path."""
 
-    def __init__(self, channels_in: int, channels: int, act: str | None):
+    def __init__(self, channels_in: int, channels: int, act: str | None) -> None:
         super().__init__()
         self.cv1 = ConvBlock(channels_in, channels, act=act)
         self.cv2 = ConvBlock(channels_in, channels, act=act)
@@ -88,7 +90,7 @@ class PyramidPooling(nn.Module):
 class RepConv(nn.Module):
     """A 3x3 and a 1x1 convolution (and the input itself where shapes allow), summed; one convolution when fused."""
 
-    def __init__(self, channels_in: int, channels: int, act: str | None):
+    def __init__(self, channels_in: int, channels: int, act: str | None) -> None:
         super().__init__()
 
         def branch(kernel: int) -> nn.Sequential:
@@ -131,7 +133,7 @@ class RepConv(nn.Module):
 class Downsample(nn.Module):
     """DownC: halves the map by a convolution beside a pool."""
 
-    def __init__(self, channels_in: int, channels: int, act: str | None):
+    def __init__(self, channels_in: int, channels: int, act: str | None) -> None:
         super().__init__()
         self.cv1 = ConvBlock(channels_in, channels_in, act=act)
         self.cv2 = ConvBlock(channels_in, channels // 2, 3, 2, act=act)
@@ -144,7 +146,7 @@ class Downsample(nn.Module):
 class Pool(nn.Module):
     """Max pool: 2x2 that halves the map, or of another kernel that keeps its size."""
 
-    def __init__(self, kernel: int | None):
+    def __init__(self, kernel: int | None) -> None:
         super().__init__()
         self.kernel = kernel
 
@@ -186,18 +188,18 @@ class SpaceToDepth(nn.Module):
 class Implicit(nn.Module):
     """A learned value for every channel, which the training form adds to or multiplies with a map."""
 
-    def __init__(self, channels: int, mean: float):
+    def __init__(self, channels: int, mean: float) -> None:
         super().__init__()
         self.implicit = nn.Parameter(torch.empty(1, channels, 1, 1).normal_(mean, 0.02))
 
 
 class Head(nn.Module):
-    """The detection layer: for every cell of every level and each anchor x, y, w, h, object and classes, before the sigmoid.
+    """The detection layer: for every cell of each level and anchor x, y, w, h, object and classes, before the sigmoid.
 
     The training form adds `ia` to what it reads and multiplies with `im`; its auxiliary heads `m2` have neither.
     """
 
-    def __init__(self, kind: str, channels: list[int], architecture: Architecture, strides: list[int]):
+    def __init__(self, kind: str, channels: list[int], architecture: Architecture, strides: list[int]) -> None:
         super().__init__()
         levels, self.outputs = architecture.levels, architecture.classes + 5
         pixels = torch.tensor(architecture.anchors, device="cpu").reshape(levels, -1, 2)
@@ -220,7 +222,7 @@ class Head(nn.Module):
             if self.ia is None or self.im is None:
                 maps.append(self._by_anchor(conv(sources[level])))
             else:
-                added, factor = self.ia[level].implicit, self.im[level].implicit
+                added, factor = cast("Tensor", self.ia[level].implicit), cast("Tensor", self.im[level].implicit)
                 maps.append(self._by_anchor(conv(sources[level] + added) * factor))
         if self.training and self.m2 is not None:
             auxiliary = sources[len(self.m) :]
@@ -229,7 +231,8 @@ class Head(nn.Module):
 
     def _by_anchor(self, x: Tensor) -> Tensor:
         """(N, anchors * outputs, h, w) as (N, anchors, h, w, outputs)."""
-        return x.unflatten(1, (self.anchors_each, self.outputs)).permute(0, 1, 3, 4, 2)
+        images, _, height, width = x.shape
+        return x.reshape(images, self.anchors_each, self.outputs, height, width).permute(0, 1, 3, 4, 2)
 
     def fuse(self) -> None:
         """Fold `ia` and `im` into the convolutions and drop the auxiliary heads."""
@@ -265,7 +268,7 @@ def _of(number: int | None) -> int:
 
 
 def channels_and_strides(architecture: Architecture) -> dict[int, tuple[int, int]]:
-    """Channels of the image and every layer but the last, and pixels of the network's input that one of its cells spans.
+    """Channels of the image and every layer but the last, and pixels of the input that one of its cells spans.
 
     Raises
     ------
@@ -287,10 +290,10 @@ class Network(nn.Module):
     """A YOLOv7 of any architecture.
 
     `forward` takes (N, 3, H, W) in 0..1, RGB, sides multiples of `strides[-1]`, and returns a map (N, anchors, h, w,
-    5 + classes) a level, before the sigmoid; in training mode those of the auxiliary heads, where there are any, after them.
+    5 + classes) a level, before the sigmoid; in training mode those of the auxiliary heads, if there are any, follow.
     """
 
-    def __init__(self, architecture: Architecture):
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
         sizes = channels_and_strides(architecture)

@@ -19,7 +19,7 @@ from pipeline.errors import WeightsError
 class Yolov7Detector(BoxDetector):
     """An official checkpoint, fused, on one device."""
 
-    def __init__(self, path: Path, digest: str, options: Options):
+    def __init__(self, path: Path, digest: str, options: Options) -> None:
         checkpoint = read_checkpoint(path)
         network = checkpoint.network().fuse()
         self.stride = network.strides[-1]
