@@ -1,8 +1,8 @@
 """`patrolscope detect`: every image of the index through the detector.
 
-WEIGHTS opens the weights on a worker, before hours are spent, and names the result after the weights and
-all settings that change a box. A stage made for that result then takes the shards of the index one after the other. Other
-weights or settings are another result, which lies beside it.
+WEIGHTS opens the weights on a worker, before hours are spent, and names the result after the weights and all settings
+that change a box. A stage made for that result then takes the shards of the index one after the other. Other weights or
+settings are another result, which lies beside it.
 
 A worker process holds one detector, loaded when its first shard comes.
 """
