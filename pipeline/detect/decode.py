@@ -28,7 +28,7 @@ Status = Literal["scored", "unreadable", "missing", "too_large"]
 # Of a damaged EXIF block, without which the image is what it is.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_JPEG = b"\xff\xd8"
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _READERS: tuple[tuple[bytes, type], ...] = (
     (_JPEG, JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -87,7 +87,8 @@ def decode(content: bytes, *, max_pixels: int) -> Decoded:
     try:
         # Not by Pillow's open(): it tries other formats, too, and only warns of a decompression bomb.
         image = reader(io.BytesIO(content))
-        turn = image.getexif().get(_ORIENTATION, 1)
+        # A PNG would be decoded to look for what is not there; a TIFF is turned by its reader.
+        turn = image.getexif().get(_ORIENTATION, 1) if "exif" in image.info and image.format != "TIFF" else 1
         width, height = reversed(image.size) if turn in _SWAPS_SIDES else image.size
     except _DAMAGED:
         return Decoded("unreadable")
@@ -96,28 +97,32 @@ def decode(content: bytes, *, max_pixels: int) -> Decoded:
     if width * height > max_pixels:
         return Decoded("too_large", None, width, height)
     try:
-        plain = content.startswith(_JPEG) and image.mode in ("RGB", "L")
+        # OpenCV takes a JPEG without its end for whole, and fills it with grey: what has no end goes to Pillow.
+        plain = content.startswith(_JPEG) and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
         pixels = _jpeg_pixels(content) if plain else _pixels(image)
     except _DAMAGED:
         return Decoded("unreadable", None, width, height)
-    return Decoded("scored", _upright(pixels, turn), width, height)
+    pixels = _upright(pixels, turn)
+    return Decoded("scored", pixels, pixels.shape[1], pixels.shape[0])
 
 
 def _jpeg_pixels(content: bytes) -> npt.NDArray[np.uint8]:
-    """Pixels of a grey or colour JPEG as it is stored; a third of the time that Pillow takes, and the same to the bit.
+    """Pixels of a whole grey or colour JPEG as it is stored; a third of the time of Pillow's, and the same to the bit.
 
     Raises
     ------
     ValueError : the file is damaged
     """
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
+    import cv2
 
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        planes = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError as error:
+        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+    except cv2.error as error:
         raise ValueError(str(error)) from error
-    return np.ascontiguousarray(planes.permute(1, 2, 0).numpy())
+    if pixels is None:
+        raise ValueError("no JPEG that can be decoded")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), dtype=np.uint8)
 
 
 def _pixels(image: Pillow.Image) -> npt.NDArray[np.uint8]:
