@@ -38,6 +38,7 @@ from pipeline.tables import IMAGE_INDEX
 FOLDER = "image_index"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 TAR_ENDING = ".tar"
+_EXPECTED = f"expected a folder, s3:// or gs:// with images ({', '.join(IMAGE_ENDINGS)} or {TAR_ENDING})"
 # A folder has the same bucket at every listing. More than the workers of most clusters, and few enough for the records.
 BUCKETS = 64
 # Small folders share a shard; one that fills an eighth of it has its own, which later folders do not change.
@@ -63,18 +64,17 @@ class Store:
         ------
         SourceError : it is no folder, or can not be reached
         """
-        expected = f"expected a folder, s3:// or gs:// with images ({', '.join(IMAGE_ENDINGS)} or {TAR_ENDING})"
+        fs, root = _located(study, source)
         try:
-            fs, root = fsspec.core.url_to_fs(study.resolve(source))
             # What was listed in this process before is not asked for again otherwise.
             fs.invalidate_cache()
             found = "folder" if fs.isdir(root) else "file" if fs.exists(root) else ""
-        except remote_errors(ValueError, ImportError) as error:
-            raise SourceError(f"images.sources: {source} can not be listed ({error}); {expected}") from error
+        except remote_errors() as error:
+            raise SourceError(f"images.sources: {source} can not be listed ({error}); {_EXPECTED}") from error
         if found != "folder":
             what = "is a file" if found else "is not there"
-            raise SourceError(f"images.sources: {source} {what}; {expected}")
-        return cls(source, fs, str(root).rstrip("/"))
+            raise SourceError(f"images.sources: {source} {what}; {_EXPECTED}")
+        return cls(source, fs, root)
 
     @property
     def is_local(self) -> bool:
@@ -166,6 +166,20 @@ class Store:
                 yield leaf, info["type"] == "directory", _known(info)
 
 
+def _located(study: Study, source: str) -> tuple[Any, str]:
+    """File system of a source, and its root there.
+
+    Raises
+    ------
+    SourceError : there is no such file system, or its package is not installed
+    """
+    try:
+        fs, root = fsspec.core.url_to_fs(study.resolve(source))
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"images.sources: {source} can not be listed ({error}); {_EXPECTED}") from error
+    return fs, str(root).rstrip("/")
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file of a store."""
@@ -176,7 +190,7 @@ class Entry:
     modified: datetime | None
 
 
-def remote_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+def remote_errors() -> tuple[type[Exception], ...]:
     """What a file system raises when it can not answer; the libraries of object stores have errors of their own."""
     own = (
         ("botocore.exceptions", "BotoCoreError"),
@@ -185,7 +199,7 @@ def remote_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
         ("google.auth.exceptions", "GoogleAuthError"),
     )
     loaded = (getattr(sys.modules[module], name) for module, name in own if module in sys.modules)
-    return (OSError, *others, *loaded)
+    return (OSError, *loaded)
 
 
 def _known(info: dict[str, Any]) -> tuple[int, str, datetime | None]:
@@ -223,7 +237,7 @@ def plan_prefixes(study: Study) -> list[Shard]:
     SourceError : a source lies in another one
     """
     sources = study.settings.images.sources
-    places = [posixpath.normpath(str(fsspec.core.url_to_fs(study.resolve(source))[1])) for source in sources]
+    places = [posixpath.normpath(_located(study, source)[1]) for source in sources]
     refuse_overlap(places, "images.sources")
     return [Shard("uppermost", {"sources": sources})] if sources else []
 

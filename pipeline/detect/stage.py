@@ -128,7 +128,9 @@ def _version(path: str) -> tuple[int, str]:
         raise WeightsError(
             f"no weights at {path}: images.weights of study.yaml, or --weights, names the file"
         ) from error
-    except remote_errors(ValueError, ImportError) as error:
+    except (ValueError, ImportError) as error:
+        raise WeightsError(f"images.weights: {path} is no path or URL that can be opened: {error}") from error
+    except remote_errors() as error:
         raise WeightsError(f"the weights at {path} can not be reached: {error}") from error
 
 
