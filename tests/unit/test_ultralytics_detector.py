@@ -1,5 +1,6 @@
 """Models of ultralytics behind the same protocol, opened only when they are trusted."""
 
+import warnings
 from importlib.resources import files
 
 import cv2
@@ -10,7 +11,6 @@ import torch
 from pipeline.detect.describe import describe
 from pipeline.detect.detector import load_detector
 from pipeline.errors import WeightsError
-
 
 BUS = files("ultralytics") / "assets" / "bus.jpg"
 
@@ -65,16 +65,18 @@ def test_a_model_is_opened_only_when_it_is_trusted(weights):
 
 
 def test_boxes_are_those_of_ultralytics_itself(weights, photograph):
-    """Its own predict pads and scales back with whole pixels: half a pixel of the network's input is 3.4 of the image."""
+    """Its own predict pads and scales back in whole pixels of the network's input: half of one is 3.4 of the image."""
     from ultralytics import YOLO
 
     detector = load(weights, score_above=0.6)
     assert detector.class_names[:2] == ("kind 0", "kind 1")
     assert detector.shape(1080, 810) == (160, 128)
     found = run(detector, photograph)[0]
-    theirs = YOLO(str(weights)).predict(
-        photograph[..., ::-1].copy(), imgsz=160, conf=0.6, iou=0.45, device="cpu", verbose=False
-    )[0].boxes.data.numpy()
+    theirs = (
+        YOLO(str(weights))
+        .predict(photograph[..., ::-1].copy(), imgsz=160, conf=0.6, iou=0.45, device="cpu", verbose=False)[0]
+        .boxes.data.numpy()
+    )
     assert len(found) > 3
     assert abs(len(found) - len(theirs)) <= 0.05 * len(theirs)
     near = [np.abs(theirs[theirs[:, 5] == box[5]][:, :5] - box[:5]).max(1).min(initial=99) < 5 for box in found]
@@ -107,3 +109,27 @@ def test_classes_are_chosen_by_name(weights, photograph):
 def test_what_it_can_not_do_is_said(weights, options, message):
     with pytest.raises(WeightsError, match=message):
         load(weights, **options)
+
+
+@pytest.fixture(scope="module")
+def exported(weights):
+    from ultralytics import YOLO
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter, about itself
+        return YOLO(str(weights)).export(format="onnx", imgsz=160, simplify=False, device="cpu", verbose=False)
+
+
+def test_its_onnx_export_needs_no_trust_and_gives_the_same_boxes(weights, exported, photograph):
+    square = np.ascontiguousarray(photograph[:800, :800])
+    ours = load(exported, score_above=0.6, trust=False)
+    assert ours.shape(1080, 810) == (160, 160)
+    found = run(ours, square, square)
+    expected = run(load(weights, score_above=0.6), square)[0]
+    assert len(expected) > 3
+    for boxes in found:
+        assert abs(len(boxes) - len(expected)) <= 1
+        near = [np.abs(expected[:, :5] - box[:5]).max(1).min() < 1 for box in boxes]
+        assert np.mean(near) > 0.95
+    with pytest.raises(WeightsError, match="was exported for 160x160: size must be 160"):
+        load(exported, size=320)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from pipeline.detect.architecture import variant
+from pipeline.detect.augment import augmented
 from pipeline.detect.checkpoint import read_checkpoint
 from pipeline.detect.detector import Detector, load_detector
 from pipeline.detect.official import save_checkpoint
@@ -105,9 +106,9 @@ def test_classes_are_chosen_by_name_or_number(small, photograph):
 
 
 def test_augmentation_joins_the_boxes_of_three_passes(small, photograph):
-    plain, augmented = (load(small, score_above=0.2, augment=one) for one in (False, True))
+    plain, thrice = (load(small, score_above=0.2, augment=one) for one in (False, True))
     rows = {}
-    for name, detector in (("plain", plain), ("augmented", augmented)):
+    for name, detector in (("plain", plain), ("augmented", thrice)):
         inner = detector._rows
         rows[name] = []
 
@@ -116,7 +117,7 @@ def test_augmentation_joins_the_boxes_of_three_passes(small, photograph):
             return seen[-1]
 
         detector._rows = counted
-    few, many = run(plain, photograph)[0], run(augmented, photograph)[0]
+    few, many = run(plain, photograph)[0], run(thrice, photograph)[0]
     assert [one.shape[1] for one in rows["plain"]] == [3 * (16 * 12 + 8 * 6)]
     # 128 x 96 at 0.83 is 106 x 79 in 112 x 80, at 0.67 85 x 64 in 96 x 80 (0.67 * 96 is 64.32: five strides of 16).
     assert [one.shape[1] for one in rows["augmented"]] == [3 * 240, 3 * (14 * 10 + 7 * 5), 3 * (12 * 10 + 6 * 5)]
@@ -125,17 +126,20 @@ def test_augmentation_joins_the_boxes_of_three_passes(small, photograph):
     assert any(tuple(np.round(box[:4])) not in best_plain for box in many)
 
 
-@pytest.mark.parametrize(("height", "width", "rows"), [(320, 320, 14_490), (256, 320, 11_655)])
-def test_augmented_tiny_has_as_many_rows_as_the_official_model(height, width, rows):
-    from pipeline.detect.augment import augmented
+TINY, E6E = (8, 16, 32), (8, 16, 32, 64)
 
-    strides = (8, 16, 32)
+
+@pytest.mark.parametrize(
+    ("strides", "height", "width", "rows"),
+    [(TINY, 320, 320, 14_490), (TINY, 256, 320, 11_655), (E6E, 256, 320, 13_260), (E6E, 1280, 1280, 225_675)],
+)
+def test_augmentation_has_as_many_rows_as_in_the_official_models(strides, height, width, rows):
 
     def forward(images):
         h, w = images.shape[2:]
         return torch.zeros(1, 3 * sum(h // s * (w // s) for s in strides), 6)
 
-    assert augmented(torch.zeros(1, 3, height, width), forward, 32).shape[1] == rows
+    assert augmented(torch.zeros(1, 3, height, width), forward, strides[-1]).shape[1] == rows
 
 
 def test_bf16_moves_boxes_but_little(small, photograph):
@@ -149,7 +153,7 @@ def test_a_network_that_returns_no_numbers_is_an_error_and_not_an_empty_image(tm
         content["model"].model[3].bn.bias.data[0] = math.inf
 
     save(tmp_path / "broken.pt", change=break_it)
-    with pytest.raises(WeightsError, match="not numbers in torch.float32"):
+    with pytest.raises(WeightsError, match=r"not numbers in torch\.float32"):
         run(load(str(tmp_path / "broken.pt")), photograph)
 
 
@@ -214,7 +218,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         str(tmp_path / "none.pt"): "no weights at",
         str(tmp_path / "folder"): "is a folder, and no export",
         write("empty.pt", b""): "is empty",
-        write("notes.pt", b"These are my notes"): r"no checkpoint of torch and no ONNX file: it starts with b'These ar'",
+        write(
+            "notes.pt", b"These are my notes"
+        ): r"no checkpoint of torch and no ONNX file: it starts with b'These ar'",
         write("model.engine", b"x"): "opening it runs what is in it.*--trust-weights",
     }.items():
         with pytest.raises(WeightsError, match=message):
@@ -245,6 +251,7 @@ def test_the_paper_s_size_and_stride_with_a_real_variant(tmp_path, photograph):
     assert (boxes[:, 4] > 0.2).all()
 
 
+@pytest.mark.shared
 def test_street_images_are_prepared_to_shapes_that_fit_the_stride(shared_data, small):
     detector = load(small)
     images = sorted((shared_data / "street_images").rglob("*.jpg"))[:3]
