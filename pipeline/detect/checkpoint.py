@@ -127,7 +127,8 @@ def _compare(architecture: Architecture, layers: Mapping[str, Node]) -> None:
             raise WeightsError(f"layer {index} of the model is a {node.official}, its layer list says {layer.kind}")
         if "f" in node.attributes and absolute_sources(index, node.attributes["f"]) != layer.sources:
             raise WeightsError(
-                f"layer {index} ({layer.kind}) of the model reads {reprlib.repr(node.attributes['f'])}, its list says {layer.sources}"
+                f"layer {index} ({layer.kind}) of the model reads {reprlib.repr(node.attributes['f'])}, "
+                f"its layer list says {layer.sources}"
             )
         found = set(_activations(node)) - {layer.activation}
         if layer.activation is not None and found:

@@ -129,6 +129,11 @@ def test_what_we_write_has_the_official_form_and_loads(file, name):
     assert b"pipeline" not in named
 
 
+def test_a_fused_network_is_not_written(file):
+    with pytest.raises(ValueError, match="save it before it is fused"):
+        save_checkpoint(file, Network(from_official(LEAKY)).fuse(), class_names=["vehicle"])
+
+
 class Runs:
     """Calls what it is made with when it is unpickled by the usual means."""
 

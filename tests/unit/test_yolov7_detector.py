@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -206,6 +208,27 @@ def test_what_can_not_be_done_is_said_in_one_line(small, options, message):
     with pytest.raises(WeightsError, match=message) as refused:
         load(small, **options)
     assert "\n" not in str(refused.value)
+
+
+def test_without_the_extra_the_answer_says_what_to_install(small, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        WeightsError, match=r"torch, torchvision, cv2 is not installed: pip install 'patrolscope\[detect\]'"
+    ):
+        load(small)
+
+
+def test_the_protocol_is_known_without_torch():
+    """Who only plans has no need of it."""
+    code = "import sys, pipeline.detect.detector; assert not {'torch', 'cv2', 'onnx', 'ultralytics'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_compiled_network_takes_the_place_of_the_plain_one(small, photograph, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    assert np.array_equal(run(load(small, compile=True), photograph)[0], run(load(small), photograph)[0])
+    assert len(compiled) == 1
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path):
