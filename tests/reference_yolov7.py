@@ -3,67 +3,81 @@
 import math
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
+
+
+class Tensors:
+    """The tensors of one layer, and the operations that read them."""
+
+    def __init__(self, state, layer, args):
+        self.state, self.layer, self.args = state, f"model.{layer}", args
+        leaky = len(args) == 6
+        self.act = (lambda x: functional.leaky_relu(x, 0.1)) if leaky else functional.silu
+
+    def __getitem__(self, name):
+        return self.state[f"{self.layer}.{name}"]
+
+    def norm(self, x, name):
+        values = (self[f"{name}.{one}"] for one in ("running_mean", "running_var", "weight", "bias"))
+        return functional.batch_norm(x, *values, training=False, eps=1e-3)
+
+    def conv(self, x, name="", stride=1):
+        weight = self[f"{name}conv.weight"]
+        out = functional.conv2d(x, weight, None, stride, weight.shape[2] // 2)
+        return self.act(self.norm(out, f"{name}bn"))
+
+
+def pool(x, kernel):
+    return functional.max_pool2d(x, kernel, 1, kernel // 2)
+
+
+def pyramid(t, x):
+    a = t.conv(t.conv(t.conv(x, "cv1."), "cv3."), "cv4.")
+    b = t.conv(torch.cat([a, pool(a, 5), pool(a, 9), pool(a, 13)], 1), "cv5.")
+    return t.conv(torch.cat([t.conv(b, "cv6."), t.conv(x, "cv2.")], 1), "cv7.")
+
+
+def down(t, x):
+    return torch.cat([t.conv(t.conv(x, "cv1."), "cv2.", 2), t.conv(functional.max_pool2d(x, 2, 2), "cv3.")], 1)
+
+
+def rep(t, x):
+    out = t.norm(functional.conv2d(x, t["rbr_dense.0.weight"], None, 1, 1), "rbr_dense.1")
+    out = out + t.norm(functional.conv2d(x, t["rbr_1x1.0.weight"]), "rbr_1x1.1")
+    if f"{t.layer}.rbr_identity.weight" in t.state:
+        out = out + t.norm(x, "rbr_identity")
+    return functional.silu(out)
+
+
+KINDS = {
+    "Conv": lambda t, x: t.conv(x, stride=t.args[2]),
+    "MP": lambda _t, x: functional.max_pool2d(x, 2, 2),
+    "SP": lambda t, x: pool(x, t.args[0]),
+    "nn.Upsample": lambda _t, x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
+    "Concat": lambda _t, *given: torch.cat(given, 1),
+    "Shortcut": lambda _t, a, b: a + b,
+    "ReOrg": lambda _t, x: torch.cat([x[:, :, r::2, c::2] for r, c in ((0, 0), (1, 0), (0, 1), (1, 1))], 1),
+    "DownC": down,
+    "SPPCSPC": pyramid,
+    "RepConv": rep,
+}
 
 
 def forward(settings, state, x):
     """Maps of the lead heads, (N, 3, h, w, no), of settings in the official form and official tensors."""
-    rows = settings["backbone"] + settings["head"]
     done = []
-    for index, (sources, _, kind, args) in enumerate(rows):
+    for index, (sources, _, kind, args) in enumerate(settings["backbone"] + settings["head"]):
         listed = sources if isinstance(sources, list) else [sources]
         given = [x if index == 0 else done[source if source >= 0 else index + source] for source in listed]
-        name = f"model.{index}"
-        act = F.silu if len(args) < 6 else lambda t: F.leaky_relu(t, 0.1)
-
-        def norm(t, key):
-            values = (state[f"{key}.{one}"] for one in ("running_mean", "running_var", "weight", "bias"))
-            return F.batch_norm(t, *values, training=False, eps=1e-3)
-
-        def conv(t, key, stride=1, act=act, norm=norm):
-            weight = state[f"{key}.conv.weight"]
-            return act(norm(F.conv2d(t, weight, None, stride, weight.shape[2] // 2), f"{key}.bn"))
-
-        t = given[0]
-        if kind == "Conv":
-            out = conv(t, name, args[2])
-        elif kind == "MP":
-            out = F.max_pool2d(t, 2, 2)
-        elif kind == "SP":
-            out = F.max_pool2d(t, args[0], 1, args[0] // 2)
-        elif kind == "nn.Upsample":
-            out = t.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        elif kind == "Concat":
-            out = torch.cat(given, 1)
-        elif kind == "Shortcut":
-            out = given[0] + given[1]
-        elif kind == "ReOrg":
-            out = torch.cat([t[:, :, r::2, c::2] for r, c in ((0, 0), (1, 0), (0, 1), (1, 1))], 1)
-        elif kind == "DownC":
-            out = torch.cat(
-                [conv(conv(t, f"{name}.cv1"), f"{name}.cv2", 2), conv(F.max_pool2d(t, 2, 2), f"{name}.cv3")], 1
-            )
-        elif kind == "SPPCSPC":
-            a = conv(conv(conv(t, f"{name}.cv1"), f"{name}.cv3"), f"{name}.cv4")
-            b = torch.cat([a, *(F.max_pool2d(a, k, 1, k // 2) for k in (5, 9, 13))], 1)
-            b = conv(conv(b, f"{name}.cv5"), f"{name}.cv6")
-            out = conv(torch.cat([b, conv(t, f"{name}.cv2")], 1), f"{name}.cv7")
-        elif kind == "RepConv":
-            out = norm(F.conv2d(t, state[f"{name}.rbr_dense.0.weight"], None, 1, 1), f"{name}.rbr_dense.1")
-            out = out + norm(F.conv2d(t, state[f"{name}.rbr_1x1.0.weight"]), f"{name}.rbr_1x1.1")
-            if f"{name}.rbr_identity.weight" in state:
-                out = out + norm(t, f"{name}.rbr_identity")
-            out = F.silu(out)
-        else:
-            return [_head(state, name, level, given[level]) for level in range(len(settings["anchors"]))]
-        done.append(out)
-    raise AssertionError("no detection layer")
+        if kind in KINDS:
+            done.append(KINDS[kind](Tensors(state, index, args), *given))
+    return [_head(state, f"model.{index}", level, given[level]) for level in range(len(settings["anchors"]))]
 
 
 def _head(state, name, level, t):
     if f"{name}.ia.{level}.implicit" in state:
         t = t + state[f"{name}.ia.{level}.implicit"]
-    out = F.conv2d(t, state[f"{name}.m.{level}.weight"], state[f"{name}.m.{level}.bias"])
+    out = functional.conv2d(t, state[f"{name}.m.{level}.weight"], state[f"{name}.m.{level}.bias"])
     if f"{name}.im.{level}.implicit" in state:
         out = out * state[f"{name}.im.{level}.implicit"]
     n, wide, h, w = out.shape

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -232,7 +233,7 @@ def from_official(settings: Any) -> Architecture:
         raise WeightsError("the model carries no settings (`yaml`): it is not an official YOLOv7 file")
     for key, only in (("depth_multiple", 1.0), ("width_multiple", 1.0), ("ch", 3)):
         if settings.get(key, only) != only:
-            raise WeightsError(f"{key} of the model is {settings[key]!r}: only {only} is known")
+            raise WeightsError(f"{key} of the model is {reprlib.repr(settings[key])}: only {only} is known")
     rows = [*_list(settings.get("backbone"), "backbone"), *_list(settings.get("head"), "head")]
     layers = tuple(_from_row(index, row) for index, row in enumerate(rows))
     heads = [layer.kind for layer in layers if layer.kind in HEADS]
@@ -240,10 +241,12 @@ def from_official(settings: Any) -> Architecture:
         raise WeightsError(f"the model has {len(heads)} detection layers: one is expected, at the end")
     anchors = settings.get("anchors")
     if not isinstance(anchors, list) or not all(_is_level(level) for level in anchors):
-        raise WeightsError(f"anchors of the model are {anchors!r}: a list of widths and heights a level is expected")
+        raise WeightsError(
+            f"anchors of the model are {reprlib.repr(anchors)}: a list of widths and heights a level is expected"
+        )
     classes = settings.get("nc")
     if not isinstance(classes, int) or classes < 1:
-        raise WeightsError(f"nc of the model is {classes!r}: a number of classes is expected")
+        raise WeightsError(f"nc of the model is {reprlib.repr(classes)}: a number of classes is expected")
     made = Architecture(layers, tuple(tuple(float(number) for number in level) for level in anchors), classes)
     expected = made.levels * (2 if made.head.kind == AUXILIARY else 1)
     if len(made.head.sources) != expected:
@@ -279,19 +282,21 @@ def _is_level(level: Any) -> bool:
 def _from_row(index: int, row: Any) -> Layer:
     where = f"layer {index} of the model"
     if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str) or not isinstance(row[3], list):
-        raise WeightsError(f"{where} is {row!r}: [from, repeats, kind, arguments] is expected")
+        raise WeightsError(f"{where} is {reprlib.repr(row)}: [from, repeats, kind, arguments] is expected")
     sources, repeats, kind, arguments = row
     if kind not in (*_LETTERS.values(), DETECT):
-        raise WeightsError(f"{where} is of kind {kind!r}, which is not of YOLOv7 or not known here")
+        raise WeightsError(f"{where} is of kind {reprlib.repr(kind)}, which is not of YOLOv7 or not known here")
     if repeats != 1:
-        raise WeightsError(f"{where} ({kind}) is repeated {repeats!r} times: only 1 is known")
+        raise WeightsError(f"{where} ({kind}) is repeated {reprlib.repr(repeats)} times: only 1 is known")
     absolute = absolute_sources(index, sources)
     if kind in HEADS:
         return Layer(kind, absolute)
     plain = [None if argument == "None" else argument for argument in arguments]
     if kind in _FIXED_ARGUMENTS:
         if plain not in _FIXED_ARGUMENTS[kind]:
-            raise WeightsError(f"{where} ({kind}) has arguments {arguments!r}: {_FIXED_ARGUMENTS[kind][-1]} is known")
+            raise WeightsError(
+                f"{where} ({kind}) has arguments {reprlib.repr(arguments)}: {_FIXED_ARGUMENTS[kind][-1]} is known"
+            )
         return Layer(kind, absolute)
     return _from_arguments(where, kind, absolute, plain)
 
@@ -301,7 +306,7 @@ def _from_arguments(where: str, kind: str, sources: tuple[int, ...], arguments: 
     padded = [*arguments, *itertools.repeat(None, 6 - len(arguments))]
     numbers = [argument for argument in padded[:3] if argument is not None]
     if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise WeightsError(f"{where} ({kind}) has arguments {arguments!r}: sizes are expected")
+        raise WeightsError(f"{where} ({kind}) has arguments {reprlib.repr(arguments)}: sizes are expected")
     activation = _activation(where, padded[5])
     if kind == "Conv" and padded[3] is None and padded[4] in (None, 1):
         channels, kernel, stride = (padded[0], padded[1] or 1, padded[2] or 1)
@@ -312,7 +317,7 @@ def _from_arguments(where: str, kind: str, sources: tuple[int, ...], arguments: 
         return Layer(kind, sources, padded[0], activation=activation)
     if kind in ("SPPCSPC", "DownC") and padded[1:] == [None] * 5:
         return Layer(kind, sources, padded[0], activation=activation)
-    raise WeightsError(f"{where} ({kind}) has arguments {arguments!r}, which no YOLOv7 variant has")
+    raise WeightsError(f"{where} ({kind}) has arguments {reprlib.repr(arguments)}, which no YOLOv7 variant has")
 
 
 def absolute_sources(index: int, given: Any) -> tuple[int, ...]:
@@ -324,11 +329,11 @@ def absolute_sources(index: int, given: Any) -> tuple[int, ...]:
     """
     listed = given if isinstance(given, list | tuple) else [given]
     if not listed or not all(isinstance(source, int) for source in listed):
-        raise WeightsError(f"layer {index} of the model reads {given!r}: indices of layers are expected")
+        raise WeightsError(f"layer {index} of the model reads {reprlib.repr(given)}: indices of layers are expected")
     absolute = tuple(source if source >= 0 else index + source for source in listed)
     first = IMAGE if index == 0 else 0
     if not all(first <= source < index for source in absolute):
-        raise WeightsError(f"layer {index} of the model reads {given!r}: only earlier layers can be read")
+        raise WeightsError(f"layer {index} of the model reads {reprlib.repr(given)}: only earlier layers can be read")
     return absolute
 
 
@@ -337,7 +342,7 @@ def _activation(where: str, given: Any) -> str:
         return SILU
     found = re.fullmatch(r"nn\.(LeakyReLU\(0?\.\d+)(?:, *inplace=True)?\)", given) if isinstance(given, str) else None
     if found is None:
-        raise WeightsError(f"{where} has the activation {given!r}: SiLU and LeakyReLU are known")
+        raise WeightsError(f"{where} has the activation {reprlib.repr(given)}: SiLU and LeakyReLU are known")
     return f"{found[1]})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -126,7 +127,8 @@ def _compare(architecture: Architecture, layers: Mapping[str, Node]) -> None:
             raise WeightsError(f"layer {index} of the model is a {node.official}, its layer list says {layer.kind}")
         if "f" in node.attributes and absolute_sources(index, node.attributes["f"]) != layer.sources:
             raise WeightsError(
-                f"layer {index} ({layer.kind}) of the model reads {node.attributes['f']}, its list says {layer.sources}"
+                f"layer {index} ({layer.kind}) of the model reads {reprlib.repr(node.attributes['f'])}, "
+                f"its layer list says {layer.sources}"
             )
         found = set(_activations(node)) - {layer.activation}
         if layer.activation is not None and found:
@@ -191,5 +193,5 @@ def _class_names(given: Any, classes: int) -> tuple[str, ...]:
     if given is None:
         return tuple(str(number) for number in range(classes))
     if not isinstance(given, list) or len(given) != classes:
-        raise WeightsError(f"the model has {classes} classes and the names {given!r}")
+        raise WeightsError(f"the model has {classes} classes and the names {reprlib.repr(given)}")
     return tuple(str(name) for name in given)

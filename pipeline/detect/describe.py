@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.detect.detector import ULTRALYTICS, YOLOV7, kind_of, local_copy
+from pipeline.detect.detector import ULTRALYTICS, YOLOV7, kind_of, local_copy, require
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -15,6 +15,7 @@ def describe(path: str) -> dict[str, Any]:
     ------
     WeightsError : it is not there, or of no known kind; says why
     """
+    require("torch", "torchvision")
     with local_copy(path) as file:
         kind = kind_of(file)
         found: dict[str, Any] = {"file": path, "kind": kind}

@@ -86,7 +86,7 @@ def load_detector(
     ------
     WeightsError : the file can not be opened, or can not do what is asked; says in one line what and why
     """
-    _require("torch", "torchvision", "cv2")
+    require("torch", "torchvision", "cv2")
     import cv2
     import torch
 
@@ -120,7 +120,7 @@ def _ultralytics(file: Path, options: Any, trust: bool) -> Detector:
             f"{file.name} is a model of ultralytics: opening it runs what is in it. "
             "If you trust where it comes from, say --trust-weights"
         )
-    _require("ultralytics")
+    require("ultralytics")
     from pipeline.detect.ultralytics_detector import UltralyticsDetector
 
     return UltralyticsDetector(file, _digest(file), options)
@@ -144,6 +144,7 @@ def kind_of(file: Path) -> str:
     if not start:
         raise WeightsError(f"{file.name} is empty")
     if file.suffix.lower() == ".onnx":
+        require("onnx", "onnxruntime")
         from pipeline.detect.onnx_yolov7 import is_of_ultralytics
 
         return ULTRALYTICS if is_of_ultralytics(file) else YOLOV7_ONNX
@@ -192,7 +193,13 @@ def _digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _require(*modules: str) -> None:
+def require(*modules: str) -> None:
+    """Say what is to be installed where one of these modules of the extra `detect` is not.
+
+    Raises
+    ------
+    WeightsError : names what is missing
+    """
     from importlib.util import find_spec
 
     missing = [name for name in modules if find_spec(name) is None]

@@ -48,7 +48,14 @@ def save_checkpoint(
     epoch : of the training, -1 when it is finished
     optimizer : its state dict, as torch gives it
     image_size : pixels of the training images; the official trainer does not write it and does not mind it
+
+    Raises
+    ------
+    ValueError : the network is fused
     """
+    for one in (network, ema):
+        if one is not None and not any(isinstance(module, nn.BatchNorm2d) for module in one.modules()):
+            raise ValueError("a fused network has lost what its official form holds: save it before it is fused")
     with _official_classes() as classes:
         content = {
             "epoch": epoch,

@@ -6,7 +6,6 @@ files for layouts of its own and returns nonsense without an error.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,10 +172,10 @@ def _session(path: Path, device: torch.device, asked: str, threads: int | None) 
     try:
         return onnxruntime.InferenceSession(str(path), settings, providers=providers)
     except _FAILURES as error:
-        made_for = re.search(r"\w*TRT\w*", str(error))
-        if made_for:
+        foreign = [node.op_type for node in _graph(path).graph.node if "TRT" in node.op_type]
+        if foreign:
             raise WeightsError(
-                f"{path.name} was exported for TensorRT (operator {made_for[0]}): export again with --grid alone"
+                f"{path.name} was exported for TensorRT (operator {foreign[0]}): export again with --grid alone"
             ) from error
         raise WeightsError(f"{path.name} can not be opened by onnxruntime: {str(error).splitlines()[0]}") from error
 

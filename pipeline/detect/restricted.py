@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import reprlib
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -70,7 +71,10 @@ class ForbiddenName(WeightsError):
     """A file names something that is not on the list of what a checkpoint may hold."""
 
     def __init__(self, name: str, where: str) -> None:
-        super().__init__(f"{where} names {name}, which no YOLOv7 checkpoint holds: refused, nothing of it was executed")
+        shown = name if name.isprintable() and len(name) < 100 else reprlib.repr(name)
+        super().__init__(
+            f"{where} names {shown}, which no YOLOv7 checkpoint holds: refused, nothing of it was executed"
+        )
         self.name = name
 
 
@@ -228,7 +232,9 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
         try:
             return super().load()
         except _DAMAGE as error:
-            raise WeightsError(f"{self.where} is truncated or damaged, or no torch checkpoint: {error!r}") from error
+            # What a damaged program ran into can be as long as the program.
+            found = f"{type(error).__name__} {reprlib.repr(str(error))}"
+            raise WeightsError(f"{self.where} is truncated or damaged, or no torch checkpoint: {found}") from error
 
 
 class _ZipArchive:
@@ -297,9 +303,10 @@ class _LegacyArchive:
                 storage = reader.storages[key]
                 numbers = int.from_bytes(file.read(8), "little")
                 self._starts[key] = file.tell()
-                end = file.seek(numbers * _DTYPES[storage.dtype].itemsize, io.SEEK_CUR)
+                end = file.tell() + numbers * _DTYPES[storage.dtype].itemsize
                 if numbers != storage.numbers or end > total:
                     raise WeightsError(f"{path.name} is truncated or damaged")
+                file.seek(end)
 
     def read(self, tensor: StoredTensor) -> torch.Tensor:
         if tensor.storage.key not in self._starts:

@@ -6,6 +6,7 @@ stops after two seconds and leaves later images empty.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from pipeline.errors import WeightsError
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # else ultralytics installs what an export lacks while it runs
 from ultralytics.nn.autobackend import AutoBackend
+
+logging.getLogger("ultralytics").setLevel(logging.WARNING)  # what it loads is said by us
 
 
 class UltralyticsDetector(BoxDetector):

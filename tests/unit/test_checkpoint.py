@@ -9,6 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.detect.architecture import from_official, variant
@@ -84,7 +86,9 @@ def test_a_folded_file_is_not_folded_again(file):
         with torch.inference_mode():
             expected.extend(fused(images))
         for layer, ours in zip(whole.model, fused.model, strict=True):
-            unused = isinstance(ours, nn.Identity)  # read by auxiliary heads alone: folded by the official code all the same
+            unused = isinstance(
+                ours, nn.Identity
+            )  # read by auxiliary heads alone: folded by the official code all the same
             for name, module in list(layer.named_modules()):
                 if type(module).__name__ == "Conv":
                     convolution = module.conv if unused else (ours.get_submodule(name) if name else ours).conv
@@ -125,6 +129,11 @@ def test_what_we_write_has_the_official_form_and_loads(file, name):
     assert b"pipeline" not in named
 
 
+def test_a_fused_network_is_not_written(file):
+    with pytest.raises(ValueError, match="save it before it is fused"):
+        save_checkpoint(file, Network(from_official(LEAKY)).fuse(), class_names=["vehicle"])
+
+
 class Runs:
     """Calls what it is made with when it is unpickled by the usual means."""
 
@@ -144,7 +153,9 @@ def containers(evil, folder):
     whole(folder / "zip.pt")
     whole(folder / "legacy.pt", _use_new_zipfile_serialization=False)
     whole(folder / "protocol4.pt", pickle_protocol=4)
-    save(folder / "deep.pt", change=lambda content, _classes: content["model"].yaml.update(evil=evil), settings={**SMALL})
+    save(
+        folder / "deep.pt", change=lambda content, _classes: content["model"].yaml.update(evil=evil), settings={**SMALL}
+    )
     (folder / "second.pt").write_bytes(LEGACY_MAGIC + pickle.dumps(evil, protocol=2))
     return sorted(folder.glob("*.pt"))
 
@@ -221,7 +232,8 @@ def tensor_program(size, stride, numbers=4):
 
 
 @pytest.mark.parametrize(
-    ("size", "stride"), [((10**9,), (0,)), ((5,), (1,)), ((2, 3), (2, 1)), ((-1,), (1,)), ((2,), (1, 1)), ((True,), (1,))]
+    ("size", "stride"),
+    [((10**9,), (0,)), ((5,), (1,)), ((2, 3), (2, 1)), ((-1,), (1,)), ((2,), (1, 1)), ((True,), (1,))],
 )
 def test_a_tensor_larger_than_its_numbers_is_refused(file, size, stride):
     raw(file, tensor_program(size, stride), **{"data/0": bytes(16)})
@@ -256,7 +268,10 @@ def drop(name):
         (drop("yaml"), "carries no settings"),
         (lambda c, _k: setattr(c["model"], "names", ["officer"]), r"2 classes and the names \['officer'\]"),
         (lambda c, _k: setattr(c["model"], "yaml", {**SMALL, "nc": 3}), "made for 2 classes, the model says 3"),
-        (lambda c, k: c["model"].model.__setitem__(2, k["Focus"]()), r"layer 2 of the model is a models\.common\.Focus"),
+        (
+            lambda c, k: c["model"].model.__setitem__(2, k["Focus"]()),
+            r"layer 2 of the model is a models\.common\.Focus",
+        ),
         (lambda c, _k: setattr(c["model"].model[9], "f", [8, 4]), r"layer 9 \(Concat\) of the model reads \[8, 4\]"),
         (lambda c, _k: setattr(c["model"].model[1], "act", nn.ReLU()), "layer 1 has the activation ReLU"),
         (lambda c, _k: c["model"].model.pop(-1), "has 15 layers, its layer list 16"),
@@ -299,3 +314,32 @@ def test_files_that_are_no_checkpoint_are_refused_in_one_line(file):
         archive.writestr("readme.txt", "x")
     with pytest.raises(WeightsError, match=r"has no data\.pkl"):
         read_checkpoint(file)
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_damaged_file_is_refused_or_read_but_never_a_stack_trace(tmp_path_factory, data):
+    """Bytes of the pickle changed at random, in a container that is intact."""
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    if not folder.exists():
+        folder.mkdir()
+        save(folder / "whole.pt", LEAKY, names=["vehicle"])
+    with zipfile.ZipFile(folder / "whole.pt") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in entries if name.endswith("data.pkl"))
+    program = bytearray(entries[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        program[data.draw(st.integers(0, len(program) - 1))] = data.draw(st.integers(0, 255))
+    with zipfile.ZipFile(folder / "damaged.pt", "w") as archive:
+        for entry, content in (entries | {name: bytes(program)}).items():
+            archive.writestr(entry, content)
+    refused = None
+    try:
+        network = read_checkpoint(folder / "damaged.pt").network()
+    except WeightsError as error:
+        refused = str(error)
+    if refused is None:
+        assert isinstance(network, Network)
+    else:
+        assert "\n" not in refused
+        assert len(refused) < 400
