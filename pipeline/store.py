@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from pipeline.config import Settings, dump_settings, parse_settings, with_changes
+from pipeline.config import Settings, dump_settings, parse_settings
 from pipeline.contract import Table
 from pipeline.errors import NotYetMade, SettingsError, StudyBusy
 from pipeline.geoparquet import columns_on_disk, to_arrow, to_frame
@@ -360,33 +360,3 @@ def create_study(root: str | Path, settings: Settings) -> Study:
     study = study_at(root, settings)
     study.write_bytes(dump_settings(settings).encode(), SETTINGS_FILE)
     return study
-
-
-def change_settings(study: Study, changes: dict[str, dict[str, Any]]) -> tuple[Study, list[str]]:
-    """The study with some settings of some sections changed, in study.yaml, too, and a line that says what has changed.
-
-    So that a later `run` does the same; comments in study.yaml are lost.
-
-    Raises
-    ------
-    SettingsError : an impossible value; nothing is written then
-    StudyBusy : a run is at work on the study
-    """
-    after = with_changes(study.settings, changes)
-    if after == study.settings:
-        return study, []
-    with study.lock():
-        changed = create_study(study.root, after)
-    said = [
-        f"{section}.{name}: {_in_yaml(getattr(getattr(after, section), name))}"
-        for section, values in changes.items()
-        for name in values
-        if getattr(getattr(after, section), name) != getattr(getattr(study.settings, section), name)
-    ]
-    return changed, [f"{study.path(SETTINGS_FILE)} now says {'; '.join(said)}"]
-
-
-def _in_yaml(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(_in_yaml, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

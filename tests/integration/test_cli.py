@@ -22,7 +22,7 @@ def invoke(*arguments: str):
     "command",
     [
         *("demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export"),
-        *("sensitivity", "evaluate", "reproduce", "compare", "release", "dictionary"),
+        *("sensitivity", "evaluate", "reproduce", "compare", "release", "dictionary", "index", "detect", "weights"),
     ],
 )
 def test_every_command_explains_itself(command):

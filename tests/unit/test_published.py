@@ -72,7 +72,10 @@ FAULTS = {
     "another quantity": (lambda c: c["point_estimate"].update(White_median=0.1), "point_estimate has 'White_median'"),
     "percents": (lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 1.2}), "must be probabilities"),
     "a mean below 0": (lambda c: first(c).update({f"{WHITE}_weighted_mean": -0.1}), "must be probabilities"),
-    "an overall mean of 0": (lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 0}), "is 0, and nothing is a multiple of it"),
+    "an overall mean of 0": (
+        lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 0}),
+        "is 0, and nothing is a multiple of it",
+    ),
     "a relative level that is no quotient": (
         lambda c: first(c).update({f"{WHITE}_relative_to_average": 1.5}),
         f"{WHITE}_relative_to_average is not",

@@ -1,0 +1,251 @@
+"""The detect stage against bare forward passes, a plain loop, ultralytics' own predict and Ray Data; its memory.
+
+With a CUDA device also images a second, how busy the device is, and how long it waits for images.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import distributed
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+from PIL import Image
+
+from benchmarks.measure import Comparison, best_of, two_workers
+from pipeline.config import Settings
+from pipeline.detect.architecture import variant
+from pipeline.detect.checkpoint import read_checkpoint
+from pipeline.detect.decode import decode
+from pipeline.detect.detector import load_detector
+from pipeline.detect.inference import Batch, Clock, infer
+from pipeline.detect.official import save_checkpoint
+from pipeline.detect.stage import WEIGHTS, detect_stage
+from pipeline.detect.yolov7 import Network
+from pipeline.images import INDEX, PREFIXES
+from pipeline.run import run_stages
+from pipeline.store import Study, create_study
+
+SIZE, THREADS, MANY_PIXELS = 640, 2, 50_000_000
+_CLASSES = ("police officer", "police vehicle")
+
+
+def run(*, quick: bool) -> list[Comparison]:
+    """400 pictures of 1280 x 720 (quick: 32), yolov7-tiny of random weights at 640, two workers and two threads."""
+    with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch, two_workers() as client:
+        folder = Path(scratch)
+        files = write_pictures(folder / "store", 32 if quick else 400)
+        weights = write_weights(folder / "tiny.pt", "yolov7-tiny")
+        rows = [*compare_loops(folder, weights, files, client), *compare_ultralytics(folder, files, client)]
+        if importlib.util.find_spec("ray") is None:
+            print("no comparison with Ray Data: the extra `bench` is not installed")
+        else:
+            rows.append(compare_ray(folder, weights, files, client))
+        rows.append(compare_memory(folder, 500 if quick else 10_000))
+    report_gpu(quick=quick)
+    return rows
+
+
+# The work.
+
+
+def write_pictures(store: Path, count: int, width: int = 1280, height: int = 720) -> list[Path]:
+    """JPEGs of some 200 KB, as many as asked for, in folders of 20; in the system's cache afterwards."""
+    rng = np.random.default_rng(4)
+    files = []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (45, 80, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+        noisy = (pixels + rng.integers(-8, 9, pixels.shape, dtype=np.int16)).clip(0, 255).astype(np.uint8)
+        file = store / f"{number // 20:04d}" / f"{number:06d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(file, quality=80)
+        files.append(file)
+    return files
+
+
+def write_weights(file: Path, name: str) -> Path:
+    """A checkpoint of random values: as fast as a trained one, but with as many boxes as the threshold lets through.
+
+    The bias of the objects is that of a fresh training, by which next to no box is above the threshold, as on a street.
+    """
+    torch.manual_seed(1)
+    network = Network(variant(name, len(_CLASSES)))
+    with torch.no_grad():
+        for conv in network.head.m:
+            conv.bias.view(3, -1)[:, 4] -= 12
+    save_checkpoint(file, network, class_names=_CLASSES)
+    return file
+
+
+def make_study(folder: Path, name: str, weights: Path, **images: Any) -> Study:
+    """A study whose images are those of `folder`/store, in shards of 20."""
+    asked = {"sources": [str(folder / "store")], "weights": str(weights), "size": SIZE, "shard_images": 20, **images}
+    shutil.rmtree(folder / name, ignore_errors=True)
+    settings = {"images": asked, "detection": {"police_class": 1}}
+    return create_study(folder / name, Settings.model_validate(settings))
+
+
+def stage_seconds(folder: Path, weights: Path, files: list[Path], client: distributed.Client, **images: Any) -> float:
+    """The whole stage, from files to Parquet, with the images listed and the weights loaded before."""
+    study = make_study(folder, "study", weights, **images)
+    run_stages(study, [WEIGHTS, PREFIXES, INDEX], lambda: client)
+
+    def work() -> None:
+        stage = detect_stage(study)
+        for record in study.records(stage.name).values():
+            study.discard(stage.name, record)
+        outcome = run_stages(study, [stage], lambda: client)[0]
+        if outcome.rows_out != len(files):
+            raise ValueError(f"{outcome.rows_out} of {len(files)} images came through")
+
+    work()
+    return best_of(work)
+
+
+# The peers.
+
+
+def compare_loops(folder: Path, weights: Path, files: list[Path], client: distributed.Client) -> list[Comparison]:
+    """Against bare forward passes over tensors that are ready, and a plain loop of decode, forward, NMS."""
+    ours_s = stage_seconds(folder, weights, files, client)
+    detector = load_detector(str(weights), size=SIZE, threads=THREADS)
+    network = read_checkpoint(weights).network().fuse().to(memory_format=torch.channels_last)
+    first = decode(files[0].read_bytes(), max_pixels=MANY_PIXELS).pixels
+    ready = torch.as_tensor(detector.prepare(first))[None].to(torch.float32, memory_format=torch.channels_last) / 255
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for _ in files:
+                network(ready)
+
+    def plain() -> None:
+        for file in files:
+            pixels = decode(file.read_bytes(), max_pixels=MANY_PIXELS).pixels
+            detector.predict(detector.prepare(pixels)[None], [pixels.shape[:2]])
+
+    name = f"detect {len(files)} images, yolov7-tiny at {SIZE}"
+    return [
+        Comparison(name, ours_s, best_of(forward), "s", 0.85, "forward passes alone, two threads"),
+        Comparison(name, ours_s, best_of(plain), "s", 1.3, "one image at a time, two threads"),
+    ]
+
+
+def compare_ultralytics(folder: Path, files: list[Path], client: distributed.Client) -> list[Comparison]:
+    """Against ultralytics' predict, in batches of 16, with the same model of theirs."""
+    from ultralytics import YOLO
+
+    model = YOLO("yolo11n.yaml", verbose=False)
+    model.save(folder / "yolo11n.pt")
+    ours_s = stage_seconds(folder, folder / "yolo11n.pt", files, client, trust_weights=True)
+    model = YOLO(folder / "yolo11n.pt")
+
+    def predict() -> None:
+        for start in range(0, len(files), 16):
+            some = [str(file) for file in files[start : start + 16]]
+            model.predict(some, imgsz=SIZE, conf=0.01, iou=0.45, verbose=False, device="cpu")
+
+    predict()
+    return [
+        Comparison(f"detect {len(files)} images, yolo11n", ours_s, best_of(predict), "s", 1.0, "ultralytics predict")
+    ]
+
+
+class _RayModel:
+    """An actor of a Ray Data pipeline: the same decoding, detector and thresholds."""
+
+    def __init__(self, weights: str) -> None:
+        self.detector = load_detector(weights, size=SIZE, threads=1)
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+        scores = []
+        for content in batch["bytes"]:
+            pixels = decode(content, max_pixels=MANY_PIXELS).pixels
+            (boxes,) = self.detector.predict(self.detector.prepare(pixels)[None], [pixels.shape[:2]])
+            scores.append(float(boxes[:, 4].max()) if len(boxes) else 0.0)
+        return {"path": list(batch["path"]), "score": scores}
+
+
+def compare_ray(folder: Path, weights: Path, files: list[Path], client: distributed.Client) -> Comparison:
+    """Against a pipeline of Ray Data with two actors, from files to Parquet; Ray has been started before."""
+    import ray
+
+    ours_s = stage_seconds(folder, weights, files, client)
+    ray.init(num_cpus=THREADS, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+    def pipeline() -> None:
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+        images = ray.data.read_binary_files([str(file) for file in files], include_paths=True)
+        model = {"concurrency": THREADS, "num_cpus": 0.5, "fn_constructor_args": (str(weights),)}
+        images.map_batches(_RayModel, batch_size=20, **model).write_parquet(str(folder / "ray"))
+
+    try:
+        pipeline()
+        peer_s = best_of(pipeline)
+    finally:
+        ray.shutdown()
+    return Comparison(f"detect {len(files)} images, yolov7-tiny at {SIZE}", ours_s, peer_s, "s", 1.1, "Ray Data")
+
+
+def compare_memory(folder: Path, images: int) -> Comparison:
+    """Memory of this process after a tenth of the images, and after all: pictures of 320 x 180, at 64 pixels."""
+    weights = folder / "tiny.pt"
+    files = write_pictures(folder / "small", 50, 320, 180)
+    detector = load_detector(str(weights), size=64, threads=1)
+    process = psutil.Process()
+
+    def held_mb(count: int) -> float:
+        contents = [file.read_bytes() for file in files]
+        infer(
+            detector,
+            lambda position: contents[position % len(contents)],
+            count,
+            batch=Batch(4),
+            threads=1,
+            max_pixels=MANY_PIXELS,
+        )
+        return process.memory_info().rss / 2**20
+
+    early = held_mb(images // 10)
+    return Comparison(
+        f"memory after {images:,} images", held_mb(images), early, "MB", 0.95, "the same after a tenth of them"
+    )
+
+
+# A GPU.
+
+
+def report_gpu(*, quick: bool) -> None:
+    """Print images a second, utilisation and waiting of e6e at 1280 and yolov7 at 640 in fp16, where there is a GPU."""
+    if not torch.cuda.is_available():
+        print("no figures of a GPU: there is none that torch can use")
+        return
+    with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch:
+        folder = Path(scratch)
+        contents = [file.read_bytes() for file in write_pictures(folder / "store", 64)]
+        for name, size in (("yolov7-e6e", 1280), ("yolov7", 640)):
+            weights = write_weights(folder / f"{name}.pt", name)
+            detector = load_detector(str(weights), size=size, precision="fp16")
+            count, batch = 128 if quick else 2_000, Batch(64)
+
+            def work(clock: Clock, count: int = count, detector: Any = detector, batch: Batch = batch) -> None:
+                read: Callable[[int], bytes] = lambda position: contents[position % len(contents)]  # noqa: E731
+                infer(detector, read, count, batch=batch, threads=8, max_pixels=MANY_PIXELS, clock=clock)
+
+            work(Clock(), 128)
+            clock, start_s = Clock(), time.perf_counter()
+            work(clock)
+            seconds = time.perf_counter() - start_s
+            print(
+                f"{name} at {size}, fp16, batch {batch.size}: {count / seconds:,.0f} images/s, device in use "
+                f"{clock.predicting_s / seconds:.0%} of the time, waiting for images {clock.waiting_s / seconds:.0%}"
+            )

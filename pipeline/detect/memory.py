@@ -1,0 +1,35 @@
+"""What the C library does with memory that a network has let go of."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Parameters of glibc's mallopt, and the largest size that it takes for the second.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 512 * 2**20
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20
+_DEFAULT_BYTES = 128 * 2**10
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory in the process while the block runs.
+
+    Dask has its workers give memory back at once (MALLOC_TRIM_THRESHOLD_). A network on a CPU lets go of and asks for
+    the same megabytes at every layer: yolov7-tiny at 640 x 384 took 150 ms so, and 95 ms with memory that is kept.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+        yield  # another C library, which has other habits
+        return
+    library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+    library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+    try:
+        yield
+    finally:
+        library.mallopt(_TRIM_THRESHOLD, int(os.environ.get("MALLOC_TRIM_THRESHOLD_", _DEFAULT_BYTES)))
+        library.mallopt(_MMAP_THRESHOLD, _DEFAULT_BYTES)
+        library.malloc_trim(0)

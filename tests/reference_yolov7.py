@@ -1,0 +1,127 @@
+"""YOLOv7 and its post-processing written out plainly, for comparison: functions of a state dict, loops over boxes."""
+
+import math
+
+import torch
+from torch.nn import functional
+
+
+class Tensors:
+    """The tensors of one layer, and the operations that read them."""
+
+    def __init__(self, state, layer, args):
+        self.state, self.layer, self.args = state, f"model.{layer}", args
+        leaky = len(args) == 6
+        self.act = (lambda x: functional.leaky_relu(x, 0.1)) if leaky else functional.silu
+
+    def __getitem__(self, name):
+        return self.state[f"{self.layer}.{name}"]
+
+    def norm(self, x, name):
+        values = (self[f"{name}.{one}"] for one in ("running_mean", "running_var", "weight", "bias"))
+        return functional.batch_norm(x, *values, training=False, eps=1e-3)
+
+    def conv(self, x, name="", stride=1):
+        weight = self[f"{name}conv.weight"]
+        out = functional.conv2d(x, weight, None, stride, weight.shape[2] // 2)
+        return self.act(self.norm(out, f"{name}bn"))
+
+
+def pool(x, kernel):
+    return functional.max_pool2d(x, kernel, 1, kernel // 2)
+
+
+def pyramid(t, x):
+    a = t.conv(t.conv(t.conv(x, "cv1."), "cv3."), "cv4.")
+    b = t.conv(torch.cat([a, pool(a, 5), pool(a, 9), pool(a, 13)], 1), "cv5.")
+    return t.conv(torch.cat([t.conv(b, "cv6."), t.conv(x, "cv2.")], 1), "cv7.")
+
+
+def down(t, x):
+    return torch.cat([t.conv(t.conv(x, "cv1."), "cv2.", 2), t.conv(functional.max_pool2d(x, 2, 2), "cv3.")], 1)
+
+
+def rep(t, x):
+    out = t.norm(functional.conv2d(x, t["rbr_dense.0.weight"], None, 1, 1), "rbr_dense.1")
+    out = out + t.norm(functional.conv2d(x, t["rbr_1x1.0.weight"]), "rbr_1x1.1")
+    if f"{t.layer}.rbr_identity.weight" in t.state:
+        out = out + t.norm(x, "rbr_identity")
+    return functional.silu(out)
+
+
+KINDS = {
+    "Conv": lambda t, x: t.conv(x, stride=t.args[2]),
+    "MP": lambda _t, x: functional.max_pool2d(x, 2, 2),
+    "SP": lambda t, x: pool(x, t.args[0]),
+    "nn.Upsample": lambda _t, x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
+    "Concat": lambda _t, *given: torch.cat(given, 1),
+    "Shortcut": lambda _t, a, b: a + b,
+    "ReOrg": lambda _t, x: torch.cat([x[:, :, r::2, c::2] for r, c in ((0, 0), (1, 0), (0, 1), (1, 1))], 1),
+    "DownC": down,
+    "SPPCSPC": pyramid,
+    "RepConv": rep,
+}
+
+
+def forward(settings, state, x):
+    """Maps of the lead heads, (N, 3, h, w, no), of settings in the official form and official tensors."""
+    done = []
+    for index, (sources, _, kind, args) in enumerate(settings["backbone"] + settings["head"]):
+        listed = sources if isinstance(sources, list) else [sources]
+        given = [x if index == 0 else done[source if source >= 0 else index + source] for source in listed]
+        if kind in KINDS:
+            done.append(KINDS[kind](Tensors(state, index, args), *given))
+    return [_head(state, f"model.{index}", level, given[level]) for level in range(len(settings["anchors"]))]
+
+
+def _head(state, name, level, t):
+    if f"{name}.ia.{level}.implicit" in state:
+        t = t + state[f"{name}.ia.{level}.implicit"]
+    out = functional.conv2d(t, state[f"{name}.m.{level}.weight"], state[f"{name}.m.{level}.bias"])
+    if f"{name}.im.{level}.implicit" in state:
+        out = out * state[f"{name}.im.{level}.implicit"]
+    n, wide, h, w = out.shape
+    return out.view(n, 3, wide // 3, h, w).permute(0, 1, 3, 4, 2)
+
+
+def decode(maps, anchors, strides):
+    """Rows of the first image, cell by cell."""
+    rows = []
+    for values, pairs, stride in zip(maps, anchors, strides, strict=True):
+        for a in range(values.shape[1]):
+            for row in range(values.shape[2]):
+                for column in range(values.shape[3]):
+                    s = [1 / (1 + math.exp(-value)) for value in values[0, a, row, column].tolist()]
+                    rows.append(
+                        [
+                            (2 * s[0] - 0.5 + column) * stride,
+                            (2 * s[1] - 0.5 + row) * stride,
+                            (2 * s[2]) ** 2 * pairs[2 * a],
+                            (2 * s[3]) ** 2 * pairs[2 * a + 1],
+                            *s[4:],
+                        ]
+                    )
+    return torch.tensor(rows)
+
+
+def overlap(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (area - width * height) if area else 0.0
+
+
+def select(rows, score_above, iou_above, classes=None):
+    """Boxes that remain, box by box."""
+    boxes = []
+    for x, y, w, h, obj, *kinds in rows.tolist():
+        scores = [obj] if len(kinds) == 1 else [obj * one for one in kinds]
+        score = max(scores)
+        kind = scores.index(score)
+        if obj > score_above and score > score_above and (classes is None or kind in classes):
+            boxes.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2, score, kind))
+    kept = []
+    for box in sorted(boxes, key=lambda one: -one[4]):
+        if all(one[5] != box[5] or overlap(one, box) <= iou_above for one in kept):
+            kept.append(box)
+    return kept[:300]

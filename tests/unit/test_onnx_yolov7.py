@@ -1,0 +1,213 @@
+"""YOLOv7 exports: the layout is recognised or refused by name, and a grid gives the boxes of the checkpoint."""
+
+from importlib.resources import files
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.detect.boxes import decode
+from pipeline.detect.describe import describe
+from pipeline.detect.detector import load_detector
+from pipeline.detect.onnx_yolov7 import END_TO_END, GRID, layout_of
+from pipeline.errors import WeightsError
+from tests.official_form import save
+
+ROWS = 3 * (16 * 16 + 8 * 8 + 4 * 4)  # of 128 x 128
+
+
+def export(path, *values, batch=1, size=(128, 128), metadata=(), nms=None, repeat=True, numbers=TensorProto.FLOAT):
+    """A graph that returns these values, whatever the image: an export with the network left out.
+
+    Its first axis is repeated for every image when `repeat`, so that a batch of any size has an answer.
+    """
+    wide = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}[numbers]
+    nodes, outputs = [helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=1)], []
+    constants = [numpy_helper.from_array(np.zeros(1, wide), "zero")]
+    for index, value in enumerate(values):
+        shape = [1] * (value.ndim - 1)
+        constants.append(numpy_helper.from_array(value.astype(wide), f"value{index}"))
+        constants.append(numpy_helper.from_array(np.array([-1 if repeat else 1, *shape]), f"shape{index}"))
+        start = "mean" if repeat else "zero"
+        nodes += [
+            helper.make_node("Reshape", [start, f"shape{index}"], [f"flat{index}"]),
+            helper.make_node("Mul", [f"flat{index}", "zero"], [f"nothing{index}"]),
+            helper.make_node("Add", [f"nothing{index}", f"value{index}"], [f"output{index}"]),
+        ]
+        outputs.append(helper.make_tensor_value_info(f"output{index}", numbers, None))
+    if nms is not None:
+        constants += [numpy_helper.from_array(np.array([one], np.float32), f"limit{i}") for i, one in enumerate(nms)]
+        constants += [
+            numpy_helper.from_array(np.zeros((1, 1, 4), np.float32), "corners"),
+            numpy_helper.from_array(np.zeros((1, 1, 1), np.float32), "scores"),
+            numpy_helper.from_array(np.array([100]), "most"),
+        ]
+        nodes.append(helper.make_node("NonMaxSuppression", ["corners", "scores", "most", "limit0", "limit1"], ["kept"]))
+    given = helper.make_tensor_value_info("images", numbers, [batch, 3, *size])
+    graph = helper.make_graph(nodes, "export", [given], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    for key, value in metadata:
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, str(path))
+    return str(path)
+
+
+def load(path, **options):
+    return load_detector(path, **({"size": 128, "device": "cpu", "threads": 1} | options))
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    image = cv2.imread(str(files("ultralytics") / "assets" / "bus.jpg"))[..., ::-1]
+    return np.ascontiguousarray(image[200:1000, :800])
+
+
+def run(detector, *images):
+    return detector.predict(np.stack([detector.prepare(one) for one in images]), [one.shape[:2] for one in images])
+
+
+def rows_of(classes=2, count=ROWS, seed=3):
+    generator = np.random.default_rng(seed)
+    centres = generator.uniform(10, 118, (1, count, 2))
+    return np.concatenate(
+        [centres, generator.uniform(4, 40, (1, count, 2)), generator.random((1, count, 3 + classes - 2))], 2
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2, "batch"])
+def test_a_grid_gives_the_boxes_of_the_checkpoint(tmp_path, photograph, batch):
+    """The rows that the network returns for a square photograph, as an export returns them."""
+    save(tmp_path / "small.pt")
+    ours = load(str(tmp_path / "small.pt"), score_above=0.2)
+    boxed = torch.from_numpy(ours.prepare(photograph))[None].float() / 255
+    with torch.inference_mode():
+        rows = decode(ours._network(boxed), ours.anchors, ours.strides)[0]
+    # Two levels stand for three; a row that is below every score does not matter.
+    padded = np.zeros((1, ROWS, 7), np.float32)
+    padded[0, : len(rows)] = rows[:ROWS].numpy()
+    path = export(tmp_path / "grid.onnx", padded, batch=batch)
+    detector = load(path, score_above=0.2)
+    assert detector.class_names == ("0", "1")
+    found = run(detector, photograph, photograph, photograph)
+    expected = run(ours, photograph)[0]
+    assert len(expected) > 0
+    for boxes in found:
+        np.testing.assert_allclose(boxes, expected, atol=1e-3)
+
+
+def test_a_grid_in_half_precision_is_read(tmp_path, photograph):
+    path = export(tmp_path / "half.onnx", rows_of(), numbers=TensorProto.FLOAT16)
+    assert len(run(load(path, score_above=0.3), photograph)[0]) > 10
+
+
+def test_finished_boxes_come_back_by_image_and_best_first(tmp_path, photograph):
+    """(K, 7): image, corners, class, score."""
+    boxes = np.array(
+        [[0, 10, 20, 30, 40, 1, 0.5], [1, 1, 2, 3, 4, 1, 0.9], [0, 5, 6, 7, 8, 1, 0.8], [0, 5, 6, 7, 8, 0, 0.95]]
+    )
+    path = export(tmp_path / "end.onnx", boxes, nms=(0.45, 0.25), repeat=False, batch=2)
+    detector = load(path, score_above=0.25, classes=[1])
+    first, second = run(detector, photograph, photograph)
+    scale = 800 / 128
+    np.testing.assert_allclose(
+        first,
+        [
+            [5 * scale, 6 * scale, 7 * scale, 8 * scale, 0.8, 1],
+            [10 * scale, 20 * scale, 30 * scale, 40 * scale, 0.5, 1],
+        ],
+        rtol=1e-5,
+    )
+    assert second[:, 4].tolist() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((0.45, 0.25), r"drops boxes up to a score of 0.25 by itself, boxes above 0.01 are asked for"),
+        ((0.65, 0.01), r"suppresses above an overlap of 0.65 by itself, 0.45 is asked for"),
+        (None, "does not say the limits of its own NMS"),
+    ],
+)
+def test_an_export_that_drops_more_than_asked_is_refused(tmp_path, limits, message):
+    path = export(tmp_path / "end.onnx", np.zeros((3, 7)), nms=limits, repeat=False)
+    with pytest.raises(WeightsError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(1, 3, 16, 16, 7), (1, 3, 8, 8, 7), (1, 3, 4, 4, 7)], "raw maps"),
+        ([(1, 84, 336)], "layout of ultralytics"),
+        ([(1, 300, 6)], "finished boxes"),
+        ([(1, 1000)], "no layout of YOLOv7"),
+        ([(1, ROWS, 5)], "no layout of YOLOv7"),
+        ([(1, 1), (1, 100, 4), (1, 100), (1, 100)], "no layout of YOLOv7"),
+    ],
+)
+def test_other_layouts_are_refused_by_name(tmp_path, shapes, message):
+    path = export(tmp_path / "other.onnx", *(np.zeros(shape) for shape in shapes))
+    with pytest.raises(WeightsError, match=message) as refused:
+        load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_layouts_are_known_by_their_shapes():
+    assert layout_of([(1, 25_200, 85)], 640, 640) == GRID
+    # One class: the last dimension is 6, which ultralytics takes for finished boxes.
+    assert layout_of([(1, 25_200, 6)], 640, 640) == GRID
+    assert layout_of([(4, 102_000, 7)], 1280, 1280) == GRID
+    assert layout_of([(0, 7)], 640, 640) == END_TO_END
+
+
+def test_an_export_for_tensorrt_is_refused_by_its_operator(tmp_path):
+    path = export(tmp_path / "trt.onnx", rows_of())
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("EfficientNMS_TRT", ["images"], ["num_dets"], domain="TRT"))
+    model.opset_import.append(helper.make_opsetid("TRT", 1))
+    onnx.save(model, path)
+    with pytest.raises(WeightsError, match=r"exported for TensorRT \(operator EfficientNMS_TRT\)"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 640}, "was exported for 128x128: size must be 128"),
+        ({"augment": True}, "no augment"),
+        ({"precision": "bf16"}, "no augment, compile, precision"),
+        ({"classes": ["vehicle"]}, "no class 'vehicle'"),
+        ({"classes": [2]}, "no class 2"),
+    ],
+)
+def test_what_an_export_can_not_do_is_said(tmp_path, options, message):
+    with pytest.raises(WeightsError, match=message):
+        load(export(tmp_path / "grid.onnx", rows_of()), **options)
+
+
+def test_files_that_are_no_export_are_refused(tmp_path):
+    (tmp_path / "notes.onnx").write_bytes(b"These are my notes")
+    with pytest.raises(WeightsError, match="is no ONNX file, or is damaged"):
+        load(str(tmp_path / "notes.onnx"))
+    whole = export(tmp_path / "cut.onnx", rows_of())
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "cut.onnx").read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"damaged|can not be opened"):
+        load(whole)
+    with pytest.raises(WeightsError, match="with H and W fixed is expected"):
+        load(export(tmp_path / "open.onnx", rows_of(), size=("h", "w")))
+
+
+def test_an_export_is_described(tmp_path):
+    path = export(tmp_path / "grid.onnx", rows_of(), batch="n")
+    assert describe(path) == {
+        "file": path,
+        "kind": "yolov7 onnx",
+        "layout": "grid",
+        "height": 128,
+        "width": 128,
+        "batch": "any",
+        "classes": 2,
+    }

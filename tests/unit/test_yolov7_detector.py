@@ -1,0 +1,324 @@
+"""From a file of weights and an image to boxes: YOLOv7 behind the protocol, options, refusals, the command."""
+
+import json
+import math
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import cv2
+import fsspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from cli import app
+from pipeline.detect.architecture import variant
+from pipeline.detect.augment import augmented
+from pipeline.detect.checkpoint import read_checkpoint
+from pipeline.detect.detector import Detector, load_detector
+from pipeline.detect.official import save_checkpoint
+from pipeline.detect.yolov7 import Network
+from pipeline.errors import WeightsError
+from tests import reference_yolov7 as reference
+from tests.official_form import SMALL, save
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """A street with a bus and people, 1080 x 810; it comes with ultralytics."""
+    bus = files("ultralytics") / "assets" / "bus.jpg"
+    return cv2.imread(str(bus))[..., ::-1]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Weights of random values whose scores are spread over 0..1."""
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+
+    def livelier(content, _classes):
+        for conv in content["model"].model[-1].m:
+            nn.init.normal_(conv.weight, 0, 0.5)
+
+    save(path, change=livelier)
+    return str(path)
+
+
+def load(path, **options) -> Detector:
+    return load_detector(path, **({"size": 128, "device": "cpu", "threads": 1} | options))
+
+
+def run(detector, *images):
+    return detector.predict(np.stack([detector.prepare(one) for one in images]), [one.shape[:2] for one in images])
+
+
+def test_boxes_of_a_photograph_are_those_of_the_rules_written_out(small, photograph):
+    """Letterbox, network, decoding, suppression, way back: each step again, in plain form."""
+    found = run(load(small, score_above=0.3), photograph)[0]
+    image = cv2.resize(photograph, (96, 128), interpolation=cv2.INTER_LINEAR)
+    boxed = torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] / 255
+    state = read_checkpoint(Path(small)).state
+    rows = reference.decode(reference.forward(SMALL, state, boxed), SMALL["anchors"], (8, 16))
+    expected = torch.tensor(reference.select(rows, 0.3, 0.45))
+    scale = 1080 / 128
+    corners = (expected[:, :4] * scale).clamp(min=0).numpy()
+    corners = np.minimum(corners, [810, 1080, 810, 1080])
+    assert len(found) == len(expected) > 10
+    assert np.abs(found[:, :4] - corners).max() < 0.05
+    assert np.abs(found[:, 4] - expected[:, 4].numpy()).max() < 1e-4
+    assert np.array_equal(found[:, 5], expected[:, 5].numpy())
+
+
+def test_an_image_has_the_same_boxes_alone_and_in_a_batch(small, photograph):
+    detector = load(small, score_above=0.2)
+    images = [photograph, photograph[::-1].copy(), photograph[:, ::-1].copy()]
+    assert {detector.shape(*one.shape[:2]) for one in images} == {(128, 96)}
+    together = run(detector, *images)
+    for one, boxes in zip(images, together, strict=True):
+        alone = run(detector, one)[0]
+        assert len(boxes) == len(alone) > 0
+        np.testing.assert_allclose(boxes, alone, atol=1e-3)
+    assert all((boxes[:-1, 4] >= boxes[1:, 4]).all() and boxes.dtype == np.float32 for boxes in together)
+
+
+def test_a_torch_batch_is_taken_like_an_array(small, photograph):
+    detector = load(small)
+    batch = detector.prepare(photograph)[None]
+    first, second = (detector.predict(one, [(1080, 810)])[0] for one in (batch, torch.from_numpy(batch)))
+    assert np.array_equal(first, second)
+    assert detector.predict(batch[:0], []) == []
+
+
+@pytest.mark.parametrize("batch", [np.zeros((1, 3, 64, 64), np.float32), np.zeros((2, 3, 64, 64), np.uint8)])
+def test_a_batch_of_another_form_is_refused(small, batch):
+    with pytest.raises(ValueError, match="for 1 images"):
+        load(small).predict(batch, [(64, 64)])
+
+
+def test_classes_are_chosen_by_name_or_number(small, photograph):
+    every = run(load(small, score_above=0.2), photograph)[0]
+    assert set(every[:, 5]) == {0, 1}
+    for wanted in (["vehicle"], [1], ["1"]):
+        found = run(load(small, score_above=0.2, classes=wanted), photograph)[0]
+        assert set(found[:, 5]) == {1}
+    assert len(run(load(small, score_above=0.2, classes=["vehicle", "officer"]), photograph)[0]) == len(every)
+
+
+def test_augmentation_joins_the_boxes_of_three_passes(small, photograph):
+    plain, thrice = (load(small, score_above=0.2, augment=one) for one in (False, True))
+    rows = {}
+    for name, detector in (("plain", plain), ("augmented", thrice)):
+        inner = detector._rows
+        rows[name] = []
+
+        def counted(images, inner=inner, seen=rows[name]):
+            seen.append(inner(images))
+            return seen[-1]
+
+        detector._rows = counted
+    few, many = run(plain, photograph)[0], run(thrice, photograph)[0]
+    assert [one.shape[1] for one in rows["plain"]] == [3 * (16 * 12 + 8 * 6)]
+    # 128 x 96 at 0.83 is 106 x 79 in 112 x 80, at 0.67 85 x 64 in 96 x 80 (0.67 * 96 is 64.32: five strides of 16).
+    assert [one.shape[1] for one in rows["augmented"]] == [3 * 240, 3 * (14 * 10 + 7 * 5), 3 * (12 * 10 + 6 * 5)]
+    best_plain = {tuple(np.round(box[:4])) for box in few}
+    assert len(many) > 0
+    assert any(tuple(np.round(box[:4])) not in best_plain for box in many)
+
+
+TINY, E6E = (8, 16, 32), (8, 16, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("strides", "height", "width", "rows"),
+    [(TINY, 320, 320, 14_490), (TINY, 256, 320, 11_655), (E6E, 256, 320, 13_260), (E6E, 1280, 1280, 225_675)],
+)
+def test_augmentation_has_as_many_rows_as_in_the_official_models(strides, height, width, rows):
+
+    def forward(images):
+        h, w = images.shape[2:]
+        return torch.zeros(1, 3 * sum(h // s * (w // s) for s in strides), 6)
+
+    assert augmented(torch.zeros(1, 3, height, width), forward, strides[-1]).shape[1] == rows
+
+
+def test_bf16_moves_boxes_but_little(small, photograph):
+    exact, rough = (run(load(small, score_above=0.3, precision=one), photograph)[0] for one in ("fp32", "bf16"))
+    assert abs(len(exact) - len(rough)) <= 0.2 * len(exact)
+    assert abs(exact[0, 4] - rough[0, 4]) < 0.05
+
+
+def test_a_network_that_returns_no_numbers_is_an_error_and_not_an_empty_image(tmp_path, photograph):
+    def break_it(content, _classes):
+        content["model"].model[3].bn.bias.data[0] = math.inf
+
+    save(tmp_path / "broken.pt", change=break_it)
+    with pytest.raises(WeightsError, match=r"not numbers in torch\.float32"):
+        run(load(str(tmp_path / "broken.pt")), photograph)
+
+
+def test_the_fingerprint_changes_with_what_changes_boxes_and_with_nothing_else(small, tmp_path):
+    other = tmp_path / "other.pt"
+    save(other, seed=11)
+    base = load(small).fingerprint
+    copy = tmp_path / "same weights under another name.pt"
+    copy.write_bytes(Path(small).read_bytes())
+    same = [load(small), load(str(copy)), load(small, threads=2), load(small, precision="fp32")]
+    assert {one.fingerprint for one in same} == {base}
+    different = [
+        load(str(other)),
+        load(small, size=160),
+        load(small, score_above=0.02),
+        load(small, iou_above=0.5),
+        load(small, classes=[1]),
+        load(small, augment=True),
+        load(small, precision="bf16"),
+    ]
+    assert len({base, *(one.fingerprint for one in different)}) == 8
+    assert load(small, classes=["vehicle"]).fingerprint == load(small, classes=[1]).fingerprint
+
+
+def test_weights_are_read_from_any_file_system(small, photograph):
+    with fsspec.open("memory://store/best.pt", "wb") as file:
+        file.write(Path(small).read_bytes())
+    far, near = load("memory://store/best.pt"), load(small)
+    assert far.fingerprint == near.fingerprint
+    assert np.array_equal(run(far, photograph)[0], run(near, photograph)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 120}, "size 120 is no multiple of the model's stride of 16: use 128"),
+        ({"size": 0}, "size 0 is no multiple"),
+        ({"classes": ["taxi"]}, "no class 'taxi': its classes are 0 officer, 1 vehicle"),
+        ({"classes": [2]}, "no class 2"),
+        ({"precision": "fp8"}, "precision 'fp8' is none: auto, fp32, fp16, bf16"),
+        ({"precision": "fp16"}, "fp16 is for GPUs"),
+        ({"device": "abacus"}, "device 'abacus' is none"),
+        ({"device": "meta"}, "device 'meta' is not known here"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is asked for, torch sees"),
+        ({"score_above": 1.5}, "score_above 1.5 must lie in"),
+        ({"iou_above": 0}, "iou_above 0 in"),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_one_line(small, options, message):
+    with pytest.raises(WeightsError, match=message) as refused:
+        load(small, **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_without_the_extra_the_answer_says_what_to_install(small, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        WeightsError, match=r"torch, torchvision, cv2 is not installed: pip install 'patrolscope\[detect\]'"
+    ):
+        load(small)
+
+
+def test_the_protocol_is_known_without_torch():
+    """Who only plans has no need of it."""
+    code = "import sys, pipeline.detect.detector; assert not {'torch', 'cv2', 'onnx', 'ultralytics'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_compiled_network_takes_the_place_of_the_plain_one(small, photograph, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    assert np.array_equal(run(load(small, compile=True), photograph)[0], run(load(small), photograph)[0])
+    assert len(compiled) == 1
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    def write(name, content):
+        (tmp_path / name).write_bytes(content)
+        return str(tmp_path / name)
+
+    (tmp_path / "folder").mkdir()
+    for path, message in {
+        str(tmp_path / "none.pt"): "no weights at",
+        str(tmp_path / "folder"): "is a folder, and no export",
+        write("empty.pt", b""): "is empty",
+        write(
+            "notes.pt", b"These are my notes"
+        ): r"no checkpoint of torch and no ONNX file: it starts with b'These ar'",
+        write("model.engine", b"x"): "opening it runs what is in it.*--trust-weights",
+    }.items():
+        with pytest.raises(WeightsError, match=message):
+            load(path)
+
+
+def test_one_class_takes_the_object_score_alone(tmp_path, photograph):
+    """nc 1: the class output is untrained."""
+    one = {**SMALL, "nc": 1}
+    save(tmp_path / "one.pt", one, names=["vehicle"])
+    found = run(load(str(tmp_path / "one.pt"), score_above=0.01), photograph)[0]
+    rows = load(str(tmp_path / "one.pt"))._rows(
+        torch.from_numpy(load(str(tmp_path / "one.pt")).prepare(photograph))[None].float() / 255
+    )
+    assert found[0, 4] == pytest.approx(rows[0, :, 4].max().item(), abs=1e-5)
+
+
+def test_the_paper_s_size_and_stride_with_a_real_variant(tmp_path, photograph):
+    """yolov7-tiny, as our own trainer would write it, from file to boxes."""
+    torch.manual_seed(3)
+    network = Network(variant("yolov7-tiny", 2))
+    save_checkpoint(tmp_path / "tiny.pt", network, class_names=["officer", "vehicle"])
+    detector = load(str(tmp_path / "tiny.pt"), size=256, score_above=0.2)
+    assert detector.shape(720, 1280) == (160, 256)
+    assert detector.class_names == ("officer", "vehicle")
+    boxes = run(detector, photograph)[0]
+    assert boxes.shape[1] == 6
+    assert (boxes[:, 4] > 0.2).all()
+
+
+@pytest.mark.shared
+def test_street_images_are_prepared_to_shapes_that_fit_the_stride(shared_data, small):
+    detector = load(small)
+    images = sorted((shared_data / "street_images").rglob("*.jpg"))[:3]
+    assert images
+    for path in images:
+        image = cv2.imread(str(path))[..., ::-1]
+        boxes = run(detector, image)[0]
+        height, width = image.shape[:2]
+        assert (boxes[:, [0, 1]] >= 0).all()
+        assert (boxes[:, [2, 3]] <= [width, height]).all()
+
+
+def test_the_weights_command_says_what_is_in_a_file(tmp_path):
+    path = tmp_path / "under any name.pt"
+    save_checkpoint(path, Network(variant("yolov7-tiny", 2)), class_names=["officer", "vehicle"], image_size=1280)
+    answer = CliRunner().invoke(app, ["weights", str(path), "--json"])
+    assert answer.exit_code == 0, answer.output
+    facts = json.loads(answer.stdout)
+    assert facts == {
+        "file": str(path),
+        "kind": "yolov7",
+        "variant": "yolov7-tiny",
+        "layers": 78,
+        "head": "IDetect",
+        "classes": {"0": "officer", "1": "vehicle"},
+        "strides": [8, 16, 32],
+        "anchors": [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]],
+        "parameters": 6_017_694,
+        "parameters_fused": 6_219_709 - 78 * 3 * (128 + 256 + 512 + 3),
+        "weights": "model",
+        "folded": False,
+        "stored_as": "float16",
+        "epoch": -1,
+        "training_image_size": 1280,
+    }
+    text = CliRunner().invoke(app, ["weights", str(path)]).stdout
+    assert "0 officer, 1 vehicle" in text
+    assert "10 13 16 30 33 23 | 30 61 62 45 59 119" in text
+    assert "6,017,694" in text
+
+
+def test_the_weights_command_refuses_a_program_in_one_line(tmp_path):
+    torch.save({"model": print}, tmp_path / "program.pt")
+    answer = CliRunner().invoke(app, ["weights", str(tmp_path / "program.pt")])
+    assert answer.exit_code == 2
+    assert "names __builtin__.print" in answer.stderr
+    assert answer.stderr.count("\n") == 1
