@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,10 +140,107 @@ def ingest(
 
 
 @app.command()
+def index(
+    study: StudyOption,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders, s3:// or gs:// URLs of images or .tar files of them; become images.sources."),
+    ] = None,
+    cluster: ClusterOption = "local",
+) -> None:
+    """Which images there are: everything is listed again, in parallel; `run` and `detect` take the list as it is."""
+    with _errors():
+        from pipeline.images import INDEX, PREFIXES, adopt_sources, list_again, summary
+        from pipeline.store import open_study
+
+        for line in adopt_sources(study, tuple(map(_absolute, images or ()))):
+            _say(line)
+        list_again(open_study(study))
+        made = _run(study, [PREFIXES, INDEX], cluster)
+        for line in summary(made):
+            _say(line)
+
+
+@app.command()
+def detect(
+    study: StudyOption,
+    weights: Annotated[
+        str | None, typer.Option(help="YOLOv7 checkpoint or ONNX export, or an ultralytics model.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels, longer side of what the network sees.")] = None,
+    score_above: Annotated[float | None, typer.Option(help="Leave out boxes of a lower confidence.")] = None,
+    iou_above: Annotated[float | None, typer.Option(help="Of boxes that overlap more, the best one stays.")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Name or number; may be repeated. `all`: every class.")
+    ] = None,
+    police_class: Annotated[
+        str | None, typer.Option(help="The class that a score is taken from, by name or number.")
+    ] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment/--no-augment", help="Test-time augmentation: three passes.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in one pass, instead of what fits.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or auto.")] = None,
+    compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile.")] = None,
+    max_megapixels: Annotated[float | None, typer.Option(help="A larger image is not decoded.")] = None,
+    trust_weights: Annotated[
+        bool | None, typer.Option("--trust-weights/--no-trust-weights", help="Open weights by running code in them.")
+    ] = None,
+    write_labels: Annotated[
+        str | None, typer.Option(help="Folder for YOLO text files, and the list of images.")
+    ] = None,
+    cluster: ClusterOption = "local",
+) -> None:
+    """Boxes of every image of the index, by the detector of a file of weights.
+
+    What is asked for here is written to study.yaml, so that a later `run` does the same; other weights or settings are
+    another result, beside the earlier one.
+    """
+    with _errors():
+        from pipeline.detect.labels_out import write_label_files
+        from pipeline.detect.stage import WEIGHTS, adopt_detector, detect_stage, summary
+        from pipeline.images import INDEX, PREFIXES
+
+        asked = {
+            "weights": None if weights is None else _absolute(weights),
+            "size": size,
+            "score_above": score_above,
+            "iou_above": iou_above,
+            "augment": augment,
+            "batch": batch,
+            "device": device,
+            "precision": precision,
+            "compile": compile_,
+            "max_megapixels": max_megapixels,
+            "trust_weights": trust_weights,
+        }
+        chosen = None if classes is None else tuple(map(_name_or_number, classes))
+        wanted = None if police_class is None else _name_or_number(police_class)
+        for line in adopt_detector(study, asked, classes=chosen, police_class=wanted):
+            _say(line)
+        made = _run(study, [WEIGHTS, PREFIXES, INDEX, detect_stage], cluster)
+        for line in summary(made):
+            _say(line)
+        if write_labels is not None:
+            from cluster.connect import connection
+
+            with connection(cluster) as client, _progress() as progress:
+                _say(write_label_files(made, _absolute(write_labels), client=client, progress=progress))
+
+
+def _name_or_number(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+@app.command()
 def labels(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Detections that exist as YOLO label files (sources.labels of study.yaml)."""
-    from pipeline.labels import LABELS
+    from pipeline.labels import LABELS, choose_labels
 
+    with _errors():
+        for line in choose_labels(study):
+            _say(line)
     _run(study, [LABELS], cluster)
 
 
@@ -276,7 +373,9 @@ def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     from pipeline.labels import LABELS
     from pipeline.layers import LAYERS
 
-    stages = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE, *_estimate_stages()]
+    with _errors():
+        detections = [LABELS, *_stages_of_images(study)]
+    stages = [LAYERS, READ, SET_ASIDE, ARRANGE, *detections, KEYS, MATCH, ANNOTATE, *_estimate_stages()]
     made = _run(study, stages, cluster)
     _summary(made)
 
@@ -387,6 +486,45 @@ def _print_dictionary(tables: list[Any]) -> None:
         console.print(grid)
 
 
+@app.command()
+def weights(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A detector's weights; a path, or any fsspec URL.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """What is in a file of weights: kind, variant, classes, strides, anchors; nothing in it is executed."""
+    with _errors():
+        from pipeline.detect.describe import describe
+
+        facts = describe(file)
+    if as_json:
+        _say(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        _say(f"{name.replace('_', ' '):{width}}  {_in_words(value)}")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items())
+    if isinstance(value, list):
+        return " | ".join(" ".join(f"{n:g}" for n in one) if isinstance(one, list) else str(one) for one in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not said" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _stages_of_images(root: str) -> list[Stage | Callable[[Study], Stage]]:
+    """Stages from images to detections, where the study has weights."""
+    from pipeline.detect.stage import WEIGHTS, detect_stage
+    from pipeline.images import INDEX, PREFIXES
+    from pipeline.store import open_study
+
+    images = open_study(root).settings.images
+    indexed = [PREFIXES, INDEX] if images.sources else []
+    return [WEIGHTS, *indexed, detect_stage] if images.weights is not None else [*indexed]
+
+
 def _estimate_stages() -> list[Stage]:
     from analysis.calibrate import CALIBRATE
     from analysis.cells import CELLS_STAGE
@@ -398,7 +536,9 @@ def _estimate_stages() -> list[Stage]:
     return [CALIBRATE, CELLS_STAGE, CLUSTERS, REPLICATE, ESTIMATE, MAPS, REPORT]
 
 
-def _run(root: str, stages: list[Stage], cluster: str, **changes: dict[str, Any]) -> Study:
+def _run(
+    root: str, stages: Sequence[Stage | Callable[[Study], Stage]], cluster: str, **changes: dict[str, Any]
+) -> Study:
     """Run stages; `changes` of settings, by section, hold for this run only."""
     with _errors():
         from dataclasses import replace
@@ -487,14 +627,18 @@ class _Drawn:
     def __init__(self, bar: Any, say: Callable[..., None]) -> None:
         self.bar, self.say = bar, say
         self.task: TaskID | None = None
+        self.bytes = 0
 
     def start(self, stage: Stage, done: int, total: int) -> None:
+        self.bytes = 0
         self.task = self.bar.add_task(stage.name, completed=done, total=total, amount=f"of {total:,} {stage.unit}")
 
-    def advance(self, stage: Stage, shard: Shard, record: Record) -> None:  # noqa: ARG002 - every progress is told alike
+    def advance(self, stage: Stage, shard: Shard, record: Record) -> None:
         task = self.bar.tasks[self.bar.task_ids.index(self.task)]
         rate = f", {task.speed:,.0f} {stage.unit}/s" if task.speed else ""
-        self.bar.update(self.task, advance=shard.size, amount=f"of {task.total:,.0f} {stage.unit}{rate}")
+        self.bytes += record.facts.get("bytes", 0)
+        read = f", {self.bytes / 1e9:,.2f} GB" if self.bytes else ""
+        self.bar.update(self.task, advance=shard.size, amount=f"of {task.total:,.0f} {stage.unit}{rate}{read}")
 
     def finish(self, stage: Stage, outcome: Outcome) -> None:
         self.bar.remove_task(self.task)

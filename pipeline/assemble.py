@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.errors import LedgerError, NotYetMade
 from pipeline.hashing import Keys
-from pipeline.keys import DETECTIONS, IMAGES, KEYS, PROCESSED, SCHEMAS
+from pipeline.keys import DETECTIONS, IMAGES, KEYS, PROCESSED, SCHEMAS, from_images
 from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
@@ -132,7 +132,8 @@ def plan_match(study: Study) -> list[Shard]:
             f"{study.root} has no images: `patrolscope ingest --study {study.root}` reads them; where it has run, "
             f"quarantine/ and ledger.jsonl say why no row could be used"
         )
-    listed = study.settings.sources.processed is not None
+    # Made from images, detections have a row for every image that was looked at: all others were not.
+    listed = from_images(study) or study.settings.sources.processed is not None
     work = {
         # Each file of keys, the file of metadata that it was made from, and its rows.
         IMAGES: [[*record.files, *record.facts["files"], record.rows_out] for record in images],

@@ -141,8 +141,40 @@ class Layers(Frozen):
         return {"entry": value} if isinstance(value, str) else value
 
 
+class Images(Frozen):
+    """Where the images lie, and how they are run through the detector."""
+
+    sources: tuple[str, ...] = ()  # folders or URLs (s3://, gs://); relative ones from the study folder
+    shard_images: int = Field(2_000, ge=1)  # at most in one piece of the detector's work
+    weights: str | None = None  # of the detector: path or URL
+    trust_weights: bool = False  # read weights that can not be read without running code that stands in them
+    size: int = Field(1280, ge=32, le=8192)  # pixels, longer side of what the network sees (the paper's)
+    score_above: Share = 0.01  # boxes of a lower confidence are left out (the paper's)
+    iou_above: Share = 0.45  # of two boxes of a class that overlap more, the better one stays
+    classes: tuple[int | str, ...] = ()  # by name or number; none: all that the weights know
+    augment: bool = False  # test-time augmentation: three passes, of which one is mirrored
+    batch: int | None = Field(None, ge=1)  # images in one pass; null: what fits the device's memory
+    max_megapixels: float = Field(50, gt=0, le=1000)  # a larger image is not decoded: status too_large
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: CUDA where there is one
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: fp16 on CUDA, fp32 on a CPU
+    compile: bool = False  # torch.compile: a minute at the start, then faster
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _one_or_many_classes(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, int)) else value
+
+
 class Detection(Frozen):
     """How detector output is read."""
+
+    # Where detections come from: label files (sources.labels) or images (images.weights); null: from what is given.
+    source: Literal["labels", "detect"] | None = None
 
     class_names: tuple[str, ...] = ("police officer", "police vehicle")  # by class number, from 0
     police_class: str | int = "police vehicle"  # the class that conf is taken from, by name or number
@@ -237,6 +269,7 @@ class Settings(Frozen):
     period: Period = Period()
     sources: Sources = Sources()
     layers: Layers = Layers()
+    images: Images = Images()
     detection: Detection = Detection()
     ingest: Ingest = Ingest()
     annotate: Annotate = Annotate()

@@ -13,12 +13,26 @@ from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from pipeline.errors import ContractViolation
 
-Kind = Literal["string", "bool", "int8", "int16", "int32", "int64", "float64", "instant", "wall_time", "geometry"]
+Kind = Literal[
+    "string",
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float64",
+    "instant",
+    "wall_time",
+    "geometry",
+    "float32_list",
+    "int32_list",
+]
 
 # Times are milliseconds, the unit of the published `timestamp`. An instant is a point in time (UTC on disk),
 # a wall time is what a clock in the city shows.
@@ -27,6 +41,8 @@ _PANDAS: dict[str, str] = {
     "instant": "datetime64[ms, UTC]",
     "wall_time": "datetime64[ms]",
     "geometry": "geometry",
+    "float32_list": "object",
+    "int32_list": "object",
 }
 _ARROW: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -39,10 +55,14 @@ _ARROW: dict[str, pa.DataType] = {
     "instant": pa.timestamp("ms", tz="UTC"),
     "wall_time": pa.timestamp("ms"),
     "geometry": pa.binary(),
+    "float32_list": pa.list_(pa.float32()),
+    "int32_list": pa.list_(pa.int32()),
 }
 # On disk the two coordinates of a table's points are one column of this name.
 POINT_COLUMN = "geometry"
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64"})
+# A value is an array of its own, of any length; bounds hold for what stands in it. pandas has them as objects.
+_LISTS: dict[str, Any] = {"float32_list": np.float32, "int32_list": np.int32}
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,7 @@ class Column:
 
     def cast(self, values: pd.Series[Any], table: str) -> pd.Series[Any]:
         """Values in the column's type; refuses what would change a value."""
-        if self.kind == "geometry" or str(values.dtype) == self.pandas_dtype:
+        if self.kind == "geometry" or (str(values.dtype) == self.pandas_dtype and self.kind not in _LISTS):
             return values
         try:
             return self._converted(values)
@@ -101,6 +121,9 @@ class Column:
             raise ContractViolation(message) from error
 
     def _converted(self, values: pd.Series[Any]) -> pd.Series[Any]:
+        if self.kind in _LISTS:
+            items = [_to_array(value, _LISTS[self.kind]) for value in values]
+            return pd.Series(_objects(items), index=values.index, dtype=object)
         if self.kind in _INTEGERS:
             whole = _to_integer(values.dropna() if self.nullable else values, self.kind)
             return values.astype(self.pandas_dtype) if self.nullable else whole  # type: ignore[call-overload]
@@ -118,6 +141,10 @@ class Column:
         missing = values.isna()
         if not self.nullable and missing.any():
             _refuse(f"{table}.{self.name}", values, missing, "a value in every row")
+        if self.kind in _LISTS:
+            some = list(values[~missing])
+            values = pd.Series(np.concatenate(some) if some else np.empty(0, _LISTS[self.kind]))
+            missing = values.isna()
         if self.low is not None or self.high is not None:
             low = -np.inf if self.low is None else self.low
             high = np.inf if self.high is None else self.high
@@ -242,6 +269,26 @@ class Table:
         """Digest of names and types: a table written under another declaration is not up to date."""
         shape = [{key: asdict(column)[key] for key in ("name", "kind", "nullable")} for column in self.columns]
         return hashlib.sha256(json.dumps([shape, self.point]).encode()).hexdigest()[:16]
+
+
+def _to_array(value: Any, dtype: Any) -> npt.NDArray[Any] | None:
+    """One value of a list column; None where it is missing."""
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        if pd.isna(value):
+            return None
+        raise TypeError(f"{value!r} is no list")
+    given = np.asarray(value)
+    made = given.astype(dtype)
+    if made.ndim != 1 or (made.dtype.kind == "i" and (made != given).any()):
+        raise ValueError(f"{value!r} is no list of {np.dtype(dtype)}")
+    return made
+
+
+def _objects(items: list[Any]) -> npt.NDArray[np.object_]:
+    # Arrays of one length would become a matrix.
+    held = np.empty(len(items), dtype=object)
+    held[:] = items
+    return held
 
 
 def _to_integer(values: pd.Series[Any], kind: str) -> pd.Series[Any]:

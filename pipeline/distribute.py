@@ -24,11 +24,18 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     """Records of shards in the order in which workers finish them.
 
     A task that raises stops the stage: what runs is let go, what is finished stays finished. Scheduling order is the
-    order of `shards`; nothing in the output depends on it.
+    order of `shards`; nothing in the output depends on it. Where workers offer the stage's resource, only they work.
     """
+    offered = any(stage.resource in worker["resources"] for worker in client.scheduler_info()["workers"].values())
     # pure=False: a shard that was redone after its files vanished must not be answered from an earlier result.
     futures = client.map(
-        _finish, shards, study=study, stage=stage, key=[f"{stage.name}-{shard.name}" for shard in shards], pure=False
+        _finish,
+        shards,
+        study=study,
+        stage=stage,
+        key=[f"{stage.name}-{shard.name}" for shard in shards],
+        pure=False,
+        resources={stage.resource: 1} if offered else None,
     )
     try:
         for future in distributed.as_completed(futures):

@@ -31,3 +31,7 @@ class NotYetMade(PatrolscopeError):
 
 class LedgerError(PatrolscopeError):
     """Rows in differ from rows out plus rows dropped: rows were lost or invented."""
+
+
+class WeightsError(PatrolscopeError):
+    """A detector's weights can not be opened, or can not do what is asked of them."""

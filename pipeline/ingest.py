@@ -15,7 +15,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import IO, Any
 from urllib.parse import quote
@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import Period, Settings, with_changes
+from pipeline.adopt import adopt as adopt_settings
+from pipeline.config import Period, Settings
 from pipeline.contract import Column, Table
 from pipeline.errors import NotYetMade, SourceError
 from pipeline.given import KEPT, absent_columns, columns_read, kept_names, typed_columns
@@ -49,7 +50,7 @@ from pipeline.rawcsv import (
 from pipeline.rawfiles import RawFile, identity, raw_files
 from pipeline.spatial.order import ROW_GROUP_ROWS, hilbert_key
 from pipeline.stages import Shard, Stage
-from pipeline.store import SETTINGS_FILE, Record, Study, change_settings, fingerprint, open_study, study_at
+from pipeline.store import Record, Study, fingerprint
 from pipeline.tables import GIVEN, METADATA, QUARANTINE, given_table
 
 STAGED_FOLDER = "staging/metadata"
@@ -104,17 +105,11 @@ def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown
     SourceError : the sources can not serve; nothing is written then
     StudyBusy : a run is at work on the study
     """
-    fs, base = fsspec.core.url_to_fs(root)
-    new = bool(sources) and not fs.exists(f"{str(base).rstrip('/')}/{SETTINGS_FILE}")
-    study = study_at(root, Settings()) if new else open_study(root)
-    asked = {"trust": trust, "keep_unknown": keep_unknown}
     changes: dict[str, dict[str, Any]] = {
-        "sources": {"metadata": list(sources)} if sources else {},
-        "ingest": {name: value for name, value in asked.items() if value is not None},
+        "sources": {"metadata": tuple(sources) or None},
+        "ingest": {"trust": trust, "keep_unknown": keep_unknown},
     }
-    if sources:  # a mistyped name leaves the settings as they are
-        raw_files(replace(study, settings=with_changes(study.settings, changes)))
-    return change_settings(study, changes)[1]
+    return adopt_settings(root, changes, may_make=bool(sources), check=raw_files if sources else None)
 
 
 # Days.

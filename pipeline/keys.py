@@ -17,8 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import SourceError
+from pipeline.detect.stage import stage_name
+from pipeline.errors import SettingsError, SourceError
 from pipeline.hashing import Keys, image_keys
+from pipeline.labels import LABELS
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import owned_lines
 from pipeline.rawfiles import identity
@@ -46,9 +48,14 @@ def keyed_images(refs: pa.ChunkedArray) -> pa.RecordBatch:
     return _batch(IMAGES, names, paths, np.arange(len(refs), dtype=np.uint32))
 
 
-def keyed_detections(detections: pa.Table) -> pa.RecordBatch:
-    """Keys of detections (`DETECTIONS`), with what MATCH hands on of them; a missing score is NaN."""
-    names, paths = image_keys(detections["image_id"])
+def keyed_detections(detections: pa.Table, *, without_ending: bool = False) -> pa.RecordBatch:
+    """Keys of detections (`DETECTIONS`), with what MATCH hands on of them; a missing score is NaN.
+
+    Ids from images are surely `without_ending`, so that a dot in one belongs to the name; those from label files can be
+    the name of an image with its ending.
+    """
+    ids = detections["image_id"]
+    names, paths = image_keys(pc.binary_join_element_wise(ids, "jpg", ".") if without_ending else ids)
     score, score_any = (detections[name].to_numpy() for name in ("score", "score_any"))
     return _batch(DETECTIONS, names, paths, score, score_any, pc.equal(detections["status"], "scored").to_numpy())
 
@@ -92,6 +99,37 @@ def in_buckets(rows: pa.RecordBatch, buckets: int) -> list[pa.RecordBatch]:
     return [ordered.slice(start, stop - start) for start, stop in pairwise(edges.tolist())]
 
 
+# Where detections come from.
+
+
+def from_images(study: Study) -> bool:
+    """Whether the study's detections are made from its images, and not read from label files.
+
+    Raises
+    ------
+    SettingsError : the study names both, and does not say which
+    """
+    settings = study.settings
+    images, labels = settings.images.weights is not None, bool(settings.sources.labels)
+    if images and labels and settings.detection.source is None:
+        raise SettingsError(
+            f"{study.root}/study.yaml names label files (sources.labels) and a detector's weights (images.weights): "
+            f"say which of them to use, detection.source: labels or detect"
+        )
+    return settings.detection.source == "detect" or (settings.detection.source is None and images)
+
+
+def detections_from(study: Study) -> str:
+    """Name of the stage whose records hold the detections to use.
+
+    Raises
+    ------
+    NotYetMade : they are to be made from images, and have not been
+    SettingsError : the study does not say which to use
+    """
+    return stage_name(study) if from_images(study) else LABELS.name
+
+
 # The stage.
 
 
@@ -102,8 +140,9 @@ def plan_keys(study: Study) -> list[Shard]:
     ------
     SourceError : the processed list is not there
     """
-    images, detections = (list(study.records(stage).values()) for stage in ("ingest", "labels"))
-    blocks = _blocks(study)
+    images, detections = (list(study.records(stage).values()) for stage in ("ingest", detections_from(study)))
+    # What was looked at is known image by image where images were, and not from a list.
+    blocks = [] if from_images(study) else _blocks(study)
     rows = max(
         sum(record.rows_out for record in images),
         sum(record.rows_out for record in detections),
@@ -185,7 +224,10 @@ def process_keys(study: Study, shard: Shard) -> Record:
             rows = keyed_images(study.read_arrow(file, ["image_ref"])["image_ref"])
         else:
             columns = ["image_id", "status", "score", "score_any"]
-            rows = pa.concat_batches([keyed_detections(study.read_arrow(file, columns)) for file in work["files"]])
+            whole = from_images(study)
+            rows = pa.concat_batches(
+                [keyed_detections(study.read_arrow(file, columns), without_ending=whole) for file in work["files"]]
+            )
         ledger = Ledger("keys", len(rows))
     written = study.write_parts(in_buckets(rows, work["buckets"]), rows.schema, f"{FOLDER}/{shard.name}.arrow")
     facts = {"kind": work["kind"], "buckets": work["buckets"], "files": work.get("files", [])}

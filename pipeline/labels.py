@@ -18,12 +18,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.adopt import adopt
 from pipeline.errors import SourceError
 from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint
+from pipeline.store import Record, Study, fingerprint, open_study
 from pipeline.tables import DETECTIONS
 
+FOLDER = "detections/labels"
 ENDING = ".txt"
 FILES_A_SHARD = 20_000
 LARGEST_FILE = 2**20  # bytes: a detector's some hundred boxes of 60 bytes are far below; a larger file is no label file
@@ -39,6 +41,9 @@ _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _BOX = rf"^[0-9]{{1,9}}(?: {_NUMBER}){{5}}$"
 _BOX_WITHOUT_CONF = rf"^[0-9]{{1,9}}(?: {_NUMBER}){{4}}$"
 _FIELDS = ["class", "cx", "cy", "w", "h", "conf"]
+_READ = {"image_id", "status", "score", "score_any", "boxes"}
+# A label file has no size of the image, in pixels of which boxes are kept.
+NOT_IN_LABELS = dict.fromkeys((name for name in DETECTIONS.names if name not in _READ), None)
 
 
 def read_labels(contents: Sequence[bytes], *, police_class: int, ledger: Ledger) -> pd.DataFrame:
@@ -117,6 +122,21 @@ def _any(files: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.bool_]:
     return found
 
 
+# What the command asks.
+
+
+def choose_labels(root: str) -> list[str]:
+    """Say in study.yaml that label files are what to use, where it says something else; a line on what has changed.
+
+    Raises
+    ------
+    SettingsError : there is no study
+    """
+    settings = open_study(root).settings
+    others = settings.images.weights is not None or settings.detection.source is not None
+    return adopt(root, {"detection": {"source": "labels" if others else None}})
+
+
 # The stage.
 
 
@@ -147,7 +167,7 @@ def plan_labels(study: Study) -> list[Shard]:
     """
     settings = study.settings
     roots = [fsspec.core.url_to_fs(study.resolve(root)) for root in settings.sources.labels]
-    _refuse_overlap([posixpath.normpath(str(place)) for _, place in roots])
+    refuse_overlap([posixpath.normpath(str(place)) for _, place in roots], "sources.labels")
     shards = []
     for number, (entry, (fs, place)) in enumerate(zip(settings.sources.labels, roots, strict=True)):
         if not fs.isdir(place):
@@ -163,11 +183,17 @@ def plan_labels(study: Study) -> list[Shard]:
     return shards
 
 
-def _refuse_overlap(places: list[str]) -> None:
+def refuse_overlap(places: Sequence[str], setting: str) -> None:
+    """Refuse folders of which one lies in another, or is named twice.
+
+    Raises
+    ------
+    SourceError : names two of them
+    """
     for first, place in enumerate(places):
         for other in places[first + 1 :]:
             if f"{place}/".startswith(f"{other}/") or f"{other}/".startswith(f"{place}/"):
-                raise SourceError(f"sources.labels: {place} and {other} hold the same files: name one of them")
+                raise SourceError(f"{setting}: {place} and {other} hold the same files: name one of them")
 
 
 def _cuts(fs: Any, root: str) -> Iterator[_Cut]:
@@ -260,8 +286,8 @@ def process_labels(study: Study, shard: Shard) -> Record:
         for contents in _contents(fs, [f"{root}/{file}" for file in files])
     ]
     image_ids = pd.Series([file.removesuffix(ENDING) for file in files], dtype="str")
-    detections = DETECTIONS.conform(pd.concat(parts, ignore_index=True).assign(image_id=image_ids))
-    file = study.write(DETECTIONS, detections, f"detections/{shard.name}.parquet")
+    detections = DETECTIONS.conform(pd.concat(parts, ignore_index=True).assign(image_id=image_ids, **NOT_IN_LABELS))
+    file = study.write(DETECTIONS, detections, f"{FOLDER}/{shard.name}.parquet")
     return Record("", "", (file,), len(files), len(detections), (ledger.close(len(detections)),))
 
 
@@ -315,4 +341,4 @@ def _head(path: str) -> bytes:
         os.close(descriptor)
 
 
-LABELS = Stage("labels", unit="files", folders=("detections",), plan=plan_labels, process=process_labels)
+LABELS = Stage("labels", unit="files", folders=(FOLDER,), plan=plan_labels, process=process_labels)

@@ -46,7 +46,7 @@ class Progress:
 
 def run_stages(
     study: Study,
-    stages: Sequence[Stage],
+    stages: Sequence[Stage | Callable[[Study], Stage]],
     client: Callable[[], distributed.Client],
     progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -54,6 +54,7 @@ def run_stages(
 
     Parameters
     ----------
+    stages : in place of a stage, a function that gives it once the earlier ones are up to date
     client : called when the first shard has to be made, so that an up-to-date study needs no cluster
 
     Raises
@@ -62,7 +63,10 @@ def run_stages(
     PatrolscopeError : from a stage; what was finished stays finished
     """
     with study.lock():
-        return [_run_stage(study, stage, client, progress or Progress()) for stage in stages]
+        return [
+            _run_stage(study, stage if isinstance(stage, Stage) else stage(study), client, progress or Progress())
+            for stage in stages
+        ]
 
 
 def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: dict[str, Record]) -> list[Shard]:

@@ -18,6 +18,7 @@ class Shard:
     work: dict[str, Any]  # JSON types: what `process` needs to know beside the study
     size: int = 1  # in the stage's unit, for progress
     made_from: str = ""  # digest of inputs that `work` does not show, such as a record's fingerprint
+    found_in: str = ""  # file of the study where `process` finds its input; can change without a change of the input
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Stage:
     plan: Callable[[Study], list[Shard]]
     process: Callable[[Study, Shard], Record]
     version: int = 1  # raised when the meaning of the output changes: finished shards are then made again
+    resource: str = ""  # that a shard takes one of, such as GPU; asked for where workers offer it
 
     def fingerprint(self, shard: Shard) -> str:
         """Digest of everything that the shard's output depends on."""

@@ -126,13 +126,44 @@ QUARANTINE = Table(
 
 DETECTION_STATUSES = ("scored", "unreadable", "missing", "too_large")
 
+IMAGE_INDEX = Table(
+    "image_index",
+    row="one image of the image store, as it was listed",
+    key=("source", "path", "offset"),
+    columns=(
+        Column("image_id", "string", "path of the image below its root, without the ending"),
+        Column("source", "string", "folder or URL of the image store, as study.yaml names it"),
+        Column("path", "string", "path of the file below the source"),
+        Column("member", "string", "name of the image in a tar file; missing: a file of its own", nullable=True),
+        Column(
+            "offset",
+            "int64",
+            "where the image begins in a tar file; missing: a file of its own",
+            unit="bytes",
+            low=0,
+            nullable=True,
+        ),
+        Column("bytes", "int64", "size of the image as it is stored", unit="bytes", low=0),
+        Column("modified_at_utc", "instant", "when the file, or the tar file, was changed last", nullable=True),
+        Column("version", "string", "what the file system says of the file's version: an ETag, or when it was changed"),
+        Column("shard", "string", "piece of the detector's work that the image belongs to"),
+    ),
+    made_by="patrolscope index",
+)
+
 DETECTIONS = Table(
     "detections",
     row="one image that was run through the detector",
     key=("image_id",),
     columns=(
         Column("image_id", "string", "path of the image below its root, without the ending"),
-        Column("status", "string", "how it went", allowed=DETECTION_STATUSES),
+        Column(
+            "status",
+            "string",
+            "scored: looked at, with or without a box; the others are no evidence: no image that can be read, gone "
+            "since it was listed, more pixels than images.max_megapixels",
+            allowed=DETECTION_STATUSES,
+        ),
         Column(
             "score",
             "float64",
@@ -153,8 +184,32 @@ DETECTIONS = Table(
             nullable=True,
         ),
         Column("boxes", "int32", "number of different boxes of any class", low=0),
+        # What label files do not say is missing in what was read from them.
+        Column("width", "int32", "width of the upright image", unit="pixels", low=1, nullable=True),
+        Column("height", "int32", "height of the upright image", unit="pixels", low=1, nullable=True),
+        *(
+            Column(
+                f"box_{edge}",
+                "float32_list",
+                f"{words} edge of each box, the best box first",
+                unit="pixels",
+                low=0,
+                nullable=True,
+            )
+            for edge, words in (("x1", "left"), ("y1", "upper"), ("x2", "right"), ("y2", "lower"))
+        ),
+        Column("box_score", "float32_list", "confidence of each box", unit="1", low=0, high=1, nullable=True),
+        Column("box_class", "int32_list", "class number of each box", low=0, nullable=True),
+        Column(
+            "seconds",
+            "float64",
+            "time to read and decode the image, and its share of its batch's pass through the detector",
+            unit="s",
+            low=0,
+            nullable=True,
+        ),
     ),
-    made_by="patrolscope labels",
+    made_by="patrolscope detect, patrolscope labels",
 )
 
 AREAS = Table(
@@ -749,6 +804,7 @@ TABLES = (
     METADATA,
     GIVEN,
     QUARANTINE,
+    IMAGE_INDEX,
     DETECTIONS,
     AREAS,
     CENSUS,

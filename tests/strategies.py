@@ -51,6 +51,10 @@ def _some(column: Column) -> st.SearchStrategy[Any]:
     if column.kind in ("instant", "wall_time"):
         zone = "UTC" if column.kind == "instant" else None
         return st.integers(*_YEARS_MS).map(lambda ms: pd.Timestamp(ms, unit="ms", tz=zone))
+    if column.kind == "float32_list":
+        return st.lists(st.floats(low, min(high, 2.0**20), width=32), max_size=3).map(np.float32)
+    if column.kind == "int32_list":
+        return st.lists(st.integers(int(max(low, -(2**31))), 2**31 - 1), max_size=3).map(np.int32)
     corner = st.tuples(st.floats(-170, 170), st.floats(-80, 80))
     return corner.map(lambda at: shapely.box(at[0], at[1], at[0] + 1, at[1] + 1))
 

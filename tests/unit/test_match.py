@@ -17,6 +17,7 @@ from pipeline.assemble import ANSWERS, MATCH, detections_of, match
 from pipeline.config import Settings
 from pipeline.errors import LedgerError, NotYetMade, SourceError
 from pipeline.keys import KEYS, bucket_count, bucket_of, in_buckets, keyed_detections, keyed_images, keyed_lines
+from pipeline.labels import NOT_IN_LABELS
 from pipeline.ledger import Ledger
 from pipeline.run import unfinished
 from pipeline.store import Record, Study, create_study, open_study
@@ -30,7 +31,8 @@ WITHOUT_LIST = "no list of processed images: every image of the metadata counts 
 
 def detected(*ids: str, score: float | None = 0.9, status: str = "scored") -> pd.DataFrame:
     rows = pd.DataFrame({"image_id": list(ids), "status": status, "score": score, "score_any": score, "boxes": 1})
-    return DETECTIONS.conform(rows.astype({"image_id": "str", "status": "str", "score": float, "score_any": float}))
+    rows = rows.astype({"image_id": "str", "status": "str", "score": float, "score_any": float})
+    return DETECTIONS.conform(rows.assign(**NOT_IN_LABELS))
 
 
 def matched(

@@ -1,0 +1,1 @@
+"""From pixels to boxes: YOLOv7 of our own, other detectors behind the same protocol."""

@@ -1,0 +1,123 @@
+"""Detections as YOLO label files, for other tools: one file an image with boxes, and the list of images looked at.
+
+`patrolscope labels` reads both back. A file is written for every image with a box, best box first, with its confidence;
+no file means no box where the image is on the list, and nothing where it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pipeline.detect.stage import stage_name
+from pipeline.errors import SettingsError
+from pipeline.ledger import Ledger
+from pipeline.run import Progress, run_stages
+from pipeline.stages import Shard, Stage
+from pipeline.store import SETTINGS_FILE, Record, Study
+
+if TYPE_CHECKING:
+    import distributed
+
+LABELS_FOLDER, LISTS_FOLDER = "labels", "lists"
+LIST_FILE = "processed.txt"
+MARKER_FILE = "labels.json"  # in a folder that this command writes to
+_MADE_BY = "patrolscope detect --write-labels"
+_COLUMNS = ["image_id", "status", "boxes", "width", "height"]
+_BOX_COLUMNS = ["box_x1", "box_y1", "box_x2", "box_y2", "box_score", "box_class"]
+
+
+def write_label_files(
+    study: Study, out: str, *, client: Callable[[], distributed.Client], progress: Progress | None = None
+) -> str:
+    """Write the detections that the study uses to a folder; returns a line for the reader.
+
+    What is finished there is not written again; label files of other detections go.
+
+    Raises
+    ------
+    SettingsError : the folder holds something else
+    """
+    folder = Study(out, study.settings)
+    _refuse_foreign(folder)
+    run_stages(folder, [_stage(study)], client, progress)
+    lists = sorted(name for record in folder.records("write-labels").values() for name in record.files_in(LISTS_FOLDER))
+    with folder.aside(LIST_FILE) as path, folder.fs.open(path, "wb") as whole:
+        for name in lists:
+            whole.write(folder.read_bytes(name))
+    return (
+        f"label files: {folder.path(LABELS_FOLDER)}, images looked at: {folder.path(LIST_FILE)}; for sources.labels "
+        f"and sources.processed of a study.yaml"
+    )
+
+
+def _refuse_foreign(folder: Study) -> None:
+    if folder.exists(SETTINGS_FILE) or folder.fs.isfile(folder.base):
+        raise SettingsError(f"{folder.root} is a study or a file: name another folder for the label files")
+    there = folder.fs.ls(folder.base, detail=False) if folder.fs.isdir(folder.base) else []
+    if there and not folder.exists(MARKER_FILE):
+        raise SettingsError(
+            f"{folder.root} holds something that `{_MADE_BY}` did not write: name a new or an empty folder"
+        )
+    try:
+        folder.write_bytes(json.dumps({"made_by": _MADE_BY}).encode(), MARKER_FILE)
+    except OSError as error:
+        raise SettingsError(f"{folder.root} can not be written to ({error.strerror}): name another place") from error
+
+
+def _stage(study: Study) -> Stage:
+    return Stage(
+        "write-labels",
+        unit="images",
+        folders=(LABELS_FOLDER, LISTS_FOLDER),
+        plan=partial(_plan, study),
+        process=partial(_process, study),
+    )
+
+
+def _plan(study: Study, _folder: Study) -> list[Shard]:
+    return [
+        Shard(record.shard, {"file": file}, size=record.rows_out, made_from=record.fingerprint)
+        for record in study.records(stage_name(study)).values()
+        for file in record.files
+    ]
+
+
+def _process(study: Study, folder: Study, shard: Shard) -> Record:
+    detections = study.read(shard.work["file"], columns=_COLUMNS + _BOX_COLUMNS)
+    scored = detections[detections["status"] == "scored"]
+    files = []
+    for row in scored[scored["boxes"] > 0].to_dict("records"):
+        boxes = pd.DataFrame({name: row[name] for name in _BOX_COLUMNS})
+        text = label_text(boxes, width=int(row["width"]), height=int(row["height"]))
+        files.append(folder.write_bytes(text.encode(), LABELS_FOLDER, f"{row['image_id']}.txt"))
+    lines = "".join(f"{image_id}\n" for image_id in scored["image_id"])
+    files.append(folder.write_bytes(lines.encode(), LISTS_FOLDER, f"{shard.name}.txt"))
+    ledger = Ledger("write-labels", len(detections))
+    ledger.drop(len(detections) - len(scored), why="image that was not looked at: not on the list")
+    return Record("", "", tuple(files), len(detections), len(scored), (ledger.close(len(scored)),))
+
+
+def label_text(boxes: pd.DataFrame, *, width: int, height: int) -> str:
+    """Lines `class cx cy w h conf`, in shares of the image's width and height.
+
+    Confidence has nine digits, so that reading it gives the same number of 32 bits.
+    """
+    across, down = (boxes[f"box_{axis}1"].astype(float) for axis in "xy")
+    right, lower = (boxes[f"box_{axis}2"].astype(float) for axis in "xy")
+    columns = (
+        boxes["box_class"],
+        (across + right) / (2 * width),
+        (down + lower) / (2 * height),
+        (right - across) / width,
+        (lower - down) / height,
+        boxes["box_score"],
+    )
+    return "".join(
+        f"{number} {cx:.6g} {cy:.6g} {w:.6g} {h:.6g} {score:.9g}\n"
+        for number, cx, cy, w, h, score in zip(*columns, strict=True)
+    )

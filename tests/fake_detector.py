@@ -1,0 +1,44 @@
+"""A detector without a network: what it finds follows from an image's mean colour."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+
+class FakeDetector:
+    """One box over the middle of an image, its score the mean of red, its class by green; none where it is all blue.
+
+    `room` is the number of images that fit its memory at a time.
+    """
+
+    fingerprint = "fake"
+    class_names = ("officer", "vehicle")
+
+    def __init__(self, size: int = 64, room: int = 1_000):
+        self.size, self.room = size, room
+        self.batches: list[tuple[int, ...]] = []
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        scale = self.size / max(height, width)
+        return tuple(-(-max(1, round(side * scale)) // 32) * 32 for side in (height, width))
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3
+        height, width = self.shape(*image.shape[:2])
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX)).transpose(2, 0, 1)
+
+    def predict(self, batch: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        if len(batch) > self.room:
+            raise MemoryError("no room")
+        self.batches.append(batch.shape)
+        means = batch.mean(axis=(2, 3)) / 255
+        return [self.boxes(*mean, *size) for mean, size in zip(means, sizes, strict=True)]
+
+    @staticmethod
+    def boxes(red: float, green: float, blue: float, height: int, width: int) -> np.ndarray:
+        if blue > 0.9:
+            return np.empty((0, 6), np.float32)
+        box = [width / 4, height / 4, width * 3 / 4, height * 3 / 4, red, float(green > 0.5)]
+        return np.array([box], dtype=np.float32)

@@ -1,0 +1,191 @@
+"""Letterbox, decoding and suppression against the same rules written as loops."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.detect.augment import augmented
+from pipeline.detect.boxes import Letterbox, decode, ranked, restore, select
+from tests import reference_yolov7 as reference
+
+
+def test_a_border_is_as_narrow_as_the_stride_allows():
+    image = np.zeros((333, 499, 3), np.uint8)
+    boxed = Letterbox(640, 640, 32).prepare(image)
+    assert boxed.shape == (3, 448, 640)
+    grey = (boxed == 114).all((0, 2))
+    assert (grey[:10].all(), grey[10:437].any(), grey[437:].all()) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("letterbox", "image", "shape"),
+    [
+        (Letterbox(1280, 1280, 64), (720, 1280), (768, 1280)),
+        (Letterbox(640, 640, 32), (720, 1280), (384, 640)),
+        (Letterbox(640, 640, 32), (1280, 720), (640, 384)),
+        (Letterbox(640, 640, 32), (640, 640), (640, 640)),
+        (Letterbox(640, 640, 32), (5000, 1), (640, 32)),
+        (Letterbox(640, 640), (333, 499), (640, 640)),
+        (Letterbox(384, 640), (333, 499), (384, 640)),
+    ],
+)
+def test_shape_is_the_shape_of_what_prepare_returns(letterbox, image, shape):
+    assert letterbox.shape(*image) == shape
+    assert letterbox.prepare(np.zeros((*image, 3), np.uint8)).shape == (3, *shape)
+
+
+def test_channels_stay_in_order_and_an_image_of_the_right_size_is_not_resampled():
+    image = np.random.default_rng(5).integers(0, 256, (64, 32, 3), np.uint8)
+    boxed = Letterbox(64, 64, 32).prepare(image)
+    assert np.array_equal(boxed, image.transpose(2, 0, 1))
+
+
+def test_scaling_is_bilinear_between_pixel_centres():
+    """The same as torch's interpolation without antialiasing, but for rounding."""
+    image = np.random.default_rng(5).integers(0, 256, (60, 90, 3), np.uint8)
+    boxed = Letterbox(640, 640, 32).prepare(image)
+    plain = torch.nn.functional.interpolate(
+        torch.from_numpy(image.transpose(2, 0, 1)[None]).float(), size=(427, 640), mode="bilinear", align_corners=False
+    )[0]
+    assert np.abs(boxed[:, 10:437].astype(float) - plain.numpy()).max() <= 1.01
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_rgb_image_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"\(h, w, 3\), uint8 is expected"):
+        Letterbox(64, 64, 32).prepare(wrong)
+
+
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    size=st.sampled_from([320, 640, 1280]),
+    corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+def test_boxes_come_back_to_where_they_were_in_the_image(height, width, size, corners):
+    letterbox = Letterbox(size, size, 64)
+    shape = letterbox.shape(height, width)
+    gain = min(shape[0] / height, shape[1] / width)
+    box = np.array(corners) * [width, height, width, height]
+    pad = [(shape[1] - width * gain) / 2, (shape[0] - height * gain) / 2] * 2
+    seen = (box * gain + pad).astype(np.float32)[None]
+    back = restore(seen, shape, (height, width))[0]
+    assert np.abs(back - box).max() <= 1e-3 * max(height, width)
+    assert (back >= 0).all()
+    assert (back <= [width, height, width, height]).all()
+
+
+def test_boxes_outside_the_image_are_clipped_to_it():
+    boxes = np.array([[-50, -50, 900, 900, 0.5, 1]], np.float32)
+    assert restore(boxes, (640, 640), (480, 640)).tolist() == [[0, 0, 640, 480, 0.5, 1]]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_decoding_is_what_the_rules_say_cell_by_cell(classes):
+    torch.manual_seed(1)
+    anchors = ((12.0, 16.0, 19.0, 36.0, 40.0, 28.0), (36.0, 75.0, 76.0, 55.0, 72.0, 146.0))
+    maps = [torch.randn(1, 3, 4, 6, 5 + classes), torch.randn(1, 3, 2, 3, 5 + classes)]
+    found = decode(maps, torch.tensor(anchors).reshape(2, 3, 2), (8, 16))
+    assert found.shape == (1, 3 * (24 + 6), 5 + classes)
+    torch.testing.assert_close(found[0], reference.decode(maps, anchors, (8, 16)), atol=1e-4, rtol=1e-5)
+
+
+def test_coordinates_of_a_half_precision_map_keep_single_precision():
+    """At 1200 pixels a half can only tell whole pixels."""
+    value = torch.tensor([0.25, 0.25, 0, 0, 3, 3], dtype=torch.float16)
+    maps = torch.zeros(1, 3, 1, 160, 6, dtype=torch.float16)
+    maps[..., :] = value
+    found = decode([maps], torch.ones(1, 3, 2), (8,))
+    assert found.dtype == torch.float32
+    expected = (2 / (1 + np.exp(-0.25)) - 0.5 + 150) * 8
+    assert abs(found[0, 150, 0].item() - expected) < 0.001
+
+
+def random_rows(seed, count, classes):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.rand(count, 2, generator=generator) * 120 + 40
+    sizes = torch.rand(count, 2, generator=generator) * 60 + 5
+    return torch.cat([centres, sizes, torch.rand(count, 1 + classes, generator=generator)], 1)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(0, 120),
+    classes=st.sampled_from([1, 2, 5]),
+    score_above=st.sampled_from([0.0, 0.01, 0.3]),
+    iou_above=st.sampled_from([0.2, 0.45, 0.65]),
+    wanted=st.sampled_from([None, (0,), (1,), (0, 4)]),
+)
+@settings(max_examples=60)
+def test_suppression_keeps_what_comparing_every_pair_keeps(seed, count, classes, score_above, iou_above, wanted):
+    rows = random_rows(seed, count, classes)
+    chosen = None if wanted is None else torch.tensor(wanted)
+    found = select(rows, score_above=score_above, iou_above=iou_above, classes=chosen)
+    expected = reference.select(rows, score_above, iou_above, wanted)
+    assert found.shape == (len(expected), 6)
+    torch.testing.assert_close(found, torch.tensor(expected).reshape(-1, 6).float(), atol=1e-3, rtol=1e-4)
+
+
+def test_with_one_class_the_score_is_the_object_alone():
+    rows = torch.tensor([[50.0, 50, 10, 10, 0.8, 0.5]])
+    assert select(rows, score_above=0.5, iou_above=0.45, classes=None)[0, 4] == pytest.approx(0.8)
+
+
+def test_at_most_300_boxes_of_an_image_remain_and_they_are_the_best():
+    spread = torch.arange(400).float()[:, None] * 100
+    rows = torch.cat([spread, spread, torch.full((400, 2), 10.0), torch.rand(400, 1), torch.ones(400, 1)], 1)
+    found = select(rows, score_above=0.0, iou_above=0.45, classes=None)
+    assert found[:, 4].tolist() == sorted(rows[:, 4].tolist(), reverse=True)[:300]
+
+
+def test_boxes_of_two_classes_do_not_suppress_each_other():
+    rows = torch.tensor([[50.0, 50, 20, 20, 0.9, 0.9, 0.1], [50.0, 50, 20, 20, 0.9, 0.1, 0.8]])
+    assert select(rows, score_above=0.1, iou_above=0.45, classes=None)[:, 5].tolist() == [0, 1]
+
+
+def test_finished_boxes_are_chosen_and_ordered():
+    boxes = torch.tensor([[0.0, 0, 1, 1, 0.2, 1], [0, 0, 1, 1, 0.9, 0], [0, 0, 1, 1, 0.9, 1], [0, 0, 1, 1, 0.5, 1]])
+    assert ranked(boxes, 0.2, torch.tensor([1]))[:, 4].tolist() == pytest.approx([0.9, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("stride", "height", "width", "inputs"),
+    [
+        (32, 320, 320, [(320, 320), (288, 288), (224, 224)]),
+        (64, 320, 320, [(320, 320), (320, 320), (256, 256)]),
+        (64, 256, 320, [(256, 320), (256, 320), (192, 256)]),
+    ],
+)
+def test_augmentation_passes_have_the_official_sizes(stride, height, width, inputs):
+    seen = []
+
+    def forward(images):
+        seen.append(images)
+        return torch.zeros(1, 1, 6)
+
+    augmented(torch.rand(1, 3, height, width), forward, stride)
+    assert [tuple(one.shape[2:]) for one in seen] == inputs
+    small = int(height * 0.83), int(width * 0.83)
+    assert (seen[1][..., small[0] :, :] == 0.447).all()
+    assert (seen[1][..., :, small[1] :] == 0.447).all()
+    assert not (seen[1][..., : small[0], : small[1]] == 0.447).all()
+
+
+def test_boxes_of_every_pass_come_back_to_the_input():
+    """A detector that returns the centre of the brightest pixel finds it in the same place in all passes."""
+    images = torch.zeros(1, 3, 320, 320)
+    images[0, :, 96:104, 200:208] = 1.0
+
+    def forward(given):
+        brightness = given[0, 0] * (given[0, 0] - 0.447).abs().gt(0.01)
+        rows, columns = (brightness > 0.9 * brightness.max()).nonzero(as_tuple=True)
+        x, y = columns.float().mean() + 0.5, rows.float().mean() + 0.5
+        return torch.stack([x, y, torch.tensor(8.0), torch.tensor(8.0), torch.tensor(0.9), torch.tensor(0.8)])[None, None]
+
+    rows = augmented(images, forward, 32)[0]
+    assert rows.shape == (3, 6)
+    assert (rows[:, :2] - torch.tensor([204.0, 100.0])).abs().max() < 1.5
+    torch.testing.assert_close(rows[:, 2], torch.tensor([8.0, 8 / 0.83, 8 / 0.67]))
+    assert (rows[:, 4:] == torch.tensor([0.9, 0.8])).all()

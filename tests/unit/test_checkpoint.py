@@ -1,0 +1,301 @@
+"""Official checkpoints load without the official code, and nothing that a file says is executed."""
+
+import io
+import os
+import pickle
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.detect.architecture import from_official, variant
+from pipeline.detect.checkpoint import read_checkpoint
+from pipeline.detect.official import save_checkpoint
+from pipeline.detect.restricted import LEGACY_MAGIC, ForbiddenName
+from pipeline.detect.yolov7 import Network
+from pipeline.errors import WeightsError
+from tests import reference_yolov7 as reference
+from tests.official_form import LEAKY, SMALL, model, save
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "best.pt"
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "old container"])
+def test_a_file_of_the_official_form_loads_without_the_official_classes(file, legacy):
+    state = save(file, legacy=legacy)["model"]
+    assert not {"models", "models.yolo", "models.common"} & set(sys.modules)
+    found = read_checkpoint(file)
+    assert found.class_names == ("officer", "vehicle")
+    assert (found.source, found.folded, found.stored_as, found.epoch) == ("model", False, "float16", -1)
+    assert found.architecture == from_official(SMALL)
+    assert found.variant is None
+    assert found.state.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.state.items())
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        maps = found.network()(images)
+    for one, other in zip(maps, reference.forward(SMALL, state, images), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_the_ema_is_taken_where_there_is_one(file):
+    def with_ema(content, classes):
+        torch.manual_seed(8)
+        content["ema"] = model(classes, SMALL, ["officer", "vehicle"])
+        content["updates"], content["epoch"] = 12, 3
+
+    states = save(file, change=with_ema)
+    found = read_checkpoint(file)
+    assert (found.source, found.epoch) == ("ema", 3)
+    key = "model.1.conv.weight"
+    assert torch.equal(found.state[key], states["ema"][key])
+    assert not torch.equal(found.state[key], states["model"][key])
+
+
+def test_a_file_in_the_midst_of_training_loads(file):
+    """Optimizer state, a numpy fitness and text beside the model."""
+    momentum = {"state": {0: {"momentum_buffer": torch.randn(100)}}, "param_groups": [{"lr": 0.01, "params": [0]}]}
+    save(file, optimizer=momentum, best_fitness=np.array([0.5]), training_results="1/300\n", ema=None, wandb_id=None)
+    assert read_checkpoint(file).source == "model"
+
+
+def test_anchors_come_from_the_tensors_and_not_from_the_settings(file):
+    def other_anchors(content, _classes):
+        content["model"].model[-1].anchor_grid *= 2
+
+    save(file, change=other_anchors)
+    assert read_checkpoint(file).architecture.anchors[0] == (20, 26, 32, 60, 66, 46)
+
+
+def test_a_folded_file_is_not_folded_again(file):
+    """It still carries ia and im, already folded in."""
+    images = torch.rand(1, 3, 64, 64)
+    expected = []
+
+    def fold(content, _classes):
+        whole = content["model"].float()
+        fused = Network(from_official(SMALL)).load({k: v.clone() for k, v in whole.state_dict().items()}).fuse()
+        with torch.inference_mode():
+            expected.extend(fused(images))
+        for layer, ours in zip(whole.model, fused.model, strict=True):
+            unused = isinstance(ours, nn.Identity)  # read by auxiliary heads alone: folded by the official code all the same
+            for name, module in list(layer.named_modules()):
+                if type(module).__name__ == "Conv":
+                    convolution = module.conv if unused else (ours.get_submodule(name) if name else ours).conv
+                    module.conv = nn.Conv2d(20, 20, 3) if unused else convolution
+                    del module.bn
+            if type(layer).__name__ == "RepConv":
+                del layer.rbr_dense, layer.rbr_1x1, layer.rbr_identity
+                layer.rbr_reparam = ours.rbr_reparam
+        whole.model[-1].m = fused.head.m
+
+    save(file, change=fold)
+    found = read_checkpoint(file)
+    assert found.folded
+    assert "model.15.ia.0.implicit" in found.state
+    network = found.network()
+    assert network.head.ia is None
+    with torch.inference_mode():
+        again = network.fuse()(images)
+    assert all(torch.equal(one, other) for one, other in zip(again, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["small", "leaky", "yolov7-tiny"])
+def test_what_we_write_has_the_official_form_and_loads(file, name):
+    architecture = {"small": from_official(SMALL), "leaky": from_official(LEAKY)}.get(name) or variant(name, 2)
+    network, ema = Network(architecture), Network(architecture)
+    names = ["officer", "vehicle"][: architecture.classes]
+    save_checkpoint(file, network, class_names=names, ema=ema, epoch=4, image_size=640)
+    assert "models" not in sys.modules
+    found = read_checkpoint(file)
+    assert found.architecture == architecture
+    assert (found.source, found.epoch, found.image_size, found.class_names) == ("ema", 4, 640, tuple(names))
+    for key, tensor in ema.state_dict().items():
+        assert torch.equal(found.state[key], tensor.half().float() if tensor.is_floating_point() else tensor)
+    # What the reader of the official form, a tree of modules, is told: names that are nobody's but the official ones.
+    with zipfile.ZipFile(file) as archive:
+        named = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    assert b"cmodels.yolo\nModel\n" in named
+    assert b"pipeline" not in named
+
+
+class Runs:
+    """Calls what it is made with when it is unpickled by the usual means."""
+
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+def containers(evil, folder):
+    """The same object in every form in which a file could bring it."""
+
+    def whole(path, **options):
+        torch.save({"epoch": -1, "model": evil}, path, **options)
+
+    whole(folder / "zip.pt")
+    whole(folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    whole(folder / "protocol4.pt", pickle_protocol=4)
+    save(folder / "deep.pt", change=lambda content, _classes: content["model"].yaml.update(evil=evil), settings={**SMALL})
+    (folder / "second.pt").write_bytes(LEGACY_MAGIC + pickle.dumps(evil, protocol=2))
+    return sorted(folder.glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "name"),
+    [
+        (os.system, ("touch {marker}",), r"(posix|nt)\.system"),
+        (eval, ("open({marker!r}, 'w')",), r"(__builtin__|builtins)\.eval"),
+        (__import__, ("os",), r"(__builtin__|builtins)\.__import__"),
+        (torch.serialization.load, ("{marker}",), r"torch\.serialization\.load"),
+    ],
+    ids=["os.system", "eval", "module", "torch.load"],
+)
+def test_a_malicious_file_is_refused_by_name_and_runs_nothing(tmp_path, call, arguments, name):
+    marker = tmp_path / "ran"
+    evil = Runs(call, *(one.format(marker=str(marker)) for one in arguments))
+    files = containers(evil, tmp_path)
+    assert len(files) == 5
+    for file in files:
+        with pytest.raises(ForbiddenName, match=f"names {name}, .* nothing of it was executed"):
+            read_checkpoint(file)
+    assert not marker.exists()
+
+
+def test_the_malicious_file_of_the_test_does_run_under_plain_pickle(tmp_path):
+    marker = tmp_path / "ran"
+    pickle.loads(pickle.dumps(Runs(os.system, f"touch {marker}")))
+    assert marker.exists()
+
+
+def test_names_of_a_folded_models_methods_are_read_over(file):
+    """A bound method is stored as getattr of a module; neither is looked up."""
+
+    def bound(content, _classes):
+        content["model"].model[1].forward = Runs(getattr, content["model"].model[1], "fuseforward")
+
+    save(file, change=bound)
+    assert read_checkpoint(file).class_names == ("officer", "vehicle")
+
+
+def test_a_state_alone_can_not_reach_what_stands_for_a_function(file):
+    """BUILD on a function would set its attributes, for everybody who calls it later."""
+    program = b"\x80\x02ctorch._utils\n_rebuild_parameter\n}U\x01xK\x01sb."
+    raw(file, program)
+    with pytest.raises(WeightsError, match="a function has no state"):
+        read_checkpoint(file)
+
+
+def raw(file, program, **entries):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/data.pkl", program)
+        for name, content in entries.items():
+            archive.writestr(f"a/{name}", content)
+
+
+def tensor_program(size, stride, numbers=4):
+    """A pickle that rebuilds one tensor."""
+
+    class Tensor:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, (Numbers(), 0, size, stride, False, {})
+
+    class Numbers:
+        pass
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, one):
+            return ("storage", torch.FloatStorage, "0", "cpu", numbers) if isinstance(one, Numbers) else None
+
+    buffer = io.BytesIO()
+    Pickler(buffer, 2).dump({"model": Tensor()})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"), [((10**9,), (0,)), ((5,), (1,)), ((2, 3), (2, 1)), ((-1,), (1,)), ((2,), (1, 1)), ((True,), (1,))]
+)
+def test_a_tensor_larger_than_its_numbers_is_refused(file, size, stride):
+    raw(file, tensor_program(size, stride), **{"data/0": bytes(16)})
+    with pytest.raises(WeightsError, match="damaged"):
+        read_checkpoint(file)
+
+
+def test_a_memo_that_would_fill_the_memory_is_refused(file):
+    """One instruction of the pickle names memo number 2^31 - 1; the unpickler in C would make room for all of them."""
+    raw(file, b"\x80\x02}r\xff\xff\xff\x7f.")
+    with pytest.raises(WeightsError, match="holds no official YOLOv7 model"):
+        read_checkpoint(file)
+
+
+def test_compressed_files_are_refused(file):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}." + bytes(1000))
+    with pytest.raises(WeightsError, match="compressed"):
+        read_checkpoint(file)
+
+
+def drop(name):
+    return lambda content, _classes: vars(content["model"]).pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c, _k: c.update(model=c["model"].state_dict()), "state dict alone"),
+        (lambda c, _k: c.update(model=None), "no official YOLOv7 model .*NoneType"),
+        (lambda c, k: c.update(model=nn.Conv2d(1, 1, 1)), r"no official YOLOv7 model .*conv\.Conv2d"),
+        (drop("yaml"), "carries no settings"),
+        (lambda c, _k: setattr(c["model"], "names", ["officer"]), r"2 classes and the names \['officer'\]"),
+        (lambda c, _k: setattr(c["model"], "yaml", {**SMALL, "nc": 3}), "made for 2 classes, the model says 3"),
+        (lambda c, k: c["model"].model.__setitem__(2, k["Focus"]()), r"layer 2 of the model is a models\.common\.Focus"),
+        (lambda c, _k: setattr(c["model"].model[9], "f", [8, 4]), r"layer 9 \(Concat\) of the model reads \[8, 4\]"),
+        (lambda c, _k: setattr(c["model"].model[1], "act", nn.ReLU()), "layer 1 has the activation ReLU"),
+        (lambda c, _k: c["model"].model.pop(-1), "has 15 layers, its layer list 16"),
+        (lambda c, _k: delattr(c["model"].model[-1], "anchor_grid"), "anchor_grid of the model is None"),
+        (lambda c, _k: delattr(c["model"].model[1].bn, "running_mean"), r"lack 1 tensors .*model\.1\.bn\.running_mean"),
+    ],
+)
+def test_other_contents_are_refused_in_one_line(file, change, message):
+    save(file, change=change)
+    with pytest.raises(WeightsError, match=message) as refused:
+        read_checkpoint(file).network()
+    assert "\n" not in str(refused.value)
+
+
+def test_files_that_are_no_checkpoint_are_refused_in_one_line(file):
+    save(file)
+    whole = file.read_bytes()
+    legacy = file.with_name("legacy.pt")
+    save(legacy, legacy=True)
+    wrong = {
+        b"": "starts with",
+        b"not a checkpoint": "no torch checkpoint: it starts with b'not '",
+        whole[: len(whole) // 2]: "truncated or damaged",
+        whole[:100]: "truncated or damaged",
+        legacy.read_bytes()[:-50]: "truncated or damaged",
+        legacy.read_bytes()[:300]: "truncated or damaged",
+    }
+    for content, message in wrong.items():
+        file.write_bytes(content)
+        with pytest.raises(WeightsError, match=message) as refused:
+            read_checkpoint(file)
+        assert "\n" not in str(refused.value)
+    torch.save(nn.Linear(2, 2).state_dict(), file)
+    with pytest.raises(WeightsError, match="state dict alone"):
+        read_checkpoint(file)
+    torch.save(torch.ones(3), file)
+    with pytest.raises(WeightsError, match="a single StoredTensor"):
+        read_checkpoint(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", "x")
+    with pytest.raises(WeightsError, match=r"has no data\.pkl"):
+        read_checkpoint(file)

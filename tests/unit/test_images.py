@@ -1,0 +1,332 @@
+"""The index of an image store: what it finds, what it leaves out, and what a change to the store changes."""
+
+import io
+import tarfile
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Settings
+from pipeline.errors import SourceError
+from pipeline.images import INDEX, PREFIXES, Store, adopt_sources, cut, image_id_of, indexed_shards, list_again, summary
+from pipeline.run import unfinished
+from pipeline.store import Study, create_study, open_study
+from pipeline.tables import IMAGE_INDEX
+
+
+def fill(folder, files) -> None:
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"content of {name}".encode())
+
+
+def study_of(folder, *sources: str, **settings) -> Study:
+    return create_study(folder, Settings.model_validate({"images": {"sources": sources, **settings}}))
+
+
+def finish(study) -> pd.DataFrame:
+    """Bring the index up to date, as a run does, without a cluster."""
+    for stage in (PREFIXES, INDEX):
+        shards = stage.plan(study)
+        for shard in unfinished(study, stage, shards, study.records(stage.name)):
+            stage.finish(study, shard)
+    files = [file for record in study.records(INDEX.name).values() for file in record.files]
+    rows = pd.concat([study.read(file) for file in files], ignore_index=True)
+    IMAGE_INDEX.check_key(rows)
+    return rows.sort_values(["source", "path", "offset"], ignore_index=True)
+
+
+def names(study) -> set[str]:
+    return {name for name, *_ in indexed_shards(study)}
+
+
+def dropped(study) -> dict[str, int]:
+    lines = [line for record in study.records(INDEX.name).values() for line in record.ledger]
+    return {why: sum(line["dropped"].get(why, 0) for line in lines) for line in lines for why in line["dropped"]}
+
+
+def rides(count: int, each: int) -> list[str]:
+    return [f"ride/{ride:032x}/{number}.jpg" for ride in range(count) for number in range(each)]
+
+
+# What is found.
+
+
+@pytest.mark.parametrize("files", [rides(3, 4), rides(80, 2), ["a.jpg"], ["a.jpg", "x/b.png", "x/y/z/c.jpeg"]])
+def test_every_image_of_a_folder_is_indexed_once_with_what_is_known_of_it(tmp_path, files):
+    fill(tmp_path / "store", files)
+    index = finish(study_of(tmp_path, "store"))
+    assert index["path"].tolist() == sorted(files)
+    assert index["image_id"].tolist() == [name.rsplit(".", 1)[0] for name in sorted(files)]
+    sizes = [(tmp_path / "store" / name).stat().st_size for name in sorted(files)]
+    assert index["bytes"].tolist() == sizes
+    assert (pd.Timestamp.now("UTC") - index["modified_at_utc"]).max() < pd.Timedelta("10min")
+
+
+def test_hidden_files_and_other_files_are_left_out_and_the_others_counted(tmp_path):
+    fill(tmp_path / "store", ["a.JPG", "b.txt", "c/d.pdf", ".hidden.jpg", ".git/e.jpg", "f.tar.gz", "noending"])
+    study = study_of(tmp_path, "store")
+    assert finish(study)["path"].tolist() == ["a.JPG"]
+    assert dropped(study) == {
+        "file that is no image by its ending": 3,
+        "packed tar file, of which no part can be read alone: unpack it to .tar": 1,
+    }
+
+
+def test_links_to_folders_are_not_followed_and_a_ring_of_them_ends(tmp_path):
+    fill(tmp_path / "store", ["a/1.jpg"])
+    (tmp_path / "store" / "a" / "up").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert finish(study_of(tmp_path, "store"))["path"].tolist() == ["a/1.jpg"]
+
+
+def write_tar(path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+
+
+def test_images_in_tar_files_count_and_are_read_without_the_rest_of_the_file(tmp_path):
+    (tmp_path / "store").mkdir()
+    write_tar(tmp_path / "store" / "9f2c.tar", {"1.jpg": b"one", "1.json": b"{}", "2.jpg": b"two two"})
+    write_tar(tmp_path / "store" / "part-0.tar", {"./ride/07aa/3.jpg": b"three", "../../out.jpg": b"x"})
+    study = study_of(tmp_path, "store")
+    index = finish(study)
+    assert index["image_id"].tolist() == ["9f2c/1", "9f2c/2", "ride/07aa/3"]
+    assert index["bytes"].tolist() == [3, 7, 5]
+    store = Store.of(study, "store")
+    contents = [store.read(row.path, row.offset, row.offset + row.bytes) for row in index.itertuples()]
+    assert contents == [b"one", b"two two", b"three"]
+    assert dropped(study) == {
+        "file that is no image by its ending": 1,
+        "member of a tar file with a path outside of it": 1,
+    }
+
+
+def test_a_damaged_tar_file_is_said_and_stops_nothing(tmp_path):
+    (tmp_path / "store").mkdir()
+    write_tar(tmp_path / "store" / "a.tar", {"1.jpg": bytes(5_000), "2.jpg": bytes(5_000)})
+    content = (tmp_path / "store" / "a.tar").read_bytes()
+    (tmp_path / "store" / "a.tar").write_bytes(content[:6_200])
+    fill(tmp_path / "store", ["b.jpg", "c.tar"])
+    study = study_of(tmp_path, "store")
+    assert finish(study)["image_id"].tolist()[-1] == "b"
+    assert dropped(study) == {"tar file that is damaged: only what stands before the damage is indexed": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "member", "expected"),
+    [
+        ("ride/9f/1.jpg", None, "ride/9f/1"),
+        ("ride/9f/2020.10.05.jpg", None, "ride/9f/2020.10.05"),
+        ("ride/9f.tar", "1.jpg", "ride/9f/1"),
+        ("part-1.tar", "ride/9f/1.jpg", "ride/9f/1"),
+    ],
+)
+def test_an_image_is_known_by_its_path_without_the_ending(path, member, expected):
+    assert image_id_of(path, member) == expected
+
+
+# What a source must be.
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [("nowhere", "nowhere is not there; expected a folder"), ("file.jpg", "file.jpg is a file; expected a folder")],
+)
+def test_a_source_that_is_no_folder_is_refused_and_nothing_written(tmp_path, source, complaint):
+    fill(tmp_path, ["file.jpg"])
+    with pytest.raises(SourceError, match=complaint):
+        adopt_sources(str(tmp_path / "study"), [str(tmp_path / source)])
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_unknown_protocol_is_refused_in_one_line(tmp_path):
+    with pytest.raises(SourceError, match=r"nosuch://x can not be listed .*expected a folder"):
+        adopt_sources(str(tmp_path / "study"), ["nosuch://x"])
+
+
+def test_a_source_inside_another_one_is_refused(tmp_path):
+    fill(tmp_path / "store", ["a/1.jpg"])
+    study = study_of(tmp_path, "store", "store/a")
+    with pytest.raises(SourceError, match=r"images\.sources: .* hold the same files"):
+        PREFIXES.plan(study)
+
+
+def test_a_folder_without_images_is_said(tmp_path):
+    fill(tmp_path / "store", ["a.txt"])
+    study = study_of(tmp_path, "store")
+    for stage in (PREFIXES, INDEX):
+        for shard in stage.plan(study):
+            stage.finish(study, shard)
+    with pytest.raises(SourceError, match="holds no image"):
+        summary(study)
+
+
+# What a change to the store changes.
+
+
+def test_a_run_takes_the_index_as_it_is_and_listing_again_finds_what_changed(tmp_path):
+    fill(tmp_path / "store", rides(12, 30))
+    study = study_of(tmp_path, "store", shard_images=40)
+    finish(study)
+    before = names(study)
+    fill(tmp_path / "store", [f"ride/{99:032x}/{number}.jpg" for number in range(30)])
+    finish(study)
+    assert names(study) == before
+    list_again(study)
+    finish(study)
+    assert len(names(study) - before) == 1
+    assert before < names(study)
+
+    changed = tmp_path / "store" / f"ride/{3:032x}" / "7.jpg"
+    changed.write_bytes(b"another image")
+    before = names(study)
+    list_again(study)
+    finish(study)
+    assert (len(before - names(study)), len(names(study) - before)) == (1, 1)
+    list_again(study)
+    assert names(study) == set()
+
+
+def test_an_interrupted_listing_is_gone_on_with(tmp_path):
+    fill(tmp_path / "store", rides(12, 2))
+    study = study_of(tmp_path, "store")
+    finish(study)
+    list_again(study)
+    for shard in PREFIXES.plan(study):
+        PREFIXES.finish(study, shard)
+    first, *others = INDEX.plan(study)
+    INDEX.finish(study, first)
+    list_again(study)
+    left = unfinished(study, INDEX, INDEX.plan(study), study.records(INDEX.name))
+    assert left == others
+
+
+rows_of_folders = st.lists(st.integers(1, 60), min_size=1, max_size=20)
+
+
+def rows(sizes) -> list[dict]:
+    return [
+        {"source": "s", "path": f"{folder:03d}/{n:03d}.jpg", "member": None, "offset": None, "bytes": 1, "version": "v"}
+        for folder, size in sizes
+        for n in range(size)
+    ]
+
+
+@given(rows_of_folders, st.integers(1, 40))
+def test_shards_hold_every_image_once_in_order_and_none_too_many(sizes, at_most):
+    given_rows = rows(enumerate(sizes))
+    shards = cut(given_rows, at_most)
+    assert [row for _, some in shards for row in some] == given_rows
+    assert all(0 < len(some) <= at_most for _, some in shards)
+    assert len({name for name, _ in shards}) == len(shards)
+
+
+@given(rows_of_folders, st.integers(8, 40), st.data())
+def test_a_folder_that_fills_an_eighth_of_a_shard_changes_no_other_shard(sizes, at_most, data):
+    sizes = [max(size, -(-at_most // 8)) for size in sizes]
+    added = data.draw(st.integers(0, len(sizes) - 1))
+    all_of_them = {name for name, _ in cut(rows(enumerate(sizes)), at_most)}
+    without = {name for name, _ in cut(rows(pair for pair in enumerate(sizes) if pair[0] != added), at_most)}
+    assert without <= all_of_them
+
+
+def test_an_image_more_in_a_large_or_among_small_folders_changes_few_shards():
+    for sizes in ([1_000], [2] * 500):
+        some = rows(enumerate(sizes))
+        middle = some[:400] + rows([(200, 3)])[2:] + some[400:] if len(sizes) > 1 else some[:400] + some[401:]
+        one, other = ({name for name, _ in cut(given_rows, 50)} for given_rows in (some, middle))
+        assert len(one) > 20
+        assert len(one ^ other) <= 6
+
+
+# On an object store.
+
+
+@pytest.fixture(scope="module")
+def s3():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        import s3fs
+
+        yield s3fs.S3FileSystem()
+    server.stop()
+
+
+def test_a_bucket_is_indexed_like_a_folder(tmp_path, s3):
+    files = [*rides(5, 3), "top.jpg", "notes.txt"]
+    s3.mkdir("dashcams")
+    s3.pipe({f"dashcams/store/{name}": f"content of {name}".encode() for name in files})
+    study = study_of(tmp_path / "remote", "s3://dashcams/store", shard_images=2)
+    index = finish(study)
+    fill(tmp_path / "store", files)
+    local = finish(study_of(tmp_path / "local", str(tmp_path / "store"), shard_images=2))
+    same = ["image_id", "path", "bytes"]
+    pd.testing.assert_frame_equal(index[same], local[same])
+    store = Store.of(study, "s3://dashcams/store")
+    assert store.read(index["path"][0]) == f"content of {index['path'][0]}".encode()
+    assert store.read("gone.jpg") is None
+
+    before = names(study)
+    s3.pipe(f"dashcams/store/ride/{1:032x}/0.jpg", b"another image")
+    s3.pipe(f"dashcams/store/ride/{2:032x}/0.jpg", f"content of ride/{2:032x}/0.jpg".encode())
+    list_again(study)
+    finish(study)
+    assert len(before - names(study)) == 1  # what was written again with the same content has the same version
+
+
+def test_images_in_a_tar_file_of_a_bucket_are_read_in_part(tmp_path, s3):
+    write_tar(tmp_path / "a.tar", {f"{number}.jpg": bytes([number]) * 2_000 for number in range(20)})
+    s3.mkdir("packed")
+    s3.put(str(tmp_path / "a.tar"), "packed/ride/9f.tar")
+    study = study_of(tmp_path, "s3://packed")
+    index = finish(study)
+    assert len(index) == 20
+    store = Store.of(study, "s3://packed")
+    row = index.iloc[7]
+    assert store.read(row["path"], row["offset"], row["offset"] + row["bytes"]) == bytes([7]) * 2_000
+
+
+def test_a_bucket_that_does_not_exist_is_one_line_without_secrets(tmp_path, s3):
+    with pytest.raises(SourceError, match=r"images\.sources: s3://nosuchbucket/x is not there") as caught:
+        adopt_sources(str(tmp_path / "study"), ["s3://nosuchbucket/x"])
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_one_line(tmp_path, s3, monkeypatch):
+    from botocore.exceptions import EndpointConnectionError
+
+    def unreachable(*_arguments, **_options):
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
+
+    monkeypatch.setattr(type(s3), "isdir", unreachable)
+    with pytest.raises(SourceError, match=r"s3://dashcams/x can not be listed .*127\.0\.0\.1:9"):
+        adopt_sources(str(tmp_path / "study"), ["s3://dashcams/x"])
+
+
+def test_adopting_sources_makes_a_study_and_says_so_once(tmp_path):
+    fill(tmp_path / "store", ["a.jpg"])
+    root, source = str(tmp_path / "study"), str(tmp_path / "store")
+    (line,) = adopt_sources(root, [source])
+    assert line.endswith(f"study.yaml now says images.sources: {source}")
+    assert adopt_sources(root, [source]) == adopt_sources(root, []) == []
+    assert open_study(root).settings.images.sources == (source,)

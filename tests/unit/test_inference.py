@@ -1,0 +1,172 @@
+"""Images through a detector: every file has an answer, in its place, whatever the batches."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from pipeline.detect.decode import decode
+from pipeline.detect.inference import Batch, infer
+from pipeline.errors import SettingsError, SourceError
+from tests.fake_detector import FakeDetector
+from tests.image_files import encoded, of_every_kind, picture, sixteen_bits, turned
+
+MANY_PIXELS = 50_000_000
+
+
+def results(files, *, batch=3, threads=2, detector=None, max_pixels=MANY_PIXELS):
+    detector = detector or FakeDetector()
+    return infer(detector, files.__getitem__, len(files), batch=Batch(batch), threads=threads, max_pixels=max_pixels)
+
+
+def plain(found):
+    return [(one.status, one.boxes.tolist(), one.width, one.height) for one in found]
+
+
+# One file.
+
+
+@pytest.mark.parametrize(("name", "file"), of_every_kind().items())
+def test_every_kind_of_file_has_the_status_that_it_deserves(name, file):
+    content, status = file
+    decoded = decode(content, max_pixels=MANY_PIXELS)
+    assert decoded.status == status, name
+    if status == "scored":
+        assert decoded.pixels.shape == (decoded.height, decoded.width, 3)
+        assert decoded.pixels.dtype == np.uint8
+    else:
+        assert decoded.pixels is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_an_image_is_turned_upright(orientation, mode):
+    content = turned(picture().convert(mode), orientation)
+    decoded = decode(content, max_pixels=MANY_PIXELS)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(decoded.pixels, expected)
+    assert (decoded.width, decoded.height) == ((64, 96) if orientation > 4 else (96, 64))
+
+
+def test_sixteen_bits_are_cut_to_the_upper_eight():
+    decoded = decode(sixteen_bits(), max_pixels=MANY_PIXELS)
+    np.testing.assert_array_equal(decoded.pixels[..., 1].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize(("mode", "form"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG")])
+def test_pixels_are_those_that_pillow_decodes(mode, form):
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (61, 83, 3), dtype=np.uint8)).convert(mode)
+    content = encoded(noise, form)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(decode(content, max_pixels=MANY_PIXELS).pixels, expected)
+
+
+def test_the_size_of_an_image_that_is_too_large_is_read_from_its_header_alone():
+    decoded = decode(of_every_kind()["bomb.png"][0], max_pixels=MANY_PIXELS)
+    assert (decoded.status, decoded.width, decoded.height) == ("too_large", 100_000, 100_000)
+    edge = encoded(picture(50, 40))
+    assert decode(edge, max_pixels=2_000).status == "scored"
+    assert decode(edge, max_pixels=1_999).status == "too_large"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@given(st.sampled_from(sorted(of_every_kind())), st.integers(0, 400), st.binary(max_size=40))
+def test_no_damage_to_a_file_stops_a_run(name, at, bytes_there):
+    content = of_every_kind()[name][0]
+    damaged = content[:at] + bytes_there + content[at + len(bytes_there) :]
+    decoded = decode(damaged, max_pixels=1_000_000)
+    assert decoded.status in ("scored", "unreadable", "too_large")
+    assert (decoded.pixels is not None) == (decoded.status == "scored")
+
+
+# Many files.
+
+
+def test_results_stand_in_the_order_of_the_images_whatever_their_shapes():
+    sizes = [(96, 64), (64, 96), (96, 64), (10, 200), (64, 96), (96, 64), (96, 64)]
+    files = [encoded(picture(*size, colour=(30 * n, 0, 0)), "PNG") for n, size in enumerate(sizes)]
+    found = results(files)
+    assert [(one.width, one.height) for one in found] == sizes
+    assert np.all(np.diff([one.boxes[0, 4] for one in found]) > 0)
+    for one, (width, height) in zip(found, sizes, strict=True):
+        np.testing.assert_array_equal(one.boxes[0, :4], [width / 4, height / 4, width * 3 / 4, height * 3 / 4])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_batches_and_threads_change_no_result(batch, threads):
+    files = [content for content, _ in of_every_kind().values()] + [None]
+    assert plain(results(files, batch=batch, threads=threads)) == plain(results(files, batch=1, threads=1))
+
+
+def test_a_batch_holds_images_of_one_shape():
+    detector = FakeDetector()
+    files = [encoded(picture(100, 20) if n % 2 else picture(20, 100)) for n in range(12)]
+    results(files, batch=4, detector=detector)
+    assert sorted(detector.batches) == [(2, 3, 32, 64), (2, 3, 64, 32), (4, 3, 32, 64), (4, 3, 64, 32)]
+
+
+def test_no_box_is_a_scored_image_and_a_gone_one_is_missing():
+    files = [encoded(picture(colour=(0, 0, 255)).crop((40, 30, 90, 60)), "PNG"), None]
+    no_box, gone = results(files)
+    assert (no_box.status, len(no_box.boxes)) == ("scored", 0)
+    assert (gone.status, gone.width) == ("missing", None)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so():
+    detector, batch = FakeDetector(room=3), Batch(16)
+    files = [encoded(picture(colour=(n, 0, 0)), "PNG") for n in range(20)]
+    found = infer(detector, files.__getitem__, 20, batch=batch, threads=2, max_pixels=MANY_PIXELS)
+    assert plain(found) == plain(results(files))
+    assert batch.size == 2
+    assert max(shape[0] for shape in detector.batches) == 2
+
+
+def test_an_image_that_does_not_fit_alone_is_said_in_one_line():
+    with pytest.raises(SettingsError, match=r"lower images\.size"):
+        results([encoded(picture())], detector=FakeDetector(room=0))
+
+
+def test_a_defect_of_the_detector_is_not_taken_for_a_lack_of_memory():
+    class Broken(FakeDetector):
+        def predict(self, batch, sizes):
+            raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        results([encoded(picture())], detector=Broken())
+
+
+def test_what_can_not_be_read_stops_and_leaves_no_thread_behind():
+    def read(position):
+        if position == 5:
+            raise SourceError("the store does not answer")
+        return encoded(picture())
+
+    with pytest.raises(SourceError, match="does not answer"):
+        infer(FakeDetector(), read, 1_000, batch=Batch(2), threads=2, max_pixels=MANY_PIXELS)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_images_are_read_ahead_by_a_bounded_number():
+    asked: list[int] = []
+    lead: list[int] = []
+
+    class Watching(FakeDetector):
+        def predict(self, batch, sizes):
+            lead.append(len(asked))
+            return super().predict(batch, sizes)
+
+    def read(position):
+        asked.append(position)
+        return encoded(picture(8, 8))
+
+    infer(Watching(), read, 300, batch=Batch(4), threads=2, max_pixels=MANY_PIXELS)
+    done = 4 * np.arange(1, len(lead) + 1)
+    assert len(asked) == 300
+    assert np.max(np.array(lead) - done) <= 2 * 4 + 2

@@ -1,0 +1,211 @@
+"""The network: layers, names and sizes of the published files, and the same maps as the blocks written out plainly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.detect.architecture import (
+    Layer,
+    from_official,
+    guess_variant,
+    to_official,
+    variant,
+    variant_names,
+)
+from pipeline.detect.yolov7 import Network, build
+from pipeline.errors import WeightsError
+from tests import reference_yolov7 as reference
+from tests.official_form import LEAKY, SMALL, save
+
+# Measured on the official networks: layers, keys and parameters of the training and the published form, fused parameters.
+PUBLISHED = {
+    "yolov7": ((106, 106), (566, 560), (37_622_682, 37_620_125), 36_905_341, 37_191_162 + 5_394 * 2),
+    "yolov7-tiny": ((78, 78), (344, 338), (6_228_762, 6_227_101), 6_219_709, 6_012_282 + 2_706 * 2),
+    "yolov7x": ((122, 122), (644, 638), (71_347_394, 71_344_389), 71_311_741, 70_808_354 + 6_738 * 2),
+    "yolov7-w6": ((123, 119), (668, 628), (82_312_436, 70_426_236), 70_394_300, 80_927_156 + 17_316 * 2),
+    "yolov7-e6": ((145, 141), (896, 856), (111_898_292, 97_246_652), 97_202_940, 110_397_884),
+    "yolov7-d6": ((167, 163), (1028, 988), (154_709_364, 133_810_044), 133_757_052, 152_909_436),
+    "yolov7-e6e": ((266, 262), (1490, 1450), (166_408_884, 151_757_244), 151_687_420, 164_908_476),
+}
+LEAD_CHANNELS = {
+    "yolov7": [256, 512, 1024],
+    "yolov7-tiny": [128, 256, 512],
+    "yolov7x": [320, 640, 1280],
+    "yolov7-w6": [256, 512, 768, 1024],
+    "yolov7-e6": [320, 640, 960, 1280],
+    "yolov7-d6": [384, 768, 1152, 1536],
+    "yolov7-e6e": [320, 640, 960, 1280],
+}
+KEYS = {
+    "yolov7": {
+        "model.0.conv.weight": (32, 3, 3, 3),
+        "model.51.cv5.bn.running_var": (512,),
+        "model.102.rbr_1x1.0.weight": (256, 128, 1, 1),
+        "model.105.im.2.implicit": (1, 255, 1, 1),
+        "model.105.anchor_grid": (3, 1, 3, 1, 1, 2),
+    },
+    "yolov7-tiny": {"model.77.m.0.bias": (255,)},
+    "yolov7-e6e": {"model.265.m.0.weight": (255, 320, 1, 1), "model.265.m2.3.bias": (255,)},
+}
+
+
+def parameters(network):
+    return sum(one.numel() for one in network.parameters())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_variant_has_the_layers_keys_and_parameters_of_the_official_networks(name):
+    layers, keys, sizes, fused, for_two = PUBLISHED[name]
+    training = variant(name)
+    forms = (training, training.deployed())
+    networks = [build(one) for one in forms]
+    assert tuple(len(one.layers) for one in forms) == layers
+    assert tuple(len(one.state_dict()) for one in networks) == keys
+    assert tuple(map(parameters, networks)) == sizes
+    assert [one.in_channels for one in networks[1].head.m] == LEAD_CHANNELS[name]
+    assert networks[0].strides == (8, 16, 32, 64)[: len(LEAD_CHANNELS[name])]
+    assert parameters(build(variant(name, 2))) == for_two
+    shapes = {key: tuple(tensor.shape) for key, tensor in networks[0].state_dict().items()}
+    assert KEYS.get(name, {}).items() <= shapes.items()
+    # What only training needs is gone once a training file is fused.
+    assert [parameters(one.fuse()) for one in networks] == [fused, fused]
+
+
+@pytest.mark.parametrize("name", variant_names())
+def test_a_variant_is_known_by_its_layers_in_either_form(name):
+    training = variant(name, 2)
+    assert guess_variant(from_official(to_official(training))) == name
+    assert guess_variant(from_official(to_official(training.deployed()))) == name
+    altered = replace(training.layers[3], channels=72)
+    assert guess_variant(replace(training, layers=(*training.layers[:3], altered, *training.layers[4:]))) is None
+
+
+def test_runs_of_layers_are_those_that_yolov7_writes_out():
+    """E and F of the compact notation against the same runs written layer by layer."""
+    from pipeline.detect.architecture import _run
+
+    layers = variant("yolov7").layers
+    assert tuple(_run("E", [64, 4, 256], 3, 4, "SiLU")) == layers[4:12]
+    assert tuple(_run("F", [256, 4, 256], 55, 56, "SiLU")) == layers[56:64]
+
+
+def test_only_the_tiny_variant_has_another_activation():
+    found = {name: {one.activation for one in variant(name).layers} - {None} for name in variant_names()}
+    assert found.pop("yolov7-tiny") == {"LeakyReLU(0.1)"}
+    assert all(one == {"SiLU"} for one in found.values())
+
+
+def test_the_auxiliary_branch_of_e6e_leaves_before_the_sums():
+    training = variant("yolov7-e6e")
+    assert [training.layers[index].sources for index in range(261, 265)] == [(186,), (161,), (136,), (112,)]
+    assert training.deployed().layers[-1] == Layer("Detect", (257, 258, 259, 260))
+    assert not {261, 262, 263, 264} & set(training.needed_for(training.lead_sources))
+
+
+@pytest.fixture(params=[SMALL, LEAKY], ids=["every kind", "leaky"])
+def settings(request):
+    return request.param
+
+
+@pytest.fixture
+def given(settings, tmp_path):
+    """Official tensors of random values, and what the plain functions make of an image with them."""
+    state = save(tmp_path / "small.pt", settings, names=["vehicle", "officer"][: settings["nc"]])["model"]
+    images = torch.rand(2, 3, 64, 96)
+    return state, images, reference.forward(settings, state, images)
+
+
+def test_the_network_computes_what_its_blocks_say(settings, given):
+    state, images, expected = given
+    network = build(from_official(settings)).load(state).eval()
+    with torch.inference_mode():
+        found = network(images)
+    assert [one.shape for one in found] == [one.shape for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_fused_network_computes_the_same(settings, given):
+    state, images, expected = given
+    network = build(from_official(settings)).load(state).fuse()
+    assert not [name for name in network.state_dict() if ".bn." in name or "rbr_dense" in name or ".im." in name]
+    with torch.inference_mode():
+        found = network(images)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.sigmoid() - other.sigmoid()).abs().max() < 1e-4
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+
+
+def test_fusing_twice_changes_nothing(given):
+    state, images, _ = given
+    network = build(from_official(SMALL if len(state) > 40 else LEAKY)).load(state).fuse()
+    with torch.inference_mode():
+        once = network(images)
+        twice = network.fuse()(images)
+    assert all(torch.equal(one, other) for one, other in zip(once, twice, strict=True))
+
+
+def test_in_training_the_auxiliary_maps_follow_the_lead_maps():
+    network = Network(from_official(SMALL)).train()
+    assert [tuple(one.shape) for one in network(torch.rand(1, 3, 64, 64))] == [
+        (1, 3, 8, 8, 7),
+        (1, 3, 4, 4, 7),
+        (1, 3, 8, 8, 7),
+        (1, 3, 4, 4, 7),
+    ]
+    assert len(network.eval()(torch.rand(1, 3, 64, 64))) == 2
+
+
+def test_tensors_that_do_not_belong_to_the_layers_are_refused_by_name():
+    network = Network(from_official(SMALL))
+    state = network.state_dict()
+    with pytest.raises(WeightsError, match=r"lack 1 tensors .* model\.1\.conv\.weight"):
+        build(from_official(SMALL)).load({k: v for k, v in state.items() if k != "model.1.conv.weight"})
+    with pytest.raises(WeightsError, match=r"that the layer list has not: model\.99\.x"):
+        build(from_official(SMALL)).load({**state, "model.99.x": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"model\.3\.conv\.weight is \(1, 1\)"):
+        build(from_official(SMALL)).load({**state, "model.3.conv.weight": torch.zeros(1, 1)})
+
+
+@pytest.mark.parametrize(
+    ("where", "row", "message"),
+    [
+        (1, [-1, 1, "Focus", [8, 3]], "layer 1 of the model is of kind 'Focus'"),
+        (1, [-1, 3, "Conv", [8, 3, 1]], "repeated 3 times"),
+        (1, [-1, 1, "Conv", [8, 3, 1, "None", 4]], r"\(Conv\) has arguments"),
+        (1, [-1, 1, "Conv", [8, 3, 1, "None", 1, "__import__('os')"]], "has the activation \"__import__"),
+        (1, [-1, 1, "Conv", ["nc", 3, 1]], "sizes are expected"),
+        (1, [4, 1, "Conv", [8, 3, 1]], "only earlier layers can be read"),
+        (1, "Conv", "from, repeats, kind, arguments"),
+        (4, [[3, 1], 1, "Shortcut", [1]], r"layer 4 of the model \(Shortcut\) can not read layers"),
+        (5, [-1, 1, "MP", [3]], r"\(MP\) has arguments \[3\]"),
+    ],
+)
+def test_layers_that_no_variant_has_are_refused_in_one_line(where, row, message):
+    rows = [*SMALL["backbone"]]
+    rows[where] = row
+    with pytest.raises(WeightsError, match=message) as refused:
+        build(from_official({**SMALL, "backbone": rows}))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width_multiple": 0.5}, "width_multiple of the model is 0.5"),
+        ({"anchors": 3}, "anchors of the model are 3"),
+        ({"nc": "two"}, "nc of the model is 'two'"),
+        ({"anchors": [[10, 13, 16, 30, 33, 23]]}, "reads 4 layers: 2 are expected"),
+        ({"head": []}, "0 detection layers"),
+        ({"head": None}, "head of the model's settings is no list"),
+    ],
+)
+def test_settings_that_no_variant_has_are_refused_in_one_line(change, message):
+    with pytest.raises(WeightsError, match=message):
+        from_official({**SMALL, **change})
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones():
+    with pytest.raises(WeightsError, match=r"no network 'yolov8': yolov7, yolov7-tiny"):
+        variant("yolov8")
