@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import dask
 import distributed
 
-from cluster.profiles import Address, ClusterError, Profile, load_profile
+from cluster.certificates import certificates, security
+from cluster.jobs import require_queue
+from cluster.profiles import Address, Certificates, ClusterError, Profile, load_profile
+from cluster.workers import Pools, quiet
 
 CONNECT_TIMEOUT_S = 20
 
@@ -25,7 +27,7 @@ def connection(name: str) -> Iterator[Callable[[], distributed.Client]]:
 
     Raises
     ------
-    ClusterError : no such profile; from the function: the scheduler does not answer
+    ClusterError : no such profile; from the function: the scheduler does not answer, or the queue refuses the jobs
     """
     profile = load_profile(name)
     clients: list[distributed.Client] = []
@@ -33,33 +35,69 @@ def connection(name: str) -> Iterator[Callable[[], distributed.Client]]:
 
         def client() -> distributed.Client:
             if not clients:
-                clients.append(_start(profile, stack))
+                clients.append(connect(name, profile, stack))
             return clients[0]
 
         yield client
 
 
-def _start(profile: Profile, stack: ExitStack) -> distributed.Client:
-    if isinstance(profile, Address):
-        try:
-            return stack.enter_context(distributed.Client(profile.address, timeout=CONNECT_TIMEOUT_S))
-        except OSError as error:
-            raise ClusterError(
-                f"no scheduler answers at {profile.address} within {CONNECT_TIMEOUT_S} s: is it running, and may this "
-                f"machine reach it?"
-            ) from error
-    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="patrolscope-", ignore_cleanup_errors=True))
-    # Workers say on every shard that garbage collection took time; users can not act on that.
-    stack.enter_context(dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}))
-    cluster = stack.enter_context(
-        distributed.LocalCluster(
-            n_workers=len(os.sched_getaffinity(0)) if profile.workers == "auto" else profile.workers,
-            threads_per_worker=1,
-            memory_limit="auto" if profile.memory_gb == "auto" else int(profile.memory_gb * 2**30),
-            host="127.0.0.1",  # a LocalCluster would listen on the outside address, too
-            dashboard_address="127.0.0.1:0",
-            local_directory=scratch,
-            silence_logs=logging.ERROR,
+def connect(name: str, profile: Profile | Address, stack: ExitStack) -> distributed.Client:
+    """The client of a scheduler that runs, or of one that is started here and ends with the stack.
+
+    Raises
+    ------
+    ClusterError : as for `connection`
+    """
+    if isinstance(profile, Profile):
+        pools, _ = start(profile, stack)
+        return stack.enter_context(distributed.Client(pools))
+    try:
+        return stack.enter_context(
+            distributed.Client(profile.address, timeout=CONNECT_TIMEOUT_S, security=security(profile.tls))
         )
-    )
-    return stack.enter_context(distributed.Client(cluster))
+    except (OSError, ValueError) as error:
+        stale = f"; {name} may be left over from one that has ended: launch it again" if name.endswith(".json") else ""
+        raise ClusterError(
+            f"no scheduler answers at {profile.address} within {CONNECT_TIMEOUT_S} s: is it running, and may this "
+            f"machine reach it{stale}?"
+        ) from error
+
+
+def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | None]:
+    """A scheduler with the pools of a profile, and its certificates; both go when the stack ends.
+
+    Raises
+    ------
+    ClusterError : no queue here, a port in use, no such interface, a job that the queue refuses
+    """
+    require_queue(profile)
+    stack.enter_context(quiet())
+    try:
+        tls = certificates(profile, stack)
+    except OSError as error:
+        raise ClusterError(f"folder: {profile.home} can not be written ({error}): name another one") from error
+    secured = security(tls)
+    if tls is not None:
+        # Workers that are started by ssh get certificates with Dask's configuration, as paths.
+        roles = {role: {"cert": tls.cert, "key": tls.key} for role in ("client", "scheduler", "worker")}
+        stack.enter_context(dask.config.set({"distributed.comm.tls": {"ca-file": tls.ca, **roles}}))
+    try:
+        with warnings.catch_warnings():
+            # A dashboard whose port is in use takes another one, which is printed.
+            warnings.filterwarnings("ignore", message="Port .* is already in use", category=UserWarning)
+            pools = stack.enter_context(Pools(profile, secured))
+    except (RuntimeError, OSError, ValueError) as error:
+        asked = profile.scheduler
+        where = f"{asked.interface or asked.host or 'loopback'}, port {asked.port or 'any'}"
+        raise ClusterError(
+            f"the scheduler can not listen on {where}: {' '.join(str(error).split())}. Change scheduler: host, "
+            "interface or port in the profile"
+        ) from error
+    if pools.refused:
+        raise ClusterError("; ".join(f"the queue refuses jobs of pool {pool}: {said}" for pool, said in pools.refused.items()))
+    return pools, tls
+
+
+def scheduler_file(profile: Profile) -> Path:
+    """Where a launched scheduler of a profile says how to reach it."""
+    return profile.home / "scheduler.json"
