@@ -30,7 +30,8 @@ app = typer.Typer(
 )
 StudyOption = Annotated[str, typer.Option("--study", "-s", help="Study folder (a path, or any fsspec URL).")]
 ClusterOption = Annotated[
-    str, typer.Option("--cluster", help="Cluster profile: a name, a .yaml path, or tcp://scheduler:port.")
+    str,
+    typer.Option("--cluster", help="Cluster profile (a name or .yaml), a scheduler's .json file, or tcp://host:port."),
 ]
 
 
@@ -486,6 +487,44 @@ def _print_dictionary(tables: list[Any]) -> None:
         console.print(grid)
 
 
+cluster_app = typer.Typer(
+    help="What a cluster profile means, and schedulers that outlive a command.", no_args_is_help=True
+)
+app.add_typer(cluster_app, name="cluster")
+ProfileArgument = Annotated[str, typer.Argument(metavar="PROFILE", help="A name, a .yaml path, or a scheduler's file.")]
+
+
+@cluster_app.command("launch")
+def cluster_launch(
+    profile: ProfileArgument,
+    file: Annotated[str | None, typer.Option(help="Scheduler file (.json), instead of the one in its folder.")] = None,
+) -> None:
+    """Keep a scheduler and its pools up until `stop` or Ctrl-C; other commands take its file as --cluster."""
+    with _errors():
+        from cluster.launch import launch
+
+        launch(profile, file, _say)
+
+
+@cluster_app.command("status")
+def cluster_status(profile: ProfileArgument) -> None:
+    """Address, dashboard, workers and tasks of a scheduler that was launched."""
+    with _errors():
+        from cluster.launch import status
+
+        for line in status(profile):
+            _say(line)
+
+
+@cluster_app.command("stop")
+def cluster_stop(profile: ProfileArgument) -> None:
+    """End a scheduler that was launched, with its workers and jobs."""
+    with _errors():
+        from cluster.launch import stop
+
+        _say(stop(profile))
+
+
 @app.command()
 def weights(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A detector's weights; a path, or any fsspec URL.")],
@@ -594,7 +633,7 @@ def _errors() -> Iterator[None]:
         yield
     except (PatrolscopeError, ClusterError) as error:
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
-        raise typer.Exit(2) from error
+        raise typer.Exit(getattr(error, "status", 2)) from error
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

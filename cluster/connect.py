@@ -94,7 +94,9 @@ def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | Non
             "interface or port in the profile"
         ) from error
     if pools.refused:
-        raise ClusterError("; ".join(f"the queue refuses jobs of pool {pool}: {said}" for pool, said in pools.refused.items()))
+        raise ClusterError(
+            "; ".join(f"the queue refuses jobs of pool {pool}: {said}" for pool, said in pools.refused.items())
+        )
     return pools, tls
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
+import uuid
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import dask.dataframe as dd
@@ -14,10 +19,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.contract import Table
-from pipeline.errors import PatrolscopeError
+from pipeline.errors import PatrolscopeError, ShardsSetAside, TooLittleMemory, WorkersLost
 from pipeline.spatial.coverage import in_order
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
+
+OFFERS = "offers"  # under which a scheduler that starts its own workers says what they can offer in all
+ROWS = "CPU"  # what a shard takes that needs no other resource, where workers offer it
+TRIES = 3  # of a shard whose worker dies
+LOOK_EVERY_S = 1.0
 
 
 def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards: Sequence[Shard]) -> Iterator[Record]:
@@ -25,27 +35,112 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
 
     A task that raises stops the stage: what runs is let go, what is finished stays finished. Scheduling order is the
     order of `shards`; nothing in the output depends on it. Where workers offer the stage's resource, only they work.
+
+    A shard whose worker dies is tried again, the third time alone, so that none is blamed for what another one did. One
+    that kills its worker then, too, is set aside, and the others are finished.
+
+    Raises
+    ------
+    ShardsSetAside : after the last of the others
+    WorkersLost : the scheduler has gone
     """
-    offered = any(stage.resource in worker["resources"] for worker in client.scheduler_info()["workers"].values())
-    # pure=False: a shard that was redone after its files vanished must not be answered from an earlier result.
-    futures = client.map(
-        _finish,
-        shards,
-        study=study,
-        stage=stage,
-        key=[f"{stage.name}-{shard.name}" for shard in shards],
-        pure=False,
-        resources={stage.resource: 1} if offered else None,
-    )
+    run = uuid.uuid4().hex  # two runs of one scheduler do not answer each other
+    waiting = deque(shards)
+    alone: deque[Shard] = deque()
+    deaths: Counter[str] = Counter()
+    set_aside: dict[str, str] = {}
+    running: dict[distributed.Future, Shard] = {}
+    finished = distributed.as_completed()
+    room = _Room(client, stage)
+
+    def send(shard: Shard) -> None:
+        future = client.submit(
+            _finish,
+            shard,
+            study=study,
+            stage=stage,
+            key=(f"{stage.name}-{run}", f"{shard.name}, try {deaths[shard.name]}"),
+            pure=False,
+            resources=room.takes,
+        )
+        running[future] = shard
+        finished.add(future)
+
     try:
-        for future in distributed.as_completed(futures):
-            result = future.result()
+        while waiting or running or alone:
+            while waiting and len(running) < room.shards():
+                send(waiting.popleft())
+            if not running:
+                send(alone.popleft())
+            future = next(finished)
+            shard = running.pop(future)
+            try:
+                result = future.result()
+            except distributed.KilledWorker as error:
+                was_alone = deaths[shard.name] >= TRIES - 1
+                deaths[shard.name] += error.allowed_failures + 1
+                if was_alone:
+                    set_aside[shard.name] = str(error.last_worker.name or error.last_worker.address)
+                elif deaths[shard.name] >= TRIES - 1:
+                    alone.append(shard)
+                else:
+                    waiting.append(shard)
+                continue
+            except (CancelledError, distributed.client.FutureCancelledError, distributed.comm.CommClosedError) as error:
+                raise WorkersLost(
+                    f"the scheduler has gone while stage {stage.name} was at work, {len(running) + 1} shards of which are "
+                    "lost and all others finished: start it again, and the same command goes on from here"
+                ) from error
             if isinstance(result, PatrolscopeError):
                 raise result
             yield result
             future.release()
     finally:
-        client.cancel(futures)
+        client.cancel(list(running))
+    if set_aside:
+        names = ", ".join(f"{name} (last on {worker})" for name, worker in sorted(set_aside.items()))
+        raise ShardsSetAside(
+            f"stage {stage.name}: {len(set_aside)} shards killed their worker {TRIES} times, the last time alone, and are "
+            f"set aside: {names}. The others are finished. Most often a worker has too little memory: give it more, and "
+            "the same command tries these again"
+        )
+
+
+class _Room:
+    """How many shards of a stage may be on their way at a time, and what each takes of a worker.
+
+    Workers hold one shard more than they work on, so that none waits for the next; a dying worker takes no more with it.
+    """
+
+    def __init__(self, client: distributed.Client, stage: Stage) -> None:
+        self.client = client
+        wanted = stage.resource or ROWS
+        # What pools can have, also while they have no worker yet; else what there is.
+        self._promised: dict[str, float] = client.get_metadata([OFFERS], {})
+        offered = self._promised or self._there()
+        # A stage that wants a GPU works without, where none is offered.
+        self.resource = next((name for name in (wanted, ROWS) if name in offered), None)
+        self._looked_at_s = -math.inf
+        self._shards = 1
+
+    @property
+    def takes(self) -> dict[str, float] | None:
+        return None if self.resource is None else {self.resource: 1}
+
+    def shards(self) -> int:
+        """Number of shards, looked up again from time to time."""
+        if time.monotonic() - self._looked_at_s > LOOK_EVERY_S:
+            offers = self._promised or self._there()
+            threads = sum(self.client.nthreads().values()) if self.resource is None else offers.get(self.resource, 0)
+            self._shards = max(1, 2 * int(threads))
+            self._looked_at_s = time.monotonic()
+        return self._shards
+
+    def _there(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for worker in self.client.scheduler_info(n_workers=-1)["workers"].values():
+            total.update(worker["resources"])
+        return total
 
 
 def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record | PatrolscopeError:
@@ -54,6 +149,11 @@ def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record | Patrolscope
     except PatrolscopeError as error:
         # As an answer: a worker would log a raised one with its stack, which tells a user nothing.
         return error
+    except MemoryError:
+        return TooLittleMemory(
+            f"stage {stage.name}, shard {shard.name}: a worker has too little memory for it: give workers more "
+            "(memory_gb of the cluster profile), and the same command goes on"
+        )
 
 
 def over_partitions(stage: Callable[..., Any], frame: dd.DataFrame, *, produces: Table, **fixed: Any) -> dd.DataFrame:

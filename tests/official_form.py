@@ -98,7 +98,10 @@ def part(kind, **children):
 
 def conv(classes, c1, c2, k=1, s=1, act=None):
     return part(
-        classes["Conv"], conv=nn.Conv2d(c1, c2, k, s, k // 2, bias=False), bn=bn(c2), act=nn.SiLU() if act is None else act
+        classes["Conv"],
+        conv=nn.Conv2d(c1, c2, k, s, k // 2, bias=False),
+        bn=bn(c2),
+        act=nn.SiLU() if act is None else act,
     )
 
 
@@ -110,7 +113,9 @@ def layer(classes, kind, args, channels, settings):
         return conv(classes, c, *args[:3], act), args[0]
     if kind == "DownC":
         n = args[0] // 2
-        return part(classes[kind], cv1=conv(classes, c, c), cv2=conv(classes, c, n, 3, 2), cv3=conv(classes, c, n)), 2 * n
+        return part(
+            classes[kind], cv1=conv(classes, c, c), cv2=conv(classes, c, n, 3, 2), cv3=conv(classes, c, n)
+        ), 2 * n
     if kind == "SPPCSPC":
         n = args[0]
         shapes = [(c, n, 1), (c, n, 1), (n, n, 3), (n, n, 1), (4 * n, n, 1), (n, n, 3), (2 * n, n, 1)]

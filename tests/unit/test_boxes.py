@@ -52,7 +52,10 @@ def test_scaling_is_bilinear_between_pixel_centres():
     assert np.abs(boxed[:, 10:437].astype(float) - plain.numpy()).max() <= 1.01
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
+)
 def test_what_is_no_rgb_image_is_refused(wrong):
     with pytest.raises(ValueError, match=r"\(h, w, 3\), uint8 is expected"):
         Letterbox(64, 64, 32).prepare(wrong)
@@ -182,7 +185,9 @@ def test_boxes_of_every_pass_come_back_to_the_input():
         brightness = given[0, 0] * (given[0, 0] - 0.447).abs().gt(0.01)
         rows, columns = (brightness > 0.9 * brightness.max()).nonzero(as_tuple=True)
         x, y = columns.float().mean() + 0.5, rows.float().mean() + 0.5
-        return torch.stack([x, y, torch.tensor(8.0), torch.tensor(8.0), torch.tensor(0.9), torch.tensor(0.8)])[None, None]
+        return torch.stack([x, y, torch.tensor(8.0), torch.tensor(8.0), torch.tensor(0.9), torch.tensor(0.8)])[
+            None, None
+        ]
 
     rows = augmented(images, forward, 32)[0]
     assert rows.shape == (3, 6)

@@ -84,7 +84,9 @@ def test_a_folded_file_is_not_folded_again(file):
         with torch.inference_mode():
             expected.extend(fused(images))
         for layer, ours in zip(whole.model, fused.model, strict=True):
-            unused = isinstance(ours, nn.Identity)  # read by auxiliary heads alone: folded by the official code all the same
+            unused = isinstance(
+                ours, nn.Identity
+            )  # read by auxiliary heads alone: folded by the official code all the same
             for name, module in list(layer.named_modules()):
                 if type(module).__name__ == "Conv":
                     convolution = module.conv if unused else (ours.get_submodule(name) if name else ours).conv
@@ -144,7 +146,9 @@ def containers(evil, folder):
     whole(folder / "zip.pt")
     whole(folder / "legacy.pt", _use_new_zipfile_serialization=False)
     whole(folder / "protocol4.pt", pickle_protocol=4)
-    save(folder / "deep.pt", change=lambda content, _classes: content["model"].yaml.update(evil=evil), settings={**SMALL})
+    save(
+        folder / "deep.pt", change=lambda content, _classes: content["model"].yaml.update(evil=evil), settings={**SMALL}
+    )
     (folder / "second.pt").write_bytes(LEGACY_MAGIC + pickle.dumps(evil, protocol=2))
     return sorted(folder.glob("*.pt"))
 
@@ -221,7 +225,8 @@ def tensor_program(size, stride, numbers=4):
 
 
 @pytest.mark.parametrize(
-    ("size", "stride"), [((10**9,), (0,)), ((5,), (1,)), ((2, 3), (2, 1)), ((-1,), (1,)), ((2,), (1, 1)), ((True,), (1,))]
+    ("size", "stride"),
+    [((10**9,), (0,)), ((5,), (1,)), ((2, 3), (2, 1)), ((-1,), (1,)), ((2,), (1, 1)), ((True,), (1,))],
 )
 def test_a_tensor_larger_than_its_numbers_is_refused(file, size, stride):
     raw(file, tensor_program(size, stride), **{"data/0": bytes(16)})
@@ -256,7 +261,10 @@ def drop(name):
         (drop("yaml"), "carries no settings"),
         (lambda c, _k: setattr(c["model"], "names", ["officer"]), r"2 classes and the names \['officer'\]"),
         (lambda c, _k: setattr(c["model"], "yaml", {**SMALL, "nc": 3}), "made for 2 classes, the model says 3"),
-        (lambda c, k: c["model"].model.__setitem__(2, k["Focus"]()), r"layer 2 of the model is a models\.common\.Focus"),
+        (
+            lambda c, k: c["model"].model.__setitem__(2, k["Focus"]()),
+            r"layer 2 of the model is a models\.common\.Focus",
+        ),
         (lambda c, _k: setattr(c["model"].model[9], "f", [8, 4]), r"layer 9 \(Concat\) of the model reads \[8, 4\]"),
         (lambda c, _k: setattr(c["model"].model[1], "act", nn.ReLU()), "layer 1 has the activation ReLU"),
         (lambda c, _k: c["model"].model.pop(-1), "has 15 layers, its layer list 16"),

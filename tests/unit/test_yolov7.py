@@ -174,7 +174,7 @@ def test_tensors_that_do_not_belong_to_the_layers_are_refused_by_name():
         (1, [-1, 1, "Focus", [8, 3]], "layer 1 of the model is of kind 'Focus'"),
         (1, [-1, 3, "Conv", [8, 3, 1]], "repeated 3 times"),
         (1, [-1, 1, "Conv", [8, 3, 1, "None", 4]], r"\(Conv\) has arguments"),
-        (1, [-1, 1, "Conv", [8, 3, 1, "None", 1, "__import__('os')"]], "has the activation \"__import__"),
+        (1, [-1, 1, "Conv", [8, 3, 1, "None", 1, "__import__('os')"]], 'has the activation "__import__'),
         (1, [-1, 1, "Conv", ["nc", 3, 1]], "sizes are expected"),
         (1, [4, 1, "Conv", [8, 3, 1]], "only earlier layers can be read"),
         (1, "Conv", "from, repeats, kind, arguments"),
