@@ -46,6 +46,11 @@ def security(tls: Certificates | None) -> Security | None:
     for name, path in tls.model_dump().items():
         if not os.access(path, os.R_OK):
             raise ClusterError(f"tls.{name}: no file that can be read at {path}")
+    return by_path(tls)
+
+
+def by_path(tls: Certificates) -> Security:
+    """Certificates as Dask knows them, whether they are there yet or not."""
     return Security(
         require_encryption=True,
         tls_ca_file=tls.ca,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dask
 import distributed
@@ -13,7 +15,7 @@ import distributed
 from cluster.certificates import certificates, security
 from cluster.jobs import require_queue
 from cluster.profiles import Address, Certificates, ClusterError, Profile, load_profile
-from cluster.workers import Pools, quiet
+from cluster.workers import POOLS, Pools, quiet
 
 CONNECT_TIMEOUT_S = 20
 
@@ -103,3 +105,30 @@ def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | Non
 def scheduler_file(profile: Profile) -> Path:
     """Where a launched scheduler of a profile says how to reach it."""
     return profile.home / "scheduler.json"
+
+
+def running_pools(client: distributed.Client) -> dict[str, dict[str, Any]]:
+    """Facts about the workers of a scheduler that runs, by what they offer: offers, memory_gb, tasks, slots.
+
+    Raises
+    ------
+    ClusterError : it has no workers yet, and does not say which it can start
+    """
+    pools: dict[str, dict[str, Any]] = {}
+    # What a launched scheduler can start, also while it has no worker.
+    for name, facts in client.get_metadata([POOLS], {}).items():
+        pools[name] = dict(facts)
+    if pools:
+        return pools
+    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+        offers = next((name for name in ("GPU", "CPU") if name in worker["resources"]), "")
+        tasks = int(worker["resources"].get(offers, worker["nthreads"]))
+        found = pools.setdefault(
+            offers.lower() or "workers", {"offers": offers, "memory_gb": math.inf, "tasks": 1, "slots": 0}
+        )
+        found["memory_gb"] = min(found["memory_gb"], (worker["memory_limit"] or math.inf) / 2**30)
+        found["tasks"] = max(found["tasks"], tasks)
+        found["slots"] += tasks
+    if not pools:
+        raise ClusterError(f"the scheduler at {client.scheduler.address} has no workers yet: start some")
+    return pools

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import distributed
 from distributed.deploy import ssh
 from distributed.security import Security
 
-from cluster.profiles import LOOPBACK, ClusterError, Pool, Profile, seconds
+from cluster.certificates import by_path
+from cluster.profiles import LOOPBACK, Certificates, ClusterError, Pool, Profile, seconds
 
 DEATH_TIMEOUT_S = 60  # a worker that does not find its scheduler for so long gives its place back
-PLACEHOLDER = "tcp://scheduler:port"
+PLACEHOLDER = "SCHEDULER"  # its address is not known before it runs
 
 
 def job_spec(profile: Profile, pool_name: str, number: int, security: Security | None) -> tuple[str, dict[str, Any]]:
@@ -36,15 +38,39 @@ def job_spec(profile: Profile, pool_name: str, number: int, security: Security |
     return name, spec
 
 
-def job_script(profile: Profile, pool_name: str, security: Security | None = None) -> str:
-    """Text of a pool's job script, with a placeholder for the scheduler; nothing is sent."""
-    name, spec = job_spec(profile, pool_name, 0, security)
+def job_script(profile: Profile, pool_name: str) -> str:
+    """Text of a pool's job script, with placeholders for the scheduler and temporary certificates; nothing is sent."""
+    secured = profile.tls
+    if secured == "temporary":
+        folder = profile.home / "tls-of-the-run"
+        secured = Certificates(ca=f"{folder}/ca.pem", cert=f"{folder}/cert.pem", key=f"{folder}/key.pem")
+    name, spec = job_spec(profile, pool_name, 0, None if secured == "none" else by_path(secured))
     if profile.kind in ("local", "ssh"):
         pool = profile.pools[pool_name]
         where = "on this machine" if profile.kind == "local" else f"on {', '.join(dict.fromkeys(pool.hosts))}, by ssh"
         offers = ",".join(f"{key}={value:g}" for key, value in pool.worker_resources.items())
         return f"a worker process {where}: {pool.threads} threads, {pool.process_memory_gb:.3g} GiB, offers {offers}\n"
     return str(spec["cls"](PLACEHOLDER, name=name, **spec["options"]).job_script())
+
+
+def describe(pool: Pool) -> str:
+    """What a pool asks for at most, in one line."""
+    jobs = f"{pool.minimum} to {pool.maximum} jobs" if pool.minimum < pool.maximum else f"{pool.maximum} jobs"
+    gpus = f", {pool.gpus} GPUs" if pool.gpus else ""
+    total_gpus = f", {pool.gpus * pool.maximum} GPUs" if pool.gpus else ""
+    line = (
+        f"{jobs} of {pool.cores} cores, {pool.memory_gb:.3g} GiB{gpus}; at most {pool.cores * pool.maximum} cores, "
+        f"{pool.memory_gb * pool.maximum:.3g} GiB{total_gpus}"
+    )
+    if pool.walltime is None or pool.lifetime_s is None:
+        return line
+    hours = seconds(pool.walltime) / 3600 * pool.maximum
+    total = f"{hours * pool.cores:.4g} core hours" + (f" and {hours * pool.gpus:.4g} GPU hours" if pool.gpus else "")
+    lifetime_s, stagger_s = pool.lifetime_s
+    return (
+        f"{line}; at most {total} until the walltime of {pool.walltime}; workers leave after "
+        f"{_clock(lifetime_s - stagger_s)} to {_clock(lifetime_s + stagger_s)}"
+    )
 
 
 def require_queue(profile: Profile) -> None:
@@ -101,11 +127,11 @@ def _queued(profile: Profile, pool_name: str, pool: Pool, security: Security | N
         pairs = dict(_pair(line) for line in pool.directives)
         gpus = {"request_gpus": str(pool.gpus)} if pool.gpus else {}
         disk = pairs.pop("request_disk", "10GB")
-        account = {"accounting_group": pool.account} if pool.account else {}
-        return options | {"disk": disk, "job_extra_directives": gpus | account | pairs}
+        group = {"accounting_group": pool.account} if pool.account else {}
+        return options | {"disk": disk, "job_extra_directives": gpus | group | pairs}
     # An empty walltime keeps the queue's own; None would let dask-jobqueue put in half an hour.
     walltime_s = None if pool.walltime is None else seconds(pool.walltime)
-    queue_options = {
+    queue_options: dict[str, tuple[str, Callable[[int], str], list[str]]] = {
         "slurm": ("account", _clock, [f"--gres=gpu:{pool.gpus}"]),
         "pbs": ("account", _clock, []),
         "lsf": ("project", _hours_minutes, [f'-gpu "num={pool.gpus}"']),

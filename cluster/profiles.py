@@ -164,6 +164,8 @@ class Profile(_Frozen):
         if self.tls == "none" and not self.on_loopback:
             # Tasks are code: who reaches a scheduler without certificates runs what he likes, as the user.
             raise ValueError("tls: none is for loopback alone: any other machine could send code to this scheduler")
+        if any(character.isspace() for character in str(self.home)):
+            raise ValueError(f"folder: {self.home} has blanks in its name, which job scripts can not say")
         for name, pool in self.pools.items():
             if self.kind == "ssh" and not pool.hosts:
                 raise ValueError(f"pools.{name}.hosts: name the machines")
@@ -184,6 +186,19 @@ class Profile(_Frozen):
     def home(self) -> Path:
         """Folder for certificates, logs and the scheduler file."""
         return Path(self.folder).expanduser().absolute() if self.folder else Path.home() / ".patrolscope" / self.name
+
+    @property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What a plan asks about each pool: offers, memory_gb and tasks of a worker process, slots of the whole pool."""
+        return {
+            name: {
+                "offers": RESOURCES[pool.kind],
+                "memory_gb": pool.process_memory_gb,
+                "tasks": pool.slots // pool.processes,
+                "slots": pool.slots * pool.maximum,
+            }
+            for name, pool in self.pools.items()
+        }
 
     @property
     def offers(self) -> dict[str, float]:

@@ -26,8 +26,10 @@ LOST_AFTER_S = 15.0
 REFUSED_FOR_S = 30.0
 OFFERS = "offers"  # under which pipeline.distribute looks up the resources that there can be
 
+POOLS = "pools"  # and cluster.connect the facts of each pool
 
-class Pools(distributed.SpecCluster):
+
+class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships no types
     """One scheduler and the jobs of all pools of a profile.
 
     Dask's own Adaptive counts tasks and workers of one kind; here a task belongs to the pools that offer what it takes.
@@ -68,6 +70,7 @@ class Pools(distributed.SpecCluster):
 
     async def _begin(self) -> None:
         self.scheduler.set_metadata([OFFERS], self.profile.offers)
+        self.scheduler.set_metadata([POOLS], self.profile.facts)
         await self._balance()
         self._balancing = PeriodicCallback(self._balance, BALANCE_EVERY_S * 1000)
         self._balancing.start()

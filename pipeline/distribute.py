@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
+import platform
 import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
@@ -19,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.contract import Table
-from pipeline.errors import PatrolscopeError, ShardsSetAside, TooLittleMemory, WorkersLost
+from pipeline.errors import PatrolscopeError, PlanError, ShardsSetAside, TooLittleMemory, WorkersLost
 from pipeline.spatial.coverage import in_order
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
@@ -28,6 +31,7 @@ OFFERS = "offers"  # under which a scheduler that starts its own workers says wh
 ROWS = "CPU"  # what a shard takes that needs no other resource, where workers offer it
 TRIES = 3  # of a shard whose worker dies
 LOOK_EVERY_S = 1.0
+LOST = (CancelledError, distributed.comm.CommClosedError, distributed.KilledWorker)
 
 
 def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards: Sequence[Shard]) -> Iterator[Record]:
@@ -52,6 +56,7 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     running: dict[distributed.Future, Shard] = {}
     finished = distributed.as_completed()
     room = _Room(client, stage)
+    check_workers(client, study, room.takes)
 
     def send(shard: Shard) -> None:
         future = client.submit(
@@ -86,10 +91,10 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
                 else:
                     waiting.append(shard)
                 continue
-            except (CancelledError, distributed.client.FutureCancelledError, distributed.comm.CommClosedError) as error:
+            except LOST as error:
                 raise WorkersLost(
-                    f"the scheduler has gone while stage {stage.name} was at work, {len(running) + 1} shards of which are "
-                    "lost and all others finished: start it again, and the same command goes on from here"
+                    f"the scheduler has gone while stage {stage.name} was at work on {len(running) + 1} shards; what was "
+                    "finished stays: start it again, and the same command goes on from here"
                 ) from error
             if isinstance(result, PatrolscopeError):
                 raise result
@@ -100,16 +105,102 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     if set_aside:
         names = ", ".join(f"{name} (last on {worker})" for name, worker in sorted(set_aside.items()))
         raise ShardsSetAside(
-            f"stage {stage.name}: {len(set_aside)} shards killed their worker {TRIES} times, the last time alone, and are "
-            f"set aside: {names}. The others are finished. Most often a worker has too little memory: give it more, and "
-            "the same command tries these again"
+            f"stage {stage.name}: {len(set_aside)} of {len(shards)} shards killed their worker {TRIES} times and are set "
+            f"aside: {names}. The others are finished. Most often a worker has too little memory: give it more "
+            "(memory_gb of the cluster profile), and the same command tries these again"
         )
+
+
+# A task pickled by one and read by another version of these may fail late, or mean something else.
+SAME_VERSIONS = ("dask", "distributed", "numpy", "pandas", "pyarrow", "geopandas", "shapely", "patrolscope")
+
+
+def check_workers(client: distributed.Client, study: Study, takes: dict[str, float] | None) -> None:
+    """Whether a worker of a pool sees what a stage needs, before hours are spent on it.
+
+    Raises
+    ------
+    PlanError : other versions, a source that is not there, a study folder that is not seen or can not be written
+    """
+    token = f".seen-{uuid.uuid4().hex}"
+    study.write_bytes(token.encode(), token)
+    try:
+        sources = {path: size for path in _local_sources(study) if (size := _size(path)) is not None}
+        future = client.submit(_faults, study, token, _versions(), sources, pure=False, resources=takes)
+        faults = future.result()
+    except ModuleNotFoundError as error:
+        raise PlanError(f"workers have no {error.name}: give them the environment of this machine") from error
+    except LOST as error:
+        raise WorkersLost(
+            "the scheduler, or the first worker, has gone before the work began: look at its logs, and start again"
+        ) from error
+    finally:
+        if study.exists(token):
+            study.fs.rm_file(study.path(token))
+    if faults:
+        raise PlanError("workers can not do this yet: " + "; ".join(faults))
+
+
+def _faults(study: Study, token: str, versions: dict[str, str], sources: dict[str, int]) -> list[str]:
+    """What stands against working here, each with what to change. Runs on a worker."""
+    faults = [
+        f"{name} {_versions()[name]} on workers, {version} here: install the same"
+        for name, version in versions.items()
+        if _versions()[name] != version
+    ]
+    if not study.exists(token):
+        faults.append(f"{study.root} is not the same folder on workers: put the study where all machines see it")
+        return faults
+    reply = f"{token}-reply"
+    try:
+        study.write_bytes(b"", reply)
+        study.fs.rm_file(study.path(reply))
+    except OSError as error:
+        faults.append(f"{study.root} can not be written from a worker ({error.strerror}): give it the right to")
+    faults += [
+        f"{path} is not there on workers, or another file: put it where all machines see it"
+        for path, size in sources.items()
+        if _size(path) != size
+    ]
+    return faults
+
+
+def _versions() -> dict[str, str]:
+    def of(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return "none"
+
+    return {"python": platform.python_version(), **{name: of(name) for name in SAME_VERSIONS}}
+
+
+def _local_sources(study: Study) -> list[str]:
+    """Files and folders of this machine that study.yaml names; of a pattern, the folder."""
+    sources, images = study.settings.sources, study.settings.images
+    named = [
+        *sources.metadata,
+        *sources.labels,
+        *(sources.processed, sources.validation, sources.test, sources.truth),
+        *images.sources,
+        images.weights,
+    ]
+    resolved = [study.resolve(path.split("*")[0]) for path in named if path is not None]
+    return [path for path in resolved if "://" not in path]
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file; of a folder, whose own size differs between file systems, 0; None if there is none."""
+    place = Path(path)
+    if not place.exists():
+        return None
+    return 0 if place.is_dir() else place.stat().st_size
 
 
 class _Room:
     """How many shards of a stage may be on their way at a time, and what each takes of a worker.
 
-    Workers hold one shard more than they work on, so that none waits for the next; a dying worker takes no more with it.
+    Workers hold one shard more than they work on: none waits for the next, and one that dies takes no more with it.
     """
 
     def __init__(self, client: distributed.Client, stage: Stage) -> None:
