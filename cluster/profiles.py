@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -18,7 +17,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What a task of each kind of pool takes one of; the pipeline asks for it (pipeline.distribute).
 RESOURCES = {"cpu": "CPU", "gpu": "GPU"}
 # An assignment whose value would stand in a job script, which the queue shows to others.
-_SECRET = re.compile(r"\b\w*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)\w*\s*=", re.I)
+_SECRET = re.compile(r"\b\w*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)\w*\s*=", re.IGNORECASE)
 
 
 class ClusterError(Exception):
@@ -189,7 +188,7 @@ class Profile(_Frozen):
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What a plan asks about each pool: offers, memory_gb and tasks of a worker process, slots of the whole pool."""
+        """What a plan asks of a pool: what its processes offer, memory_gb and tasks of one, slots of all."""
         return {
             name: {
                 "offers": RESOURCES[pool.kind],
@@ -303,7 +302,7 @@ def _counted(pool: dict[str, Any]) -> dict[str, Any]:
     if "auto" not in (pool.get("minimum"), pool.get("maximum")):
         return dict(pool)
     if pool.get("kind") == "gpu":
-        there = len(glob.glob("/dev/nvidia[0-9]*"))
+        there = len(list(Path("/dev").glob("nvidia[0-9]*")))
         if not there:
             raise ClusterError("no NVIDIA GPU on this machine: use --cluster local, which detects on its cores")
     else:

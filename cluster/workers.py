@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import Counter
@@ -78,6 +77,8 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
     async def _close(self) -> None:
         if self._balancing is not None:
             self._balancing.stop()
+        if self.scheduler is not None and self.scheduler.status != Status.running:
+            self.shutdown_scheduler = False  # ended by `stop`: there is nobody to tell it, and Dask would knock for long
         await super()._close()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
@@ -88,7 +89,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
 
     def targets(self) -> dict[str, int]:
         """Jobs that each pool's tasks ask for, within its bounds."""
-        wanted = {name: 0 for name in self.profile.pools}
+        wanted = dict.fromkeys(self.profile.pools, 0)
         for asked, tasks in self._tasks().items():
             left = tasks
             for name, pool in self._able(asked):
@@ -172,7 +173,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
         try:
             await self._correct_state()
             self.refused = {pool: said for pool, said in self.refused.items() if now < self._ask_again_at[pool]}
-        except (RuntimeError, OSError, ValueError, asyncio.TimeoutError) as error:
+        except (RuntimeError, OSError, ValueError, TimeoutError) as error:
             said = _in_one_line(error)
             for job, worker in list(self.workers.items()):
                 if worker.status != Status.running:

@@ -93,8 +93,8 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
                 continue
             except LOST as error:
                 raise WorkersLost(
-                    f"the scheduler has gone while stage {stage.name} was at work on {len(running) + 1} shards; what was "
-                    "finished stays: start it again, and the same command goes on from here"
+                    f"the scheduler has gone while stage {stage.name} was at work on {len(running) + 1} shards; what is "
+                    "finished, stays: start it again, and the same command goes on from here"
                 ) from error
             if isinstance(result, PatrolscopeError):
                 raise result
@@ -105,8 +105,8 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     if set_aside:
         names = ", ".join(f"{name} (last on {worker})" for name, worker in sorted(set_aside.items()))
         raise ShardsSetAside(
-            f"stage {stage.name}: {len(set_aside)} of {len(shards)} shards killed their worker {TRIES} times and are set "
-            f"aside: {names}. The others are finished. Most often a worker has too little memory: give it more "
+            f"stage {stage.name}: {len(set_aside)} of {len(shards)} shards killed their worker {TRIES} times and are "
+            f"set aside: {names}. The others are finished. Most often a worker has too little memory: give it more "
             "(memory_gb of the cluster profile), and the same command tries these again"
         )
 
