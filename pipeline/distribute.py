@@ -93,7 +93,7 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
                 continue
             except LOST as error:
                 raise WorkersLost(
-                    f"the scheduler has gone while stage {stage.name} was at work on {len(running) + 1} shards; what is "
+                    f"the scheduler has gone while stage {stage.name} worked on {len(running) + 1} shards; what is "
                     "finished, stays: start it again, and the same command goes on from here"
                 ) from error
             if isinstance(result, PatrolscopeError):
@@ -126,19 +126,29 @@ def check_workers(client: distributed.Client, study: Study, takes: dict[str, flo
     study.write_bytes(token.encode(), token)
     try:
         sources = {path: size for path in _local_sources(study) if (size := _size(path)) is not None}
-        future = client.submit(_faults, study, token, _versions(), sources, pure=False, resources=takes)
-        faults = future.result()
+        faults = _asked(client, takes, study, token, _versions(), sources)
     except ModuleNotFoundError as error:
         raise PlanError(f"workers have no {error.name}: give them the environment of this machine") from error
     except LOST as error:
         raise WorkersLost(
-            "the scheduler, or the first worker, has gone before the work began: look at its logs, and start again"
+            "the scheduler, or every worker, has gone before the work began: look at their logs, and start again"
         ) from error
     finally:
         if study.exists(token):
             study.fs.rm_file(study.path(token))
     if faults:
         raise PlanError("workers can not do this yet: " + "; ".join(faults))
+
+
+def _asked(client: distributed.Client, takes: dict[str, float] | None, *question: Any) -> list[str]:
+    """What `_faults` says on a worker; one that dies meanwhile says nothing about the others."""
+    for attempt in range(TRIES):
+        try:
+            return client.submit(_faults, *question, pure=False, resources=takes).result()
+        except distributed.KilledWorker:
+            if attempt == TRIES - 1:
+                raise
+    raise AssertionError("not reached: the last try answers or raises")
 
 
 def _faults(study: Study, token: str, versions: dict[str, str], sources: dict[str, int]) -> list[str]:
