@@ -92,14 +92,20 @@ def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | Non
         asked = profile.scheduler
         where = f"{asked.interface or asked.host or 'loopback'}, port {asked.port or 'any'}"
         raise ClusterError(
-            f"the scheduler can not listen on {where}: {' '.join(str(error).split())}. Change scheduler: host, "
-            "interface or port in the profile"
+            f"the scheduler can not listen on {where}: {_first_cause(error)}. Change scheduler: host, interface or port in "
+            "the profile"
         ) from error
     if pools.refused:
         raise ClusterError(
             "; ".join(f"the queue refuses jobs of pool {pool}: {said}" for pool, said in pools.refused.items())
         )
     return pools, tls
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 def scheduler_file(profile: Profile) -> Path:

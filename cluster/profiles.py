@@ -17,7 +17,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What a task of each kind of pool takes one of; the pipeline asks for it (pipeline.distribute).
 RESOURCES = {"cpu": "CPU", "gpu": "GPU"}
 # An assignment whose value would stand in a job script, which the queue shows to others.
-_SECRET = re.compile(r"\b\w*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)\w*\s*=", re.IGNORECASE)
+_SECRET = re.compile(
+    r"\b\w*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)\w*\s*=", re.IGNORECASE
+)
 
 
 class ClusterError(Exception):

@@ -20,7 +20,7 @@ from cluster.profiles import LOOPBACK, Pool, Profile
 
 BALANCE_EVERY_S = 1.0
 # A job without any worker of its own for so long has gone. A nanny needs a few seconds to start a worker again.
-LOST_AFTER_S = 15.0
+LOST_AFTER_S = 10.0
 # A queue that refused a job is asked again after so long.
 REFUSED_FOR_S = 30.0
 OFFERS = "offers"  # under which pipeline.distribute looks up the resources that there can be
@@ -78,7 +78,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
         if self._balancing is not None:
             self._balancing.stop()
         if self.scheduler is not None and self.scheduler.status != Status.running:
-            self.shutdown_scheduler = False  # ended by `stop`: there is nobody to tell it, and Dask would knock for long
+            self.shutdown_scheduler = False  # ended by `stop`: Dask would knock at it for long
         await super()._close()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:

@@ -24,8 +24,8 @@ from pipeline.run import run_stages
 from pipeline.simulate import simulate
 from pipeline.store import Study, create_study, open_study
 from pipeline.tables import ANNOTATED, METADATA
-from tests.integration.studies import estimates
 from tests.image_files import encoded, picture
+from tests.integration.studies import estimates
 from tests.official_form import save
 
 TO_METADATA = [LAYERS, READ, SET_ASIDE, ARRANGE]

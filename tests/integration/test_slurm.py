@@ -18,7 +18,7 @@ from pipeline.detect.stage import detect_stage
 from pipeline.run import Progress, run_stages
 from pipeline.stages import Shard
 from pipeline.store import Record, Study
-from tests.image_study import TO_ESTIMATES, copy_of, forget_from, image_study, tables_of
+from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 from tests.slurm import jobs, running_slurm, two_pools
 
@@ -29,14 +29,6 @@ pytestmark = pytest.mark.slurm
 def slurm(tmp_path_factory):
     with running_slurm(tmp_path_factory.mktemp("slurm")):
         yield
-
-
-@pytest.fixture(scope="module")
-def plain(slurm, tmp_path_factory, client) -> Study:
-    """The study after a plain run on local workers."""
-    study = image_study(tmp_path_factory.mktemp("plain") / "study", client)
-    run_stages(study, TO_ESTIMATES, lambda: client)
-    return study
 
 
 @dataclass(frozen=True)
@@ -70,9 +62,9 @@ def wait_until(true, seconds: float = 60) -> None:
 
 
 def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_while_images_are_looked_at(
-    plain, tmp_path
+    slurm, undisturbed, tmp_path
 ):
-    study = copy_of(plain, tmp_path / "study")
+    study = copy_of(slurm, undisturbed, tmp_path / "study")
     forget_from(study, "read")
     bound = {ANNOTATE: replace(ANNOTATE, process=On("cpu", ANNOTATE.process))}
 
@@ -89,11 +81,11 @@ def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_wh
         assert "gpu" in queue.partitions["detect"]
         wait_until(lambda: set(jobs().values()) == {"cpu"})
     assert not jobs()
-    assert tables_of(study) == tables_of(plain)
+    assert tables_of(study) == tables_of(undisturbed)
 
 
-def test_a_cancelled_job_is_replaced_and_changes_no_table(plain, tmp_path):
-    study = copy_of(plain, tmp_path / "study")
+def test_a_cancelled_job_is_replaced_and_changes_no_table(slurm, undisturbed, tmp_path):
+    study = copy_of(slurm, undisturbed, tmp_path / "study")
     forget_from(study, "annotate")
 
     class Cancel(Progress):
@@ -109,16 +101,14 @@ def test_a_cancelled_job_is_replaced_and_changes_no_table(plain, tmp_path):
         run_stages(study, TO_ESTIMATES, client, cancel)
         assert cancel.cancelled
         assert not set(cancel.cancelled) & set(jobs())
-    assert tables_of(study) == tables_of(plain)
+    assert tables_of(study) == tables_of(undisturbed)
 
 
 def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(slurm, tmp_path):
     profile = two_pools(tmp_path, minimum=1)
     file = tmp_path / "home" / "scheduler.json"
-    launched = subprocess.Popen(
-        [sys.executable, "cli.py", "cluster", "launch", profile], stdout=subprocess.PIPE, text=True
-    )
-    try:
+    command = [sys.executable, "cli.py", "cluster", "launch", profile]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launched:
         wait_until(file.exists)
         content = json.loads(file.read_text())
         assert content["address"].startswith("tls://127.0.0.1:")
@@ -130,15 +120,14 @@ def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(sl
         with connection(str(file)) as client:
             assert client().submit(sum, [1, 2], resources={"CPU": 1}).result() == 3
         # Without certificates nobody gets in.
-        with pytest.raises(ClusterError, match="no scheduler answers"), connection(
-            content["address"].replace("tls", "tcp")
-        ) as client:
+        with (
+            pytest.raises(ClusterError, match="no scheduler answers"),
+            connection(content["address"].replace("tls", "tcp")) as client,
+        ):
             client()
         assert invoke("cluster", "stop", str(file))[0] == 0
         assert launched.wait(30) == 0
-    finally:
-        launched.terminate()
-    assert content["dashboard"] in launched.stdout.read()
+        assert content["dashboard"] in launched.stdout.read()
     wait_until(lambda: not jobs())
     assert not file.exists()
     assert not list((tmp_path / "home").glob("tls-*"))
@@ -148,7 +137,7 @@ def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(sl
 
 def test_a_job_that_the_queue_refuses_is_one_line(slurm, tmp_path):
     profile = two_pools(tmp_path, minimum=1, queue="nowhere")
-    with connection(profile) as client, pytest.raises(ClusterError, match="refuses jobs of pool cpu: .*partition"):
+    with connection(profile) as client, pytest.raises(ClusterError, match=r"refuses jobs of pool cpu: .*partition"):
         client()
 
 
