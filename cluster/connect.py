@@ -92,8 +92,8 @@ def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | Non
         asked = profile.scheduler
         where = f"{asked.interface or asked.host or 'loopback'}, port {asked.port or 'any'}"
         raise ClusterError(
-            f"the scheduler can not listen on {where}: {_first_cause(error)}. Change scheduler: host, interface or port in "
-            "the profile"
+            f"the scheduler can not listen on {where}: {_first_cause(error)}. Change host, interface or port of "
+            "scheduler in the profile"
         ) from error
     if pools.refused:
         raise ClusterError(
