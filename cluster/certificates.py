@@ -11,6 +11,8 @@ from distributed.security import Security
 
 from cluster.profiles import Certificates, ClusterError, Profile
 
+ROLES = ("client", "scheduler", "worker")  # as Dask calls those who show a certificate
+
 
 def certificates(profile: Profile, stack: ExitStack) -> Certificates | None:
     """The certificates of a profile; temporary ones lie in its folder, for the user's eyes alone, until the stack ends.
@@ -56,6 +58,3 @@ def by_path(tls: Certificates) -> Security:
         tls_ca_file=tls.ca,
         **{f"tls_{role}_{part}": path for role in ROLES for part, path in (("cert", tls.cert), ("key", tls.key))},
     )
-
-
-ROLES = ("client", "scheduler", "worker")

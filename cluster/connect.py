@@ -12,7 +12,7 @@ from typing import Any
 import dask
 import distributed
 
-from cluster.certificates import certificates, security
+from cluster.certificates import ROLES, certificates, security
 from cluster.jobs import require_queue
 from cluster.profiles import Address, Certificates, ClusterError, Profile, load_profile
 from cluster.workers import POOLS, Pools, quiet
@@ -81,8 +81,10 @@ def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | Non
     secured = security(tls)
     if tls is not None:
         # Workers that are started by ssh get certificates with Dask's configuration, as paths.
-        roles = {role: {"cert": tls.cert, "key": tls.key} for role in ("client", "scheduler", "worker")}
-        stack.enter_context(dask.config.set({"distributed.comm.tls": {"ca-file": tls.ca, **roles}}))
+        files = {f"{role}.{part}": getattr(tls, part) for role in ROLES for part in ("cert", "key")} | {
+            "ca-file": tls.ca
+        }
+        stack.enter_context(dask.config.set({f"distributed.comm.tls.{name}": path for name, path in files.items()}))
     try:
         with warnings.catch_warnings():
             # A dashboard whose port is in use takes another one, which is printed.

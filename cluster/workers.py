@@ -84,6 +84,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
     def _update_worker_status(self, op: str, msg: Any) -> None:
         # SpecCluster's own would send a lost job again although its pool may not need it any more.
         Cluster._update_worker_status(self, op, msg)  # noqa: SLF001
+        self._look_round()  # a worker can come and go between two looks
 
     # How many jobs.
 
@@ -146,12 +147,18 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
         names = {f"{job}{suffix}" for suffix in self.worker_spec[job].get("group", [""])}
         return [worker for worker in self.scheduler.workers.values() if str(worker.name) in names]
 
-    def _forget_lost(self, now: float) -> None:
-        """Jobs that had workers and have none: they ended, or were killed. A pool that needs them asks for new ones."""
-        for job in list(self.worker_spec):
+    def _look_round(self) -> None:
+        now = time.monotonic()
+        for job in self.worker_spec:
             if self._workers_of(job):
                 self._seen_at[job] = now
-            elif now - self._seen_at.get(job, now) >= LOST_AFTER_S:
+
+    def _forget_lost(self, now: float) -> None:
+        """Jobs that had workers and have none: they ended, or were killed. A pool that needs them asks for new ones."""
+        self._look_round()
+        for job in list(self.worker_spec):
+            ended = job in self.workers and self.workers[job].status in (Status.closed, Status.failed)
+            if ended or now - self._seen_at.get(job, now) >= LOST_AFTER_S:
                 self._drop(job)
 
     def _ask_for(self, pool: str, jobs: int) -> None:

@@ -136,18 +136,18 @@ class Fill:
 
 def test_a_worker_with_too_little_memory_is_said_and_a_larger_one_goes_on(small, pools, tmp_path):
     profile = tmp_path / "tight.yaml"
-    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 0.5")
+    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 1.2")
     with connection(str(profile)) as tight, pytest.raises(ShardsSetAside, match=r"s1 .*too little memory"):
-        run_stages(small, [plain_stage(Fill(700), shards=3)], tight)
+        run_stages(small, [plain_stage(Fill(1_500), shards=3)], tight)
     assert sorted(small.records("plain")) == ["s0", "s2"]
-    (outcome,) = run_stages(small, [plain_stage(Fill(700), shards=3)], pools)
+    (outcome,) = run_stages(small, [plain_stage(Fill(1_500), shards=3)], pools)
     assert (outcome.shards, outcome.done_now) == (3, 1)
     # The commands say so before anything begins.
     (tmp_path / "study" / "study.yaml").write_text("sources: {metadata: m.csv}")
     (tmp_path / "study" / "m.csv").write_text("image_ref,timestamp,lat,lng,split\n")
     code, output = invoke("plan", "--study", str(tmp_path / "study"), "--cluster", str(profile))
     assert code == 2
-    assert "needs 2 GB a task, a worker of pool cpu has 0.5: raise memory_gb" in output
+    assert "needs 2 GB a task, a worker of pool cpu has 1.2: raise memory_gb" in output
 
 
 def fill(ballast: Path) -> None:
@@ -160,12 +160,13 @@ def fill(ballast: Path) -> None:
 def test_a_full_disk_is_said_and_the_same_command_goes_on_after_making_room(undisturbed, pools, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, text=True)
+    size = 2**23 + sum(file.stat().st_size + 4096 for file in Path(undisturbed.root).rglob("*"))
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"a small disk needs the right to mount: {made.stderr.strip()}")
     try:
         study = copy_of(undisturbed, disk / "study")
-        forget_from(study, "detect")
+        forget_from(study, "annotate")
         fill(disk / "ballast")
         with pytest.raises(StudyFull, match=r"no room is left for .*make room there"):
             run_stages(study, TO_ESTIMATES, pools)
@@ -190,12 +191,12 @@ if __name__ == "__main__":
 
 def test_a_killed_client_leaves_no_lock_and_the_same_command_goes_on(undisturbed, pools, tmp_path):
     study = copy_of(undisturbed, tmp_path / "study")
-    forget_from(study, "detect")
+    forget_from(study, "annotate")
     (tmp_path / "again.py").write_text(RUN)
     command = [sys.executable, tmp_path / "again.py", study.root, "local"]
     client = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": "."})
     until = time.monotonic() + 60
-    while not any(name.startswith("detect-") and study.records(name) for name in study.stages()):
+    while not study.records("annotate"):
         assert time.monotonic() < until
         assert client.poll() is None
         time.sleep(0.05)
@@ -218,7 +219,7 @@ class KillAt(Progress):
 
 def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(undisturbed, pools, tmp_path):
     study = copy_of(undisturbed, tmp_path / "study")
-    forget_from(study, "detect")
+    forget_from(study, "annotate")
     profile = tmp_path / "two.yaml"
     profile.write_text(yaml.safe_dump({"kind": "local", "workers": 1, "folder": str(tmp_path / "home")}))
     launched = subprocess.Popen([sys.executable, "cli.py", "cluster", "launch", profile], stdout=subprocess.DEVNULL)
@@ -228,7 +229,7 @@ def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(un
         assert time.monotonic() < until
         time.sleep(0.1)
     with connection(str(file)) as client, pytest.raises(WorkersLost, match=r"scheduler has gone.*same command"):
-        run_stages(study, TO_ESTIMATES, client, KillAt("detect", launched))
+        run_stages(study, TO_ESTIMATES, client, KillAt("annotate", launched))
     launched.wait()
     code, output = invoke("plan", "--study", study.root, "--cluster", str(file))
     assert code == 2
