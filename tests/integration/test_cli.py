@@ -22,7 +22,7 @@ def invoke(*arguments: str):
     "command",
     [
         *("demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export"),
-        *("evaluate", "reproduce", "compare", "dictionary", "index", "detect"),
+        *("evaluate", "reproduce", "compare", "dictionary", "index", "detect", "plan", "cluster"),
     ],
 )
 def test_every_command_explains_itself(command):
