@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import PatrolscopeError, PlanError
 from pipeline.run import unfinished
@@ -66,7 +66,14 @@ def plan_stages(
 
     A stage that plans from an earlier one's records has no number of shards until that one is done.
     """
-    return [_planned(study, stage, pools) for stage in stages]
+    planned: list[Planned] = []
+    for stage in stages:
+        one = _planned(study, stage, pools)
+        unfinished_before = any(before.shards is None or before.done < before.shards for before in planned)
+        if unfinished_before and one.shards == 0:
+            one = replace(one, shards=None, slot_hours=None)  # it may get some from what is not there yet
+        planned.append(one)
+    return planned
 
 
 def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mapping[str, Workers]) -> Planned:
@@ -74,7 +81,7 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
     try:
         made = stage if isinstance(stage, Stage) else stage(study)
         shards = made.plan(study)
-    except PatrolscopeError:
+    except (PatrolscopeError, FileNotFoundError):  # it reads what an earlier stage has not written yet
         shards = None
         if not isinstance(stage, Stage):
             # It does not know its own name yet.

@@ -10,6 +10,7 @@ from pipeline.errors import NotYetMade, PlanError
 from pipeline.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, create_study
+from tests.integration.test_cli import invoke
 
 POOLS = {
     "rows": Workers(offers="CPU", memory_gb=4, tasks=2, slots=8),
@@ -80,3 +81,22 @@ def test_a_task_that_does_not_fit_is_refused_with_what_to_change(study):
     refuse_what_does_not_fit(plan_stages(study, [fits], POOLS), POOLS)
     with pytest.raises(PlanError, match=r"detect-x needs 3 GB a task, a worker of pool rows has 2 for each of its 2"):
         refuse_what_does_not_fit(plan_stages(study, [too_large], POOLS), POOLS)
+
+
+def test_commands_refuse_workers_that_are_too_small_before_anything_begins(tmp_path):
+    root = tmp_path / "study"
+    root.mkdir()
+    (root / "study.yaml").write_text("sources: {metadata: m.csv}")
+    (root / "m.csv").write_text("image_ref,timestamp,lat,lng,split\n")
+    profile = tmp_path / "tight.yaml"
+    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 1.2")
+    for command, stage_name in (("plan", "layers"), ("ingest", "read")):
+        code, output = invoke(command, "--study", str(root), "--cluster", str(profile))
+        assert code == 2
+        assert f"{stage_name} needs 2 GB a task, a worker of pool cpu has 1.2: raise memory_gb" in output
+    assert not (root / "manifest").exists()
+    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 2")
+    code, output = invoke("plan", "--study", str(root), "--cluster", str(profile))
+    assert code == 0
+    assert "annotate" in output
+    assert "later" in output
