@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import dask
 import distributed
+from distributed.utils import silence_logging_cmgr
 
 from cluster.certificates import ROLES, certificates, security
 from cluster.jobs import require_queue
@@ -53,6 +55,8 @@ def connect(name: str, profile: Profile | Address, stack: ExitStack) -> distribu
     if isinstance(profile, Profile):
         pools, _ = start(profile, stack)
         return stack.enter_context(distributed.Client(pools))
+    # A scheduler that ends would be told with stacks; the one line is pipeline.distribute's.
+    stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
     try:
         return stack.enter_context(
             distributed.Client(profile.address, timeout=CONNECT_TIMEOUT_S, security=security(profile.tls))

@@ -211,7 +211,9 @@ class KillAt(Progress):
             self.process.kill()
 
 
-def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(undisturbed, pools, tmp_path):
+def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(
+    undisturbed, pools, tmp_path, monkeypatch
+):
     study = copy_of(undisturbed, tmp_path / "study")
     forget_from(study, "annotate")
     profile = tmp_path / "two.yaml"
@@ -225,6 +227,7 @@ def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(un
     with connection(str(file)) as client, pytest.raises(WorkersLost, match=r"scheduler has gone.*same command"):
         run_stages(study, TO_ESTIMATES, client, KillAt("annotate", launched))
     launched.wait()
+    monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
     code, output = invoke("plan", "--study", study.root, "--cluster", str(file))
     assert code == 2
     assert "left over from one that has ended" in output
