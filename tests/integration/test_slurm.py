@@ -64,7 +64,7 @@ def wait_until(true, seconds: float = 60) -> None:
 def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_while_images_are_looked_at(
     slurm, undisturbed, tmp_path
 ):
-    study = copy_of(slurm, undisturbed, tmp_path / "study")
+    study = copy_of(undisturbed, tmp_path / "study")
     forget_from(study, "read")
     bound = {ANNOTATE: replace(ANNOTATE, process=On("cpu", ANNOTATE.process))}
 
@@ -85,7 +85,7 @@ def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_wh
 
 
 def test_a_cancelled_job_is_replaced_and_changes_no_table(slurm, undisturbed, tmp_path):
-    study = copy_of(slurm, undisturbed, tmp_path / "study")
+    study = copy_of(undisturbed, tmp_path / "study")
     forget_from(study, "annotate")
 
     class Cancel(Progress):
