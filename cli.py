@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import distributed
     from rich.progress import TaskID
 
+    from pipeline.plan import Planned, Workers
     from pipeline.run import Outcome
     from pipeline.stages import Shard, Stage
     from pipeline.store import Record, Study
@@ -30,7 +32,8 @@ app = typer.Typer(
 )
 StudyOption = Annotated[str, typer.Option("--study", "-s", help="Study folder (a path, or any fsspec URL).")]
 ClusterOption = Annotated[
-    str, typer.Option("--cluster", help="Cluster profile: a name, a .yaml path, or tcp://scheduler:port.")
+    str,
+    typer.Option("--cluster", help="Cluster profile (a name or .yaml), a scheduler's .json file, or tcp://host:port."),
 ]
 
 
@@ -381,15 +384,94 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
 @app.command()
 def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Every stage that is not up to date, in order."""
+    with _errors():
+        stages = _all_stages(study)
+    made = _run(study, stages, cluster)
+    _summary(made)
+
+
+@app.command()
+def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
+    """What `run` would do: stages, shards, memory, hours; refused where the workers can not do it.
+
+    A scheduler that runs is asked whether its workers see the study and its sources and have the same versions. Those
+    of a profile are asked when `run` has started them, before any work.
+    """
+    with _errors():
+        from pipeline.plan import refuse_what_does_not_fit
+        from pipeline.store import open_study
+
+        pools = _pools(cluster)
+        planned = _plan(open_study(study), pools)
+        _print_plan(planned, pools)
+        if not any(workers.offers == "GPU" for workers in pools.values()):
+            _say("no pool has GPUs: images are looked at on CPU workers")
+        refuse_what_does_not_fit(planned, pools)
+        if _is_running(cluster):
+            from cluster.connect import connection
+            from pipeline.distribute import check_workers
+
+            with connection(cluster) as client:
+                for offered in sorted({workers.offers for workers in pools.values()} - {""}):
+                    check_workers(client(), open_study(study), {offered: 1})
+            _say("workers see the study and its sources, can write there, and have the same versions")
+
+
+def _all_stages(root: str) -> list[Stage | Callable[[Study], Stage]]:
     from pipeline.ingest import ARRANGE, READ, SET_ASIDE
     from pipeline.labels import LABELS
 
-    with _errors():
-        detections = [LABELS, *_stages_of_images(study)]
+    detections = [LABELS, *_stages_of_images(root)]
     layers, *annotated = _annotated_stages()  # layers first: what they lack is said before hours are spent
-    stages = [layers, READ, SET_ASIDE, ARRANGE, *detections, *annotated, *_estimate_stages()]
-    made = _run(study, stages, cluster)
-    _summary(made)
+    return [layers, READ, SET_ASIDE, ARRANGE, *detections, *annotated, *_estimate_stages()]
+
+
+def _is_running(cluster: str) -> bool:
+    from cluster.profiles import Address, load_profile
+
+    return isinstance(load_profile(cluster), Address)
+
+
+def _pools(cluster: str) -> dict[str, Workers]:
+    """The pools of a profile, or those that a running scheduler has, as a plan looks at them."""
+    from cluster.connect import connection, running_pools
+    from cluster.profiles import Address, load_profile
+    from pipeline.plan import Workers
+
+    profile = load_profile(cluster)
+    if isinstance(profile, Address):
+        with connection(cluster) as client:
+            facts = running_pools(client())
+    else:
+        facts = profile.facts
+    return {name: Workers(**one) for name, one in facts.items()}
+
+
+def _plan(study: Study, pools: dict[str, Workers]) -> list[Planned]:
+    from pipeline.plan import plan_stages
+
+    return plan_stages(study, _all_stages(study.root), pools)
+
+
+def _print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
+    _say(f"{'stage':14} {'pool':8} {'shards':>8} {'done':>8} {'left':>22} {'GB a task':>10} {'hours':>8}")
+    for one in planned:
+        shards = "later" if one.shards is None else f"{one.shards:,}"
+        left = "" if one.shards is None else f"{one.left:,} {one.unit}"
+        hours = one.hours(pools)
+        known = "" if one.shards is None else "unmeasured" if hours is None else f"{hours:.3f}"
+        _say(
+            f"{one.stage:14} {one.pool:8} {shards:>8} {one.done:>8,} {left:>22} {one.memory_gb or 2:>10.3g} {known:>8}"
+        )
+    for name, workers in pools.items():
+        mine = [one for one in planned if one.pool == name]
+        hours = sum(one.hours(pools) or 0.0 for one in mine)
+        slot_hours = sum(one.slot_hours or 0.0 for one in mine)
+        # What can not be said is said: an hour count without it would pass for the whole.
+        without = [one.stage for one in mine if one.shards is None or one.slot_hours is None]
+        beside = f", without {', '.join(without)}" if without else ""
+        unit = "GPU" if workers.offers == "GPU" else "core"
+        _say(f"pool {name}: about {hours:.2f} hours on {workers.slots} {unit}s, {slot_hours:.2f} {unit} hours{beside}")
 
 
 @app.command()
@@ -523,6 +605,67 @@ def _annotated_stages() -> list[Stage]:
     return [LAYERS, KEYS, MATCH, ANNOTATE]
 
 
+cluster_app = typer.Typer(
+    help="What a cluster profile means, and schedulers that outlive a command.", no_args_is_help=True
+)
+app.add_typer(cluster_app, name="cluster")
+ProfileArgument = Annotated[str, typer.Argument(metavar="PROFILE", help="A name, a .yaml path, or a scheduler's file.")]
+
+
+@cluster_app.command("show")
+def cluster_show(
+    profile: ProfileArgument,
+    study: Annotated[str | None, typer.Option("--study", "-s", help="Also what it would cost for this study.")] = None,
+) -> None:
+    """Job scripts of every pool, and cores, GPUs and hours at most; nothing is started."""
+    with _errors():
+        from cluster.jobs import describe, job_script
+        from cluster.profiles import Address, load_profile
+        from pipeline.store import open_study
+
+        loaded = load_profile(profile)
+        if isinstance(loaded, Address):
+            _say(f"a scheduler that runs already, at {loaded.address}: `patrolscope cluster status {profile}`")
+            return
+        for name, pool in loaded.pools.items():
+            _say(f"--- pool {name}: {describe(pool)}")
+            _say(job_script(loaded, name))
+        if study is not None:
+            pools = _pools(profile)
+            _print_plan(_plan(open_study(study), pools), pools)
+
+
+@cluster_app.command("launch")
+def cluster_launch(
+    profile: ProfileArgument,
+    file: Annotated[str | None, typer.Option(help="Scheduler file (.json), instead of the one in its folder.")] = None,
+) -> None:
+    """Keep a scheduler and its pools up until `stop` or Ctrl-C; other commands take its file as --cluster."""
+    with _errors():
+        from cluster.launch import launch
+
+        launch(profile, file, _say)
+
+
+@cluster_app.command("status")
+def cluster_status(profile: ProfileArgument) -> None:
+    """Address, dashboard, workers and tasks of a scheduler that was launched."""
+    with _errors():
+        from cluster.launch import status
+
+        for line in status(profile):
+            _say(line)
+
+
+@cluster_app.command("stop")
+def cluster_stop(profile: ProfileArgument) -> None:
+    """End a scheduler that was launched, with its workers and jobs."""
+    with _errors():
+        from cluster.launch import stop
+
+        _say(stop(profile))
+
+
 @app.command()
 def weights(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A detector's weights; a path, or any fsspec URL.")],
@@ -586,16 +729,26 @@ def _run(
     """Run stages; `changes` of settings, by section, hold for this run only."""
     with _errors():
         from dataclasses import replace
+        from functools import cache
 
         from cluster.connect import connection
         from pipeline.config import with_changes
+        from pipeline.plan import plan_stages, refuse_what_does_not_fit
         from pipeline.run import run_stages
         from pipeline.store import open_study
 
         study = open_study(root)
         study = replace(study, settings=with_changes(study.settings, changes))
         with connection(cluster) as client, _progress() as progress:
-            run_stages(study, stages, client, progress)
+
+            @cache
+            def fitting() -> distributed.Client:
+                # While it is still a plan: before a job is sent.
+                pools = _pools(cluster)
+                refuse_what_does_not_fit(plan_stages(study, stages, pools), pools)
+                return client()
+
+            run_stages(study, stages, fitting, progress)
         return study
 
 
@@ -639,7 +792,7 @@ def _errors() -> Iterator[None]:
         yield
     except (PatrolscopeError, ClusterError) as error:
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
-        raise typer.Exit(2) from error
+        raise typer.Exit(getattr(error, "status", 2)) from error
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None

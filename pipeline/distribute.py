@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import math
+import platform
+import time
+import uuid
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
@@ -14,10 +22,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.contract import Table
-from pipeline.errors import PatrolscopeError
+from pipeline.errors import PatrolscopeError, PlanError, ShardsSetAside, TooLittleMemory, WorkersLost
 from pipeline.spatial.coverage import in_order
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
+
+OFFERS = "offers"  # under which a scheduler that starts its own workers says what they can offer in all
+ROWS = "CPU"  # what a shard takes that needs no other resource, where workers offer it
+TRIES = 3  # of a shard whose worker dies
+LOOK_EVERY_S = 1.0
+LOST = (CancelledError, distributed.comm.CommClosedError, distributed.KilledWorker)
 
 
 def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards: Sequence[Shard]) -> Iterator[Record]:
@@ -25,27 +39,209 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
 
     A task that raises stops the stage: what runs is let go, what is finished stays finished. Scheduling order is the
     order of `shards`; nothing in the output depends on it. Where workers offer the stage's resource, only they work.
+
+    A shard whose worker dies is tried again, the third time alone, so that none is blamed for what another one did. One
+    that kills its worker then, too, is set aside, and the others are finished.
+
+    Raises
+    ------
+    ShardsSetAside : after the last of the others
+    WorkersLost : the scheduler has gone
     """
-    offered = any(stage.resource in worker["resources"] for worker in client.scheduler_info()["workers"].values())
-    # pure=False: a shard that was redone after its files vanished must not be answered from an earlier result.
-    futures = client.map(
-        _finish,
-        shards,
-        study=study,
-        stage=stage,
-        key=[f"{stage.name}-{shard.name}" for shard in shards],
-        pure=False,
-        resources={stage.resource: 1} if offered else None,
-    )
+    run = uuid.uuid4().hex  # two runs of one scheduler do not answer each other
+    waiting = deque(shards)
+    alone: deque[Shard] = deque()
+    deaths: Counter[str] = Counter()
+    set_aside: dict[str, str] = {}
+    running: dict[distributed.Future, Shard] = {}
+    finished = distributed.as_completed()
+    room = _Room(client, stage)
+    check_workers(client, study, room.takes)
+
+    def send(shard: Shard) -> None:
+        future = client.submit(
+            _finish,
+            shard,
+            study=study,
+            stage=stage,
+            key=(f"{stage.name}-{run}", f"{shard.name}, try {deaths[shard.name]}"),
+            pure=False,
+            resources=room.takes,
+        )
+        running[future] = shard
+        finished.add(future)
+
     try:
-        for future in distributed.as_completed(futures):
-            result = future.result()
+        while waiting or running or alone:
+            while waiting and len(running) < room.shards():
+                send(waiting.popleft())
+            if not running:
+                send(alone.popleft())
+            future = next(finished)
+            shard = running.pop(future)
+            try:
+                result = future.result()
+            except distributed.KilledWorker as error:
+                was_alone = deaths[shard.name] >= TRIES - 1
+                deaths[shard.name] += error.allowed_failures + 1
+                if was_alone:
+                    set_aside[shard.name] = str(error.last_worker.name or error.last_worker.address)
+                elif deaths[shard.name] >= TRIES - 1:
+                    alone.append(shard)
+                else:
+                    waiting.append(shard)
+                continue
+            except LOST as error:
+                raise WorkersLost(
+                    f"the scheduler has gone while stage {stage.name} worked on {len(running) + 1} shards; what is "
+                    "finished, stays: start it again, and the same command goes on from here"
+                ) from error
             if isinstance(result, PatrolscopeError):
                 raise result
             yield result
             future.release()
     finally:
-        client.cancel(futures)
+        client.cancel(list(running))
+    if set_aside:
+        names = ", ".join(f"{name} (last on {worker})" for name, worker in sorted(set_aside.items()))
+        raise ShardsSetAside(
+            f"stage {stage.name}: {len(set_aside)} of {len(shards)} shards killed their worker {TRIES} times and are "
+            f"set aside: {names}. The others are finished. Most often a worker has too little memory: give it more "
+            "(memory_gb of the cluster profile), and the same command tries these again"
+        )
+
+
+# A task pickled by one and read by another version of these may fail late, or mean something else.
+SAME_VERSIONS = ("dask", "distributed", "numpy", "pandas", "pyarrow", "geopandas", "shapely", "patrolscope")
+
+
+def check_workers(client: distributed.Client, study: Study, takes: dict[str, float] | None) -> None:
+    """Whether a worker of a pool sees what a stage needs, before hours are spent on it.
+
+    Raises
+    ------
+    PlanError : other versions, a source that is not there, a study folder that is not seen or can not be written
+    """
+    token = f".seen-{uuid.uuid4().hex}"
+    study.write_bytes(token.encode(), token)
+    try:
+        sources = {path: size for path in _local_sources(study) if (size := _size(path)) is not None}
+        faults = _asked(client, takes, study, token, _versions(), sources)
+    except ModuleNotFoundError as error:
+        raise PlanError(f"workers have no {error.name}: give them the environment of this machine") from error
+    except LOST as error:
+        raise WorkersLost(
+            "the scheduler, or every worker, has gone before the work began: look at their logs, and start again"
+        ) from error
+    finally:
+        if study.exists(token):
+            study.fs.rm_file(study.path(token))
+    if faults:
+        raise PlanError("workers can not do this yet: " + "; ".join(faults))
+
+
+def _asked(client: distributed.Client, takes: dict[str, float] | None, *question: Any) -> list[str]:
+    """What `_faults` says on a worker; one that dies meanwhile says nothing about the others."""
+    for attempt in range(TRIES):
+        try:
+            return client.submit(_faults, *question, pure=False, resources=takes).result()
+        except distributed.KilledWorker:
+            if attempt == TRIES - 1:
+                raise
+    raise AssertionError("not reached: the last try answers or raises")
+
+
+def _faults(study: Study, token: str, versions: dict[str, str], sources: dict[str, int]) -> list[str]:
+    """What stands against working here, each with what to change. Runs on a worker."""
+    faults = [
+        f"{name} {_versions()[name]} on workers, {version} here: install the same"
+        for name, version in versions.items()
+        if _versions()[name] != version
+    ]
+    if not study.exists(token):
+        faults.append(f"{study.root} is not the same folder on workers: put the study where all machines see it")
+        return faults
+    reply = f"{token}-reply"
+    try:
+        study.write_bytes(b"", reply)
+        study.fs.rm_file(study.path(reply))
+    except OSError as error:
+        faults.append(f"{study.root} can not be written from a worker ({error.strerror}): give it the right to")
+    faults += [
+        f"{path} is not there on workers, or another file: put it where all machines see it"
+        for path, size in sources.items()
+        if _size(path) != size
+    ]
+    return faults
+
+
+def _versions() -> dict[str, str]:
+    def of(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return "none"
+
+    return {"python": platform.python_version(), **{name: of(name) for name in SAME_VERSIONS}}
+
+
+def _local_sources(study: Study) -> list[str]:
+    """Files and folders of this machine that study.yaml names; of a pattern, the folder."""
+    sources, images = study.settings.sources, study.settings.images
+    named = [
+        *sources.metadata,
+        *sources.labels,
+        *(sources.processed, sources.validation, sources.test, sources.truth),
+        *images.sources,
+        images.weights,
+    ]
+    resolved = [study.resolve(path.split("*")[0]) for path in named if path is not None]
+    return [path for path in resolved if "://" not in path]
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file; of a folder, whose own size differs between file systems, 0; None if there is none."""
+    place = Path(path)
+    if not place.exists():
+        return None
+    return 0 if place.is_dir() else place.stat().st_size
+
+
+class _Room:
+    """How many shards of a stage may be on their way at a time, and what each takes of a worker.
+
+    Workers hold one shard more than they work on: none waits for the next, and one that dies takes no more with it.
+    """
+
+    def __init__(self, client: distributed.Client, stage: Stage) -> None:
+        self.client = client
+        wanted = stage.resource or ROWS
+        # What pools can have, also while they have no worker yet; else what there is.
+        self._promised: dict[str, float] = client.get_metadata([OFFERS], {})
+        offered = self._promised or self._there()
+        # A stage that wants a GPU works without, where none is offered.
+        self.resource = next((name for name in (wanted, ROWS) if name in offered), None)
+        self._looked_at_s = -math.inf
+        self._shards = 1
+
+    @property
+    def takes(self) -> dict[str, float] | None:
+        return None if self.resource is None else {self.resource: 1}
+
+    def shards(self) -> int:
+        """Number of shards, looked up again from time to time."""
+        if time.monotonic() - self._looked_at_s > LOOK_EVERY_S:
+            offers = self._promised or self._there()
+            threads = sum(self.client.nthreads().values()) if self.resource is None else offers.get(self.resource, 0)
+            self._shards = max(1, 2 * int(threads))
+            self._looked_at_s = time.monotonic()
+        return self._shards
+
+    def _there(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for worker in self.client.scheduler_info(n_workers=-1)["workers"].values():
+            total.update(worker["resources"])
+        return total
 
 
 def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record | PatrolscopeError:
@@ -54,6 +250,11 @@ def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record | Patrolscope
     except PatrolscopeError as error:
         # As an answer: a worker would log a raised one with its stack, which tells a user nothing.
         return error
+    except MemoryError:
+        return TooLittleMemory(
+            f"stage {stage.name}, shard {shard.name}: a worker has too little memory for it: give workers more "
+            "(memory_gb of the cluster profile), and the same command goes on"
+        )
 
 
 def over_partitions(stage: Callable[..., Any], frame: dd.DataFrame, *, produces: Table, **fixed: Any) -> dd.DataFrame:

@@ -1,12 +1,14 @@
 """Errors that a user can act on: what came, what was expected, what to do now.
 
-The command line prints the message of a `PatrolscopeError` and exits with status 2, without a stack trace.
+The command line prints the message of a `PatrolscopeError` and exits with its status, without a stack trace.
 Anything else is a defect of the program and keeps its trace.
 """
 
 
 class PatrolscopeError(Exception):
     """Base of every error whose message is meant for the user."""
+
+    status = 2  # of the command
 
 
 class SettingsError(PatrolscopeError):
@@ -35,3 +37,25 @@ class LedgerError(PatrolscopeError):
 
 class WeightsError(PatrolscopeError):
     """A detector's weights can not be opened, or can not do what is asked of them."""
+
+
+class StudyFull(PatrolscopeError):
+    """The disk of the study, or the user's share of it, is full."""
+
+
+class TooLittleMemory(PatrolscopeError):
+    """A shard needs more memory than a worker has."""
+
+
+class WorkersLost(PatrolscopeError):
+    """The scheduler ended in the middle of a stage."""
+
+
+class ShardsSetAside(PatrolscopeError):
+    """Some shards killed every worker that took them; all others are finished."""
+
+    status = 3
+
+
+class PlanError(PatrolscopeError):
+    """A plan can not be carried out where it shall be: said before anything is begun."""

@@ -36,6 +36,7 @@ class Stage:
     plan: Callable[[Study], list[Shard]]
     process: Callable[[Study, Shard], Record]
     version: int = 1  # raised when the meaning of the output changes: finished shards are then made again
+    memory_gb: float = 2.0  # of a worker process with one task: what every stage is held to
     resource: str = ""  # that a shard takes one of, such as GPU; asked for where workers offer it
 
     def fingerprint(self, shard: Shard) -> str:

@@ -7,6 +7,7 @@ files and row counts and carries the fingerprint of what made them, so an interr
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Settings, dump_settings, parse_settings
 from pipeline.contract import Table
-from pipeline.errors import NotYetMade, SettingsError, StudyBusy
+from pipeline.errors import NotYetMade, SettingsError, StudyBusy, StudyFull
 from pipeline.geoparquet import columns_on_disk, to_arrow, to_frame
 
 SETTINGS_FILE = "study.yaml"
@@ -205,18 +206,30 @@ class Study:
 
     @contextlib.contextmanager
     def aside(self, name: str) -> Iterator[str]:
-        """Path to write to; what was written there takes the final name when the block ends without error."""
+        """Path to write to; what was written there takes the final name when the block ends without error.
+
+        Raises
+        ------
+        StudyFull : no room is left; what was written so far is gone, and makes none less
+        """
         final = self.path(name)
         folder, leaf = final.rsplit("/", 1)
-        self.fs.makedirs(folder, exist_ok=True)
         # Also on an object store: fsspec closes a file after an error, and so would show what was written until then.
         aside = f"{folder}/.{leaf}.{uuid.uuid4().hex}.tmp"
         try:
+            self.fs.makedirs(folder, exist_ok=True)
             yield aside
             if self.is_local:
                 os.replace(aside, final)  # noqa: PTH105 - the path is a string of the file system
             else:
                 self.fs.mv(aside, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StudyFull(
+                f"no room is left for {name} of {self.root} ({error.strerror or error}): make room there, and the same "
+                "command goes on from here"
+            ) from error
         finally:
             if self.fs.exists(aside):
                 self.fs.rm_file(aside)

@@ -46,3 +46,14 @@ def finished(simulated, client):
     study = branch(simulated, "finished")
     run_stages(study, EVERY_STAGE, lambda: client)
     return study
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, client):
+    """A small study with images after a plain run from metadata to estimates."""
+    from pipeline.run import run_stages
+    from tests.image_study import TO_ESTIMATES, image_study
+
+    study = image_study(tmp_path_factory.mktemp("undisturbed") / "study", client)
+    run_stages(study, TO_ESTIMATES, lambda: client)
+    return study

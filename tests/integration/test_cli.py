@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import cli
 from cluster.connect import connection
-from cluster.profiles import ClusterError, Local, load_profile
+from cluster.profiles import ClusterError
 from pipeline.store import open_study
 from pipeline.tables import TABLES
 from tests.released import write_released
@@ -22,7 +22,8 @@ def invoke(*arguments: str):
     "command",
     [
         *("demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export"),
-        *("sensitivity", "evaluate", "reproduce", "compare", "release", "dictionary", "index", "detect", "weights"),
+        *("sensitivity", "evaluate", "reproduce", "compare", "release", "dictionary", "index", "detect"),
+        *("weights", "plan", "cluster"),
     ],
 )
 def test_every_command_explains_itself(command):
@@ -116,17 +117,6 @@ def test_the_dictionary_explains_every_column_of_every_table():
     code, output = invoke("dictionary", "metadatas")
     assert code == 2
     assert "no table 'metadatas'" in output
-
-
-def test_profiles_refuse_unknown_keys_and_impossible_values(tmp_path):
-    assert load_profile("local") == Local()
-    profile = tmp_path / "mine.yaml"
-    profile.write_text("kind: local\nworker: 3")
-    with pytest.raises(ClusterError, match="worker: Extra inputs"):
-        load_profile(str(profile))
-    profile.write_text("kind: local\nworkers: 0")
-    with pytest.raises(ClusterError, match="greater than or equal to 1"):
-        load_profile(str(profile))
 
 
 def test_a_local_cluster_listens_on_loopback_alone():

@@ -1,0 +1,79 @@
+"""A small simulated study with an image file for every row, and a network of a few channels that looks at them."""
+
+import shutil
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pandas as pd
+
+from analysis.calibrate import CALIBRATE
+from analysis.cells import CELLS_STAGE
+from analysis.clusters import CLUSTERS
+from analysis.replicates import REPLICATE
+from analysis.stages import ESTIMATE
+from pipeline.annotate import ANNOTATE
+from pipeline.assemble import MATCH
+from pipeline.config import with_changes
+from pipeline.detect.stage import WEIGHTS, detect_stage
+from pipeline.images import INDEX, PREFIXES
+from pipeline.ingest import ARRANGE, READ, SET_ASIDE
+from pipeline.keys import KEYS
+from pipeline.layers import LAYERS
+from pipeline.run import run_stages
+from pipeline.simulate import simulate
+from pipeline.store import Study, create_study, open_study
+from pipeline.tables import ANNOTATED, METADATA
+from tests.image_files import encoded, picture
+from tests.integration.studies import estimates
+from tests.official_form import save
+
+TO_METADATA = [LAYERS, READ, SET_ASIDE, ARRANGE]
+TO_DETECTIONS = [*TO_METADATA, WEIGHTS, PREFIXES, INDEX, detect_stage]
+TO_ESTIMATES = [*TO_DETECTIONS, KEYS, MATCH, ANNOTATE, CALIBRATE, CELLS_STAGE, CLUSTERS, REPLICATE, ESTIMATE]
+
+
+def image_study(folder: Path, client: distributed.Client, images: int = 400) -> Study:
+    """A study before its first run, but for its metadata; its image files lie in source/store."""
+    study = simulate(str(folder), images=images, days=2, client=lambda: client)
+    run_stages(study, TO_METADATA, lambda: client)
+    rng = np.random.default_rng(7)
+    for file in study.files("metadata"):
+        for ref in study.read(file, ["image_ref"])["image_ref"]:
+            path = Path(study.path("source", "store", ref))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(picture(64, 64, colour=tuple(rng.integers(0, 256, 3).tolist())), quality=90))
+    save(Path(study.path("source", "small.pt")))
+    changes = {
+        "images": {"sources": ["source/store"], "weights": "source/small.pt", "size": 64, "shard_images": 50},
+        "detection": {"police_class": 1, "source": "detect"},
+        "estimate": {"threshold": 0.36, "replicates": 200},
+    }
+    return create_study(study.root, with_changes(study.settings, changes))
+
+
+def copy_of(study: Study, folder: Path) -> Study:
+    """The same study elsewhere; what is finished there is finished here."""
+    shutil.copytree(study.root, folder)
+    return open_study(folder)
+
+
+def forget_from(study: Study, stage: str) -> None:
+    """Let a stage and all later ones be made again; `detect` has the name of its result behind its own."""
+    names = [made.name if hasattr(made, "name") else "detect" for made in TO_ESTIMATES]
+    later = names[names.index(stage) :]
+    for done in study.stages():
+        if done.partition("-")[0] in later:
+            for record in study.records(done).values():
+                study.discard(done, record)
+
+
+def tables_of(study: Study) -> dict[str, str]:
+    """Every final table as sorted text, and the digests of all estimates; the time that detection took is left out."""
+    keys = {"metadata": METADATA.key, "detections": ("image_id",), "annotated": ANNOTATED.key}
+    text = {}
+    for table, key in keys.items():
+        rows = pd.concat([study.read(file) for file in study.files(table)], ignore_index=True)
+        rows = rows.drop(columns="seconds", errors="ignore").sort_values(list(key))
+        text[table] = rows.to_csv(index=False)
+    return text | estimates(study)

@@ -1,0 +1,247 @@
+"""Whatever dies, fills up or lags behind: the same command goes on, and no table differs from an undisturbed run's."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.replicates import REPLICATE
+from cluster.connect import connection
+from pipeline.annotate import ANNOTATE
+from pipeline.config import Settings
+from pipeline.detect.stage import detect_stage
+from pipeline.errors import PlanError, ShardsSetAside, StudyBusy, StudyFull, WorkersLost
+from pipeline.run import Progress, run_stages
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study, create_study, open_study
+from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
+from tests.integration.test_cli import invoke
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory):
+    """Two workers of our own pools, as a command has them."""
+    path = tmp_path_factory.mktemp("profile") / "two.yaml"
+    path.write_text("kind: local\nworkers: 2\nmemory_gb: 3")
+    with connection(str(path)) as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class KillOnce:
+    """A stage's function that does its work, and kills its worker before that counts; the first time only."""
+
+    process: Any
+    flag: Path
+
+    def __call__(self, study: Study, shard: Shard) -> Record:
+        record = self.process(study, shard)
+        if not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return record
+
+
+@pytest.mark.parametrize("stage", ["detect", "annotate", "replicates"])
+def test_a_killed_worker_costs_its_shard_and_changes_no_table(undisturbed, pools, tmp_path, stage):
+    study = copy_of(undisturbed, tmp_path / "study")
+    forget_from(study, stage)
+    flag = tmp_path / "killed"
+
+    def disturbed(made: Stage) -> Stage:
+        return replace(made, process=KillOnce(made.process, flag))
+
+    instead = {
+        "detect": {detect_stage: lambda study: disturbed(detect_stage(study))},
+        "annotate": {ANNOTATE: disturbed(ANNOTATE)},
+        "replicates": {REPLICATE: disturbed(REPLICATE)},
+    }[stage]
+    run_stages(study, [instead.get(one, one) for one in TO_ESTIMATES], pools)
+    assert flag.exists()
+    assert tables_of(study) == tables_of(undisturbed)
+
+
+@dataclass(frozen=True)
+class Write:
+    """A shard that writes its name; those named kill their worker each time, and every try leaves a mark."""
+
+    marks: Path
+    deadly: frozenset[str] = frozenset()
+    slow: frozenset[str] = frozenset()
+
+    def __call__(self, study: Study, shard: Shard) -> Record:
+        (self.marks / f"{shard.name}-{time.monotonic_ns()}").touch()
+        if shard.name in self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if shard.name in self.slow:
+            time.sleep(3)
+        file = study.write_bytes(shard.name.encode(), "out", shard.name)
+        return Record(shard.name, "", (file,), 1, 1)
+
+
+def plain_stage(process, shards: int = 8) -> Stage:
+    return Stage("plain", "files", ("out",), lambda _: [Shard(f"s{number}", {}) for number in range(shards)], process)
+
+
+def tries(marks: Path) -> Counter:
+    return Counter(mark.name.split("-")[0] for mark in marks.iterdir())
+
+
+@pytest.fixture
+def small(tmp_path) -> Study:
+    (tmp_path / "marks").mkdir()
+    return create_study(tmp_path / "study", Settings())
+
+
+def test_a_shard_that_kills_its_worker_three_times_is_set_aside_named_and_tried_again_later(small, pools, tmp_path):
+    marks = tmp_path / "marks"
+    with pytest.raises(ShardsSetAside, match=r"1 of 8 shards .* s3 ") as said:
+        run_stages(small, [plain_stage(Write(marks, deadly=frozenset({"s3"})))], pools)
+    assert said.value.status == 3
+    assert tries(marks)["s3"] == 3
+    assert sorted(small.records("plain")) == ["s0", "s1", "s2", "s4", "s5", "s6", "s7"]
+    (outcome,) = run_stages(small, [plain_stage(Write(marks))], pools)
+    assert (outcome.shards, outcome.done_now) == (8, 1)
+
+
+def test_a_slow_worker_does_no_shard_twice(small, pools, tmp_path):
+    marks = tmp_path / "marks"
+    (outcome,) = run_stages(small, [plain_stage(Write(marks, slow=frozenset({"s0"})))], pools)
+    assert outcome.rows_out == 8
+    assert set(tries(marks).values()) == {1}
+    assert len(list((tmp_path / "study" / "out").iterdir())) == 8
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A shard that holds more than Dask gives a worker."""
+
+    megabytes: int
+
+    def __call__(self, study: Study, shard: Shard) -> Record:
+        held = [np.ones(2**20, np.uint8) for _ in range(self.megabytes if shard.name == "s1" else 1)]
+        time.sleep(2 if len(held) > 1 else 0)  # Dask looks at memory from time to time
+        return Record(shard.name, "", (study.write_bytes(bytes([len(held) % 2]), "out", shard.name),), 1, 1)
+
+
+def test_a_worker_with_too_little_memory_is_said_and_a_larger_one_goes_on(small, pools, tmp_path):
+    profile = tmp_path / "tight.yaml"
+    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 1.2")
+    with connection(str(profile)) as tight, pytest.raises(ShardsSetAside, match=r"s1 .*too little memory"):
+        run_stages(small, [plain_stage(Fill(1_500), shards=3)], tight)
+    assert sorted(small.records("plain")) == ["s0", "s2"]
+    (outcome,) = run_stages(small, [plain_stage(Fill(1_500), shards=3)], pools)
+    assert (outcome.shards, outcome.done_now) == (3, 1)
+
+
+def fill(ballast: Path) -> None:
+    """Take all room of a disk."""
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on_after_making_room(undisturbed, pools, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = 2**23 + sum(file.stat().st_size + 4096 for file in Path(undisturbed.root).rglob("*"))
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a small disk needs the right to mount: {made.stderr.strip()}")
+    try:
+        study = copy_of(undisturbed, disk / "study")
+        forget_from(study, "annotate")
+        fill(disk / "ballast")
+        with pytest.raises(StudyFull, match=r"no room is left for .*make room there"):
+            run_stages(study, TO_ESTIMATES, pools)
+        (disk / "ballast").unlink()
+        run_stages(study, TO_ESTIMATES, pools)
+        assert tables_of(study) == tables_of(undisturbed)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+RUN = """
+import sys
+from cluster.connect import connection
+from pipeline.run import run_stages
+from pipeline.store import open_study
+from tests.image_study import TO_ESTIMATES
+if __name__ == "__main__":
+    with connection(sys.argv[2]) as client:
+        run_stages(open_study(sys.argv[1]), TO_ESTIMATES, client)
+"""
+
+
+def test_a_killed_client_leaves_no_lock_and_the_same_command_goes_on(undisturbed, pools, tmp_path):
+    study = copy_of(undisturbed, tmp_path / "study")
+    forget_from(study, "annotate")
+    (tmp_path / "again.py").write_text(RUN)
+    command = [sys.executable, tmp_path / "again.py", study.root, "local"]
+    client = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": "."})
+    until = time.monotonic() + 60
+    while not study.records("annotate"):
+        assert time.monotonic() < until
+        assert client.poll() is None
+        time.sleep(0.05)
+    client.kill()
+    client.wait()
+    run_stages(study, TO_ESTIMATES, pools)
+    assert tables_of(study) == tables_of(undisturbed)
+
+
+class KillAt(Progress):
+    """Kills a process as soon as a stage has finished its first shard."""
+
+    def __init__(self, stage: str, process: subprocess.Popen):
+        self.stage, self.process = stage, process
+
+    def advance(self, stage, shard, record):
+        if stage.name.startswith(self.stage):
+            self.process.kill()
+
+
+def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(
+    undisturbed, pools, tmp_path, monkeypatch
+):
+    study = copy_of(undisturbed, tmp_path / "study")
+    forget_from(study, "annotate")
+    profile = tmp_path / "two.yaml"
+    profile.write_text(yaml.safe_dump({"kind": "local", "workers": 1, "folder": str(tmp_path / "home")}))
+    launched = subprocess.Popen([sys.executable, "cli.py", "cluster", "launch", profile], stdout=subprocess.DEVNULL)
+    file = tmp_path / "home" / "scheduler.json"
+    until = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    with connection(str(file)) as client, pytest.raises(WorkersLost, match=r"scheduler has gone.*same command"):
+        run_stages(study, TO_ESTIMATES, client, KillAt("annotate", launched))
+    launched.wait()
+    monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
+    code, output = invoke("plan", "--study", study.root, "--cluster", str(file))
+    assert code == 2
+    assert "left over from one that has ended" in output
+    run_stages(study, TO_ESTIMATES, pools)
+    assert tables_of(study) == tables_of(undisturbed)
+
+
+def test_workers_that_can_not_see_or_write_the_study_are_refused_before_the_work(small, pools, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.distribute._versions", lambda: {"python": "3.9.0"})
+    with pytest.raises(PlanError, match=r"python 3.* on workers, 3\.9\.0 here: install the same"):
+        run_stages(small, [plain_stage(Write(tmp_path / "marks"))], pools)
+    assert not tries(tmp_path / "marks")
+
+
+def test_another_run_is_refused_while_one_works(small, pools, tmp_path):
+    with open_study(small.root).lock(), pytest.raises(StudyBusy):
+        run_stages(small, [plain_stage(Write(tmp_path / "marks"))], pools)

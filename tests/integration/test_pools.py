@@ -1,0 +1,161 @@
+"""Pools that follow their own work, TLS and ssh, on this machine."""
+
+import asyncio
+import os
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import distributed
+import pytest
+import yaml
+
+from cluster import one_gpu
+from cluster.connect import connection
+from cluster.profiles import ClusterError
+from pipeline.config import Settings
+from pipeline.run import run_stages
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study, create_study
+
+
+def write(folder: Path, **content) -> str:
+    path = folder / "pools.yaml"
+    path.write_text(yaml.safe_dump({"kind": "local", "folder": str(folder / "home")} | content))
+    return str(path)
+
+
+def who(study: Study, shard: Shard) -> Record:
+    name = distributed.get_worker().name
+    file = study.write_bytes(b"", "who", f"{shard.name}-{name}-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}")
+    return Record(shard.name, "", (file,), 1, 1)
+
+
+def stage_of(name: str, resource: str) -> Stage:
+    shards = [Shard(f"{name}{number}", {}) for number in range(6)]
+    return Stage(name, "files", (), lambda _: shards, who, resource=resource)
+
+
+CPU = {"memory_gb": 1, "minimum": 1, "maximum": 1}
+GPU = {"kind": "gpu", "gpus": 1, "memory_gb": 1, "minimum": 0, "maximum": 1, "idle_s": 1}
+
+
+def test_rows_and_images_go_to_their_own_pool_and_gpu_workers_are_there_only_while_they_have_work(tmp_path):
+    study = create_study(tmp_path / "study", Settings())
+    with connection(write(tmp_path, pools={"cpu": CPU, "gpu": GPU})) as client:
+        run_stages(study, [stage_of("rows", "")], client)
+        assert {worker["name"] for worker in client().scheduler_info()["workers"].values()} == {"cpu-0"}
+        run_stages(study, [stage_of("images", "GPU"), stage_of("more", "")], client)
+        until = time.monotonic() + 20
+        while len(client().scheduler_info()["workers"]) > 1:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    names = sorted(path.name.split("-", 1) for path in (tmp_path / "study" / "who").iterdir())
+    assert {name for shard, name in names if shard.startswith("images")} == {"gpu-0-0"}
+    assert {name for shard, name in names if not shard.startswith("images")} == {"cpu-0-none"}
+    assert len(names) == 18
+
+
+def test_a_stage_for_gpus_runs_on_cpu_workers_where_no_pool_has_gpus(tmp_path):
+    study = create_study(tmp_path / "study", Settings())
+    with connection(write(tmp_path, pools={"cpu": CPU})) as client:
+        (outcome,) = run_stages(study, [stage_of("images", "GPU")], client)
+    assert outcome.rows_out == 6
+
+
+def test_a_pool_that_lost_its_worker_gets_another(tmp_path):
+    with connection(write(tmp_path, pools={"cpu": CPU})) as client:
+        client().wait_for_workers(1, timeout=20)
+        client().retire_workers(close_workers=True)
+        assert client().submit(sum, [1, 2], resources={"CPU": 1}).result(timeout=60) == 3
+        assert {worker["name"] for worker in client().scheduler_info()["workers"].values()} == {"cpu-1"}
+
+
+def test_with_tls_nobody_without_the_certificates_gets_in_and_none_of_them_stays(tmp_path):
+    with connection(write(tmp_path, pools={"cpu": CPU}, tls="temporary")) as client:
+        address = client().scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        assert client().submit(sum, [1, 2]).result() == 3
+        (folder,) = (tmp_path / "home").glob("tls-*")
+        assert folder.stat().st_mode & 0o077 == 0
+        assert all(file.stat().st_mode & 0o077 == 0 for file in folder.iterdir())
+        # Given certificates: the same files under their own names.
+        given = {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key")}
+        (tmp_path / "there.yaml").write_text(yaml.safe_dump({"kind": "address", "address": address, "tls": given}))
+        with connection(str(tmp_path / "there.yaml")) as other:
+            assert other().submit(sum, [1, 2]).result() == 3
+        with (
+            pytest.raises(ClusterError, match="no scheduler answers"),
+            connection(address.replace("tls", "tcp")) as other,
+        ):
+            other()
+    assert not folder.exists()
+
+
+@contextmanager
+def ssh_server(home: Path):
+    """A machine called `node` that runs commands for whoever has the key in this home."""
+    asyncssh = pytest.importorskip("asyncssh")
+    folder = home / ".ssh"
+    folder.mkdir(parents=True)
+    host, user = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    user.write_private_key(folder / "id_ed25519")
+    (folder / "id_ed25519").chmod(0o600)
+    user.write_public_key(home / "authorized")
+
+    async def handle(process):
+        child = await asyncio.create_subprocess_shell(
+            process.command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        await process.redirect(stdout=child.stdout, stderr=child.stderr)
+        process.exit(await child.wait())
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def listen():
+        return await asyncssh.listen(
+            "127.0.0.1", 0, server_host_keys=[host], authorized_client_keys=str(home / "authorized"),
+            process_factory=handle, encoding=None,
+        )  # fmt: skip
+
+    server = asyncio.run_coroutine_threadsafe(listen(), loop).result()
+    port = server.get_port()
+    public = host.export_public_key().decode()
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
+    (folder / "config").write_text(f"Host node\n  HostName 127.0.0.1\n  Port {port}\n")
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(server.wait_closed(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_workers_over_ssh_are_reached_with_tls(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pool = {"memory_gb": 1, "minimum": 2, "maximum": 2, "hosts": ["node", "node"]}
+    with ssh_server(tmp_path), connection(write(tmp_path, kind="ssh", pools={"cpu": pool})) as client:
+        client().wait_for_workers(2, timeout=60)
+        assert client().submit(sum, [1, 2], resources={"CPU": 1}).result(timeout=30) == 3
+        names = {worker["name"] for worker in client().scheduler_info()["workers"].values()}
+        assert names == {"cpu-0", "cpu-1"}
+        assert client().scheduler.address.startswith("tls://")
+
+
+@pytest.mark.parametrize(("granted", "seen"), [("4,7", "7"), (None, "1")])
+def test_each_process_of_a_job_sees_its_own_gpu(granted, seen, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if granted:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
+
+    class Worker:
+        name = "gpu-3-1"
+
+    one_gpu.dask_setup(Worker())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

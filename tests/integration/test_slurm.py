@@ -1,0 +1,159 @@
+"""Two pools of jobs on a real Slurm: the right tasks on each, and the tables of a plain local run."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+
+from cluster.connect import connection
+from cluster.profiles import ClusterError
+from pipeline.annotate import ANNOTATE
+from pipeline.detect.stage import detect_stage
+from pipeline.run import Progress, run_stages
+from pipeline.stages import Shard
+from pipeline.store import Record, Study
+from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
+from tests.integration.test_cli import invoke
+from tests.slurm import jobs, running_slurm, two_pools
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with running_slurm(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+@dataclass(frozen=True)
+class On:
+    """A stage's function that refuses to work on another pool's workers."""
+
+    pool: str
+    process: Any
+
+    def __call__(self, study: Study, shard: Shard) -> Record:
+        name = distributed.get_worker().name
+        assert name.startswith(self.pool), name
+        return self.process(study, shard)
+
+
+class Queue(Progress):
+    """Partitions with a job at the end of each stage."""
+
+    def __init__(self):
+        self.partitions: dict[str, set[str]] = {}
+
+    def finish(self, stage, outcome):
+        self.partitions[stage.name.partition("-")[0]] = set(jobs().values())
+
+
+def wait_until(true, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_while_images_are_looked_at(
+    slurm, undisturbed, tmp_path
+):
+    study = copy_of(undisturbed, tmp_path / "study")
+    forget_from(study, "read")
+    bound = {ANNOTATE: replace(ANNOTATE, process=On("cpu", ANNOTATE.process))}
+
+    def detect_on_gpu(study):
+        stage = detect_stage(study)
+        return replace(stage, process=On("gpu", stage.process))
+
+    stages = [bound.get(stage, detect_on_gpu if stage is detect_stage else stage) for stage in TO_ESTIMATES]
+    queue = Queue()
+    with connection(two_pools(tmp_path)) as client:
+        run_stages(study, stages, client, queue)
+        assert client().scheduler.address.startswith("tls://127.0.0.1:")
+        assert "gpu" not in queue.partitions["read"]
+        assert "gpu" in queue.partitions["detect"]
+        wait_until(lambda: set(jobs().values()) == {"cpu"})
+    assert not jobs()
+    assert tables_of(study) == tables_of(undisturbed)
+
+
+def test_a_cancelled_job_is_replaced_and_changes_no_table(slurm, undisturbed, tmp_path):
+    study = copy_of(undisturbed, tmp_path / "study")
+    forget_from(study, "annotate")
+
+    class Cancel(Progress):
+        cancelled: tuple[str, ...] = ()
+
+        def start(self, stage, done, total):
+            if stage.name == "calibrate":
+                self.cancelled = tuple(jobs("RUNNING"))
+                subprocess.run(["scancel", *self.cancelled], check=True)
+
+    cancel = Cancel()
+    with connection(two_pools(tmp_path)) as client:
+        run_stages(study, TO_ESTIMATES, client, cancel)
+        assert cancel.cancelled
+        assert not set(cancel.cancelled) & set(jobs())
+    assert tables_of(study) == tables_of(undisturbed)
+
+
+def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(slurm, tmp_path):
+    profile = two_pools(tmp_path, minimum=1)
+    file = tmp_path / "home" / "scheduler.json"
+    command = [sys.executable, "cli.py", "cluster", "launch", profile]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launched:
+        wait_until(file.exists)
+        content = json.loads(file.read_text())
+        assert content["address"].startswith("tls://127.0.0.1:")
+        assert "PRIVATE" not in file.read_text()
+        assert Path(content["tls"]["key"]).stat().st_mode & 0o077 == 0
+        wait_until(lambda: "2 workers" in invoke("cluster", "status", profile)[1])
+        code, output = invoke("cluster", "launch", profile)
+        assert (code, "runs already" in output) == (2, True)
+        with connection(str(file)) as client:
+            assert client().submit(sum, [1, 2], resources={"CPU": 1}).result() == 3
+        # Without certificates nobody gets in.
+        with (
+            pytest.raises(ClusterError, match="no scheduler answers"),
+            connection(content["address"].replace("tls", "tcp")) as client,
+        ):
+            client()
+        assert invoke("cluster", "stop", str(file))[0] == 0
+        assert launched.wait(30) == 0
+        assert content["dashboard"] in launched.stdout.read()
+    wait_until(lambda: not jobs())
+    assert not file.exists()
+    assert not list((tmp_path / "home").glob("tls-*"))
+    code, output = invoke("cluster", "stop", profile)
+    assert (code, "nothing runs" in output) == (2, True)
+
+
+def test_a_job_that_the_queue_refuses_is_one_line(slurm, tmp_path):
+    profile = two_pools(tmp_path, minimum=1, queue="nowhere")
+    with connection(profile) as client, pytest.raises(ClusterError, match=r"refuses jobs of pool cpu: .*partition"):
+        client()
+
+
+def test_workers_leave_before_the_walltime_and_their_shards_are_done_elsewhere(slurm, tmp_path):
+    pool = {"minimum": 1, "walltime": "00:02:00"}
+    with connection(two_pools(tmp_path, **pool)) as client:
+        client().wait_for_workers(2)
+        first = set(jobs())
+        # As at the end of its lifetime, in the middle of its work.
+        futures = client().map(lambda n: time.sleep(2) or n, range(4), resources={"CPU": 1})
+        time.sleep(1)
+        worker = next(iter(client().scheduler_info()["workers"]))
+        client().run(_leave, workers=[worker], wait=False)
+        assert client().gather(futures) == [0, 1, 2, 3]
+        assert set(jobs()) >= first
+
+
+async def _leave(dask_worker):
+    await dask_worker.close_gracefully(reason="worker-lifetime-reached")

@@ -1,0 +1,102 @@
+"""What a study still needs, said before anything is begun."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from pipeline.config import Settings
+from pipeline.errors import NotYetMade, PlanError
+from pipeline.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, create_study
+from tests.integration.test_cli import invoke
+
+POOLS = {
+    "rows": Workers(offers="CPU", memory_gb=4, tasks=2, slots=8),
+    "images": Workers(offers="GPU", memory_gb=16, tasks=1, slots=2),
+}
+
+
+def never(*_):
+    raise AssertionError("a plan makes nothing")
+
+
+def stage(name="annotate", shards=4, size=1_000, **changes):
+    return Stage(name, "rows", (), lambda _: [Shard(f"s{n}", {}, size) for n in range(shards)], never, **changes)
+
+
+@pytest.fixture
+def study(tmp_path):
+    return create_study(tmp_path / "study", Settings())
+
+
+def finish(study, made, *names, seconds):
+    for shard in made.plan(study):
+        if shard.name in names:
+            study.commit(made.name, Record(shard.name, made.fingerprint(shard), (), 1, 1, seconds=seconds))
+
+
+def test_hours_follow_from_the_shards_that_the_study_has_finished(study):
+    made = stage()
+    finish(study, made, "s0", seconds=900.0)
+    (one,) = plan_stages(study, [made], POOLS)
+    assert (one.pool, one.shards, one.done, one.left) == ("rows", 4, 1, 3_000)
+    assert one.slot_hours == pytest.approx(0.75)
+    # Eight slots, but three shards.
+    assert one.hours(POOLS) == pytest.approx(0.25)
+
+
+def test_without_finished_shards_the_rates_are_those_measured_elsewhere_or_unknown(study):
+    known, unknown = plan_stages(study, [stage(), stage("new")], POOLS)
+    assert known.slot_hours == pytest.approx(4_000 * CORE_SECONDS["annotate"] / 3600)
+    assert unknown.slot_hours is None
+    assert unknown.hours(POOLS) is None
+
+
+def test_a_finished_stage_needs_nothing(study):
+    made = stage()
+    finish(study, made, "s0", "s1", "s2", "s3", seconds=9.0)
+    (one,) = plan_stages(study, [made], POOLS)
+    assert (one.done, one.left, one.slot_hours, one.hours(POOLS)) == (4, 0, 0.0, 0.0)
+    refuse_what_does_not_fit([replace(one, memory_gb=math.inf)], POOLS)
+
+
+def test_a_stage_that_plans_from_an_earlier_one_is_for_later(study):
+    def plan(_):
+        raise NotYetMade("ingest first")
+
+    (one,) = plan_stages(study, [replace(stage(), plan=plan)], POOLS)
+    assert (one.shards, one.slot_hours) == (None, None)
+
+
+def test_images_are_for_the_pool_with_gpus_or_for_rows_where_there_is_none(study):
+    made = stage("detect-x", resource="GPU")
+    assert plan_stages(study, [made], POOLS)[0].pool == "images"
+    assert plan_stages(study, [made], {"rows": POOLS["rows"]})[0].pool == "rows"
+
+
+def test_a_task_that_does_not_fit_is_refused_with_what_to_change(study):
+    fits, too_large = stage(memory_gb=2.0), stage("detect-x", memory_gb=3.0)
+    refuse_what_does_not_fit(plan_stages(study, [fits], POOLS), POOLS)
+    with pytest.raises(PlanError, match=r"detect-x needs 3 GB a task, a worker of pool rows has 2 for each of its 2"):
+        refuse_what_does_not_fit(plan_stages(study, [too_large], POOLS), POOLS)
+
+
+def test_commands_refuse_workers_that_are_too_small_before_anything_begins(tmp_path):
+    root = tmp_path / "study"
+    root.mkdir()
+    (root / "study.yaml").write_text("sources: {metadata: m.csv}")
+    (root / "m.csv").write_text("image_ref,timestamp,lat,lng,split\n")
+    profile = tmp_path / "tight.yaml"
+    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 1.2")
+    for command, stage_name in (("plan", "layers"), ("ingest", "read")):
+        code, output = invoke(command, "--study", str(root), "--cluster", str(profile))
+        assert code == 2
+        assert f"{stage_name} needs 2 GB a task, a worker of pool cpu has 1.2: raise memory_gb" in output
+    assert not (root / "manifest").exists()
+    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 2")
+    code, output = invoke("plan", "--study", str(root), "--cluster", str(profile))
+    assert code == 0
+    assert "annotate" in output
+    assert "later" in output

@@ -1,0 +1,187 @@
+"""Cluster profiles and the job scripts that follow from them, as text."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.jobs import describe, job_script, job_spec
+from cluster.profiles import PROFILES, Address, ClusterError, load_profile
+from tests.integration.test_cli import invoke
+
+ON_A_QUEUE = ("slurm", "pbs", "lsf", "sge", "htcondor")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def profile_of(folder: Path, kind: str = "slurm", **content):
+    path = folder / "mine.yaml"
+    pool = {"cores": 4, "processes": 2, "memory_gb": 8, "maximum": 2, "queue": "long", "walltime": "1-02:00:00"}
+    gpu = {"kind": "gpu", "cores": 2, "gpus": 2, "memory_gb": 16, "maximum": 1, "account": "lab"}
+    path.write_text(yaml.safe_dump({"kind": kind, "pools": {"cpu": pool, "gpu": gpu}} | content))
+    return load_profile(str(path))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+def test_every_profile_that_comes_with_the_program_can_be_used_as_it_is(name):
+    if name == "local-gpu" and not list(Path("/dev").glob("nvidia[0-9]*")):
+        with pytest.raises(ClusterError, match="no NVIDIA GPU on this machine"):
+            load_profile(name)
+        return
+    profile = load_profile(name)
+    if isinstance(profile, Address):
+        return
+    for pool in profile.pools:
+        assert job_script(profile, pool)
+
+
+@pytest.mark.parametrize("kind", ON_A_QUEUE)
+def test_a_job_asks_for_what_its_pool_says_and_leaves_before_the_walltime(tmp_path, kind):
+    profile = profile_of(tmp_path, kind)
+    cpu, gpu = job_script(profile, "cpu"), job_script(profile, "gpu")
+    assert "--nthreads 2" in cpu
+    assert "--nworkers 2" in cpu
+    assert "--memory-limit 4.00GiB" in cpu
+    assert "--resources CPU=2" in cpu
+    assert "--resources GPU=1" in gpu
+    # 26 hours less twice five minutes, spread by five minutes.
+    assert "--lifetime 93000s --lifetime-stagger 300s" in cpu
+    assert "--lifetime" not in gpu
+    assert "--preload cluster.one_gpu" in gpu
+    assert "--host 127.0.0.1" in cpu
+    assert "--protocol tls://" in cpu
+    assert re.search(r"--tls-key \S+/key.pem", cpu)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cpu_lines", "gpu_lines"),
+    [
+        (
+            "slurm",
+            ["#SBATCH -p long", "#SBATCH --cpus-per-task=4", "#SBATCH --mem=8G", "#SBATCH -t 26:00:00"],
+            ["#SBATCH -A lab", "#SBATCH --gres=gpu:2", "#SBATCH --mem=16G"],
+        ),
+        (
+            "pbs",
+            ["#PBS -q long", "#PBS -l select=1:ncpus=4:mem=8192mb", "#PBS -l walltime=26:00:00"],
+            ["#PBS -A lab", "#PBS -l select=1:ncpus=2:mem=16384mb:ngpus=2"],
+        ),
+        ("lsf", ["#BSUB -q long", "#BSUB -n 4", "#BSUB -W 26:00"], ["#BSUB -P \"lab\"", '#BSUB -gpu "num=2"']),
+        ("sge", ["#$ -q long", "#$ -l h_rt=26:00:00"], ["#$ -P lab"]),
+        (
+            "htcondor",
+            ["MY.DaskWorkerCores = 4", f"MY.DaskWorkerMemory = {8 * 2**30}"],
+            ["request_gpus = 2", "accounting_group = lab"],
+        ),
+    ],
+)  # fmt: skip
+def test_cores_memory_gpus_and_time_are_said_in_the_queues_own_words(tmp_path, kind, cpu_lines, gpu_lines):
+    profile = profile_of(tmp_path, kind)
+    cpu, gpu = job_script(profile, "cpu").splitlines(), job_script(profile, "gpu").splitlines()
+    assert not set(cpu_lines) - set(cpu)
+    assert not set(gpu_lines) - set(gpu)
+    # A pool without a walltime has the queue's own, not half an hour.
+    assert not re.search(r"(-t |walltime=|-W |h_rt=)\S*:30", "\n".join(gpu))
+
+
+def test_directives_and_setup_stand_in_the_script_before_the_worker(tmp_path):
+    pool = {"memory_gb": 4, "maximum": 1, "directives": ["--constraint=ib"], "setup": ["module load python"]}
+    script = job_script(profile_of(tmp_path, pools={"cpu": pool}), "cpu")
+    assert script.index("#SBATCH --constraint=ib") < script.index("module load python") < script.index("dask_worker")
+
+
+def test_every_job_of_a_pool_has_its_own_name_and_names_its_processes_as_dask_does(tmp_path):
+    profile = profile_of(tmp_path)
+    name, spec = job_spec(profile, "cpu", 3, None)
+    assert (name, spec["group"]) == ("cpu-3", ["-0", "-1"])
+
+
+def test_what_pools_cost_at_most_is_said(tmp_path):
+    profile = profile_of(tmp_path)
+    assert "at most 8 cores, 16 GiB" in describe(profile.pools["cpu"])
+    assert "208 core hours until the walltime" in describe(profile.pools["cpu"])
+    assert "workers leave after 25:45:00 to 25:55:00" in describe(profile.pools["cpu"])
+    assert "2 GPUs" in describe(profile.pools["gpu"])
+    code, output = invoke("cluster", "show", str(tmp_path / "mine.yaml"))
+    assert code == 0
+    assert output.count("#!/usr/bin/env bash") == 2
+    assert not (tmp_path / "home" / ".patrolscope" / "mine" / "scheduler.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: local\nworker: 3", "worker: Extra inputs are not permitted"),
+        ("kind: local\nworkers: 0", "greater than or equal to 1"),
+        ("kind: slrum", "kind: 'slrum' is no queue system that we know: one of local, slurm, pbs"),
+        ("kind: slurm", "pools: Field required"),
+        ("kind: slurm\npools: {}", "pools: Dictionary should have at least 1 item"),
+        ("kind: slurm\npools: {cpu: {memory_gb: 1, maximum: 1, core: 2}}", "pools.cpu.core: Extra inputs"),
+        ("kind: slurm\npools: {cpu: {memory_gb: 1, minimum: 3, maximum: 2}}", "maximum 2 is below minimum 3"),
+        ("kind: slurm\npools: {g: {kind: gpu, memory_gb: 1, maximum: 1}}", "a worker process has one GPU: 0 gpus"),
+        ("kind: slurm\npools: {c: {gpus: 1, memory_gb: 1, maximum: 1}}", "make it kind: gpu"),
+        ("kind: slurm\npools: {c: {cores: 3, processes: 2, memory_gb: 1, maximum: 1}}", "can not be shared evenly"),
+        ("kind: slurm\npools: {c: {memory_gb: 1, maximum: 1, walltime: 4h}}", "pools.c.walltime"),
+        ("kind: slurm\npools: {c: {memory_gb: 1, maximum: 1, walltime: '00:01:00'}}", "leaves no time to work"),
+        ("kind: slurm\npools: {c: {memory_gb: 1, maximum: 1, resources: {GPU: 1}}}", "follows from cores and gpus"),
+        ("kind: ssh\npools: {c: {memory_gb: 1, maximum: 1}}", "name the machines"),
+        ("kind: slurm\nscheduler: {host: node7}\ntls: none\npools: {c: {memory_gb: 1, maximum: 1}}", "loopback alone"),
+        ("kind: slurm\nfolder: /a b\npools: {c: {memory_gb: 1, maximum: 1}}", "has blanks in its name"),
+        ("kind: address\naddress: node7", "address: String should match pattern"),
+        ("- 1", "holds a list"),
+        ("kind: [", "is not YAML"),
+    ],
+)
+def test_a_profile_that_can_not_be_used_is_one_line(tmp_path, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    code, output = invoke("cluster", "show", str(tmp_path / "mine.yaml"))
+    assert code == 2
+    assert said in output
+    assert output.count("\n") == 1
+
+
+def test_a_secret_is_kept_out_of_job_scripts_and_of_the_message(tmp_path):
+    pool = {"memory_gb": 1, "maximum": 1, "setup": ["export AWS_SECRET_ACCESS_KEY=hunter2"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"kind": "slurm", "pools": {"c": pool}}))
+    code, output = invoke("cluster", "show", str(tmp_path / "mine.yaml"))
+    assert (code, "hunter2" in output) == (2, False)
+    assert "`source FILE`" in output
+
+
+@pytest.mark.parametrize("kind", ON_A_QUEUE)
+def test_a_machine_without_the_queue_is_one_line(tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    profile_of(tmp_path, kind)
+    code, output = invoke("cluster", "launch", str(tmp_path / "mine.yaml"))
+    assert code == 2
+    assert "on this machine, which sends the jobs" in output
+
+
+def test_a_port_in_use_is_one_line(tmp_path):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "mine.yaml").write_text(f"kind: local\nworkers: 1\nscheduler: {{port: {port}}}")
+        code, output = invoke("cluster", "launch", str(tmp_path / "mine.yaml"))
+    assert code == 2
+    assert f"can not listen on loopback, port {port}" in output
+    assert "in use" in output
+
+
+def test_a_file_of_a_scheduler_that_has_ended_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://127.0.0.1:9"}')
+    for command in ("status", "stop"):
+        code, output = invoke("cluster", command, str(file))
+        assert code == 2
+        assert "left over from one that has ended: launch it again" in output
+    code, output = invoke("cluster", "stop", "local")
+    assert (code, "nothing runs for profile 'local'" in output) == (2, True)
+    file.write_text("{")
+    assert "is not JSON" in invoke("cluster", "status", str(file))[1]
