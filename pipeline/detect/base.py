@@ -120,6 +120,8 @@ class BoxDetector(ABC):
         self.dtype = dtype_of(precision)
         numbers = resolve_classes(options.classes, class_names)
         self.wanted = None if numbers is None else torch.tensor(numbers, device=self.device)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # fp32 is meant: convolutions would round to 10 bits by default
         self._arrivals = Arrivals(self.device)
         self.jpegs = jpeg_decoder(options.jpeg, self._arrivals, letterbox)
         # The device is left out: a CPU and a GPU agree but for rounding. Its own decoding of JPEGs is not.

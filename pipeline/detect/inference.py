@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -133,8 +134,10 @@ def infer(
             predict_next()
 
     before_s = time.perf_counter()
-    with ThreadPoolExecutor(1, thread_name_prefix="upload") as uploader:
-        prepared = _in_order(prepare, count, threads, lambda: _AHEAD * batch.size + threads)
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="upload") as uploader,
+        closing(_in_order(prepare, count, threads, lambda: _AHEAD * batch.size + threads)) as prepared,
+    ):
         for images in _alike(prepared, batch):
             clock.waiting_s += time.perf_counter() - before_s
             if images[0].shape:
@@ -166,7 +169,7 @@ def _alike(prepared: Iterator[_Prepared], batch: Batch) -> Iterator[list[_Prepar
 
 def _in_order(
     prepare: Callable[[int], _Prepared], count: int, threads: int, ahead: Callable[[], int]
-) -> Iterator[_Prepared]:
+) -> Generator[_Prepared]:
     """Prepared images in their order, at most so many of them ahead of who takes them."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         window: deque[Future[_Prepared]] = deque()
