@@ -340,7 +340,7 @@ def test_a_refused_jpeg_leaves_the_others_of_its_batch_to_the_device(weights, mo
             raise RuntimeError("Error while decoding JPEG images: Failed to decode batch: 4")
         return real(contents, device)
 
-    files = noisy_jpegs(6)[::2] + [encoded(picture())]
+    files = [*noisy_jpegs(6)[::2], encoded(picture())]
     detector = load(weights, jpeg="device")
     monkeypatch.setattr(device_jpeg, "_decode", refusing)
     made = detector.jpegs(files, [(64, 96)] * 4)
@@ -457,22 +457,45 @@ def gpu():
     return torch.device("cuda")
 
 
+def photographs():
+    rng = np.random.default_rng(8)
+    return [cv2.resize(rng.integers(0, 256, (45, 80, 3), dtype=np.uint8), (1280, 720)) for _ in range(2)]
+
+
 @pytest.fixture(scope="module", params=["yolov7-tiny", "yolov7-w6"])
 def network(request, tmp_path_factory):
-    """A checkpoint of a variant with an eighth of its channels, whose scores are spread."""
+    """A checkpoint of a variant with an eighth of its channels, whose maps vary as those of a trained one do."""
     whole = variant(request.param, 2)
     layers = [replace(one, channels=one.channels and max(8, one.channels // 8)) for one in whole.layers]
     torch.manual_seed(5)
     made = Network(replace(whole, layers=tuple(layers)))
+    image = torch.from_numpy(Letterbox(1280, 1280, 64).prepare(photographs()[0])[None]).float() / 255
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # takes over what it sees
     with torch.no_grad():
-        for module in made.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.bias.normal_(0, 0.3)  # else the signal dies on its way
-        for conv in made.head.m:
-            conv.weight.normal_(0, 0.5)
+        made.train()(image)
+        for conv, level in zip(made.head.m, made.eval()(image), strict=True):
+            conv.weight.mul_(0.3 / level.std())
+            conv.bias.zero_()
     path = tmp_path_factory.mktemp("network") / f"{request.param}.pt"
     save_checkpoint(path, made, class_names=["officer", "vehicle"])
     return str(path)
+
+
+def in_full(network, **options):
+    return load(network, **({"size": 1280, "jpeg": "cpu", "score_above": 0.3, "precision": "fp32"} | options))
+
+
+def boxes_of(detector, batch):
+    files = [encoded(Image.fromarray(one), "PNG") for one in photographs()]
+    return [one.boxes for one in run(detector, files, batch=batch)]
+
+
+def rows_of(detector):
+    with torch.inference_mode():
+        batch = np.stack([detector.prepare(one) for one in photographs()])
+        return detector._rows(detector._input(torch.from_numpy(batch))).cpu()
 
 
 def share_found_again(boxes, others, pixels):
@@ -481,35 +504,40 @@ def share_found_again(boxes, others, pixels):
     return ((apart <= pixels) & (boxes[:, None, 5] == others[None, :, 5])).any(1).mean()
 
 
-def photographs():
-    rng = np.random.default_rng(8)
-    small = [rng.integers(0, 256, (9, 16, 3), dtype=np.uint8) for _ in range(4)]
-    return [encoded(Image.fromarray(cv2.resize(one, (1280, 720))), quality=95) for one in small]
+def assert_same_boxes(network, **options):
+    """But for a thousandth of the image; two of nearly one score may change places in the suppression."""
+    pairs = zip(boxes_of(in_full(network), 1), boxes_of(in_full(network, **options), 2), strict=True)
+    for one, other in pairs:
+        assert min(len(one), len(other)) > 20
+        assert share_found_again(one, other, 1e-3 * 1280) >= 0.98
+        assert share_found_again(other, one, 1e-3 * 1280) >= 0.98
 
 
-def assert_agree(network, device, precision, pixels, share):
-    """Boxes of a device and of the CPU; two of nearly one score can change places in the suppression."""
-    size = {"size": 1280, "jpeg": "cpu", "score_above": 0.3}
-    expected = run(load(network, **size), photographs(), batch=1)
-    found = run(load(network, **size, device=device, precision=precision), photographs(), batch=2)
-    for one, other in zip(found, expected, strict=True):
-        assert one.status == other.status == "scored"
-        assert len(other.boxes) > 20
-        assert share_found_again(one.boxes, other.boxes, pixels) >= share
-        assert share_found_again(other.boxes, one.boxes, pixels) >= share
+def assert_about_a_pixel_apart(network, **options):
+    """Before suppression, and most of them: what is far from trained makes much of every rounding."""
+    apart = (rows_of(in_full(network, **options)) - rows_of(in_full(network)))[..., :4].abs().amax(2)
+    assert apart.median() <= 1
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "pixels", "share"), [("fp32", 1e-3 * 1280, 0.98), ("fp16", 1.5, 0.9)])
-def test_a_gpu_finds_the_boxes_of_a_cpu(gpu, network, precision, pixels, share):
-    assert_agree(network, "cuda", precision, pixels, share)
+def test_a_gpu_finds_the_boxes_of_a_cpu(gpu, network):
+    assert_same_boxes(network, device="cuda", precision="fp32")
 
 
-def test_two_ways_on_a_cpu_find_the_same_boxes(network):
-    """What the comparison with a GPU allows is no more than it says: it holds here, and not for other boxes."""
-    assert_agree(network, "cpu", "fp32", 1e-3 * 1280, 0.98)
+@pytest.mark.gpu
+def test_half_precision_on_a_gpu_moves_boxes_by_about_a_pixel(gpu, network):
+    assert_about_a_pixel_apart(network, device="cuda", precision="fp16")
+
+
+def test_the_comparison_with_a_gpu_allows_other_rounding_and_nothing_more(network, monkeypatch):
+    """Half precision, which else is for GPUs, keeps its bound on a CPU, too; bf16 with its 8 bits keeps neither."""
+    assert_same_boxes(network)
     with pytest.raises(AssertionError):
-        assert_agree(network, "cpu", "bf16", 1e-3, 0.98)
+        assert_same_boxes(network, precision="bf16")
+    with pytest.raises(AssertionError):
+        assert_about_a_pixel_apart(network, precision="bf16")
+    monkeypatch.setattr("pipeline.detect.yolov7_detector.choose_precision", lambda precision, device: precision)
+    assert_about_a_pixel_apart(network, precision="fp16")
 
 
 @pytest.mark.gpu
@@ -534,7 +562,8 @@ def test_a_gpu_s_jpegs_look_like_the_cpu_s(gpu):
     decoder = device_jpeg.jpeg_decoder("auto", Arrivals(gpu), Letterbox(1280, 1280, 64))
     if decoder is None:
         pytest.skip("this torchvision has no nvJPEG")
-    files = [*photographs(), encoded(picture().convert("L")), encoded(picture(), progressive=True)]
+    files = [encoded(Image.fromarray(one), quality=95) for one in photographs()]
+    files += [encoded(picture().convert("L")), encoded(picture(), progressive=True)]
     here = [decode(one, max_pixels=MANY_PIXELS).pixels for one in files]
     for pixels, there in zip(here, decoder(files, [one.shape[:2] for one in here]), strict=True):
         assert there is not None
