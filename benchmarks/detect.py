@@ -8,8 +8,11 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from pipeline.config import Settings
 from pipeline.detect.architecture import variant
 from pipeline.detect.checkpoint import read_checkpoint
 from pipeline.detect.decode import decode
-from pipeline.detect.detector import load_detector
+from pipeline.detect.detector import Detector, load_detector
 from pipeline.detect.inference import Batch, Clock, infer
 from pipeline.detect.official import save_checkpoint
 from pipeline.detect.stage import WEIGHTS, detect_stage
@@ -229,23 +232,68 @@ def report_gpu(*, quick: bool) -> None:
     if not torch.cuda.is_available():
         print("no figures of a GPU: there is none that torch can use")
         return
+    ask = driver()
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch:
         folder = Path(scratch)
         contents = [file.read_bytes() for file in write_pictures(folder / "store", 64)]
         for name, size in (("yolov7-e6e", 1280), ("yolov7", 640)):
             weights = write_weights(folder / f"{name}.pt", name)
-            detector = load_detector(str(weights), size=size, precision="fp16")
-            count, batch = 128 if quick else 2_000, Batch(64)
+            for jpeg in ("cpu", "auto"):
+                detector = load_detector(str(weights), size=size, precision="fp16", jpeg=jpeg)
+                decoder = "OpenCV" if detector.jpegs is None else "nvJPEG"
+                line = measure_loop(detector, contents, 128 if quick else 2_000, threads=8, ask=ask)
+                print(f"{name} at {size}, fp16, JPEGs by {decoder}: {line}")
 
-            def work(clock: Clock, count: int = count, detector: Any = detector, batch: Batch = batch) -> None:
-                read: Callable[[int], bytes] = lambda position: contents[position % len(contents)]  # noqa: E731
-                infer(detector, read, count, batch=batch, threads=8, max_pixels=MANY_PIXELS, clock=clock)
 
-            work(Clock(), 128)
-            clock, start_s = Clock(), time.perf_counter()
-            work(clock)
-            seconds = time.perf_counter() - start_s
-            print(
-                f"{name} at {size}, fp16, batch {batch.size}: {count / seconds:,.0f} images/s, device in use "
-                f"{clock.predicting_s / seconds:.0%} of the time, waiting for images {clock.waiting_s / seconds:.0%}"
-            )
+def measure_loop(
+    detector: Detector, contents: list[bytes], count: int, *, threads: int, ask: Callable[[], int] | None
+) -> str:
+    """Images a second, how busy the device is, and the share of time that it waits, as a line for a reader."""
+    batch = Batch(detector.default_batch())
+
+    def work(images: int, clock: Clock) -> None:
+        read: Callable[[int], bytes] = lambda position: contents[position % len(contents)]  # noqa: E731
+        infer(detector, read, images, batch=batch, threads=threads, max_pixels=MANY_PIXELS, clock=clock)
+
+    work(2 * batch.size, Clock())
+    clock, start_s = Clock(), time.perf_counter()
+    with utilisation(ask) as percent:
+        work(count, clock)
+    seconds = time.perf_counter() - start_s
+    busy = f"{np.mean(percent):.0f} %" if percent else "unknown"
+    return (
+        f"{count / seconds:,.1f} images/s in batches of {batch.size}, utilisation of the device {busy}, "
+        f"waiting for images {clock.waiting_s / seconds:.0%} of the time"
+    )
+
+
+@contextmanager
+def utilisation(ask: Callable[[], int] | None, every_s: float = 0.1) -> Iterator[list[int]]:
+    """Samples of what a device's driver says while the block runs, in percent; none where it can not be asked."""
+    percent: list[int] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        while ask is not None and not done.wait(every_s):
+            percent.append(ask())
+
+    with ThreadPoolExecutor(1) as pool:
+        sampling = pool.submit(sample)
+        try:
+            yield percent
+        finally:
+            done.set()
+    sampling.result()
+
+
+def driver() -> Callable[[], int] | None:
+    """What says the share of the last moments in which the GPU computed, in percent; it needs nvidia-ml-py."""
+    if importlib.util.find_spec("pynvml") is None:
+        return None
+    import pynvml
+
+    try:
+        torch.cuda.utilization()
+    except (RuntimeError, pynvml.NVMLError):  # a part of a GPU has none of its own
+        return None
+    return torch.cuda.utilization

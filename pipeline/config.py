@@ -157,6 +157,7 @@ class Images(Frozen):
     max_megapixels: float = Field(50, gt=0, le=1000)  # a larger image is not decoded: status too_large
     device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: CUDA where there is one
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: fp16 on CUDA, fp32 on a CPU
+    jpeg: Literal["auto", "cpu", "device"] = "auto"  # who decodes plain JPEGs; auto: nvJPEG on CUDA where there is one
     compile: bool = False  # torch.compile: a minute at the start, then faster
 
     @field_validator("sources", mode="before")

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.detect.boxes import Letterbox, restore
+from pipeline.detect.boxes import BORDER, Letterbox, restore
+from pipeline.detect.device import Arrivals, measured_batch
+from pipeline.detect.device_jpeg import jpeg_decoder
 from pipeline.errors import WeightsError
 
 # Of what happens between pixels and boxes; raised when a change there changes boxes, so that detections are made again.
@@ -32,6 +34,7 @@ class Options:
     device: str
     precision: str
     compile: bool
+    jpeg: str  # auto, cpu, device: who decodes plain JPEGs
 
 
 def resolve_classes(wanted: Sequence[str | int] | None, names: Sequence[str]) -> tuple[int, ...] | None:
@@ -117,8 +120,15 @@ class BoxDetector(ABC):
         self.dtype = dtype_of(precision)
         numbers = resolve_classes(options.classes, class_names)
         self.wanted = None if numbers is None else torch.tensor(numbers, device=self.device)
-        # The device is left out: a CPU and a GPU agree but for rounding.
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # fp32 is meant: convolutions would round to 10 bits by default
+        self._arrivals = Arrivals(self.device)
+        self.jpegs = jpeg_decoder(options.jpeg, self._arrivals, letterbox)
+        # The device is left out: a CPU and a GPU agree but for rounding. Its own decoding of JPEGs is not.
         asked = asdict(options) | {"classes": numbers, "precision": precision, "device": None, "compile": None}
+        del asked["jpeg"]
+        if self.jpegs is not None:
+            asked["jpeg"] = "device"
         parts = [weights_digest, REVISION, type(self).__name__, asdict(letterbox), asked]
         self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -129,6 +139,24 @@ class BoxDetector(ABC):
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Letterboxed (3, H, W) of an RGB image (h, w, 3); may be called from several threads."""
         return self.letterbox.prepare(image)
+
+    def upload(self, images: Sequence[NDArray[np.uint8] | Tensor]) -> Tensor | NDArray[np.uint8]:
+        """A batch of prepared images of one shape, on the device; may be called while another batch is predicted."""
+        return self._arrivals.bring(images)
+
+    def default_batch(self) -> int:
+        """Images in one pass that the device has memory for, at the largest shape that images are brought to.
+
+        A CPU gains nothing by batches (yolov7-tiny, one thread: 97 ms an image alone, 94 ms in fours).
+        """
+        if self.device.type != "cuda":
+            return 1
+        height, width = self.letterbox.height, self.letterbox.width
+
+        def run(images: int) -> None:
+            self.predict(np.full((images, 3, height, width), BORDER, dtype=np.uint8), [(height, width)] * images)
+
+        return measured_batch(run, self.device)
 
     def predict(self, batch: Tensor | NDArray[np.uint8], sizes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
         """Boxes of every image: (k, 6) x1 y1 x2 y2 in pixels of the original image, score, class; best first.

@@ -44,16 +44,23 @@ class Letterbox:
         rows, columns = self.scaled(height, width)
         return rows + (self.height - rows) % self.stride, columns + (self.width - columns) % self.stride
 
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Row and column in the network's input at which an image of this size begins."""
+        rows, columns = self.scaled(height, width)
+        boxed_height, boxed_width = self.shape(height, width)
+        # An odd border is one pixel wider below and on the right.
+        return round((boxed_height - rows) / 2 - 0.1), round((boxed_width - columns) / 2 - 0.1)
+
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The letterboxed image, (3, H, W), of an RGB image (h, w, 3)."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"an image of shape {image.shape}, {image.dtype}: (h, w, 3), uint8 is expected")
-        rows, columns = self.scaled(*image.shape[:2])
-        height, width = self.shape(*image.shape[:2])
-        if (rows, columns) != image.shape[:2]:
+        size = image.shape[:2]
+        rows, columns = self.scaled(*size)
+        height, width = self.shape(*size)
+        if (rows, columns) != size:
             image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-        # An odd border is one pixel wider below and on the right.
-        top, left = round((height - rows) / 2 - 0.1), round((width - columns) / 2 - 0.1)
+        top, left = self.corner(*size)
         boxed = np.full((3, height, width), BORDER, np.uint8)
         boxed[:, top : top + rows, left : left + columns] = image.transpose(2, 0, 1)
         return boxed

@@ -74,12 +74,13 @@ class Decoded:
     height: int | None = None
 
 
-def decode(content: bytes, *, max_pixels: int) -> Decoded:
+def decode(content: bytes, *, max_pixels: int, leave_jpegs: bool = False) -> Decoded:
     """Pixels of an image file; a file that can not be decoded is an answer, never an error.
 
     Parameters
     ----------
     max_pixels : an image with more is not decoded
+    leave_jpegs : a plain whole JPEG is not decoded either: it is `scored` without pixels, for another to decode
     """
     reader = next((reader for magic, reader in _READERS if content.startswith(magic)), None)
     if reader is None:
@@ -96,14 +97,22 @@ def decode(content: bytes, *, max_pixels: int) -> Decoded:
         return Decoded("unreadable")
     if width * height > max_pixels:
         return Decoded("too_large", None, width, height)
+    # OpenCV takes a JPEG without its end for whole, and fills it with grey: what has no end goes to Pillow.
+    plain = content.startswith(_JPEG) and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
+    if leave_jpegs and plain and turn not in _TURNS and not _stores_rgb(image):
+        return Decoded("scored", None, width, height)
     try:
-        # OpenCV takes a JPEG without its end for whole, and fills it with grey: what has no end goes to Pillow.
-        plain = content.startswith(_JPEG) and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
         pixels = _jpeg_pixels(content) if plain else _pixels(image)
     except _DAMAGED:
         return Decoded("unreadable", None, width, height)
     pixels = _upright(pixels, turn)
     return Decoded("scored", pixels, pixels.shape[1], pixels.shape[0])
+
+
+def _stores_rgb(image: Pillow.Image) -> bool:
+    """Whether a JPEG may hold red, green and blue themselves, by which marks libjpeg knows it and others do not."""
+    ids = bytes(layer[0] for layer in getattr(image, "layer", ()))
+    return image.mode == "RGB" and (image.info.get("adobe_transform", 1) != 1 or ids == b"RGB")
 
 
 def _jpeg_pixels(content: bytes) -> npt.NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,11 +34,24 @@ class Detector(Protocol):
     fingerprint: str  # digest of the weights' bytes and of everything that changes the boxes
     class_names: tuple[str, ...]  # empty where the file does not even say how many there are
 
+    @property
+    def jpegs(self) -> Callable[[Sequence[bytes], Sequence[tuple[int, int]]], list[torch.Tensor | None]] | None:
+        """Decodes and prepares plain JPEGs on the device, by content and (height, width); None where the CPU decodes.
+
+        It returns (3, H, W) of each, or None of one that it refuses, which is then the CPU's.
+        """
+
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image of this size has after `prepare`: images of one shape make a batch."""
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The network's input, (3, H, W), of an RGB image (h, w, 3); may be called from several threads."""
+
+    def upload(self, images: Sequence[torch.Tensor | NDArray[np.uint8]]) -> torch.Tensor | NDArray[np.uint8]:
+        """A batch (n, 3, H, W) on the device, of prepared images of one shape; may be called while another predicts."""
+
+    def default_batch(self) -> int:
+        """Images in one pass, where nobody says how many."""
 
     def predict(
         self, batch: torch.Tensor | NDArray[np.uint8], sizes: Sequence[tuple[int, int]]
@@ -63,6 +76,7 @@ def load_detector(
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,  # noqa: A002 - torch's own word for it
+    jpeg: str = "auto",
     trust: bool = False,
     threads: int | None = None,
 ) -> Detector:
@@ -79,6 +93,7 @@ def load_detector(
     device : `auto` (a GPU where there is one), `cpu`, `cuda:0`
     precision : `auto` (fp16 on a GPU, else fp32), `fp32`, `fp16`, `bf16`; boxes are decoded in float32 in any case
     compile : compile the network by torch.compile, which takes a minute and pays for long runs
+    jpeg : who decodes plain JPEGs: `auto` (a GPU by nvJPEG where torchvision has it, else the CPU), `cpu`, `device`
     trust : open files that run what is in them (ultralytics .pt and most of its exports)
     threads : of one forward pass on a CPU; None: torch's own choice
 
@@ -97,9 +112,8 @@ def load_detector(
     cv2.setNumThreads(1)  # images are prepared in threads of the caller
     if threads is not None:
         torch.set_num_threads(threads)
-    options = Options(
-        size, score_above, iou_above, None if classes is None else tuple(classes), augment, device, precision, compile
-    )
+    wanted = None if classes is None else tuple(classes)
+    options = Options(size, score_above, iou_above, wanted, augment, device, precision, compile, jpeg)
     with local_copy(path) as file:
         kind = kind_of(file)
         if kind == YOLOV7:

@@ -26,6 +26,7 @@ from pipeline.errors import WeightsError
 GRID, END_TO_END = "grid", "end2end"
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 _ANCHORS = 3  # a cell
+_GPU_BATCH = 16  # a guess: torch does not see what onnxruntime allocates
 _FAILURES = (
     failures.Fail,
     failures.InvalidArgument,
@@ -121,6 +122,10 @@ class OnnxYolov7Detector(BoxDetector):
             _check_own_limits(path, options)
         names = tuple(str(number) for number in range(self._export.classes or 0))
         super().__init__(digest, options, Letterbox(height, width), names, "fp32")
+
+    def default_batch(self) -> int:
+        """As many as the export is fixed to, or some, on a GPU; one on a CPU."""
+        return (self._export.batch or _GPU_BATCH) if self.device.type == "cuda" else 1
 
     def _boxes(self, images: Tensor) -> list[Tensor]:
         wanted = images.cpu().numpy()

@@ -37,10 +37,6 @@ from pipeline.tables import DETECTIONS, IMAGE_INDEX
 
 RESOURCE = "GPU"  # of workers; where none offers it, all of them do the work
 VERSION = 1  # raised when images are decoded otherwise, so that their boxes change
-# A CPU gains nothing by batches (yolov7-tiny, one thread: 97 ms an image alone, 94 ms in fours). A GPU begins with
-# many, which are halved until they fit.
-_CPU_BATCH = 1
-_GPU_BATCH = 64
 # Threads that read and decode: one keeps ahead of a CPU's network, and a store far away is a matter of waiting.
 _GPU_THREADS = 8
 _REMOTE_THREADS = 16
@@ -88,6 +84,7 @@ def _detector_of(study: Study) -> _Held:
         "device": asked.device,
         "precision": asked.precision,
         "compile": asked.compile,
+        "jpeg": asked.jpeg,
         "trust": asked.trust_weights,
     }
     key = fingerprint(path, _version(path), options, asked.batch)
@@ -95,9 +92,10 @@ def _detector_of(study: Study) -> _Held:
         if key not in _held:
             _held.clear()
             on_gpu = asked.device != "cpu" and _has_gpu()
+            detector = detectors.load_detector(path, **options)
             _held[key] = _Held(
-                detectors.load_detector(path, **options),
-                Batch(asked.batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)),
+                detector,
+                Batch(asked.batch or detector.default_batch()),
                 min(_GPU_THREADS, len(os.sched_getaffinity(0))) if on_gpu else 1,
             )
         return _held[key]
@@ -317,8 +315,8 @@ def process_detect(study: Study, shard: Shard) -> Record:
     if held.detector.fingerprint != shard.work["detector"]:
         raise WeightsError(
             f"{study.settings.images.weights} has changed since this run began, or this worker's device differs from "
-            f"the one that looked at it: start again when the file is complete; name images.precision where a GPU and "
-            f"a CPU work on one study"
+            f"the one that looked at it: start again when the file is complete; where a GPU and a CPU work on one "
+            f"study, name images.precision, and cpu as images.jpeg"
         )
     max_pixels = int(study.settings.images.max_megapixels * 1e6)
     stores = {source: Store.of(study, source) for source in index["source"].unique()}

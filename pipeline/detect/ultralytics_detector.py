@@ -47,6 +47,10 @@ class UltralyticsDetector(BoxDetector):
         # Its backend casts by itself: exports know their own precision.
         self.dtype = torch.float32
 
+    def default_batch(self) -> int:
+        """One for an export: most are fixed to it, and torch does not see the memory of the others."""
+        return super().default_batch() if self._backend.format == "pt" else 1
+
     def _boxes(self, images: Tensor) -> list[Tensor]:
         found = self._backend(images)
         rows = self._check_numbers((found[0] if isinstance(found, list | tuple) else found).float().to(self.device))
