@@ -39,13 +39,6 @@ def test_a_folder_that_is_no_study_is_refused_with_what_to_do(tmp_path):
     assert "patrolscope init" in output
 
 
-def test_sensitivity_of_a_study_that_is_not_annotated_names_the_command_that_is_missing(tmp_path):
-    (tmp_path / "study.yaml").write_text("sources: {validation: validation.csv}")
-    code, output = invoke("sensitivity", "--study", str(tmp_path))
-    assert code == 2
-    assert f"run `patrolscope run --study {tmp_path}`" in output.replace("\n", "")
-
-
 def test_init_makes_a_study_with_the_papers_defaults_and_does_not_overwrite_it(tmp_path):
     folder = str(tmp_path / "study")
     code, _ = invoke("init", folder, "--metadata", "raw", "--labels", "a", "--labels", "b")
@@ -89,13 +82,16 @@ def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
     assert "sources.metadata" in output
 
 
-def test_a_stage_whose_input_is_missing_says_which_command_makes_it(tmp_path):
+@pytest.mark.parametrize("command", ["estimate", "sensitivity"])
+def test_a_stage_whose_input_is_missing_says_which_command_brings_it(command, tmp_path):
     (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,0\n")
-    (tmp_path / "study.yaml").write_text("sources: {validation: v.csv}")
-    code, output = invoke("estimate", "--study", str(tmp_path))
+    (tmp_path / "study.yaml").write_text("cache: nothing-fetched\nsources: {validation: v.csv}")
+    code, output = invoke(command, "--study", str(tmp_path))
     assert code == 2
-    assert "stage layers" in output
-    assert "patrolscope run --study" in output
+    assert "block_groups_2020" in output
+    assert "patrolscope fetch" in output
+    code, output = invoke("release", "--study", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert (code, f"run `patrolscope run --study {tmp_path}`" in output.replace("\n", "")) == (2, True)
 
 
 def test_an_unknown_cluster_profile_is_refused(tmp_path):
