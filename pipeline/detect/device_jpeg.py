@@ -27,8 +27,8 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torchvis
 
 # Decoded at a time, as they are large before they are scaled.
 _AT_ONCE = 16
-# NVJPEG_STATUS_ALLOCATOR_FAILURE, with which torchvision's message ends: nvJPEG allocates beside torch.
-_NO_MEMORY = re.compile(r": 5$", re.MULTILINE)
+# In torchvision's messages, all of one type: torch's own words, or NVJPEG_STATUS_ALLOCATOR_FAILURE at the end.
+_NO_MEMORY = re.compile(r"out of memory|: 5$", re.MULTILINE)
 
 
 class JpegDecoder:
