@@ -21,7 +21,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
-from pipeline.errors import SourceError
+from pipeline.errors import NotYetMade, SourceError
 from pipeline.layers import load_stations
 from pipeline.spatial.crs import project_ft
 from pipeline.stages import Shard, Stage
@@ -276,7 +276,14 @@ def process_calibrate(study: Study, _shard: Shard) -> Record:
 
 
 def load_calibration(study: Study) -> tuple[TwoClass, Adjusted | None, dict[str, Any]]:
-    """Both calibrations and the detector's quality by labelled set."""
+    """Both calibrations and the detector's quality by labelled set.
+
+    Raises
+    ------
+    NotYetMade : they are not there
+    """
+    if not study.exists(CALIBRATION_FILE):
+        raise NotYetMade(f"{study.root} has no {CALIBRATION_FILE} yet: run `patrolscope run --study {study.root}`")
     content = json.loads(study.read_bytes(CALIBRATION_FILE))
     adjusted = content["adjusted"]
     return TwoClass(**content["two_class"]), None if adjusted is None else Adjusted(**adjusted), content["quality"]
