@@ -35,3 +35,7 @@ class LedgerError(PatrolscopeError):
 
 class WeightsError(PatrolscopeError):
     """A detector's weights can not be opened, or can not do what is asked of them."""
+
+
+class TrainingError(PatrolscopeError):
+    """A training can not go on, or not as it was asked for."""

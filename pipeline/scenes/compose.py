@@ -324,11 +324,11 @@ def _people(generator: Generator, street: Street, camera: Camera) -> list[Person
             z = float(generator.uniform(6, 45))
         if z > 4:
             found.append(_passer_by(generator, x, z))
-    if generator.random() < 0.14:
+    if generator.random() < 0.25:
         side = 1 if generator.random() < 0.5 else -1
         x = side * (street.half_road + float(generator.uniform(-1.2, street.pavement)))
         for number in range(1 + int(generator.random() < 0.3)):
-            found.append(_officer(generator, x + 0.8 * number, float(generator.uniform(5, 26))))
+            found.append(_officer(generator, x + 0.8 * number, float(generator.uniform(7, 24))))
     return found
 
 
