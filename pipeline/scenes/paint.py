@@ -70,34 +70,36 @@ def _distance(thing: Vehicle | Person | Post) -> float:
 class _Painter:
     def __init__(self, scene: Scene) -> None:
         self.scene, self.light, self.camera = scene, scene.light, scene.camera
-        size = (scene.camera.width * _SMOOTH, scene.camera.height * _SMOOTH)
         self.image = _sky(scene.camera, scene.light)
         self.draw = ImageDraw.Draw(self.image, "RGBA" if scene.light.lamps else "RGB")
         self.mask = Image.new("L", (scene.camera.width, scene.camera.height))
         self.marks = ImageDraw.Draw(self.mask)
-        self.wide = size[0]
+        self.focal, self.middle, self.horizon = (
+            _SMOOTH * one for one in (scene.camera.focal, scene.camera.middle, scene.camera.horizon)
+        )
 
-    # From metres to pixels, and from daylight to the light there is.
+    # From metres to pixels, and from daylight to the light there is. Written out: a scene has a thousand polygons.
 
     def at(self, x: float, y: float, z: float) -> tuple[float, float]:
-        camera, z = self.camera, max(z, _NEAREST_M)
-        across = camera.middle + camera.focal * (x - camera.x) / z
-        return across * _SMOOTH, (camera.horizon + camera.focal * (camera.y - y) / z) * _SMOOTH
+        scale = self.focal / (z if z > _NEAREST_M else _NEAREST_M)
+        return self.middle + scale * (x - self.camera.x), self.horizon + scale * (self.camera.y - y)
 
     def lit(self, colour: Colour, z: float, shade: float = 1.0) -> Colour:
         light = self.light
-        factor, haze = light.ambient * shade, 1 - math.exp(-z / light.haze_m)
+        clear = math.exp(-z / light.haze_m)
         # Own headlights: what is near and ahead is seen at night, too.
-        factor += 0.55 * light.lamps * shade * math.exp(-z / 22)
-        horizon = light.sky[1]
-        return tuple(  # type: ignore[return-value]
-            int(min(255, (1 - haze) * one * factor * tint + haze * far))
-            for one, tint, far in zip(colour, light.tint, horizon, strict=True)
+        own = 0.55 * light.lamps * math.exp(-z / 22) if light.lamps else 0.0
+        factor, haze = clear * shade * (light.ambient + own), 1 - clear
+        (red, green, blue), (r, g, b), (far_r, far_g, far_b) = colour, light.tint, light.sky[1]
+        return (
+            min(255, int(red * factor * r + haze * far_r)),
+            min(255, int(green * factor * g + haze * far_g)),
+            min(255, int(blue * factor * b + haze * far_b)),
         )
 
     def polygon(self, points: Sequence[tuple[float, float, float]], colour: Colour, shade: float = 1.0) -> None:
-        z = max(sum(point[2] for point in points) / len(points), _NEAREST_M)
-        self.draw.polygon([self.at(*point) for point in points], fill=self.lit(colour, z, shade))
+        z = max(sum([point[2] for point in points]) / len(points), _NEAREST_M)
+        self.draw.polygon([self.at(x, y, z) for x, y, z in points], fill=self.lit(colour, z, shade))
 
     # What does not move.
 
@@ -166,20 +168,7 @@ class _Painter:
             [(x, top, near), (x, top, far), (x, top - 0.5, far), (x, top - 0.5, near)], house.colour, 0.6
         )
         storey = top / house.storeys
-        step = (house.far - house.near) / house.windows
-        for row in range(house.storeys):
-            for column in range(house.windows):
-                start = house.near + (column + 0.25) * step
-                end = start + 0.5 * step
-                if start < near or (row == 0 and house.shop is not None):
-                    continue
-                low, high = (row + 0.3) * storey, (row + 0.75) * storey
-                shines = self.light.lamps and house.lit >> (row * house.windows + column) % 60 & 1
-                quad = [(x, low, start), (x, low, end), (x, high, end), (x, high, start)]
-                if shines:
-                    self.glow(quad, (236, 200, 130), 0.45 + 0.4 * self.light.lamps)
-                else:
-                    self.polygon(quad, house.glass)
+        self.windows(house, near, storey)
         if house.shop is not None:
             for low, high, colour in ((0.4, 0.7 * storey, house.glass), (0.75 * storey, storey, house.shop)):
                 quad = [(x, low, near), (x, low, far), (x, high, far), (x, high, near)]
@@ -188,11 +177,38 @@ class _Painter:
                 else:
                     self.polygon(quad, colour)
 
-    def glow(self, points: Sequence[tuple[float, float, float]], colour: Colour, strength: float) -> None:
-        haze = math.exp(-sum(point[2] for point in points) / len(points) / self.light.haze_m / 1.5)
-        shown = tuple(
-            int(one * strength * haze + far * (1 - haze)) for one, far in zip(colour, self.light.sky[1], strict=True)
+    def windows(self, house: House, near: float, storey: float) -> None:
+        step = (house.far - house.near) / house.windows
+        first = 0 if house.shop is None else 1
+        for column in range(house.windows):
+            start = house.near + (column + 0.25) * step
+            end = start + 0.5 * step
+            if start < near or abs(self.focal / start - self.focal / end) * abs(house.x - self.camera.x) < 1:
+                continue  # behind the camera, or narrower than half a pixel
+            dark, shining = self.lit(house.glass, start), self.shining((236, 200, 130), start, 0.45 + 0.4 * self.light.lamps)
+            (left, _), (right, _) = self.at(house.x, 0, start), self.at(house.x, 0, end)
+            near_scale, far_scale = self.focal / start, self.focal / end
+            for row in range(first, house.storeys):
+                low, high = self.camera.y - (row + 0.3) * storey, self.camera.y - (row + 0.75) * storey
+                is_lit = self.light.lamps and house.lit >> (row * house.windows + column) % 60 & 1
+                self.draw.polygon(
+                    [
+                        *((left, self.horizon + near_scale * low), (right, self.horizon + far_scale * low)),
+                        *((right, self.horizon + far_scale * high), (left, self.horizon + near_scale * high)),
+                    ],
+                    fill=shining if is_lit else dark,
+                )
+
+    def shining(self, colour: Colour, z: float, strength: float) -> Colour:
+        """A colour that is lit by itself."""
+        clear = math.exp(-z / self.light.haze_m / 1.5)
+        red, green, blue = (
+            int(one * strength * clear + far * (1 - clear)) for one, far in zip(colour, self.light.sky[1], strict=True)
         )
+        return red, green, blue
+
+    def glow(self, points: Sequence[tuple[float, float, float]], colour: Colour, strength: float) -> None:
+        shown = self.shining(colour, sum([point[2] for point in points]) / len(points), strength)
         self.draw.polygon([self.at(*point) for point in points], fill=shown)
 
     # What stands and moves.
