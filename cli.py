@@ -234,6 +234,62 @@ def _name_or_number(text: str) -> int | str:
 
 
 @app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="Folder: images/ with labels/ and classes.txt, or with a COCO .json.")],
+    out: Annotated[Path, typer.Option(help="New folder for weights, curves and quality.")],
+    variant: Annotated[str | None, typer.Option(help="Network to begin with: yolov7, yolov7-tiny, ...")] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint to begin with, instead of a variant.")] = None,
+    width: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the variant's channels.")] = 1.0,
+    size: Annotated[int, typer.Option(min=32, help="Pixels, longer side of what the network sees.")] = 640,
+    epochs: Annotated[int, typer.Option(min=1)] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one pass; a step of the optimiser stands for 64.")] = 16,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one, after which it stops.")] = 100,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; as many as it has cores otherwise.")] = None,
+) -> None:
+    """A detector from labelled images: YOLOv7, in the official form of checkpoints."""
+    with _errors():
+        from pipeline.detect.detector import require
+        from pipeline.errors import SettingsError
+
+        require("torch", "torchvision", "cv2", "pycocotools")
+        if variant is not None and weights is not None:
+            raise SettingsError("a training begins with --variant or with --weights, not with both")
+        if weights is not None and width != 1:
+            raise SettingsError("--width narrows a --variant; the weights of a file have their own")
+        import torch
+
+        from pipeline.detect.train.loop import BEST_FILE, Asked
+        from pipeline.detect.train.loop import train as make
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        named = None if weights is not None else variant or "yolov7-tiny"
+        asked = Asked(_absolute(data), named, weights, width, size, epochs, batch, seed, patience, device)
+        make(asked, out, resume=resume, say=_say)
+        _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(help="New folder, in the form that train reads.")],
+    images: Annotated[int, typer.Option(min=10, help="Number of images.")] = 3_200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Rendered street scenes with labels, to try a training on; photographs they are not."""
+    with _errors():
+        from rich.progress import track
+
+        from pipeline.scenes.dataset import write_scenes
+
+        for _ in track(write_scenes(out, images=images, seed=seed), "scenes", total=images, transient=True):
+            pass
+    _say(f"{out}: {images:,} images; then `patrolscope train {out} --out DIR --width 0.25 --size 416 --epochs 16`")
+
+
+@app.command()
 def labels(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Detections that exist as YOLO label files (sources.labels of study.yaml)."""
     from pipeline.labels import LABELS, choose_labels

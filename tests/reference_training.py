@@ -56,8 +56,8 @@ def candidates(targets, anchors, grids, reach):
     found = []
     for level, (rows, columns) in enumerate(grids):
         for number, anchor in enumerate(anchors[level]):
-            for image, _, cx, cy, w, h in targets:
-                x, y, w, h = cx * columns, cy * rows, w * columns, h * rows
+            for image, _, cx, cy, share_w, share_h in targets:
+                x, y, w, h = cx * columns, cy * rows, share_w * columns, share_h * rows
                 ratios = (w / anchor[0], anchor[0] / w, h / anchor[1], anchor[1] / h)
                 if max(ratios) >= 4:
                     continue

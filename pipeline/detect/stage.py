@@ -37,7 +37,8 @@ from pipeline.tables import DETECTIONS, IMAGE_INDEX
 
 RESOURCE = "GPU"  # of workers; where none offers it, all of them do the work
 VERSION = 1  # raised when images are decoded otherwise, so that their boxes change
-# A CPU gains nothing by batches (yolov7-tiny, one thread: 97 ms an image alone, 94 ms in fours). A GPU begins here, and halves it until a batch fits.
+# A CPU gains nothing by batches (yolov7-tiny, one thread: 97 ms an image alone, 94 ms in fours). A GPU begins here, and
+# halves it until a batch fits.
 _CPU_BATCH = 1
 _GPU_BATCH = 64
 # Threads that read and decode: one keeps ahead of a CPU's network, and a store far away is a matter of waiting.

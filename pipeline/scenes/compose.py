@@ -90,17 +90,17 @@ def compose(generator: Generator, *, police: bool | None = None) -> Scene:
         y=float(generator.uniform(1.2, 1.65)),
     )
     crossing = float(generator.uniform(14, 70)) if generator.random() < 0.55 else None
-    street = _street(generator, half_road, [half_road * 0] if lanes == 1 else _lines(half_road, lanes), crossing)
+    street = _street(generator, half_road, _lines(half_road, lanes), crossing)
     things: list[Vehicle | Person | Post] = []
-    things += _traffic(generator, lane_middles, own, lanes, one_way=one_way, light=light)
-    things += _parked(generator, street, light, one_way=one_way)
+    things += _traffic(generator, lane_middles, own, lanes, one_way=one_way)
+    things += _parked(generator, street, one_way=one_way)
     if crossing is not None:
-        things += _across(generator, crossing, street.crossing_half, light)
-    things += _people(generator, street, camera)
+        things += _across(generator, crossing, street.crossing_half)
+    things += _people(generator, street)
     things += _posts(generator, street)
     police = bool(generator.random() < 0.5) if police is None else police
     if police:
-        things = _with_police(generator, things, light)
+        things = _with_police(generator, things)
     return Scene(light, camera, street, tuple(things))
 
 
@@ -143,7 +143,9 @@ def _street(generator: Generator, half_road: float, lanes: list[float], crossing
         open_from = float(generator.uniform(0, 90)) if generator.random() < 0.3 else 1e9
         while z < 120:
             length = float(generator.uniform(9, 24))
-            blocked = crossing is not None and z < crossing + half_crossing + 3 and z + length > crossing - half_crossing - 3
+            blocked = (
+                crossing is not None and z < crossing + half_crossing + 3 and z + length > crossing - half_crossing - 3
+            )
             if blocked and crossing is not None:
                 z = crossing + half_crossing + 3 if z > crossing - half_crossing - 12 else z
                 length = min(length, crossing - half_crossing - 3 - z) if z < crossing else length
@@ -222,7 +224,9 @@ def _ordinary(generator: Generator, x: float, z: float, yaw: float) -> Vehicle:
         )
     elif chance < 0.99:
         model = solids.truck()
-        colours = _colours(body=_pick(generator, (*_WHITE, (196, 180, 60), (140, 44, 40))), stripe=_pick(generator, _SHOPS))
+        colours = _colours(
+            body=_pick(generator, (*_WHITE, (196, 180, 60), (140, 44, 40))), stripe=_pick(generator, _SHOPS)
+        )
     else:
         model = solids.car("suv", "tow")
         flashing = 1
@@ -242,9 +246,7 @@ def _jitter(generator: Generator, yaw: float, spread: float = 0.03) -> float:
     return yaw + float(generator.normal(0, spread))
 
 
-def _traffic(
-    generator: Generator, middles: list[float], own: int, lanes: int, *, one_way: bool, light: Light
-) -> list[Vehicle]:
+def _traffic(generator: Generator, middles: list[float], own: int, lanes: int, *, one_way: bool) -> list[Vehicle]:
     found = []
     busy = generator.uniform(0.2, 0.85)
     for lane, x in enumerate(middles):
@@ -259,7 +261,7 @@ def _traffic(
     return found
 
 
-def _parked(generator: Generator, street: Street, light: Light, *, one_way: bool) -> list[Vehicle]:
+def _parked(generator: Generator, street: Street, *, one_way: bool) -> list[Vehicle]:
     found = []
     for side in (-1, 1):
         if generator.random() < 0.12:
@@ -278,7 +280,7 @@ def _parked(generator: Generator, street: Street, light: Light, *, one_way: bool
     return found
 
 
-def _across(generator: Generator, crossing: float, half: float, light: Light) -> list[Vehicle]:
+def _across(generator: Generator, crossing: float, half: float) -> list[Vehicle]:
     """Traffic of the cross street, seen from the side."""
     found = []
     for direction, z in ((1, crossing - half / 2), (-1, crossing + half / 2)):
@@ -289,9 +291,7 @@ def _across(generator: Generator, crossing: float, half: float, light: Light) ->
     return found
 
 
-def _with_police(
-    generator: Generator, things: list[Vehicle | Person | Post], light: Light
-) -> list[Vehicle | Person | Post]:
+def _with_police(generator: Generator, things: list[Vehicle | Person | Post]) -> list[Vehicle | Person | Post]:
     """One or two of the vehicles become police vehicles; the nearer ones more likely."""
     cars = [number for number, one in enumerate(things) if isinstance(one, Vehicle) and 6 < one.z < 60]
     if not cars:
@@ -312,7 +312,7 @@ def _with_police(
 # People, and what stands on the pavement.
 
 
-def _people(generator: Generator, street: Street, camera: Camera) -> list[Person]:
+def _people(generator: Generator, street: Street) -> list[Person]:
     found = []
     for _ in range(int(generator.poisson(3.0))):
         if street.crossing is not None and generator.random() < 0.25:
@@ -327,8 +327,8 @@ def _people(generator: Generator, street: Street, camera: Camera) -> list[Person
     if generator.random() < 0.25:
         side = 1 if generator.random() < 0.5 else -1
         x = side * (street.half_road + float(generator.uniform(-1.2, street.pavement)))
-        for number in range(1 + int(generator.random() < 0.3)):
-            found.append(_officer(generator, x + 0.8 * number, float(generator.uniform(7, 24))))
+        officers = 1 + int(generator.random() < 0.3)
+        found += [_officer(generator, x + 0.8 * one, float(generator.uniform(7, 24))) for one in range(officers)]
     return found
 
 

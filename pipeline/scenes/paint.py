@@ -1,12 +1,13 @@
 """From a scene to pixels and to the boxes of what is seen of police vehicles and officers.
 
-Painted from far to near at twice the size and averaged, so that edges are smooth. Beside the picture a mask is painted in
-which every pixel has the number of the thing that it shows: from it comes how much of a thing is hidden, and where what
-is left of it lies.
+Painted from far to near at twice the size and averaged, so that edges are smooth. Beside the picture a mask is painted
+in which every pixel has the number of the thing that it shows: from it comes how much of a thing is hidden, and where
+what is left of it lies.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class _Painter:
     # From metres to pixels, and from daylight to the light there is. Written out: a scene has a thousand polygons.
 
     def at(self, x: float, y: float, z: float) -> tuple[float, float]:
-        scale = self.focal / (z if z > _NEAREST_M else _NEAREST_M)
+        scale = self.focal / (max(z, _NEAREST_M))
         return self.middle + scale * (x - self.camera.x), self.horizon + scale * (self.camera.y - y)
 
     def lit(self, colour: Colour, z: float, shade: float = 1.0) -> Colour:
@@ -110,7 +111,7 @@ class _Painter:
         for house in sorted(street.houses, key=lambda house: -house.far):
             self.house(house)
         stops = [1.0, 4.0, 12.0, 40.0, far]
-        for near, beyond in zip(stops[:-1], stops[1:], strict=True):
+        for near, beyond in itertools.pairwise(stops):
             self.polygon(
                 [(-outer, 0.14, near), (outer, 0.14, near), (outer, 0.14, beyond), (-outer, 0.14, beyond)],
                 street.concrete,
@@ -164,9 +165,7 @@ class _Painter:
         # The end that looks at the camera.
         out = x + math.copysign(15, x)
         self.polygon([(x, 0, near), (out, 0, near), (out, top, near), (x, top, near)], house.colour, 0.7)
-        self.polygon(
-            [(x, top, near), (x, top, far), (x, top - 0.5, far), (x, top - 0.5, near)], house.colour, 0.6
-        )
+        self.polygon([(x, top, near), (x, top, far), (x, top - 0.5, far), (x, top - 0.5, near)], house.colour, 0.6)
         storey = top / house.storeys
         self.windows(house, near, storey)
         if house.shop is not None:
@@ -185,7 +184,10 @@ class _Painter:
             end = start + 0.5 * step
             if start < near or abs(self.focal / start - self.focal / end) * abs(house.x - self.camera.x) < 1:
                 continue  # behind the camera, or narrower than half a pixel
-            dark, shining = self.lit(house.glass, start), self.shining((236, 200, 130), start, 0.45 + 0.4 * self.light.lamps)
+            dark, shining = (
+                self.lit(house.glass, start),
+                self.shining((236, 200, 130), start, 0.45 + 0.4 * self.light.lamps),
+            )
             (left, _), (right, _) = self.at(house.x, 0, start), self.at(house.x, 0, end)
             near_scale, far_scale = self.focal / start, self.focal / end
             for row in range(first, house.storeys):
@@ -231,7 +233,7 @@ class _Painter:
                 camera.horizon + camera.focal * (camera.y - corners[:, 1]) / corners[:, 2],
             ]
         )
-        self._shadow(corners, model.length, vehicle)
+        self._shadow(vehicle)
         small = np.ptp(flat[:, 0]) < 10
         shown = [face for face in np.flatnonzero(seen) if model.outline[face] or not small]
         for face in shown:
@@ -246,10 +248,10 @@ class _Painter:
         inside *= max(0.0, min(flat[:, 1].max(), camera.height) - max(flat[:, 1].min(), 0))
         return float(inside / whole)
 
-    def _shadow(self, corners: Floats, length: float, vehicle: Vehicle) -> None:
+    def _shadow(self, vehicle: Vehicle) -> None:
         if not self.light.shadow:
             return
-        half, end = vehicle.model.width / 2 + 0.06, length / 2
+        half, end = vehicle.model.width / 2 + 0.06, vehicle.model.length / 2
         cos, sin = math.cos(vehicle.yaw), math.sin(vehicle.yaw)
         ground = [
             (vehicle.x + cos * a + sin * b, 0.0, vehicle.z - sin * a + cos * b)
@@ -302,10 +304,17 @@ class _Painter:
         wide = 0.1 if person.turned else 0.14
         for side in (-1, 1):
             foot = side * step + side * 0.04
-            parts.append(("legs", [(side * 0.02 - 0.05, 0.48), (side * 0.02 + 0.05, 0.48), (foot + 0.035, 0), (foot - 0.035, 0)]))
+            parts.append(
+                ("legs", [(side * 0.02 - 0.05, 0.48), (side * 0.02 + 0.05, 0.48), (foot + 0.035, 0), (foot - 0.035, 0)])
+            )
         for side in (-1, 1):
             hand = side * (wide + 0.03) - side * step * 0.6
-            parts.append(("arms", [(side * wide - 0.03, 0.8), (side * wide + 0.03, 0.8), (hand + 0.025, 0.45), (hand - 0.025, 0.45)]))
+            parts.append(
+                (
+                    "arms",
+                    [(side * wide - 0.03, 0.8), (side * wide + 0.03, 0.8), (hand + 0.025, 0.45), (hand - 0.025, 0.45)],
+                )
+            )
         parts.append(("torso", [(-wide, 0.82), (wide, 0.82), (wide - 0.02, 0.45), (-wide + 0.02, 0.45)]))
         if person.vest:
             parts.append(("vest", [(-wide, 0.81), (wide, 0.81), (wide - 0.02, 0.52), (-wide + 0.02, 0.52)]))
@@ -422,4 +431,6 @@ def _sky(camera: Camera, light: Light) -> Image.Image:
     top, horizon = (np.array(colour, dtype=np.float64) for colour in light.sky)
     rows = np.linspace(0, 1.3, camera.height * _SMOOTH).clip(0, 1)[:, None]
     column = (top + (horizon - top) * rows).astype(np.uint8)
-    return Image.fromarray(column[:, None]).resize((camera.width * _SMOOTH, camera.height * _SMOOTH), Image.Resampling.NEAREST)
+    return Image.fromarray(column[:, None]).resize(
+        (camera.width * _SMOOTH, camera.height * _SMOOTH), Image.Resampling.NEAREST
+    )

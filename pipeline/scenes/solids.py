@@ -1,8 +1,8 @@
 """Vehicles as solids of flat faces: what they are made of, in metres, before anybody looks at them.
 
 A model is a list of faces in the order in which they are painted: tyres, body, cabin, roof. Paint that lies on a face
-(windows, stripes, lamps) follows it and is seen when the face is. Coordinates are the vehicle's own: x to its right, y up, z
-forward, the origin on the ground below its middle.
+(windows, stripes, lamps) follows it and is seen when the face is. Coordinates are the vehicle's own: x to its right, y
+up, z forward, the origin on the ground below its middle.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Model:
 class _Builder:
     faces: list[tuple[Floats, Floats, str, bool]] = field(default_factory=list)
 
-    def face(self, points: Sequence[Sequence[float]], normal: Floats, material: str, *, outline: bool = False) -> None:
+    def face(
+        self, points: Sequence[Sequence[float]] | Floats, normal: Floats, material: str, *, outline: bool = False
+    ) -> None:
         corners = np.array(points, dtype=np.float64)
         self.faces.append((corners if outline else corners + _LIFT_M * normal, normal, material, outline))
 
@@ -74,10 +76,15 @@ class _Builder:
             (1 - v) * ((1 - u) * corners[0] + u * corners[1]) + v * ((1 - u) * corners[3] + u * corners[2])
             for u, v in shares
         ]
-        self.face(points, normal, material)  # type: ignore[arg-type]
+        self.face(np.array(points), normal, material)
 
     def sides(
-        self, points: Sequence[tuple[float, float]], half: float | Sequence[float], material: str, *, outline: bool = False
+        self,
+        points: Sequence[tuple[float, float]],
+        half: float | Sequence[float],
+        material: str,
+        *,
+        outline: bool = False,
     ) -> None:
         """The same polygon (z, y) on both sides."""
         widths = half if isinstance(half, Sequence) else [half] * len(points)
@@ -85,11 +92,15 @@ class _Builder:
             corners = [(side * width, y, z) for (z, y), width in zip(points, widths, strict=True)]
             self.face(corners, np.array([side, 0.0, 0.0]), material, outline=outline)
 
-    def band(self, z: tuple[float, float], y: tuple[float, float], half: float, material: str, slant: float = 0) -> None:
+    def band(
+        self, z: tuple[float, float], y: tuple[float, float], half: float, material: str, slant: float = 0
+    ) -> None:
         """A stripe along both sides."""
         self.sides([(z[0], y[0]), (z[1], y[0]), (z[1] + slant, y[1]), (z[0] + slant, y[1])], half, material)
 
-    def letters(self, z: tuple[float, float], y: tuple[float, float], half: float, material: str, count: int = 6) -> None:
+    def letters(
+        self, z: tuple[float, float], y: tuple[float, float], half: float, material: str, count: int = 6
+    ) -> None:
         """A word on both sides, each letter a block."""
         step = (z[1] - z[0]) / count
         for letter in range(count):
@@ -109,7 +120,9 @@ class _Builder:
                 points = [(place + size * np.cos(a), radius + size * np.sin(a)) for a in angles]
                 self.sides(points, half, material, outline=material == "tyre")
 
-    def box(self, z: tuple[float, float], y: tuple[float, float], half: float, material: str) -> list[tuple[Floats, Floats]]:
+    def box(
+        self, z: tuple[float, float], y: tuple[float, float], half: float, material: str
+    ) -> list[tuple[Floats, Floats]]:
         return self.solid([(z[0], y[0], half), (z[0], y[1], half), (z[1], y[1], half), (z[1], y[0], half)], material)
 
     def model(self, length: float, width: float, height: float) -> Model:
@@ -210,7 +223,9 @@ def _cabin(build: _Builder, size: _Car) -> None:
         [(back_foot + 0.25, low), (middle - 0.06, low), (middle - 0.06, high), (back_top + 0.1, high)], widths, "glass"
     )
     build.sides(
-        [(middle + 0.06, low), (front_foot - 0.2, low), (front_top - 0.02, high), (middle + 0.06, high)], widths, "glass"
+        [(middle + 0.06, low), (front_foot - 0.2, low), (front_top - 0.02, high), (middle + 0.06, high)],
+        widths,
+        "glass",
     )
 
 

@@ -118,13 +118,13 @@ def assign(
     corners = box_convert(boxes, "cxcywh", "xyxy")
     wanted = box_convert(targets[:, 2:6] * scale, "cxcywh", "xyxy")
     chosen = torch.full_like(image, -1)
-    for one in targets[:, 0].unique().long():
+    for one in torch.unique(targets[:, 0]).long():
         mine, its = (image == one).nonzero()[:, 0], (targets[:, 0] == one).nonzero()[:, 0]
         if not len(mine):
             continue
         found = _match(box_iou(wanted[its], corners[mine]), values[mine], targets[its, 1].long(), best)
         chosen[mine[found >= 0]] = its[found[found >= 0]]
-    parts = chosen.split([len(cells.image) for cells in listed])
+    parts = torch.split(chosen, [len(cells.image) for cells in listed])
     return [Positives(cells.pick(part >= 0), part[part >= 0]) for cells, part in zip(listed, parts, strict=True)]
 
 

@@ -84,7 +84,9 @@ def sample(pictures: Pictures, number: int, recipe: Recipe, seed: int, epoch: in
     pixels = recoloured(pixels, recipe, generator)
     if generator.random() < recipe.mirror:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
-        boxes = np.column_stack([boxes[:, 0], pictures.size - boxes[:, 3], boxes[:, 2], pictures.size - boxes[:, 1], boxes[:, 4]])
+        boxes = np.column_stack(
+            [boxes[:, 0], pictures.size - boxes[:, 3], boxes[:, 2], pictures.size - boxes[:, 1], boxes[:, 4]]
+        )
     centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
     return pixels, np.column_stack([boxes[:, :1], centre / pictures.size, size / pictures.size])
 
@@ -146,9 +148,7 @@ def _pasted(canvas: Pixels, pixels: Pixels, boxes: Floats, left: int, top: int) 
     return placed
 
 
-def moved(
-    canvas: Pixels, boxes: Floats, size: int, recipe: Recipe, generator: Generator
-) -> tuple[Pixels, Floats]:
+def moved(canvas: Pixels, boxes: Floats, size: int, recipe: Recipe, generator: Generator) -> tuple[Pixels, Floats]:
     """A square of the canvas, scaled and shifted; boxes are cut at its edges, and dropped where little is left."""
     height, width = canvas.shape[:2]
     gain = generator.uniform(1 - recipe.scale, 1.1 + recipe.scale)

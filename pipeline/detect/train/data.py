@@ -1,9 +1,9 @@
 """Labelled images of a folder: which there are, their boxes, how they are split. Decodes no image; knows no torch.
 
-Two forms: YOLO text (`images/`, `labels/`, `classes.txt`) and COCO JSON (`images/`, one `.json` with `annotations`). Images of
-one ride look alike, so all of a ride are in the same split. A ride is the folder that an image lies in; a `splits.csv` with
-the columns `ride` and `split` says where each goes, and without it an eighth of the rides are for validation and an eighth
-for the test, by a digest of the ride's name.
+Two forms: YOLO text (`images/`, `labels/`, `classes.txt`) and COCO JSON (`images/`, one `.json` with `annotations`).
+Images of one ride look alike, so all of a ride are in the same split. A ride is the folder that an image lies in; a
+`splits.csv` with the columns `ride` and `split` says where each goes, and without it an eighth of the rides are for
+validation and an eighth for the test, by a digest of the ride's name.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def _yolo_boxes(path: Path, names: Sequence[str], faults: list[str]) -> Floats:
         except ValueError:
             values = []
         if len(values) != 5 or not all(map(np.isfinite, values)):
-            raise SourceError(f"{path} line {number} is {line[:60]!r}: class, centre x, centre y, width, height expected")
+            raise SourceError(
+                f"{path} line {number} is {line[:60]!r}: class, centre x, centre y, width, height expected"
+            )
         if values[0] not in range(len(names)):
             raise SourceError(
                 f"{path} line {number} has the class {values[0]:g}: classes.txt names {len(names)}, from 0 on"
@@ -160,7 +162,9 @@ def _coco(folder: Path, documents: Sequence[Path], faults: list[str]) -> tuple[t
             if image is None:
                 raise SourceError(f"{where} is of image {box.get('image_id')!r}, which the file does not list")
             if box.get("category_id") not in by_id:
-                raise SourceError(f"{where} has the class {box.get('category_id')!r}, which is not among its categories")
+                raise SourceError(
+                    f"{where} has the class {box.get('category_id')!r}, which is not among its categories"
+                )
             x, y, w, h = map(float, box["bbox"])
             width, height = float(image["width"]), float(image["height"])
             kind = by_id[box["category_id"]]

@@ -116,7 +116,14 @@ def _precisions(
         for kind, x, y, w, h in (one.boxes * np.array([1, width, height, width, height])).tolist():
             box = [x - w / 2, y - h / 2, w, h]
             truth.append(
-                {"id": len(truth) + 1, "image_id": image, "category_id": int(kind), "bbox": box, "area": w * h, "iscrowd": 0}
+                {
+                    "id": len(truth) + 1,
+                    "image_id": image,
+                    "category_id": int(kind),
+                    "bbox": box,
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
             )
     rows = [
         [image, x1, y1, x2 - x1, y2 - y1, score, kind]
@@ -141,6 +148,8 @@ def _precisions(
     # Thresholds of IoU, steps of recall, classes, all sizes of boxes, at most 100 boxes an image.
     table = evaluation.eval["precision"][:, :, :, 0, 2]
     return [
-        (None, None) if (table[:, :, kind] < 0).all() else (float(table[0, :, kind].mean()), float(table[:, :, kind].mean()))
+        (None, None)
+        if (table[:, :, kind] < 0).all()
+        else (float(table[0, :, kind].mean()), float(table[:, :, kind].mean()))
         for kind in range(classes)
     ]

@@ -86,7 +86,9 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality
     name, recipe = recipe_of(asked.variant, network.architecture.levels, from_weights=asked.weights is not None)
     stride = network.strides[-1]
     if asked.size % stride:
-        raise TrainingError(f"size {asked.size} is no multiple of the network's stride {stride}: {-(-asked.size // stride) * stride}")
+        raise TrainingError(
+            f"size {asked.size} is no multiple of the network's stride {stride}: {-(-asked.size // stride) * stride}"
+        )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     say(f"{parameters:,} parameters, recipe {name}, {asked.size} pixels, on {device}")
     training = _Training(asked, out, collection, network.to(device), recipe, device, say)
@@ -194,7 +196,7 @@ class _Training:
             if not np.isfinite(parts).all():
                 raise TrainingError(
                     f"the loss is {float(parts.sum())} in epoch {epoch + 1}, batch {number + 1} of {self.batches} "
-                    f"({', '.join(names[:4])}, ...): {self._last_good()}; lower the learning rate, or look at these images"
+                    f"({', '.join(names[:4])}, ...): {self._last_good()}; look at these images, or take another --batch"
                 )
             sums += parts
             self.state.iterations += 1
@@ -231,7 +233,7 @@ class _Training:
         loss = self.criterion(maps, targets.to(self.device))
         if not torch.isfinite(loss.total):
             return loss
-        self.scaler.scale(loss.total).backward()
+        torch.autograd.backward(self.scaler.scale(loss.total))
         # What is left at the end of an epoch makes a step, too: a checkpoint then holds all that was learned.
         if last or (self.state.iterations + 1) % accumulated(self.asked.batch) == 0:
             self.scaler.step(self.optimizer)
@@ -240,9 +242,7 @@ class _Training:
             self.average.update(self.network)
         return loss
 
-    def _batches(
-        self, order: npt.NDArray[np.int64], epoch: int
-    ) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    def _batches(self, order: npt.NDArray[np.int64], epoch: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         """Batches of the epoch; the next one is made while the network works on this one."""
         groups = [order[start : start + self.asked.batch] for start in range(0, len(order), self.asked.batch)]
         threads = _THREADS if self.device.type == "cuda" else 1
@@ -346,10 +346,15 @@ def _finish(training: _Training) -> Quality:
         **found.as_dict(),
     }
     (training.out / RESULT_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    training.say(f"best epoch {training.state.best_epoch}; on the {split} split AP {found.ap50:.3f} at 0.5, {found.ap:.3f} at 0.5 to 0.95")
+    training.say(
+        f"best epoch {training.state.best_epoch}; on the {split} split AP {found.ap50:.3f} at 0.5, "
+        f"{found.ap:.3f} at 0.5 to 0.95"
+    )
     for name, facts in found.by_class.items():
         shown = ", ".join(
-            f"{key.replace('_', ' ')} {value:.3f}" for key, value in facts.items() if key != "boxes" and value is not None
+            f"{key.replace('_', ' ')} {value:.3f}"
+            for key, value in facts.items()
+            if key != "boxes" and value is not None
         )
         training.say(f"  {name}: {facts['boxes']:g} boxes{', ' + shown if shown else ''}")
     return found

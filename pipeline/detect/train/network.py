@@ -59,17 +59,21 @@ def network_from(file: Path, *, classes: int, seed: int) -> tuple[Network, str]:
         raise WeightsError(f"{file.name} is folded for inference: its batch norms are gone, and it can not be trained")
     architecture = replace(checkpoint.architecture, classes=classes)
     if architecture.head.kind == DETECT:
-        architecture = replace(architecture, layers=(*architecture.layers[:-1], replace(architecture.head, kind=IMPLICIT)))
+        architecture = replace(
+            architecture, layers=(*architecture.layers[:-1], replace(architecture.head, kind=IMPLICIT))
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(architecture)
         _first_biases(network)
     own = network.state_dict()
-    fitting = {name: value for name, value in checkpoint.state.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value for name, value in checkpoint.state.items() if name in own and own[name].shape == value.shape
+    }
     network.load_state_dict({**own, **fitting})
     line = f"{file.name}: {len(fitting):,} of {len(own):,} tensors taken over"
     if checkpoint.architecture.classes != classes:
-        line += f"; its detection layer is for {checkpoint.architecture.classes} classes, here are {classes}: it begins anew"
+        line += f"; its detection layer is for {checkpoint.architecture.classes} classes, not {classes}: it begins anew"
     return network, line
 
 
