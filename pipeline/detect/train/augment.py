@@ -24,7 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Generator = np.random.Generator
 
-_MAX_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000  # of an image
 _NINE_SHARE = 0.2  # of the mosaics have nine images, the others four
 _LEAST_SIDE, _LEAST_AREA, _MOST_ASPECT = 2.0, 0.1, 20.0  # of a box that is kept: pixels, share of before, ratio
 
@@ -48,7 +48,7 @@ class Pictures:
         """
         pixels = self._kept.get(number)
         if pixels is None:
-            found = decode(self.examples[number].path.read_bytes(), max_pixels=_MAX_PIXELS).pixels
+            found = decode(self.examples[number].path.read_bytes(), max_pixels=MAX_PIXELS).pixels
             if found is None:
                 raise OSError(f"{self.examples[number].path} can not be decoded")
             pixels = scaled(found, self.size)

@@ -15,6 +15,7 @@ import torch
 
 from pipeline.detect.boxes import Letterbox, decode, restore, select
 from pipeline.detect.decode import decode as decode_image
+from pipeline.detect.train.augment import MAX_PIXELS
 from pipeline.detect.train.data import Example
 from pipeline.detect.yolov7 import Network
 
@@ -22,7 +23,6 @@ Floats = npt.NDArray[np.float64]
 
 SCORE_ABOVE, IOU_ABOVE = 0.001, 0.65  # of the published validation
 _BATCH = 16
-_MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find(
     for start in range(0, len(examples), _BATCH):
         ready = []
         for number in range(start, min(start + _BATCH, len(examples))):
-            pixels = decode_image(examples[number].path.read_bytes(), max_pixels=_MAX_PIXELS).pixels
+            pixels = decode_image(examples[number].path.read_bytes(), max_pixels=MAX_PIXELS).pixels
             if pixels is not None:
                 ready.append((number, pixels.shape[:2], box.prepare(pixels)))
         ready.sort(key=lambda one: one[2].shape)

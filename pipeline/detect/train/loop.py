@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 
 from pipeline.detect.base import choose_device
+from pipeline.detect.decode import decode
 from pipeline.detect.official import save_checkpoint
-from pipeline.detect.train.augment import Pictures, sample
+from pipeline.detect.train.augment import MAX_PIXELS, Pictures, sample
 from pipeline.detect.train.curves import write_curves
-from pipeline.detect.train.data import Collection, Example, check_classes, read_collection, without
+from pipeline.detect.train.data import Collection, check_classes, read_collection, without
 from pipeline.detect.train.evaluate import Quality, find, quality
 from pipeline.detect.train.loss import Criterion
 from pipeline.detect.train.network import network_from, new_network
@@ -35,6 +37,7 @@ BEST_FILE, STATE_FILE, SETTINGS_FILE, RESULT_FILE = "best.pt", "state.pt", "trai
 _THREADS = 8  # that make samples; a CPU that trains needs its cores itself
 
 Say = Callable[[str], None]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality
     """
     _open_folder(out, asked, resume=resume)
     cv2.setNumThreads(1)
-    collection = _readable(read_collection(Path(asked.data)), say)
+    collection, sizes = _readable(read_collection(Path(asked.data)), say)
     for line in (*collection.summary(), *check_classes(collection)):
         say(line)
     device = choose_device(asked.device)
@@ -91,7 +94,7 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality
         )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     say(f"{parameters:,} parameters, recipe {name}, {asked.size} pixels, on {device}")
-    training = _Training(asked, out, collection, network.to(device), recipe, device, say)
+    training = _Training(asked, out, collection, sizes, network.to(device), recipe, device, say)
     if resume and (out / STATE_FILE).is_file():
         training.load()
     training.run()
@@ -123,20 +126,19 @@ def _open_folder(out: Path, asked: Asked, *, resume: bool) -> None:
     there.write_text(told, encoding="utf-8")
 
 
-def _readable(collection: Collection, say: Say) -> Collection:
-    """The collection without images that can not be decoded; they are listed."""
-    from pipeline.detect.decode import decode
-
-    broken = {
-        one.name
-        for some in collection.splits.values()
-        for one in some
-        if decode(one.path.read_bytes(), max_pixels=100_000_000).pixels is None
-    }
-    found = without(collection, broken, "can not be decoded, left out") if broken else collection
-    for fault in found.faults:
+def _readable(collection: Collection, say: Say) -> tuple[Collection, dict[str, Floats]]:
+    """The collection without images that can not be decoded, which are listed; and width and height by split."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for one in itertools.chain(*collection.splits.values()):
+        found = decode(one.path.read_bytes(), max_pixels=MAX_PIXELS)
+        if found.pixels is not None:
+            sizes[one.name] = found.pixels.shape[1], found.pixels.shape[0]
+    broken = {one.name for some in collection.splits.values() for one in some} - sizes.keys()
+    collection = without(collection, broken, "can not be decoded, left out") if broken else collection
+    for fault in collection.faults:
         say(fault)
-    return found
+    by_split = {split: [sizes[one.name] for one in some] for split, some in collection.splits.items()}
+    return collection, {split: np.array(some, dtype=np.float64).reshape(-1, 2) for split, some in by_split.items()}
 
 
 def _network(asked: Asked, collection: Collection, say: Say) -> Network:
@@ -156,6 +158,7 @@ class _Training:
         asked: Asked,
         out: Path,
         collection: Collection,
+        sizes: dict[str, Floats],
         network: Network,
         recipe: Recipe,
         device: torch.device,
@@ -171,7 +174,7 @@ class _Training:
         self.average = Average(network)
         self.criterion = Criterion(network, recipe, asked.size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        self.sizes = {split: _sizes(some) for split, some in collection.splits.items()}
+        self.sizes = sizes
         self.state = _State(rows=[])
 
     def run(self) -> None:
@@ -315,19 +318,11 @@ def collate(made: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]
 
 
 def evaluate(
-    network: Network, collection: Collection, split: str, size: int, device: torch.device, sizes: dict[str, Any]
+    network: Network, collection: Collection, split: str, size: int, device: torch.device, sizes: dict[str, Floats]
 ) -> Quality:
     """Quality of a network on a split."""
     examples = collection.splits[split]
     return quality(examples, find(network, examples, size, device), collection.class_names, sizes[split])
-
-
-def _sizes(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
-    """(n, 2) width and height."""
-    from pipeline.detect.decode import decode
-
-    found = [decode(one.path.read_bytes(), max_pixels=100_000_000) for one in examples]
-    return np.array([(one.width, one.height) for one in found], dtype=np.float64).reshape(-1, 2)
 
 
 def _finish(training: _Training) -> Quality:
