@@ -246,6 +246,11 @@ def train(
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one, after which it stops.")] = 100,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE: another number of the recipe, as lr0=0.02. Again for more."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the forward pass: fp32, fp16, bf16 or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; as many as it has cores otherwise.")] = None,
 ) -> None:
@@ -267,7 +272,20 @@ def train(
         if threads is not None:
             torch.set_num_threads(threads)
         named = None if weights is not None else variant or "yolov7-tiny"
-        asked = Asked(_absolute(data), named, weights, width, size, epochs, batch, seed, patience, device)
+        asked = Asked(
+            data=_absolute(data),
+            variant=named,
+            weights=None if weights is None else _absolute(weights),
+            width=width,
+            size=size,
+            epochs=epochs,
+            batch=batch,
+            seed=seed,
+            patience=patience,
+            changes=tuple(set_ or ()),
+            precision=precision,
+            device=device,
+        )
         make(asked, out, resume=resume, say=_say)
         _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
 

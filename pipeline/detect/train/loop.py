@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.detect.base import choose_device
+from pipeline.detect.base import choose_device, choose_precision, dtype_of
 from pipeline.detect.decode import decode
 from pipeline.detect.official import save_checkpoint
 from pipeline.detect.train.augment import MAX_PIXELS, Pictures, sample
@@ -28,7 +28,7 @@ from pipeline.detect.train.evaluate import Quality, find, quality
 from pipeline.detect.train.loss import Criterion
 from pipeline.detect.train.network import network_from, new_network
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, make_optimizer
-from pipeline.detect.train.settings import Recipe, recipe_of
+from pipeline.detect.train.settings import Recipe, changed, recipe_of
 from pipeline.detect.yolov7 import Network
 from pipeline.errors import TrainingError
 from pipeline.seeds import stream
@@ -53,6 +53,8 @@ class Asked:
     batch: int = 16
     seed: int = 0
     patience: int = 100  # epochs without a better one, after which it stops
+    changes: Sequence[str] = ()  # of the recipe, NAME=VALUE
+    precision: str = "auto"  # of the forward pass: fp16 on a GPU and fp32 elsewhere, or bf16
     device: str = "auto"
 
 
@@ -87,6 +89,7 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality
     device = choose_device(asked.device)
     network = _network(asked, collection, say)
     name, recipe = recipe_of(asked.variant, network.architecture.levels, from_weights=asked.weights is not None)
+    recipe = changed(recipe, asked.changes)
     stride = network.strides[-1]
     if asked.size % stride:
         raise TrainingError(
@@ -94,7 +97,9 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality
         )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     say(f"{parameters:,} parameters, recipe {name}, {asked.size} pixels, on {device}")
-    training = _Training(asked, out, collection, sizes, network.to(device), recipe, device, say)
+    # Convolutions read this order of memory faster.
+    placed = network.to(device).to(memory_format=torch.channels_last)
+    training = _Training(asked, out, collection, sizes, placed, recipe, device, say)
     if resume and (out / STATE_FILE).is_file():
         training.load()
     training.run()
@@ -112,7 +117,9 @@ def _open_folder(out: Path, asked: Asked, *, resume: bool) -> None:
         if not resume:
             raise TrainingError(f"{out} holds a training already: --resume goes on with it, or name another folder")
         before = json.loads(there.read_text(encoding="utf-8"))
-        differing = [key for key, value in asdict(asked).items() if key != "device" and before.get(key) != value]
+        differing = [
+            key for key, value in asdict(asked).items() if key != "device" and before.get(key) != _as_json(value)
+        ]
         if differing:
             key = differing[0]
             raise TrainingError(
@@ -124,6 +131,10 @@ def _open_folder(out: Path, asked: Asked, *, resume: bool) -> None:
         raise TrainingError(f"{out} holds no training to go on with: leave --resume out")
     out.mkdir(parents=True, exist_ok=True)
     there.write_text(told, encoding="utf-8")
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _readable(collection: Collection, say: Say) -> tuple[Collection, dict[str, Floats]]:
@@ -173,7 +184,9 @@ class _Training:
         self.optimizer = make_optimizer(network, recipe, asked.batch)
         self.average = Average(network)
         self.criterion = Criterion(network, recipe, asked.size)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        self.dtype = dtype_of(choose_precision(asked.precision, device))
+        # Half precision would lose small gradients.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.sizes = sizes
         self.state = _State(rows=[])
 
@@ -205,7 +218,7 @@ class _Training:
             self.state.iterations += 1
         found = evaluate(self.average.network, self.collection, "validation", self.asked.size, self.device, self.sizes)
         self.state.epoch += 1
-        box, objectness, classes = sums / self.batches
+        box, objectness, classes = (sums / self.batches).tolist()
         row = {
             "epoch": self.state.epoch,
             "iterations": self.state.iterations,
@@ -231,14 +244,15 @@ class _Training:
         )
 
     def _step(self, images: Tensor, targets: Tensor, *, last: bool) -> Any:
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
-            maps = self.network(images.to(self.device, non_blocking=True).float() / 255)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            shown = images.to(self.device, non_blocking=True).float() / 255
+            maps = self.network(shown.to(memory_format=torch.channels_last))
         loss = self.criterion(maps, targets.to(self.device))
         if not torch.isfinite(loss.total):
             return loss
         torch.autograd.backward(self.scaler.scale(loss.total))
         # What is left at the end of an epoch makes a step, too: a checkpoint then holds all that was learned.
-        if last or (self.state.iterations + 1) % accumulated(self.asked.batch) == 0:
+        if last or (self.state.iterations + 1) % accumulated(self.asked.batch, self.recipe) == 0:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.detect.train.settings import NOMINAL_BATCH, Recipe
+from pipeline.detect.train.settings import Recipe
 from pipeline.detect.yolov7 import Network
 
 _LEAST_WARMUP = 1_000  # iterations
@@ -22,9 +22,9 @@ def cosine(epoch: float, epochs: int, last: float) -> float:
     return 1 + (last - 1) * (1 - math.cos(math.pi * epoch / epochs)) / 2
 
 
-def accumulated(batch: int) -> int:
+def accumulated(batch: int, recipe: Recipe) -> int:
     """Batches whose gradients make one step."""
-    return max(1, round(NOMINAL_BATCH / batch))
+    return max(1, round(recipe.nominal_batch / batch))
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def make_optimizer(network: Network, recipe: Recipe, batch: int) -> torch.optim.
                 kernels.append(parameter)
             else:
                 others.append(parameter)
-    decay = recipe.weight_decay * batch * accumulated(batch) / NOMINAL_BATCH
+    decay = recipe.weight_decay * batch * accumulated(batch, recipe) / recipe.nominal_batch
     groups = [
         {"name": "others", "params": others, "weight_decay": 0.0},
         {"name": "kernels", "params": kernels, "weight_decay": decay},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
-NOMINAL_BATCH = 64  # images an optimiser's step stands for
-RATIO_CLASSES = 80  # the recipes' class gains are of this many classes
+from pipeline.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Recipe:
 
     lr0: float = 0.01
     lrf: float = 0.1  # last learning rate, as a share of the first
+    nominal_batch: float = 64  # images that a step of the optimiser stands for
     momentum: float = 0.937
     weight_decay: float = 5e-4
     warmup_epochs: float = 3.0
@@ -49,4 +50,26 @@ def recipe_of(variant: str | None, levels: int, *, from_weights: bool) -> tuple[
         name = "p6"
     else:
         name = "tiny" if variant is not None and "tiny" in variant else "p5"
-    return name, replace(RECIPES[name])
+    return name, RECIPES[name]
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The recipe with some numbers replaced, each as NAME=VALUE.
+
+    Raises
+    ------
+    SettingsError : it has no such number, or the value is none that can be used
+    """
+    names = [one.name for one in fields(Recipe)]
+    values = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in names:
+            raise SettingsError(f"a recipe has no {name!r}: {', '.join(names)}")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise SettingsError(f"{name} is {text!r}: a number is expected, as in {name}=0.01") from None
+        if not 0 <= values[name] < float("inf") or (name == "nominal_batch" and values[name] < 1):
+            raise SettingsError(f"{name} is {text}: a number from 0 on is expected (nominal_batch: from 1 on)")
+    return replace(recipe, **values)
