@@ -10,6 +10,7 @@ from pipeline.scenes.photograph import label_text, photograph
 from pipeline.scenes.scene import CLASS_NAMES
 
 _RIDE_IMAGES = 10
+_WITHOUT_POLICE = 3  # one in so many shows no police vehicle: there is more to learn from the others
 _SPLITS = ("train",) * 8 + ("validation", "test")
 
 
@@ -30,7 +31,7 @@ def write_scenes(out: Path, *, images: int, seed: int) -> Iterator[int]:
             rides.append(ride)
             (out / "images" / ride).mkdir(parents=True)
             (out / "labels" / ride).mkdir(parents=True)
-        taken = photograph(seed, key)
+        taken = photograph(seed, key, police=number % _WITHOUT_POLICE != 0)
         (out / "images" / f"{key}.jpg").write_bytes(taken.jpeg)
         (out / "labels" / f"{key}.txt").write_text(label_text(taken.boxes))
         yield number + 1
