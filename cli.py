@@ -281,8 +281,15 @@ def _name_or_number(text: str) -> int | str:
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="Folder: images/ with labels/ and classes.txt, or with a COCO .json.")],
-    out: Annotated[Path, typer.Option(help="New folder for weights, curves and quality.")],
+    data: Annotated[
+        str, typer.Argument(help="Folder: images/ with labels/ and classes.txt, COCO or Scale AI .json, VOC .xml.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folder for weights, curves and quality.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is in the set and wrong with it.")] = False,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="THEIRS=OURS: name of a class in the labels, and here; THEIRS= leaves it out."),
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="Network to begin with: yolov7, yolov7-tiny, ...")] = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint to begin with, instead of a variant.")] = None,
     width: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the variant's channels.")] = 1.0,
@@ -310,6 +317,15 @@ def train(
             raise SettingsError("a training begins with --variant or with --weights, not with both")
         if weights is not None and width != 1:
             raise SettingsError("--width narrows a --variant; the weights of a file have their own")
+        if check:
+            from pipeline.detect.train.check import check as look
+            from pipeline.detect.train.data import class_mapping
+
+            for line in look(Path(data), class_mapping(classes or ()), size=size, name=variant or "yolov7-tiny"):
+                _say(line)
+            return
+        if out is None:
+            raise SettingsError("say where the weights are to go: --out DIR, a new folder (or --check, to look only)")
         import torch
 
         from pipeline.detect.train.loop import BEST_FILE, Asked
@@ -329,6 +345,7 @@ def train(
             seed=seed,
             patience=patience,
             changes=tuple(set_ or ()),
+            classes=tuple(classes or ()),
             precision=precision,
             device=device,
         )

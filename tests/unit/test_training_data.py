@@ -6,9 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.detect.train.data import check_classes, read_collection
+from pipeline.detect.train.check import check
+from pipeline.detect.train.data import check_classes, class_mapping, read_collection
 from pipeline.errors import SourceError
-from tests.labelled_squares import write
+from tests.labelled_squares import NAMES, SIDE, write
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def spoil(folder, what):
     ("what", "message"),
     [
         ("no images", "holds no folder images"),
-        ("no labels", "holds neither labels/ nor a COCO .json"),
+        ("no labels", "holds neither labels/ nor a .json nor annotations/"),
         ("no classes", "holds no classes.txt"),
         ("no class names", "names no class"),
         ("empty split", "the validation split of .* is empty"),
@@ -153,7 +154,7 @@ def test_coco_images_that_are_not_there_or_not_listed_are_told(tmp_path):
     folder = write(tmp_path / "coco", 24, form="coco")
     (folder / "images/ride0/0000.png").rename(folder / "images/ride0/other.png")
     assert read_collection(folder).faults == (
-        "images/ride0/other.png: no COCO file lists it, left out",
+        "images/ride0/other.png: no label file names it, left out",
         "images/ride0/0000.png: listed, and not there",
     )
 
@@ -176,3 +177,122 @@ def test_the_summary_counts_images_boxes_and_classes(folder):
     red, blue = (int((boxes[:, 0] == kind).sum()) for kind in (0, 1))
     empty = sum(not len(one.boxes) for one in found.splits["train"])
     assert found.summary()[0] == f"train: 18 images, {empty} without a box; {red} red, {blue} blue"
+
+
+def as_voc(folder):
+    """The same labels as Pascal VOC."""
+    for name, boxes in everything(read_collection(folder)).items():
+        objects = "".join(
+            f"<object><name>{NAMES[int(k)]}</name><bndbox><xmin>{(x - w / 2) * SIDE}</xmin>"
+            f"<ymin>{(y - h / 2) * SIDE}</ymin>"
+            f"<xmax>{(x + w / 2) * SIDE}</xmax><ymax>{(y + h / 2) * SIDE}</ymax></bndbox></object>"
+            for k, x, y, w, h in boxes
+        )
+        path = folder / "annotations" / f"{name.replace('/', '-')}.xml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            f"<annotation><filename>{name.rpartition('/')[2]}</filename><size><width>{SIDE}</width><height>{SIDE}</height>"
+            f"<depth>3</depth></size>{objects}</annotation>"
+        )
+
+
+def as_scale(folder):
+    """The same labels as a task export of Scale AI."""
+    tasks = [
+        {
+            "task_id": name,
+            "status": "completed",
+            "params": {"attachment": f"https://storage.example/some%20set/{name}?token=1"},
+            "response": {
+                "annotations": [
+                    {
+                        "type": "box",
+                        "label": NAMES[int(k)],
+                        "left": (x - w / 2) * SIDE,
+                        "top": (y - h / 2) * SIDE,
+                        "width": w * SIDE,
+                        "height": h * SIDE,
+                    }
+                    for k, x, y, w, h in boxes
+                ]
+            },
+        }
+        for name, boxes in everything(read_collection(folder)).items()
+    ]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+
+
+@pytest.mark.parametrize("convert", [as_voc, as_scale])
+def test_other_forms_of_the_same_labels_are_the_same_collection(folder, convert):
+    before = everything(read_collection(folder))
+    convert(folder)
+    (folder / "labels").rename(folder / "other")
+    found = read_collection(folder)
+    assert found.class_names == ("blue", "red"), "neither form numbers its classes"
+    assert found.faults == ()
+    for name, boxes in everything(found).items():
+        boxes = np.column_stack([1 - boxes[:, 0], boxes[:, 1:]])
+        np.testing.assert_allclose(np.sort(boxes, axis=0), np.sort(before[name], axis=0), atol=1e-9)
+
+
+def test_classes_are_mapped_by_name_joined_and_left_out(folder):
+    before = everything(read_collection(folder))
+    joined = read_collection(folder, {"red": "colour", "blue": "colour"})
+    assert joined.class_names == ("colour",)
+    assert all((boxes[:, 0] == 0).all() for boxes in everything(joined).values())
+    assert sum(map(len, everything(joined).values())) == sum(map(len, before.values()))
+    blue = read_collection(folder, {"red": ""})
+    assert blue.class_names == ("blue",)
+    assert sum(map(len, everything(blue).values())) == sum((boxes[:, 0] == 1).sum() for boxes in before.values())
+    with pytest.raises(SourceError, match="no label is of a class 'green': red, blue"):
+        read_collection(folder, {"green": "red"})
+
+
+def test_a_classes_txt_gives_the_order_of_the_classes_of_any_form(folder):
+    as_scale(folder)
+    (folder / "labels").rename(folder / "other")
+    (folder / "classes.txt").write_text("blue\nvehicle\n")
+    assert read_collection(folder, {"red": "vehicle"}).class_names == ("blue", "vehicle")
+    with pytest.raises(SourceError, match="have a class 'red', which classes"):
+        read_collection(folder)
+
+
+def test_a_mapping_is_theirs_and_ours():
+    assert class_mapping(["cop car = police vehicle", "dog="]) == {"cop car": "police vehicle", "dog": ""}
+    with pytest.raises(SourceError, match="THEIRS=OURS"):
+        class_mapping(["cop car"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<annotation", "is no XML"),
+        ("<labels/>", "is no Pascal VOC file: its root is 'labels'"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a document type or entities"),
+        (
+            "<annotation><filename>0000.png</filename><object><name>red</name></object></annotation>",
+            "a side or an edge is no number",
+        ),
+    ],
+)
+def test_xml_that_is_no_label_is_refused(folder, content, message):
+    (folder / "labels").rename(folder / "other")
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "a.xml").write_text(content)
+    with pytest.raises(SourceError, match=message):
+        read_collection(folder)
+
+
+def test_a_check_says_what_is_in_a_set_and_every_fault(folder):
+    (folder / "images/ride0/0000.png").write_bytes(b"no image")
+    (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
+    (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
+    lines = list(check(folder, size=96))
+    assert lines[0].startswith("train: 18 images")
+    assert "100.0% of the boxes have an anchor of yolov7-tiny" in lines
+    at = lines.index("3 faults:")
+    assert [line.strip().rpartition("/data/")[2] for line in lines[at + 1 :]] == [
+        "labels/ride2/0002.txt: a box reaches beyond the image, cut at its edge",
+        "images/ride0/0000.png: can not be decoded",
+        "images/ride1/0001.png: the same as images/ride6/copy.png, in train and validation: what is learned is tested",
+    ]

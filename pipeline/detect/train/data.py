@@ -1,9 +1,9 @@
 """Labelled images of a folder: which there are, their boxes, how they are split. Decodes no image; knows no torch.
 
-Two forms: YOLO text (`images/`, `labels/`, `classes.txt`) and COCO JSON (`images/`, one `.json` with `annotations`).
-Images of one ride look alike, so all of a ride are in the same split. A ride is the folder that an image lies in; a
-`splits.csv` with the columns `ride` and `split` says where each goes, and without it an eighth of the rides are for
-validation and an eighth for the test, by a digest of the ride's name.
+Beside `images/` lie YOLO text (`labels/`, `classes.txt`), COCO JSON, Pascal VOC (`annotations/*.xml`) or a task export
+of Scale AI (JSON). Images of one ride look alike, so all of a ride are in the same split. A ride is the folder that an
+image lies in; a `splits.csv` with the columns `ride` and `split` says where each goes, and without it an eighth of the
+rides are for validation and an eighth for the test, by a digest of the ride's name.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.detect.train.forms import Labelled, read_scale, read_voc
 from pipeline.errors import SourceError
 from pipeline.images import IMAGE_ENDINGS
 
 Floats = npt.NDArray[np.float64]
 
 SPLITS = ("train", "validation", "test")
-_EXPECTED = "expected images/ with labels/ and classes.txt (YOLO text), or images/ with a COCO .json"
+_EXPECTED = "expected images/ with labels/ and classes.txt (YOLO), a .json (COCO, Scale AI) or annotations/*.xml (VOC)"
 _LARGEST_EXCESS = 0.01  # of a box beyond the image that rounding may leave
 
 
@@ -66,8 +67,13 @@ class Collection:
         return lines
 
 
-def read_collection(folder: Path) -> Collection:
+def read_collection(folder: Path, mapping: Mapping[str, str] | None = None) -> Collection:
     """Labelled images of a folder.
+
+    Parameters
+    ----------
+    mapping : our class of a name that stands in the labels, empty to leave its boxes out; other names stay as they are.
+        A classes.txt beside labels of any form gives the classes and their order
 
     Raises
     ------
@@ -76,16 +82,32 @@ def read_collection(folder: Path) -> Collection:
     if not (folder / "images").is_dir():
         raise SourceError(f"{folder} holds no folder images: {_EXPECTED}")
     documents = sorted(folder.glob("*.json")) + sorted(folder.glob("annotations/*.json"))
+    pages = sorted(folder.glob("annotations/**/*.xml"))
     faults: list[str] = []
     if (folder / "labels").is_dir():
         names, examples = _yolo(folder, faults)
-    elif documents:
-        names, examples = _coco(folder, documents, faults)
+    elif documents or pages:
+        names, examples = _documents(folder, documents, pages, faults)
     else:
-        raise SourceError(f"{folder} holds neither labels/ nor a COCO .json: {_EXPECTED}")
+        raise SourceError(f"{folder} holds neither labels/ nor a .json nor annotations/*.xml: {_EXPECTED}")
     if not examples:
         raise SourceError(f"{folder}/images holds no image ({', '.join(IMAGE_ENDINGS)})")
+    names, examples = _renamed(names, examples, mapping or {}, _listed(folder))
     return Collection(names, _split(folder, examples), tuple(faults))
+
+
+def class_mapping(texts: Sequence[str]) -> dict[str, str]:
+    """THEIRS=OURS, as a mapping.
+
+    Raises
+    ------
+    SourceError : a text without `=`
+    """
+    pairs = [text.partition("=") for text in texts]
+    for theirs, sign, _ in pairs:
+        if not sign:
+            raise SourceError(f"--class {theirs!r}: THEIRS=OURS is expected, as in 'cop car=police vehicle'")
+    return {theirs.strip(): ours.strip() for theirs, _, ours in pairs}
 
 
 def _images(folder: Path) -> list[Path]:
@@ -94,12 +116,9 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _yolo(folder: Path, faults: list[str]) -> tuple[tuple[str, ...], list[Example]]:
-    listed = folder / "classes.txt"
-    if not listed.is_file():
+    names = _listed(folder)
+    if names is None:
         raise SourceError(f"{folder} holds no classes.txt: one class name a line, in the order of their numbers")
-    names = tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
-    if not names:
-        raise SourceError(f"{listed} names no class: one a line is expected")
     examples = []
     for path in _images(folder):
         name = path.relative_to(folder / "images").as_posix()
@@ -147,49 +166,108 @@ def _sound(boxes: Floats, where: str, faults: list[str]) -> Floats:
     return unique
 
 
-def _coco(folder: Path, documents: Sequence[Path], faults: list[str]) -> tuple[tuple[str, ...], list[Example]]:
+def _listed(folder: Path) -> tuple[str, ...] | None:
+    """Classes of classes.txt, where there is one."""
+    path = folder / "classes.txt"
+    if not path.is_file():
+        return None
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not names:
+        raise SourceError(f"{path} names no class: one a line is expected")
+    return names
+
+
+def _renamed(
+    names: Sequence[str], examples: list[Example], mapping: Mapping[str, str], fixed: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[Example]]:
+    """Classes after the mapping, and the examples with their numbers."""
+    for name in mapping:
+        if name not in names:
+            raise SourceError(f"no label is of a class {name!r}: {', '.join(names)}")
+    wanted = [mapping.get(name, name) for name in names]
+    if mapping and fixed == tuple(names):
+        fixed = None  # of YOLO text: the names before the mapping
+    ours = fixed or tuple(dict.fromkeys(name for name in wanted if name))
+    unknown = [name for name in wanted if name and name not in ours]
+    if unknown:
+        raise SourceError(f"the labels have a class {unknown[0]!r}, which classes.txt does not name: {', '.join(ours)}")
+    numbers = np.array([ours.index(name) if name else -1 for name in wanted] or [-1])
+    changed = []
+    for one in examples:
+        boxes = _numbered(one.boxes, numbers)
+        changed.append(replace(one, boxes=boxes[boxes[:, 0] >= 0]))
+    return ours, changed
+
+
+def _documents(
+    folder: Path, documents: Sequence[Path], pages: Sequence[Path], faults: list[str]
+) -> tuple[tuple[str, ...], list[Example]]:
+    """Examples of COCO, Scale AI or Pascal VOC files."""
+    images = {path.relative_to(folder / "images").as_posix(): path for path in _images(folder)}
     names: dict[str, int] = {}
-    found: dict[str, list[Floats]] = {}
+    found = read_voc(pages, images, names, faults) if pages else {}
     for document in documents:
         content = _json(document)
-        by_id = _coco_classes(content, document, names)
-        images = {one["id"]: one for one in content["images"]}
-        for one in images.values():
-            found.setdefault(str(one["file_name"]), [])
-        for number, box in enumerate(content["annotations"]):
-            where = f"{document.name}: annotation {number}"
-            image = images.get(box.get("image_id"))
-            if image is None:
-                raise SourceError(f"{where} is of image {box.get('image_id')!r}, which the file does not list")
-            if box.get("category_id") not in by_id:
-                raise SourceError(
-                    f"{where} has the class {box.get('category_id')!r}, which is not among its categories"
-                )
-            x, y, w, h = map(float, box["bbox"])
-            width, height = float(image["width"]), float(image["height"])
-            kind = by_id[box["category_id"]]
-            row = [kind, (x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
-            found[str(image["file_name"])].append(np.array(row))
+        if isinstance(content, list):
+            more = read_scale(document, content, images, names, faults)
+        else:
+            more = _coco(document, content, names)
+        for name, boxes in more.items():
+            found[name] = np.concatenate([found[name], boxes]) if name in found else boxes
     examples = []
-    for path in _images(folder):
-        name = path.relative_to(folder / "images").as_posix()
-        if name not in found:
-            faults.append(f"images/{name}: no COCO file lists it, left out")
-            continue
-        boxes = np.array(found.pop(name)).reshape(-1, 5)
-        examples.append(Example(path, name, _sound(boxes, name, faults)))
+    for name, path in images.items():
+        if name in found:
+            examples.append(Example(path, name, _sound(found.pop(name), name, faults)))
+        else:
+            faults.append(f"images/{name}: no label file names it, left out")
     faults += [f"images/{name}: listed, and not there" for name in sorted(found)]
-    return tuple(names), examples
+    if all(isinstance(_json(document), dict) for document in documents) and not pages:
+        return tuple(names), examples  # in the order of COCO's own numbers
+    # These forms number no class: by name, so that an order of files changes nothing.
+    in_order = sorted(names)
+    numbers = np.array([in_order.index(name) for name in names] or [0])
+    return tuple(in_order), [replace(one, boxes=_numbered(one.boxes, numbers)) for one in examples]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _numbered(boxes: Floats, numbers: npt.NDArray[np.int64]) -> Floats:
+    """Boxes with other class numbers."""
+    return np.column_stack([numbers[boxes[:, 0].astype(int)], boxes[:, 1:]])
+
+
+def _coco(document: Path, content: dict[str, Any], names: dict[str, int]) -> Labelled:
+    by_id = _coco_classes(content, document, names)
+    images = {one["id"]: one for one in content["images"]}
+    rows: dict[str, list[list[float]]] = {str(one["file_name"]): [] for one in images.values()}
+    for number, box in enumerate(content["annotations"]):
+        where = f"{document.name}: annotation {number}"
+        image = images.get(box.get("image_id"))
+        if image is None:
+            raise SourceError(f"{where} is of image {box.get('image_id')!r}, which the file does not list")
+        if box.get("category_id") not in by_id:
+            raise SourceError(f"{where} has the class {box.get('category_id')!r}, which is not among its categories")
+        try:
+            (x, y, w, h), width, height = map(float, box["bbox"]), float(image["width"]), float(image["height"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SourceError(
+                f"{where}: a bbox of four numbers, and its image's width and height are expected"
+            ) from error
+        kind = by_id[box["category_id"]]
+        rows[str(image["file_name"])].append([kind, (x + w / 2) / width, (y + h / 2) / height, w / width, h / height])
+    return {name: np.array(boxes, dtype=np.float64).reshape(-1, 5) for name, boxes in rows.items()}
+
+
+def _json(path: Path) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SourceError(f"{path} is no JSON: {error}") from error
     parts = ("images", "annotations", "categories")
+    if isinstance(content, list):
+        return content
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
-        raise SourceError(f"{path} is no COCO file: lists {', '.join(parts)} are expected")
+        raise SourceError(
+            f"{path} is no COCO file: lists {', '.join(parts)} are expected, or a list of Scale AI's tasks"
+        )
     return content
 
 

@@ -23,7 +23,7 @@ from pipeline.detect.decode import decode
 from pipeline.detect.official import save_checkpoint
 from pipeline.detect.train.augment import MAX_PIXELS, Pictures, sample
 from pipeline.detect.train.curves import write_curves
-from pipeline.detect.train.data import Collection, check_classes, read_collection, without
+from pipeline.detect.train.data import Collection, check_classes, class_mapping, read_collection, without
 from pipeline.detect.train.evaluate import Quality, find, quality
 from pipeline.detect.train.loss import Criterion
 from pipeline.detect.train.network import network_from, new_network
@@ -54,6 +54,7 @@ class Asked:
     seed: int = 0
     patience: int = 100  # epochs without a better one, after which it stops
     changes: Sequence[str] = ()  # of the recipe, NAME=VALUE
+    classes: Sequence[str] = ()  # what a class of the labels is called here, THEIRS=OURS
     precision: str = "auto"  # of the forward pass: fp16 on a GPU and fp32 elsewhere, or bf16
     device: str = "auto"
 
@@ -83,7 +84,7 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality
     """
     _open_folder(out, asked, resume=resume)
     cv2.setNumThreads(1)
-    collection, sizes = _readable(read_collection(Path(asked.data)), say)
+    collection, sizes = _readable(read_collection(Path(asked.data), class_mapping(asked.classes)), say)
     for line in (*collection.summary(), *check_classes(collection)):
         say(line)
     device = choose_device(asked.device)
