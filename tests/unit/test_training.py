@@ -17,7 +17,7 @@ from pipeline.detect.checkpoint import read_checkpoint  # noqa: E402
 from pipeline.detect.train import loop  # noqa: E402
 from pipeline.detect.train.augment import Pictures, moved, recoloured, sample, worth_keeping  # noqa: E402
 from pipeline.detect.train.data import read_collection  # noqa: E402
-from pipeline.detect.train.evaluate import quality  # noqa: E402
+from pipeline.detect.train.evaluate import best_thresholds, quality  # noqa: E402
 from pipeline.detect.train.loop import Asked, collate, train  # noqa: E402
 from pipeline.detect.train.network import narrowed, network_from, new_network  # noqa: E402
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, cosine, make_optimizer  # noqa: E402
@@ -56,6 +56,10 @@ def weights(out):
     return read_checkpoint(out / "best.pt").state, torch.load(out / "state.pt", weights_only=True)
 
 
+def curves(out):
+    return list(csv.DictReader((out / "curves.csv").read_text().splitlines()))
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -79,7 +83,7 @@ def test_boxes_go_where_their_pixels_go(data, recipe):
         for kind, x, y, w, h in boxes:
             x1, x2, y1, y2 = (x - w / 2) * SIDE, (x + w / 2) * SIDE, (y - h / 2) * SIDE, (y + h / 2) * SIDE
             inside = left[math.ceil(y1) + 1 : int(y2) - 1, math.ceil(x1) + 1 : int(x2) - 1, int(kind)]
-            assert inside.mean() > 0.9 or inside.size < 40
+            assert inside.size < 40 or inside.mean() > 0.9
             left[max(int(y1) - 1, 0) : math.ceil(y2) + 1, max(int(x1) - 1, 0) : math.ceil(x2) + 1] = False
             boxes_seen += 1
         # What is left over are slivers of squares that were cut away.
@@ -270,13 +274,30 @@ def test_finding_what_is_labelled_has_precision_one_and_worse_boxes_less(data):
         )
     found = quality(examples, perfect, NAMES, sizes)
     assert (found.ap50, found.ap) == pytest.approx((1, 1))
-    assert {facts["image_ap"] for facts in found.by_class.values()} == {pytest.approx(1)}
+    assert [facts["image_ap"] for facts in found.by_class.values()] == pytest.approx([1, 1])
     shifted = [boxes + np.array([0.2 * SIDE * 0.15, 0, 0.2 * SIDE * 0.15, 0, 0, 0], "f4") for boxes in perfect]
     worse = quality(examples, shifted, NAMES, sizes)
     assert worse.ap50 == pytest.approx(1)
     assert 0.3 < worse.ap < 0.95
     nothing = quality(examples, [np.zeros((0, 6), "f4")] * len(examples), NAMES, sizes)
     assert (nothing.ap50, nothing.ap) == (0, 0)
+
+
+def test_the_threshold_is_the_one_with_the_best_f1_over_all_cuts(data):
+    examples = read_collection(data).splits["train"]
+    generator = np.random.default_rng(4)
+    found, scores = [], []
+    for one in examples:
+        shows = (one.boxes[:, 0] == 0).any()
+        scores.append((bool(shows), float(np.float32(generator.beta(4, 2) if shows else generator.beta(2, 4)))))
+        found.append(np.array([[0, 0, 9, 9, scores[-1][1], 0]], "f4"))
+
+    def f1(cut):
+        right = sum(shows and score > cut for shows, score in scores)
+        return 2 * right / (sum(score > cut for _, score in scores) + sum(shows for shows, _ in scores))
+
+    threshold = best_thresholds(examples, found, NAMES)["red"]
+    assert f1(threshold) == pytest.approx(max(f1(score - 1e-6) for _, score in scores))
 
 
 # The training.
@@ -318,13 +339,13 @@ def test_what_a_training_leaves_behind(data, tmp_path):
     assert checkpoint.class_names == NAMES
     assert checkpoint.image_size == 64
     assert checkpoint.stored_as == "float16"
-    rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))
+    rows = curves(tmp_path / "out")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(float(row["loss"]) > 0 for row in rows)
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert result["split"] == "test"
-    assert set(result["by_class"]) == set(NAMES)
+    assert set(result["by_class"]) == set(result["thresholds"]) == set(NAMES)
     assert any(line.startswith("epoch 2 of 2: loss") for line in lines)
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
@@ -358,7 +379,7 @@ def test_it_stops_when_no_epoch_is_better(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", lambda *_: loop.Quality(0.1, 0.1, {}))
     lines = told(data, tmp_path / "out", epochs=9, patience=2)
     assert "no better epoch in 2: stopped" in lines
-    assert len(list(csv.DictReader((tmp_path / "out" / "curves.csv").open()))) == 3
+    assert len(curves(tmp_path / "out")) == 3
 
 
 def test_images_that_can_not_be_decoded_are_left_out_and_listed(tmp_path):
@@ -417,10 +438,7 @@ def test_auxiliary_heads_are_trained_with_the_others(data, tmp_path):
 def test_a_minute_of_training_finds_most_squares(tmp_path):
     data = write(tmp_path / "data", 320, seed=5)
     told(data, tmp_path / "out", width=0.125, size=96, epochs=22, batch=16)
-    rows = [
-        {key: float(value) for key, value in row.items()}
-        for row in csv.DictReader((tmp_path / "out" / "curves.csv").open())
-    ]
+    rows = [{key: float(value) for key, value in row.items()} for row in curves(tmp_path / "out")]
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert result["ap50"] > 0.6

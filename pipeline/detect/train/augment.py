@@ -133,7 +133,9 @@ def mosaic_nine(pictures: Pictures, number: int, generator: Generator) -> tuple[
         left, top = (size - width, size, beside)[column], (size - height, size, below)[row]
         found.append(_pasted(canvas, pixels, boxes, left, top))
     x, y = (int(generator.uniform(0, size)) for _ in range(2))
-    return canvas[y : y + 2 * size, x : x + 2 * size], np.concatenate(found) - np.array([0, x, y, x, y])
+    boxes = np.concatenate(found) - np.array([0, x, y, x, y])
+    boxes[:, 1:] = boxes[:, 1:].clip(0, 2 * size)
+    return canvas[y : y + 2 * size, x : x + 2 * size], boxes
 
 
 def _pasted(canvas: Pixels, pixels: Pixels, boxes: Floats, left: int, top: int) -> Floats:

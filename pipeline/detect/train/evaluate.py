@@ -82,14 +82,42 @@ def quality(
     by_class: dict[str, dict[str, float | None]] = {}
     precisions = _precisions(examples, found, len(class_names), sizes)
     for number, name in enumerate(class_names):
-        shows = np.array([(one.boxes[:, 0] == number).any() for one in examples])
-        score = np.array([boxes[boxes[:, 5] == number, 4].max(initial=0) for boxes in found])
+        shows, score = image_scores(examples, found, number)
         ap50, ap = precisions[number]
         by_class[name] = {"boxes": float(sum((one.boxes[:, 0] == number).sum() for one in examples))}
         by_class[name] |= {"ap50": ap50, "ap": ap, **image_quality(shows, score)}
     known = [one for one in by_class.values() if one["ap"] is not None]
     means = [float(np.mean([one[key] or 0.0 for one in known])) if known else 0.0 for key in ("ap50", "ap")]
     return Quality(means[0], means[1], by_class)
+
+
+def best_thresholds(
+    examples: Sequence[Example], found: Sequence[npt.NDArray[np.float32]], class_names: Sequence[str]
+) -> dict[str, float | None]:
+    """Score above which images are called positive with the best F1, by class; None where all images are alike."""
+    from sklearn.metrics import precision_recall_curve
+
+    thresholds: dict[str, float | None] = {}
+    for number, name in enumerate(class_names):
+        shows, score = image_scores(examples, found, number)
+        if shows.all() or not shows.any():
+            thresholds[name] = None
+            continue
+        precision, recall, scores = precision_recall_curve(shows, score)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        # The curve calls a score equal to the cut positive, here it must be above it: half way to the next lower one.
+        best = int(f1[:-1].argmax())
+        lower = scores[best - 1] if best else 0.0
+        thresholds[name] = float((scores[best] + lower) / 2)
+    return thresholds
+
+
+def image_scores(
+    examples: Sequence[Example], found: Sequence[npt.NDArray[np.float32]], number: int
+) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Whether each image shows a class, and the score of its best box; 0 without one."""
+    shows = np.array([(one.boxes[:, 0] == number).any() for one in examples], dtype=np.bool_)
+    return shows, np.array([boxes[boxes[:, 5] == number, 4].max(initial=0) for boxes in found], dtype=np.float64)
 
 
 def image_quality(shows: npt.NDArray[np.bool_], score: Floats) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ from pipeline.detect.official import save_checkpoint
 from pipeline.detect.train.augment import MAX_PIXELS, Pictures, sample
 from pipeline.detect.train.curves import write_curves
 from pipeline.detect.train.data import Collection, check_classes, class_mapping, read_collection, without
-from pipeline.detect.train.evaluate import Quality, find, quality
+from pipeline.detect.train.evaluate import Quality, best_thresholds, find, quality
 from pipeline.detect.train.loss import Criterion
 from pipeline.detect.train.network import network_from, new_network
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, make_optimizer
@@ -345,14 +345,20 @@ def _finish(training: _Training) -> Quality:
     from pipeline.detect.checkpoint import read_checkpoint
 
     network = read_checkpoint(training.out / BEST_FILE).network().to(training.device)
-    split = "test" if training.collection.splits["test"] else "validation"
-    found = evaluate(network, training.collection, split, training.asked.size, training.device, training.sizes)
+    asked, collection = training.asked, training.collection
+    split = "test" if collection.splits["test"] else "validation"
+    found = evaluate(network, collection, split, asked.size, training.device, training.sizes)
+    chosen_on = collection.splits["validation"]
+    thresholds = best_thresholds(
+        chosen_on, find(network, chosen_on, asked.size, training.device), collection.class_names
+    )
     content = {
         "split": split,
         "images": len(training.collection.splits[split]),
         "best_epoch": training.state.best_epoch,
         "epochs": training.state.epoch,
         "seconds": round(sum(row["seconds"] for row in training.state.rows or []), 1),
+        "thresholds": thresholds,  # best F1 of images of the validation split
         **found.as_dict(),
     }
     (training.out / RESULT_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -84,6 +84,9 @@ class Criterion:
         targets : (t, 6) image, class, centre x, centre y, width, height as shares of the input
         """
         maps = [values.float() for values in maps]
+        if not all(bool(torch.isfinite(values).all()) for values in maps):
+            # Nothing can be assigned to such a map: the caller is to stop.
+            return Loss(maps[0].new_tensor(math.nan), math.nan, math.nan, math.nan)
         lead, auxiliary = maps[: self.levels], maps[self.levels :]
         anchors = self.anchors.to(lead[0].device)
         best = AUXILIARY_BEST if self.auxiliary else LEAD_BEST
