@@ -42,6 +42,48 @@ def demo(study: StudyOption = "demo-study", images: int = 1_000_000, cluster: Cl
     """The whole study on the embedded city, without network: real boundaries, simulated images and people."""
     _simulate(study, images=images, city="embedded", cluster=cluster)
     run(study, cluster)
+    _streets(f"{study.rstrip('/')}/streets", cluster, wanted=False)
+
+
+@app.command()
+def streets(
+    study: StudyOption = "demo-study/streets",
+    images: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 300,
+    cluster: ClusterOption = "local",
+) -> None:
+    """From images to estimates: rendered street scenes, the detector that is shipped, and how well it does there."""
+    _streets(study, cluster, wanted=True, images=images)
+
+
+def _streets(study: str, cluster: str, *, wanted: bool, images: int = 300) -> None:
+    """The study of rendered scenes; where the detector's packages are missing an error only if it is `wanted`."""
+    from pipeline.detect.detector import require
+    from pipeline.errors import WeightsError
+
+    with _errors():
+        try:
+            require("torch", "torchvision", "cv2", "pycocotools")
+        except WeightsError as error:
+            if wanted:
+                raise
+            _say(f"street scenes are left out: {error}, or make streets")
+            return
+    _simulate(study, images=images, city="embedded", scenes=True, cluster=cluster)
+    run(study, cluster)
+    from pipeline.simulate import IMAGES_SHOWN_FILE
+
+    evaluate(study, threshold="given", labels=f"{study}/{IMAGES_SHOWN_FILE}", replicates=1_000, cluster=cluster)
+    with _errors():
+        from dashboards.streets import STREETS
+        from pipeline.store import open_study
+
+        made = open_study(study)
+        facts = made.record(STREETS.name).facts
+    _say(
+        f"the detector on {facts['images']:,} rendered scenes (no photographs): average precision of images "
+        f"{facts['image_ap']}, of boxes {facts['ap50']} at IoU 0.5 and {facts['ap']} at 0.5 to 0.95"
+    )
+    _say(f"rendered scenes with the boxes found and the true ones: {made.path('figures/streets.png')}")
 
 
 @app.command()
@@ -96,11 +138,15 @@ def simulate(
     ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days from 2020-10-05 on.")] = None,
     seed: int = 20230612,
+    scenes: Annotated[
+        bool, typer.Option("--scenes", help="Rendered JPEG files instead of label files, for the shipped detector.")
+    ] = False,
     cache: Annotated[str | None, typer.Option(help="Folder of fetched data sets instead of the user's.")] = None,
     cluster: ClusterOption = "local",
 ) -> None:
-    """A study whose truth is known: metadata, labels, validation and test set."""
-    _simulate(out, images=images, city=city, levels=levels, days=days, seed=seed, cache=cache, cluster=cluster)
+    """A study whose truth is known: metadata, labels or images, validation and test set."""
+    asked = {"images": images, "city": city, "levels": levels, "days": days, "seed": seed, "scenes": scenes}
+    _simulate(out, **asked, cache=cache, cluster=cluster)
 
 
 def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
@@ -234,6 +280,97 @@ def detect(
 
 def _name_or_number(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str, typer.Argument(help="Folder: images/ with labels/ and classes.txt, COCO or Scale AI .json, VOC .xml.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folder for weights, curves and quality.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is in the set and wrong with it.")] = False,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="THEIRS=OURS: name of a class in the labels, and here; THEIRS= leaves it out."),
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Network to begin with: yolov7, yolov7-tiny, ...")] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint to begin with, instead of a variant.")] = None,
+    width: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the variant's channels.")] = 1.0,
+    size: Annotated[int, typer.Option(min=32, help="Pixels, longer side of what the network sees.")] = 640,
+    epochs: Annotated[int, typer.Option(min=1)] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one pass; a step of the optimiser stands for 64.")] = 16,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one, after which it stops.")] = 100,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE: another number of the recipe, as lr0=0.02. Again for more."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the forward pass: fp32, fp16, bf16 or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; as many as it has cores otherwise.")] = None,
+) -> None:
+    """A detector from labelled images: YOLOv7, in the official form of checkpoints."""
+    with _errors():
+        from pipeline.detect.detector import require
+        from pipeline.errors import SettingsError
+
+        require("torch", "torchvision", "cv2", "pycocotools")
+        if variant is not None and weights is not None:
+            raise SettingsError("a training begins with --variant or with --weights, not with both")
+        if weights is not None and width != 1:
+            raise SettingsError("--width narrows a --variant; the weights of a file have their own")
+        if check:
+            from pipeline.detect.train.check import check as look
+            from pipeline.detect.train.data import class_mapping
+
+            for line in look(Path(data), class_mapping(classes or ()), size=size, name=variant or "yolov7-tiny"):
+                _say(line)
+            return
+        if out is None:
+            raise SettingsError("say where the weights are to go: --out DIR, a new folder (or --check, to look only)")
+        import torch
+
+        from pipeline.detect.train.loop import BEST_FILE, Asked
+        from pipeline.detect.train.loop import train as make
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        named = None if weights is not None else variant or "yolov7-tiny"
+        asked = Asked(
+            data=_absolute(data),
+            variant=named,
+            weights=None if weights is None else _absolute(weights),
+            width=width,
+            size=size,
+            epochs=epochs,
+            batch=batch,
+            seed=seed,
+            patience=patience,
+            changes=tuple(set_ or ()),
+            classes=tuple(classes or ()),
+            precision=precision,
+            device=device,
+        )
+        make(asked, out, resume=resume, say=_say)
+        _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(help="New folder, in the form that train reads.")],
+    images: Annotated[int, typer.Option(min=10, help="Number of images.")] = 3_200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Rendered street scenes with labels, to try a training on; photographs they are not."""
+    with _errors():
+        from rich.progress import track
+
+        from pipeline.scenes.dataset import write_scenes
+
+        for _ in track(write_scenes(out, images=images, seed=seed), "scenes", total=images, transient=True):
+            pass
+    _say(f"{out}: {images:,} images; then `patrolscope train {out} --out DIR --width 0.25 --size 416 --epochs 16`")
 
 
 @app.command()
@@ -423,7 +560,7 @@ def _all_stages(root: str) -> list[Stage | Callable[[Study], Stage]]:
 
     detections = [LABELS, *_stages_of_images(root)]
     layers, *annotated = _annotated_stages()  # layers first: what they lack is said before hours are spent
-    return [layers, READ, SET_ASIDE, ARRANGE, *detections, *annotated, *_estimate_stages()]
+    return [layers, READ, SET_ASIDE, ARRANGE, *detections, *annotated, *_estimate_stages(), *_stages_of_scenes(root)]
 
 
 def _is_running(cluster: str) -> bool:
@@ -703,6 +840,18 @@ def _stages_of_images(root: str) -> list[Stage | Callable[[Study], Stage]]:
     images = open_study(root).settings.images
     indexed = [PREFIXES, INDEX] if images.sources else []
     return [WEIGHTS, *indexed, detect_stage] if images.weights is not None else [*indexed]
+
+
+def _stages_of_scenes(root: str) -> list[Stage]:
+    """The sheet of a study whose images are rendered."""
+    from pipeline.simulate import IMAGES_SHOWN_FILE
+    from pipeline.store import open_study
+
+    if not open_study(root).exists(IMAGES_SHOWN_FILE):
+        return []
+    from dashboards.streets import STREETS
+
+    return [STREETS]
 
 
 def _estimate_stages() -> list[Stage]:

@@ -59,3 +59,7 @@ class ShardsSetAside(PatrolscopeError):
 
 class PlanError(PatrolscopeError):
     """A plan can not be carried out where it shall be: said before anything is begun."""
+
+
+class TrainingError(PatrolscopeError):
+    """A training can not go on, or not as it was asked for."""

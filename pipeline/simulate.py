@@ -32,13 +32,15 @@ from pipeline import simulate_public as public
 from pipeline.catalog import load_catalog
 from pipeline.config import Frozen, Layer, Layers, Period, Settings, Sources
 from pipeline.contract import Column, Table
+from pipeline.detect import street_scenes
+from pipeline.detect.detector import require
 from pipeline.errors import SettingsError, SourceError
 from pipeline.layers import build_areas, read_layer
 from pipeline.ledger import Ledger
 from pipeline.readers import read_levels
 from pipeline.run import Progress, run_stages
 from pipeline.seeds import stream
-from pipeline.simulate_detector import Detector, draw_boxes, fit_detector
+from pipeline.simulate_detector import VEHICLE, Detector, draw_boxes, fit_detector
 from pipeline.simulate_rides import (
     BLOCK_RIDES,
     STEM,
@@ -50,7 +52,8 @@ from pipeline.simulate_rides import (
     image_refs,
     ride_lengths,
 )
-from pipeline.simulate_truth import Truth, levels_of_areas
+from pipeline.simulate_scenes import SCENES_VERSION, WEIGHTS_FILE, score_scenes, with_scenes, write_scenes
+from pipeline.simulate_truth import MEAN_LEVEL, Truth, levels_of_areas
 from pipeline.spatial.coverage import Coverage
 from pipeline.stages import Shard, Stage
 from pipeline.store import SETTINGS_FILE, Record, Study, create_study, open_study
@@ -66,6 +69,8 @@ Bytes = npt.NDArray[np.uint8]
 
 ARGUMENTS_FILE = "simulation.json"
 METADATA_FOLDER, LABELS_FOLDER = "source/metadata", "source/labels"
+SHOWN_FOLDER, SCENES_FOLDER = "source/shown", "scenes"  # what rendered scenes show, by day and together
+IMAGES_SHOWN_FILE, BOXES_SHOWN_FILE = f"{SCENES_FOLDER}/images.csv", f"{SCENES_FOLDER}/boxes.csv"
 TRUTH_FILE, CITY_FILE = "truth/truth.json", "truth/city.parquet"
 HEADER = b"image_ref,timestamp,lat,lng,split\n"
 
@@ -73,6 +78,9 @@ DEVELOPMENT_SHARE = 0.1  # of the images have split 0
 REPEATED_SHARE = 1 / 20_000  # of the rows stand in their file twice
 IMAGES_PER_LABELLED = 20  # a labelled image is one of this many: about 10 of a ride
 IMAGES_PER_DAY = 10_000  # a study of few images has few days
+SCENES_PER_DAY = 100  # with rendered scenes, of which there are few: several workers share them
+LABELLED_IMAGES, LABELLED_SCENES = 20_000, 400  # in the validation set, and in the test set
+SCENES_MEAN_LEVEL = 0.15  # of rendered scenes: at the published level, some hundreds would show next to no police
 MOST_DAYS = 42  # 5 October to 15 November 2020, the days analysed in the reference study
 
 _IMAGES_BY_WEEKDAY = (1.0, 1.0, 1.0, 1.05, 1.1, 1.0, 0.8)  # Monday first
@@ -103,6 +111,7 @@ class Arguments(Frozen):
     recall: float = Field(gt=0, le=1)
     validation_images: int = Field(ge=1)
     test_images: int = Field(ge=0)
+    scenes: bool = False  # images are rendered, and a real detector looks at them; precision and recall play no part
 
     @property
     def repeated_rows(self) -> int:
@@ -121,8 +130,9 @@ def simulate(
     levels: Path | None = None,
     precision: float = 0.777,
     recall: float = 0.83,
-    validation_images: int = 20_000,
-    test_images: int = 20_000,
+    validation_images: int | None = None,
+    test_images: int | None = None,
+    scenes: bool = False,
     cache: str | None = None,
     progress: Progress | None = None,
 ) -> Study:
@@ -134,34 +144,48 @@ def simulate(
     images : rows of metadata; a few rows stand there twice on top of them (`repeated_rows` in truth.json)
     client : called when there is something to make
     city : "embedded" needs no file, "new-york" takes boundaries, people, zones and stations from fetched data sets
-    days : from 5 October 2020 on; by default one for 10,000 images, at most 42
+    days : from 5 October 2020 on; by default one for 10,000 images (100 scenes), at most 42
     levels : CSV with nta, weighted_mean: true level of neighbourhoods by name; others get the mean
     precision, recall : of the detector on the validation set, as near as whole images allow
+    validation_images, test_images : by default 20,000 each, 400 of scenes
+    scenes : write a rendered JPEG for every image instead of label files, for the detector that is shipped
     cache : folder of fetched data sets, by default the user's
 
     Raises
     ------
     SettingsError : an argument can not be met, or `out` holds something else
     SourceError : the levels, or a data set of the city, are missing or can not be read
+    WeightsError : scenes are asked for, and the detector's packages are not installed
     """
+    if scenes:
+        require("torch", "torchvision", "cv2")
     settings = _settings(city, cache)
+    if scenes:
+        settings = with_scenes(settings)
+    labelled = LABELLED_SCENES if scenes else LABELLED_IMAGES
     arguments = _arguments(
         images=images,
         city=city,
         seed=seed,
         first_day=settings.estimate.first_day,
-        days=min(MOST_DAYS, max(1, -(-images // IMAGES_PER_DAY))) if days is None else days,
+        days=_days(images, scenes=scenes) if days is None else days,
         levels=None if levels is None else _read_levels(levels),
         precision=precision,
         recall=recall,
-        validation_images=validation_images,
-        test_images=test_images,
+        validation_images=labelled if validation_images is None else validation_images,
+        test_images=labelled if test_images is None else test_images,
+        scenes=scenes,
     )
     last_day = max(settings.period.end, day_plan(arguments)[-1].day)
     settings = settings.model_copy(update={"period": Period(start=settings.period.start, end=last_day)})
     study = _open_folder(out, arguments, settings)
-    run_stages(study, [SIMULATE_CITY, SIMULATE_DAYS], client, progress)
+    made_of_scenes = [SIMULATE_LABELLED, SIMULATE_DAYS, SIMULATE_SHOWN]
+    run_stages(study, [SIMULATE_CITY, *(made_of_scenes if scenes else [SIMULATE_DAYS])], client, progress)
     return study
+
+
+def _days(images: int, *, scenes: bool) -> int:
+    return min(MOST_DAYS, max(1, -(-images // (SCENES_PER_DAY if scenes else IMAGES_PER_DAY))))
 
 
 def _settings(city: str, cache: str | None) -> Settings:
@@ -234,7 +258,7 @@ def _open_folder(out: str, arguments: Arguments, settings: Settings) -> Study:
     if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         if not (folder / ARGUMENTS_FILE).is_file():
             raise SettingsError(f"{out} is not empty and holds no simulated study: name a new or empty folder")
-        made = json.loads((folder / ARGUMENTS_FILE).read_text())
+        made = {"scenes": False, **json.loads((folder / ARGUMENTS_FILE).read_text())}
         if differing := [name for name in asked if made.get(name) != asked[name]]:
             name = differing[0]
             values = "others" if name == "levels" else f"{name} {made.get(name)}, now asked {asked[name]}"
@@ -318,27 +342,39 @@ def process_city(study: Study, shard: Shard) -> Record:
     clock = study.settings.city.clock
     images = draw_labelled(streets, arguments, arguments.validation_images, "validation", clock)
     sample = index.locate(images.places[:, 0], images.places[:, 1])
-    level, elsewhere = levels_of_areas(areas, public.centres(areas), sample, arguments.levels, arguments.seed)
+    mean = SCENES_MEAN_LEVEL if arguments.scenes else MEAN_LEVEL
+    level, elsewhere = levels_of_areas(areas, public.centres(areas), sample, arguments.levels, arguments.seed, mean)
     levels = np.append(level, elsewhere)
-    detector = fit_detector(
-        levels[sample],
-        lowest=float(levels.min()),
-        highest=float(levels.max()),
-        precision=arguments.precision,
-        recall=arguments.recall,
-        threshold=study.settings.estimate.threshold,
-    )
-    truth = Truth(streets, index, levels, detector)
+    if arguments.scenes:
+        truth = Truth(streets, index, levels, None)
+        files.append(study.write_bytes(street_scenes.WEIGHTS.read_bytes(), WEIGHTS_FILE))
+    else:
+        detector = fit_detector(
+            levels[sample],
+            lowest=float(levels.min()),
+            highest=float(levels.max()),
+            precision=arguments.precision,
+            recall=arguments.recall,
+            threshold=study.settings.estimate.threshold,
+        )
+        truth = Truth(streets, index, levels, detector)
+        files += _write_labelled_sets(study, truth, detector, images, arguments)
+    files += _write_truth(study, areas, truth, arguments, float(levels[sample].mean()))
+    return Record(shard="", fingerprint="", files=tuple(files), rows_in=len(areas), rows_out=len(areas))
+
+
+def _write_labelled_sets(
+    study: Study, truth: Truth, detector: Detector, images: Rides, arguments: Arguments
+) -> list[str]:
     generator = stream(arguments.seed, "detections of the validation set")
     found = detector.detect_exactly(truth.levels_at(images.places), generator)
-    files.append(_write_labelled(study, "validation", images, detector, found, generator))
+    files = [_write_labelled(study, "validation", images, detector, found, generator)]
     if arguments.test_images:
-        tested = draw_labelled(streets, arguments, arguments.test_images, "test", clock)
+        tested = draw_labelled(truth.streets, arguments, arguments.test_images, "test", study.settings.city.clock)
         generator = stream(arguments.seed, "detections of the test set")
         found = detector.detect(truth.levels_at(tested.places), generator)
         files.append(_write_labelled(study, "test", tested, detector, found, generator))
-    files += _write_truth(study, areas, truth, arguments, float(levels[sample].mean()))
-    return Record(shard="", fingerprint="", files=tuple(files), rows_in=len(areas), rows_out=len(areas))
+    return files
 
 
 def _write_csv(study: Study, frame: pd.DataFrame, name: str) -> str:
@@ -377,16 +413,22 @@ def _write_labelled(
     generator: np.random.Generator,
 ) -> str:
     positive, shows = found
-    frame = pd.DataFrame(
+    return _write_csv(
+        study, _labelled(images, shows, detector.scores(positive, shows, generator)), f"source/{name}.csv"
+    )
+
+
+def _labelled(images: Rides, shows: npt.NDArray[np.bool_], scores: Floats) -> pd.DataFrame:
+    """Rows of a labelled set."""
+    return pd.DataFrame(
         {
             "ground_truth": shows.astype(np.int8),
-            "Model_predicted_score": detector.scores(positive, shows, generator),
+            "Model_predicted_score": scores,
             "lat": images.places[:, 1],
             "lng": images.places[:, 0],
             "timestamp": images.captured_ms,
         }
     )
-    return _write_csv(study, frame, f"source/{name}.csv")
 
 
 def _write_truth(
@@ -395,20 +437,9 @@ def _write_truth(
     areas = areas.assign(level=truth.levels[:-1])[SIMULATED_CITY.names]
     table = pd.DataFrame(areas.drop(columns="geometry"))
     neighbourhoods = table[["neighbourhood", "level"]].dropna().drop_duplicates().sort_values("neighbourhood")
-    detector = truth.detector
     content = {
-        "p_positive": detector.p_positive,
-        "p_negative": detector.p_negative,
-        "precision": detector.p_positive,
-        "recall": detector.true_positive / (detector.true_positive + detector.missed),
-        "asked": {"precision": arguments.precision, "recall": arguments.recall},
-        "validation": {
-            "images": detector.images,
-            "positive": detector.positive,
-            "true_positive": detector.true_positive,
-            "missed": detector.missed,
-        },
-        "threshold": detector.threshold,
+        **_truth_of_detector(truth.detector, arguments),
+        "threshold": study.settings.estimate.threshold,
         "mean_level": mean_level,
         "level_elsewhere": float(truth.levels[-1]),
         "images": arguments.images,
@@ -435,6 +466,24 @@ def _write_truth(
     ]
 
 
+def _truth_of_detector(detector: Detector | None, arguments: Arguments) -> dict[str, Any]:
+    if detector is None:
+        return {"validation": None}
+    return {
+        "p_positive": detector.p_positive,
+        "p_negative": detector.p_negative,
+        "precision": detector.p_positive,
+        "recall": detector.true_positive / (detector.true_positive + detector.missed),
+        "asked": {"precision": arguments.precision, "recall": arguments.recall},
+        "validation": {
+            "images": detector.images,
+            "positive": detector.positive,
+            "true_positive": detector.true_positive,
+            "missed": detector.missed,
+        },
+    }
+
+
 SIMULATE_CITY = Stage("simulate_city", unit="areas", folders=("truth",), plan=plan_city, process=process_city)
 
 
@@ -449,7 +498,8 @@ def load_truth(study: Study, made_from: str) -> Truth:  # noqa: ARG001 - the fin
     shapes = shapely.make_valid(city.geometry.to_numpy())
     index = Coverage.build(city["area"].to_numpy(), shapes)
     levels = np.append(city.set_index("area")["level"].loc[list(index.keys)].to_numpy(), content["level_elsewhere"])
-    detector = Detector(**content["validation"], threshold=content["threshold"])
+    counts = content["validation"]
+    detector = None if counts is None else Detector(**counts, threshold=content["threshold"])
     return Truth(Streets.build(shapes), index, levels, detector)
 
 
@@ -460,7 +510,12 @@ def plan_days(study: Study) -> list[Shard]:
     return [
         Shard(
             name=plan.day.isoformat(),
-            work={"images": plan.images, "repeated": plan.repeated, "seed": arguments.seed},
+            work={
+                "images": plan.images,
+                "repeated": plan.repeated,
+                "seed": arguments.seed,
+                **({"scenes": SCENES_VERSION} if arguments.scenes else {}),
+            },
             size=plan.images + plan.repeated,
             made_from=city,
         )
@@ -477,9 +532,11 @@ def process_day(study: Study, shard: Shard) -> Record:
     ordinal = day.toordinal()
     twice = np.sort(stream(seed, "repeated rows", ordinal).choice(images, repeated, replace=False))
     labels = Path(study.path(LABELS_FOLDER, shard.name))
-    if labels.exists():
-        shutil.rmtree(labels)  # of a run that was stopped: it may hold half a file
-    labels.mkdir(parents=True)
+    if truth.detector is not None:
+        if labels.exists():
+            shutil.rmtree(labels)  # of a run that was stopped: it may hold half a file
+        labels.mkdir(parents=True)
+    shown: list[pd.DataFrame] = []
     name = f"{METADATA_FOLDER}/{local_day.start_ms}.csv"
     counts = np.zeros(3, dtype=np.int64)
     done = 0
@@ -492,18 +549,27 @@ def process_day(study: Study, shard: Shard) -> Record:
             split = (stream(seed, "split", ordinal, block).random(count) >= DEVELOPMENT_SHARE).astype(np.int8)
             again = twice[(twice >= done) & (twice < done + count)] - done
             _write_rows(file, rides, refs, split, np.concatenate([np.arange(count), again]))
+            done += count
             generator = stream(seed, "detections", ordinal, block)
-            positive, shows = truth.detector.detect(truth.levels_at(rides.places), generator)
+            level = truth.levels_at(rides.places)
+            if truth.detector is None:
+                shown.append(write_scenes(study, refs, generator.random(count) < level, seed))
+                continue
+            positive, shows = truth.detector.detect(level, generator)
             boxes = draw_boxes(truth.detector.scores(positive, shows, generator), generator)
             files = _write_labels(labels, refs, *boxes.texts())
             counts += (positive.sum(), shows.sum(), files)
-            done += count
+    files_made = [name]
+    if shown:
+        every = pd.concat(shown, ignore_index=True)
+        counts[1] = every.loc[every["kind"] == VEHICLE, "image_ref"].nunique()
+        files_made.append(_write_csv(study, every, f"{SHOWN_FOLDER}/{shard.name}.csv"))
     ledger = Ledger("simulate", images + repeated)
     ledger.note("rows that repeat an earlier one", repeated)
     return Record(
         shard="",
         fingerprint="",
-        files=(name,),
+        files=tuple(files_made),
         rows_in=images + repeated,
         rows_out=images + repeated,
         ledger=(ledger.close(images + repeated),),
@@ -540,4 +606,58 @@ def _write_labels(folder: Path, refs: Bytes, images: Ints, texts: list[bytes]) -
     return len(texts)
 
 
-SIMULATE_DAYS = Stage("simulate", unit="rows", folders=(METADATA_FOLDER,), plan=plan_days, process=process_day)
+SIMULATE_DAYS = Stage(
+    "simulate", unit="rows", folders=(METADATA_FOLDER, SHOWN_FOLDER), plan=plan_days, process=process_day
+)
+
+
+# Studies of rendered scenes: labelled sets with the real detector's scores, and what all images show.
+
+
+def plan_labelled(study: Study) -> list[Shard]:
+    """One shard a labelled set."""
+    arguments = read_arguments(study)
+    city = study.records(SIMULATE_CITY.name)["city"].fingerprint
+    sizes = {"validation": arguments.validation_images, "test": arguments.test_images}
+    return [
+        Shard(name, {"images": images, "scenes": SCENES_VERSION}, size=images, made_from=city)
+        for name, images in sizes.items()
+        if images
+    ]
+
+
+def process_labelled(study: Study, shard: Shard) -> Record:
+    """Render a labelled set and write the scores that the detector gives it."""
+    arguments, truth = read_arguments(study), load_truth(study, shard.made_from)
+    images = draw_labelled(truth.streets, arguments, shard.work["images"], shard.name, study.settings.city.clock)
+    generator = stream(arguments.seed, f"detections of the {shard.name} set")
+    shows = generator.random(len(images.ride)) < truth.levels_at(images.places)
+    scores = score_scenes(study, shard.name, shows, arguments.seed)
+    file = _write_csv(study, _labelled(images, shows, scores), f"source/{shard.name}.csv")
+    ledger = Ledger("simulate_labelled", len(shows))
+    return Record("", "", (file,), len(shows), len(shows), (ledger.close(len(shows)),), {"positive": int(shows.sum())})
+
+
+SIMULATE_LABELLED = Stage("simulate_labelled", unit="images", folders=(), plan=plan_labelled, process=process_labelled)
+
+
+def plan_shown(study: Study) -> list[Shard]:
+    """One shard, made from all days."""
+    days = sorted(record.fingerprint for record in study.records(SIMULATE_DAYS.name).values())
+    return [Shard("shown", {"days": days})]
+
+
+def process_shown(study: Study, _shard: Shard) -> Record:
+    """Write what every image shows as one file of images and one of boxes."""
+    days = sorted(study.records(SIMULATE_DAYS.name))
+    every = pd.concat([pd.read_csv(study.path(SHOWN_FOLDER, f"{day}.csv")) for day in days], ignore_index=True)
+    shows = (every["kind"] == VEHICLE).groupby(every["image_ref"], sort=False).any()
+    images = shows.astype("int8").rename("ground_truth").reset_index()
+    boxes = every.dropna(subset=["kind"]).astype({"kind": "int64"})
+    files = (_write_csv(study, images, IMAGES_SHOWN_FILE), _write_csv(study, boxes, BOXES_SHOWN_FILE))
+    return Record("", "", files, len(images), len(images), (Ledger("simulate_shown", len(images)).close(len(images)),))
+
+
+SIMULATE_SHOWN = Stage(
+    "simulate_shown", unit="studies", folders=(SCENES_FOLDER,), plan=plan_shown, process=process_shown
+)

@@ -32,20 +32,20 @@ class Truth:
     streets: Streets
     index: Coverage
     levels: Floats  # (areas + 1,) in the order of index.keys, then that outside every area
-    detector: Detector
+    detector: Detector | None  # None: a real one looks at rendered scenes
 
     def levels_at(self, places: Floats) -> Floats:
         """(n,) true level at each place."""
         return self.levels[self.index.locate(places[:, 0], places[:, 1])]
 
 
-def simulated_levels(points: Floats, images: Ints, seed: int) -> Floats:
+def simulated_levels(points: Floats, images: Ints, seed: int, mean: float = MEAN_LEVEL) -> Floats:
     """(n,) levels of neighbourhoods: a smooth surface, spread over the images like the published levels.
 
     Parameters
     ----------
     points : (n, 2) longitude and latitude of each neighbourhood
-    images : (n,) images in each, of a sample: their mean level is MEAN_LEVEL
+    images : (n,) images in each, of a sample: their mean level is `mean`
     """
     order = np.argsort(smooth_surface(points, stream(seed, "levels")), kind="stable")
     # Even without an image in the sample a neighbourhood has its own place in the order.
@@ -59,11 +59,16 @@ def simulated_levels(points: Floats, images: Ints, seed: int) -> Floats:
     # below the mean than the published one, where a detector of the published recall still reaches it.
     spreads = (relative**power for power in np.linspace(1.0, 0.0, 101))
     spread = next(s for s in spreads if s.min() >= _RELATIVE_LEVELS[0] * np.average(s, weights=weights))
-    return spread * MEAN_LEVEL / np.average(spread, weights=weights)
+    return spread * mean / np.average(spread, weights=weights)
 
 
 def levels_of_areas(
-    areas: pd.DataFrame, points: Floats, sample: npt.NDArray[np.int32], given: dict[str, float] | None, seed: int
+    areas: pd.DataFrame,
+    points: Floats,
+    sample: npt.NDArray[np.int32],
+    given: dict[str, float] | None,
+    seed: int,
+    mean: float = MEAN_LEVEL,
 ) -> tuple[Floats, float]:
     """True level of each area, and of images outside every area or in one without a level of its own.
 
@@ -73,6 +78,7 @@ def levels_of_areas(
     points : (n, 2) longitude and latitude of each area
     sample : area of each of some images, -1 outside
     given : levels by neighbourhood; None: a simulated surface over those that there are
+    mean : of the simulated levels over the sample
 
     Raises
     ------
@@ -91,10 +97,10 @@ def levels_of_areas(
     codes, unique = pd.factorize(names, sort=True)
     inside = codes >= 0
     if not inside.any():
-        return np.full(len(areas), MEAN_LEVEL), MEAN_LEVEL
+        return np.full(len(areas), mean), mean
     of_sample = codes[sample[sample >= 0]]
     images = np.bincount(of_sample[of_sample >= 0], minlength=len(unique))
     members = np.bincount(codes[inside])
     middles = np.column_stack([np.bincount(codes[inside], weights=axis[inside]) / members for axis in points.T])
-    level = simulated_levels(middles, images, seed)
-    return np.where(inside, level[codes], MEAN_LEVEL), MEAN_LEVEL
+    level = simulated_levels(middles, images, seed, mean)
+    return np.where(inside, level[codes], mean), mean

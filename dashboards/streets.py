@@ -1,0 +1,100 @@
+"""A sheet of rendered scenes with true boxes and found ones, and the stage that draws it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+from analysis.street_scenes import Seen, quality_on_scenes, seen_by_detector
+from pipeline.detect.stage import stage_name
+from pipeline.scenes.scene import CLASS_NAMES
+from pipeline.simulate import IMAGES_SHOWN_FILE, SIMULATE_SHOWN
+from pipeline.simulate_scenes import IMAGES_FOLDER
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study, fingerprint
+
+FILE = "figures/streets.png"
+_COLUMNS, _ROWS = 3, 4
+_CELL = (560, 315)  # pixels of a scene on the sheet
+_MARGIN, _TOP, _BOTTOM = 12, 66, 30
+_TRUE, _FOUND, _INK, _PAPER = (46, 204, 113), (255, 176, 32), (27, 31, 36), (255, 255, 255)
+
+
+def draw_sheet(study: Study, seen: Sequence[Seen]) -> Image.Image:
+    """The best finds, what was missed and what was taken for police, a dozen scenes in all."""
+    threshold = study.settings.estimate.threshold
+    size = (
+        _COLUMNS * _CELL[0] + (_COLUMNS + 1) * _MARGIN,
+        _TOP + _ROWS * (_CELL[1] + _MARGIN) + _BOTTOM,
+    )
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, 10), "What the detector finds in rendered street scenes", _INK, ImageFont.load_default(24))
+    told = f"true boxes thin and green, found ones orange with their score (from 0.1 on); threshold {threshold:g}"
+    draw.text((_MARGIN, 40), told, _INK, ImageFont.load_default(15))
+    for place, one in enumerate(_chosen(seen, threshold)):
+        column, row = place % _COLUMNS, place // _COLUMNS
+        at = (_MARGIN + column * (_CELL[0] + _MARGIN), _TOP + row * (_CELL[1] + _MARGIN))
+        sheet.paste(_scene(study, one, threshold), at)
+    notice = "Rendered scenes: no photographs, no real places, no findings."
+    draw.text((_MARGIN, size[1] - _BOTTOM + 4), notice, _INK, ImageFont.load_default(15))
+    return sheet
+
+
+def _chosen(seen: Sequence[Seen], threshold: float) -> list[Seen]:
+    """Half of them found, then missed ones and false ones as far as there are, the rest without police."""
+    by_score = sorted(seen, key=lambda one: (-one.score, one.image_ref))
+    right = [one for one in by_score if one.shows_police and one.score > threshold]
+    missed = [one for one in by_score if one.shows_police and one.score <= threshold]
+    false = [one for one in by_score if not one.shows_police and one.score > threshold]
+    quiet = [one for one in reversed(by_score) if not one.shows_police and one.score <= threshold]
+    step = max(1, len(right) // 6)
+    chosen = [*right[::step][:6], *missed[:2], *false[:2]]
+    rest = [one for one in (*quiet, *right) if one not in chosen]
+    return [*chosen, *rest][: _COLUMNS * _ROWS]
+
+
+def _scene(study: Study, one: Seen, threshold: float) -> Image.Image:
+    stored = Image.open(io.BytesIO(study.read_bytes(IMAGES_FOLDER, one.image_ref)))
+    gain, picture = _CELL[0] / stored.width, stored.resize(_CELL)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    for _, *edges in one.shown.tolist():
+        draw.rectangle([edge * gain for edge in edges], outline=_TRUE, width=1)
+    for x1, y1, x2, y2, score, kind in one.found.tolist():
+        if score < 0.1:
+            continue
+        draw.rectangle([x1 * gain - 2, y1 * gain - 2, x2 * gain + 2, y2 * gain + 2], outline=_FOUND, width=2)
+        label = f"{CLASS_NAMES[int(kind)].removeprefix('police ')} {score:.2f}"
+        left, top = x1 * gain - 2, max(0, y1 * gain - 19)
+        draw.rectangle([left, top, left + draw.textlength(label, font) + 6, top + 17], fill=_FOUND)
+        draw.text((left + 3, top), label, _INK, font)
+    if one.shows_police != (one.score > threshold):
+        word = "missed" if one.shows_police else "taken for police"
+        draw.rectangle([0, 0, draw.textlength(word, font) + 12, 20], fill=(200, 40, 40))
+        draw.text((6, 2), word, (255, 255, 255), font)
+    return picture
+
+
+def plan_streets(study: Study) -> list[Shard]:
+    """One shard, made from what was found and what is shown; none where the images are not rendered."""
+    if not study.exists(IMAGES_SHOWN_FILE):
+        return []
+    found = sorted(record.fingerprint for record in study.records(stage_name(study)).values())
+    shown = sorted(record.fingerprint for record in study.records(SIMULATE_SHOWN.name).values())
+    return [Shard("streets", {"threshold": study.settings.estimate.threshold}, made_from=fingerprint(found, shown))]
+
+
+def process_streets(study: Study, _shard: Shard) -> Record:
+    """Write the sheet; its record holds the detector's quality."""
+    seen = seen_by_detector(study)
+    file = io.BytesIO()
+    draw_sheet(study, seen).save(file, "PNG", optimize=True)
+    found = quality_on_scenes(seen)
+    facts: dict[str, object] = {name: None if value is None else round(value, 3) for name, value in found.items()}
+    written = study.write_bytes(file.getvalue(), FILE)
+    return Record("", "", (written,), len(seen), len(seen), (), {"images": len(seen), **facts})
+
+
+STREETS = Stage("streets", unit="sheets", folders=(), plan=plan_streets, process=process_streets)

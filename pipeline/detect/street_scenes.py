@@ -1,0 +1,18 @@
+"""The detector that is shipped: a narrowed yolov7-tiny, trained on rendered street scenes and good for nothing else.
+
+`weights/street-scenes.md` says how it was made and what it does on photographs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = Path(__file__).parent / "weights" / "street-scenes.pt"
+
+
+def facts() -> dict[str, Any]:
+    """`size` (pixels, longer side, of its training) and `threshold` (best F1 on images of its validation split)."""
+    content: dict[str, Any] = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,1 @@
+"""Training of YOLOv7: data, augmentation, assignment, loss, schedule, loop."""

@@ -1,0 +1,71 @@
+"""What is in a set of labelled images, and what is wrong with it, before hours are spent on it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.detect.architecture import variant
+from pipeline.detect.decode import decode
+from pipeline.detect.train.assign import MOST_RATIO
+from pipeline.detect.train.augment import MAX_PIXELS
+from pipeline.detect.train.data import Collection, Example, check_classes, read_collection
+
+_FITTING = 0.98  # share of the boxes that should have an anchor
+
+
+def check(
+    folder: Path, mapping: Mapping[str, str] | None = None, *, size: int, name: str = "yolov7-tiny"
+) -> Iterator[str]:
+    """Lines on a folder: counts, sizes of boxes, and every fault that can be seen without training.
+
+    Parameters
+    ----------
+    size : pixels, longer side of what the network is to see
+    name : the variant whose anchors are to fit
+
+    Raises
+    ------
+    SourceError : the folder can not be read at all
+    """
+    collection = read_collection(folder, mapping)
+    yield from collection.summary()
+    yield from _sizes(collection, size, name)
+    faults = [*collection.faults, *check_classes(collection), *_unreadable_and_twice(collection)]
+    yield f"{len(faults):,} faults" + (":" if faults else "")
+    yield from (f"  {fault}" for fault in faults)
+
+
+def _sizes(collection: Collection, size: int, name: str) -> Iterator[str]:
+    sides = np.concatenate([one.boxes[:, 3:] for one in itertools.chain(*collection.splits.values())]) * size
+    if not len(sides):
+        return
+    longer = np.percentile(sides.max(1), [5, 50, 95])
+    yield "longer side of a box at {} pixels: {:.0f}, {:.0f}, {:.0f} (5, 50, 95 %)".format(size, *longer)
+    anchors = np.array(variant(name).anchors).reshape(-1, 2)
+    ratio = sides[:, None] / anchors
+    fit = (np.maximum(ratio, 1 / ratio).max(2) < MOST_RATIO).any(1).mean()
+    yield f"{fit:.1%} of the boxes have an anchor of {name}" + (
+        "" if fit >= _FITTING else ": another --size would fit better"
+    )
+
+
+def _unreadable_and_twice(collection: Collection) -> Iterator[str]:
+    """Images that can not be decoded, and those that are there twice, worst in two splits."""
+    alike: dict[bytes, list[tuple[str, Example]]] = defaultdict(list)
+    for split, examples in collection.splits.items():
+        for one in examples:
+            content = one.path.read_bytes()
+            if decode(content, max_pixels=MAX_PIXELS).pixels is None:
+                yield f"images/{one.name}: can not be decoded"
+            alike[hashlib.sha256(content).digest()].append((split, one))
+    for some in alike.values():
+        if len(some) > 1:
+            splits = sorted({split for split, _ in some})
+            where = f"in {' and '.join(splits)}" + (": what is learned is tested" if len(splits) > 1 else "")
+            yield f"images/{some[0][1].name}: the same as images/{some[1][1].name}, {where}"

@@ -1,0 +1,45 @@
+"""What happened in each epoch: curves.csv, and as a picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+COLUMNS = (
+    *("epoch", "iterations", "learning_rate", "box", "objectness", "classes", "loss"),
+    *("ap50", "ap", "seconds"),
+)
+
+
+def write_curves(folder: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Write curves.csv and curves.png; they appear whole."""
+    text = folder / ".curves.csv"
+    with text.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({name: f"{row[name]:.6g}" for name in COLUMNS} for row in rows)
+    text.replace(folder / "curves.csv")
+    _draw(folder, rows)
+
+
+def _draw(folder: Path, rows: Sequence[dict[str, float]]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, precisions = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    for name, label in (("box", "box"), ("objectness", "object"), ("classes", "class")):
+        losses.plot(epochs, [row[name] for row in rows], label=label, marker="." if len(rows) < 30 else None)
+    losses.set(title="loss, an image", xlabel="epoch", ylim=(0, None))
+    for name, label in (("ap50", "IoU 0.5"), ("ap", "IoU 0.5 to 0.95")):
+        precisions.plot(epochs, [row[name] for row in rows], label=label, marker="." if len(rows) < 30 else None)
+    precisions.set(title="average precision, validation", xlabel="epoch", ylim=(0, 1))
+    for axes in (losses, precisions):
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    picture = folder / ".curves.png"
+    figure.savefig(picture, dpi=110)
+    picture.replace(folder / "curves.png")

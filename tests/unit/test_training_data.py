@@ -1,0 +1,299 @@
+"""What is read of a folder of labelled images, and what is refused."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipeline.detect.train.check import check
+from pipeline.detect.train.data import check_classes, class_mapping, read_collection
+from pipeline.errors import SourceError
+from tests.labelled_squares import NAMES, SIDE, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path / "data", 24)
+
+
+def everything(collection):
+    return {one.name: one.boxes for some in collection.splits.values() for one in some}
+
+
+def test_yolo_text_and_coco_json_of_the_same_images_are_the_same_collection(tmp_path, folder):
+    yolo, coco = read_collection(folder), read_collection(write(tmp_path / "coco", 24, form="coco"))
+    assert yolo.class_names == coco.class_names == ("red", "blue")
+    assert {split: [one.name for one in some] for split, some in yolo.splits.items()} == {
+        split: [one.name for one in some] for split, some in coco.splits.items()
+    }
+    for name, boxes in everything(yolo).items():
+        np.testing.assert_allclose(boxes, everything(coco)[name], atol=1e-9)
+    assert yolo.faults == coco.faults == ()
+
+
+def test_all_images_of_a_ride_are_in_the_split_that_splits_csv_says(folder):
+    found = read_collection(folder)
+    assert {split: {one.ride for one in some} for split, some in found.splits.items()} == {
+        "train": {f"ride{n}" for n in range(6)},
+        "validation": {"ride6"},
+        "test": {"ride7"},
+    }
+
+
+def test_without_splits_csv_rides_are_split_by_their_names_and_adding_one_moves_no_other(tmp_path):
+    few, many = (write(tmp_path / f"{rides}", rides, rides=rides) for rides in (60, 64))
+    where = []
+    for one in (few, many):
+        (one / "splits.csv").unlink()
+        found = read_collection(one)
+        where.append({image.ride: split for split, some in found.splits.items() for image in some})
+    assert where[0].items() <= where[1].items()
+    shares = Counter(where[1].values())
+    assert 40 <= shares["train"] <= 56
+    assert min(shares.values()) >= 2
+
+
+def test_an_image_without_a_label_file_shows_nothing(folder):
+    name = next(name for name, boxes in everything(read_collection(folder)).items() if len(boxes))
+    (folder / "labels" / name).with_suffix(".txt").unlink()
+    assert everything(read_collection(folder))[name].shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "line 1 has the class 2: classes.txt names 2"),
+        ("-1 0.5 0.5 0.1 0.1", "line 1 has the class -1"),
+        ("0.5 0.5 0.5 0.1 0.1", "line 1 has the class 0.5"),
+        ("0 0.5 0.5 0.1", "class, centre x, centre y, width, height expected"),
+        ("0 0.5 nan 0.1 0.1", "class, centre x, centre y, width, height expected"),
+        ("red 0.5 0.5 0.1 0.1", "class, centre x, centre y, width, height expected"),
+    ],
+)
+def test_a_line_that_is_no_label_is_refused_with_its_place(folder, line, message):
+    (folder / "labels" / "ride0" / "0000.txt").write_text(line)
+    with pytest.raises(SourceError, match=message) as refused:
+        read_collection(folder)
+    assert "0000.txt line 1" in str(refused.value)
+
+
+def test_boxes_are_cut_at_the_edge_and_what_is_mended_or_left_out_is_listed(folder):
+    (folder / "labels" / "ride0" / "0000.txt").write_text(
+        "0 0.95 0.5 0.2 0.2\n1 0.5 0.5 0 0.2\n1 0.2 0.2 0.1 0.1\n1 0.2 0.2 0.1 0.1\n"
+    )
+    found = read_collection(folder)
+    np.testing.assert_allclose(
+        everything(found)["ride0/0000.png"], [[0, 0.925, 0.5, 0.15, 0.2], [1, 0.2, 0.2, 0.1, 0.1]], atol=1e-9
+    )
+    told = [fault.partition(": ")[2] for fault in found.faults]
+    assert told == [
+        "a box reaches beyond the image, cut at its edge",
+        "1 boxes without an area, left out",
+        "1 boxes that are there twice, left out",
+    ]
+
+
+def spoil(folder, what):
+    if what == "no images":
+        (folder / "images").rename(folder / "pictures")
+    elif what == "no labels":
+        (folder / "labels").rename(folder / "tags")
+    elif what == "no classes":
+        (folder / "classes.txt").unlink()
+    elif what == "no class names":
+        (folder / "classes.txt").write_text("\n\n")
+    elif what == "empty split":
+        (folder / "splits.csv").write_text("ride,split\n" + "".join(f"ride{n},train\n" for n in range(8)))
+    elif what == "unknown ride":
+        (folder / "splits.csv").write_text("ride,split\nride0,train\n")
+    elif what == "unknown split":
+        (folder / "splits.csv").write_text("ride,split\nride0,training\n")
+    else:
+        (folder / "splits.csv").write_text("a,b\n1,2\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("no images", "holds no folder images"),
+        ("no labels", "holds neither labels/ nor a .json nor annotations/"),
+        ("no classes", "holds no classes.txt"),
+        ("no class names", "names no class"),
+        ("empty split", "the validation split of .* is empty"),
+        ("unknown ride", "does not say where the ride 'ride1' goes"),
+        ("unknown split", "puts the ride 'ride0' into 'training'"),
+        ("other columns", "no rows with the columns ride and split"),
+    ],
+)
+def test_a_folder_in_no_known_form_is_refused_in_one_line(folder, what, message):
+    spoil(folder, what)
+    with pytest.raises(SourceError, match=message) as refused:
+        read_collection(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("categories"), "is no COCO file"),
+        (lambda d: d["annotations"][0].update(category_id=99), "annotation 0 has the class 99"),
+        (lambda d: d["annotations"][0].update(image_id=-5), "annotation 0 is of image -5"),
+    ],
+)
+def test_a_coco_document_that_contradicts_itself_is_refused(tmp_path, change, message):
+    folder = write(tmp_path / "coco", 24, form="coco")
+    document = json.loads((folder / "all.json").read_text())
+    change(document)
+    (folder / "all.json").write_text(json.dumps(document))
+    with pytest.raises(SourceError, match=message):
+        read_collection(folder)
+
+
+def test_coco_images_that_are_not_there_or_not_listed_are_told(tmp_path):
+    folder = write(tmp_path / "coco", 24, form="coco")
+    (folder / "images/ride0/0000.png").rename(folder / "images/ride0/other.png")
+    assert read_collection(folder).faults == (
+        "images/ride0/other.png: no label file names it, left out",
+        "images/ride0/0000.png: listed, and not there",
+    )
+
+
+def test_a_class_without_a_box_is_told_and_no_box_at_all_is_refused(folder):
+    for path in (folder / "labels").rglob("*.txt"):
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if line.startswith("0")))
+    assert list(check_classes(read_collection(folder))) == [
+        "no box of 'blue' in the train split: it can not be learned"
+    ]
+    for path in (folder / "labels").rglob("*.txt"):
+        path.write_text("")
+    with pytest.raises(SourceError, match="nothing to learn"):
+        list(check_classes(read_collection(folder)))
+
+
+def test_the_summary_counts_images_boxes_and_classes(folder):
+    found = read_collection(folder)
+    boxes = np.concatenate([one.boxes for one in found.splits["train"]])
+    red, blue = (int((boxes[:, 0] == kind).sum()) for kind in (0, 1))
+    empty = sum(not len(one.boxes) for one in found.splits["train"])
+    assert found.summary()[0] == f"train: 18 images, {empty} without a box; {red} red, {blue} blue"
+
+
+def as_voc(folder):
+    """The same labels as Pascal VOC."""
+    for name, boxes in everything(read_collection(folder)).items():
+        objects = "".join(
+            f"<object><name>{NAMES[int(k)]}</name><bndbox><xmin>{(x - w / 2) * SIDE}</xmin>"
+            f"<ymin>{(y - h / 2) * SIDE}</ymin>"
+            f"<xmax>{(x + w / 2) * SIDE}</xmax><ymax>{(y + h / 2) * SIDE}</ymax></bndbox></object>"
+            for k, x, y, w, h in boxes
+        )
+        path = folder / "annotations" / f"{name.replace('/', '-')}.xml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            f"<annotation><filename>{name.rpartition('/')[2]}</filename><size><width>{SIDE}</width><height>{SIDE}</height>"
+            f"<depth>3</depth></size>{objects}</annotation>"
+        )
+
+
+def as_scale(folder):
+    """The same labels as a task export of Scale AI."""
+    tasks = [
+        {
+            "task_id": name,
+            "status": "completed",
+            "params": {"attachment": f"https://storage.example/some%20set/{name}?token=1"},
+            "response": {
+                "annotations": [
+                    {
+                        "type": "box",
+                        "label": NAMES[int(k)],
+                        "left": (x - w / 2) * SIDE,
+                        "top": (y - h / 2) * SIDE,
+                        "width": w * SIDE,
+                        "height": h * SIDE,
+                    }
+                    for k, x, y, w, h in boxes
+                ]
+            },
+        }
+        for name, boxes in everything(read_collection(folder)).items()
+    ]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+
+
+@pytest.mark.parametrize("convert", [as_voc, as_scale])
+def test_other_forms_of_the_same_labels_are_the_same_collection(folder, convert):
+    before = everything(read_collection(folder))
+    convert(folder)
+    (folder / "labels").rename(folder / "other")
+    (folder / "classes.txt").unlink()
+    found = read_collection(folder)
+    assert found.class_names == ("blue", "red"), "neither form numbers its classes"
+    assert found.faults == ()
+    for name, boxes in everything(found).items():
+        renumbered = np.column_stack([1 - boxes[:, 0], boxes[:, 1:]])
+        np.testing.assert_allclose(np.sort(renumbered, axis=0), np.sort(before[name], axis=0), atol=1e-9)
+
+
+def test_classes_are_mapped_by_name_joined_and_left_out(folder):
+    before = everything(read_collection(folder))
+    joined = read_collection(folder, {"red": "colour", "blue": "colour"})
+    assert joined.class_names == ("colour",)
+    assert all((boxes[:, 0] == 0).all() for boxes in everything(joined).values())
+    assert sum(map(len, everything(joined).values())) == sum(map(len, before.values()))
+    blue = read_collection(folder, {"red": ""})
+    assert blue.class_names == ("blue",)
+    assert sum(map(len, everything(blue).values())) == sum((boxes[:, 0] == 1).sum() for boxes in before.values())
+    with pytest.raises(SourceError, match="no label is of a class 'green': red, blue"):
+        read_collection(folder, {"green": "red"})
+
+
+def test_a_classes_txt_gives_the_order_of_the_classes_of_any_form(folder):
+    as_scale(folder)
+    (folder / "labels").rename(folder / "other")
+    (folder / "classes.txt").write_text("blue\nvehicle\n")
+    assert read_collection(folder, {"red": "vehicle"}).class_names == ("blue", "vehicle")
+    with pytest.raises(SourceError, match="have a class 'red', which classes"):
+        read_collection(folder)
+
+
+def test_a_mapping_is_theirs_and_ours():
+    assert class_mapping(["cop car = police vehicle", "dog="]) == {"cop car": "police vehicle", "dog": ""}
+    with pytest.raises(SourceError, match="THEIRS=OURS"):
+        class_mapping(["cop car"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<annotation", "is no XML"),
+        ("<labels/>", "is no Pascal VOC file: its root is 'labels'"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a document type or entities"),
+        (
+            "<annotation><filename>0000.png</filename><object><name>red</name></object></annotation>",
+            "a side or an edge is no number",
+        ),
+    ],
+)
+def test_xml_that_is_no_label_is_refused(folder, content, message):
+    (folder / "labels").rename(folder / "other")
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "a.xml").write_text(content)
+    with pytest.raises(SourceError, match=message):
+        read_collection(folder)
+
+
+def test_a_check_says_what_is_in_a_set_and_every_fault(folder):
+    (folder / "images/ride0/0000.png").write_bytes(b"no image")
+    (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
+    (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
+    lines = list(check(folder, size=96))
+    assert lines[0].startswith("train: 18 images")
+    assert "100.0% of the boxes have an anchor of yolov7-tiny" in lines
+    at = lines.index("3 faults:")
+    assert [line.strip().rpartition("/data/")[2] for line in lines[at + 1 :]] == [
+        "labels/ride2/0002.txt: a box reaches beyond the image, cut at its edge",
+        "images/ride0/0000.png: can not be decoded",
+        "images/ride1/0001.png: the same as images/ride6/copy.png, in train and validation: what is learned is tested",
+    ]
