@@ -21,6 +21,7 @@ import pyarrow as pa
 from analysis.calibrate import Adjusted, load_calibration
 from analysis.cells import COLUMNS, PROBABILITY_STEP, adjusted_probability, analysed
 from pipeline.config import Estimate
+from pipeline.errors import NotYetMade
 from pipeline.hashing import text_keys
 from pipeline.layers import AREAS_FILE
 from pipeline.ledger import Ledger
@@ -164,17 +165,17 @@ def made_from_unit(study: Study, unit: str) -> list[str]:
     """Fingerprints of what `load_clusters`, or of the unit image `read_images`, gives."""
     if unit == "image":
         return [record.fingerprint for record in _parts(study, unit)]
-    return [study.records("clusters")[unit].fingerprint]
+    return [_gathered(study, unit).fingerprint]
 
 
 def clusters_of(study: Study, unit: str) -> int:
     """Number of rides or days that have an analysed image."""
-    return int(study.records("clusters")[unit].facts["clusters"])
+    return int(_gathered(study, unit).facts["clusters"])
 
 
 def load_clusters(study: Study, unit: str) -> Clusters:
     """All images by cell and cluster of a unit, ride or day."""
-    record = study.records("clusters")[unit]
+    record = _gathered(study, unit)
     with study.open_parts(record.files[0]) as reader:
         part = reader.get_batch(0)
     cluster, cell, images, steps = (part.column(name).to_numpy() for name in _PART.names)
@@ -190,6 +191,19 @@ def read_images(
         area = part.column("cell").to_numpy() // 2
         inside = area < areas
         yield part.column("cluster").to_numpy()[inside], area[inside], part.column("steps").to_numpy()[inside]
+
+
+def _gathered(study: Study, unit: str) -> Record:
+    """The record of all images by cell and cluster of a unit.
+
+    Raises
+    ------
+    NotYetMade : they are not there
+    """
+    records = study.records("clusters")
+    if unit not in records:
+        raise NotYetMade(f"{study.root} has no images by {unit} yet: run `patrolscope run --study {study.root}`")
+    return records[unit]
 
 
 def _parts(study: Study, unit: str) -> list[Record]:
