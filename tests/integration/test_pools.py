@@ -140,8 +140,8 @@ def test_workers_over_ssh_are_reached_with_tls(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     pool = {"memory_gb": 1, "minimum": 2, "maximum": 2, "hosts": ["node", "node"]}
     with ssh_server(tmp_path), connection(write(tmp_path, kind="ssh", pools={"cpu": pool})) as client:
-        client().wait_for_workers(2, timeout=60)
-        assert client().submit(sum, [1, 2], resources={"CPU": 1}).result(timeout=30) == 3
+        client().wait_for_workers(2, timeout=240)
+        assert client().submit(sum, [1, 2], resources={"CPU": 1}).result(timeout=120) == 3
         names = {worker["name"] for worker in client().scheduler_info()["workers"].values()}
         assert names == {"cpu-0", "cpu-1"}
         assert client().scheduler.address.startswith("tls://")
