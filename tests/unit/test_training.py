@@ -442,6 +442,8 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     """Not to the bit: batch norms see each process's images, and means over positives are those of each process."""
     data = write(tmp_path / "data", 128)
     options = ["--width", "0.02", "--size", "96", "--epochs", "2", "--batch", "48", "--threads", "1", "--device", "cpu"]
+    # Gentle steps: with the usual warm-up of biases a first step apart ends in another place.
+    options += ["--set", "lr0=0.001", "--set", "warmup_bias_lr=0"]
     cli = str(Path(__file__).parents[2] / "cli.py")
     starts = {
         "one": [sys.executable],
@@ -454,7 +456,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("epoch 2 of 2") == 1, "the first process speaks for all"
     one, two = ([float(row["loss"]) for row in curves(tmp_path / name)] for name in ("one", "two"))
-    assert two == pytest.approx(one, rel=0.15)
+    assert two == pytest.approx(one, rel=0.1)
     assert two != one
     _, state = weights(tmp_path / "two")
     assert all(torch.isfinite(value).all() for value in state["network"].values())
