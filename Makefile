@@ -1,4 +1,5 @@
 # make demo   the whole study on the embedded city, no network beyond the install
+# make streets  rendered street scenes through the detector that is shipped; installs torch (5 GB)
 # make test   lint, types, all tests
 # make bench  every benchmark, each against its peer in the same run
 PYTHON ?= python3
@@ -6,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STUDY  ?= demo-study
 
-.PHONY: demo test lint bench clean
+.PHONY: demo streets test lint bench clean
 .DEFAULT_GOAL := demo
 
 # The stamps carry the time of the last install: a second `make` installs nothing.
@@ -26,6 +27,13 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/patrolscope demo --study $(STUDY)
+
+$(VENV)/.installed-detect: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[detect]'
+	touch $@
+
+streets: $(VENV)/.installed-detect
+	$(BIN)/patrolscope streets --study $(STUDY)/streets
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

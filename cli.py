@@ -333,6 +333,7 @@ def train(
 
         from pipeline.detect.train.loop import BEST_FILE, Asked
         from pipeline.detect.train.loop import train as make
+        from pipeline.detect.train.ranks import joined
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -352,8 +353,10 @@ def train(
             precision=precision,
             device=device,
         )
-        make(asked, out, resume=resume, say=_say)
-        _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
+        with joined() as ranks:
+            make(asked, out, resume=resume, say=_say, ranks=ranks)
+            if ranks.is_first:
+                _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
 
 
 @app.command()

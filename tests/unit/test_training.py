@@ -4,6 +4,9 @@ import csv
 import itertools
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -358,16 +361,16 @@ def test_a_training_goes_on_from_its_own_weights(data, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_says_where_and_keeps_the_last_good_epoch(data, tmp_path, monkeypatch):
-    step, calls = loop._Training._step, []
+    backward, calls = loop._Training._backward, []
 
-    def spoilt(training, images, targets, *, last):
+    def spoilt(training, images, targets):
         calls.append(1)
         if len(calls) == training.batches + 2:
             with torch.no_grad():
                 training.network.head.m[0].bias.fill_(math.nan)
-        return step(training, images, targets, last=last)
+        return backward(training, images, targets)
 
-    monkeypatch.setattr(loop._Training, "_step", spoilt)
+    monkeypatch.setattr(loop._Training, "_backward", spoilt)
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 2, batch 2 of 5 \(ride.*state.pt is of epoch 1"):
         told(data, tmp_path / "out")
     _, state = weights(tmp_path / "out")
@@ -432,6 +435,31 @@ def test_auxiliary_heads_are_trained_with_the_others(data, tmp_path):
     moved_names = [name for name in start if ".m2." in name and not torch.equal(start[name], trained[name])]
     assert len(moved_names) == 8
     assert read_checkpoint(tmp_path / "out" / "best.pt").architecture.head.kind == "IAuxDetect"
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+    """Not to the bit: batch norms see each process's images, and means over positives are those of each process."""
+    data = write(tmp_path / "data", 128)
+    options = ["--width", "0.02", "--size", "96", "--epochs", "2", "--batch", "48", "--threads", "1", "--device", "cpu"]
+    # Gentle steps: with the usual warm-up of biases a first step apart ends in another place.
+    options += ["--set", "lr0=0.001", "--set", "warmup_bias_lr=0"]
+    cli = str(Path(__file__).parents[2] / "cli.py")
+    starts = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    }
+    for name, start in starts.items():
+        done = subprocess.run(
+            [*start, cli, "train", str(data), "--out", str(tmp_path / name), *options], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("epoch 2 of 2") == 1, "the first process speaks for all"
+    one, two = ([float(row["loss"]) for row in curves(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=0.1)
+    assert two != one
+    _, state = weights(tmp_path / "two")
+    assert all(torch.isfinite(value).all() for value in state["network"].values())
 
 
 @pytest.mark.slow

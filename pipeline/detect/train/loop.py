@@ -25,8 +25,9 @@ from pipeline.detect.train.augment import MAX_PIXELS, Pictures, sample
 from pipeline.detect.train.curves import write_curves
 from pipeline.detect.train.data import Collection, check_classes, class_mapping, read_collection, without
 from pipeline.detect.train.evaluate import Quality, best_thresholds, find, quality
-from pipeline.detect.train.loss import Criterion
+from pipeline.detect.train.loss import Criterion, Loss
 from pipeline.detect.train.network import network_from, new_network
+from pipeline.detect.train.ranks import Ranks
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, make_optimizer
 from pipeline.detect.train.settings import Recipe, changed, recipe_of
 from pipeline.detect.yolov7 import Network
@@ -70,24 +71,31 @@ class _State:
     rows: list[dict[str, float]] | None = None
 
 
-def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality:
-    """Train a network and write its best weights; quality on the test split (without one: validation).
+def train(asked: Asked, out: Path, *, resume: bool = False, say: Say, ranks: Ranks | None = None) -> None:
+    """Train a network and write its best weights, and their quality on the test split (without one: validation).
 
     Parameters
     ----------
     out : a new or empty folder, or with `resume` that of a training that was stopped
+    ranks : the processes that share the work, each of which calls this; None: this one alone
 
     Raises
     ------
     SourceError, WeightsError : data or weights can not be used
     TrainingError : the folder is not empty, holds another training, or the loss is no number any more
     """
-    _open_folder(out, asked, resume=resume)
+    ranks = ranks or Ranks()
+    if ranks.is_first:
+        _open_folder(out, asked, resume=resume)
+    else:
+        say = _silent
     cv2.setNumThreads(1)
     collection, sizes = _readable(read_collection(Path(asked.data), class_mapping(asked.classes)), say)
     for line in (*collection.summary(), *check_classes(collection)):
         say(line)
     device = choose_device(asked.device)
+    if device.type == "cuda" and ranks.world > 1:
+        device = torch.device("cuda", ranks.local)
     network = _network(asked, collection, say)
     name, recipe = recipe_of(asked.variant, network.architecture.levels, from_weights=asked.weights is not None)
     recipe = changed(recipe, asked.changes)
@@ -100,11 +108,16 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say) -> Quality
     say(f"{parameters:,} parameters, recipe {name}, {asked.size} pixels, on {device}")
     # Convolutions read this order of memory faster.
     placed = network.to(device).to(memory_format=torch.channels_last)
-    training = _Training(asked, out, collection, sizes, placed, recipe, device, say)
+    training = _Training(asked, out, collection, sizes, placed, recipe, device, say, ranks)
     if resume and (out / STATE_FILE).is_file():
         training.load()
     training.run()
-    return _finish(training)
+    if ranks.is_first:
+        _finish(training)
+
+
+def _silent(_text: str) -> None:
+    """What processes but the first say."""
 
 
 def _open_folder(out: Path, asked: Asked, *, resume: bool) -> None:
@@ -175,9 +188,10 @@ class _Training:
         recipe: Recipe,
         device: torch.device,
         say: Say,
+        ranks: Ranks,
     ) -> None:
         self.asked, self.out, self.collection, self.say = asked, out, collection, say
-        self.network, self.device = network, device
+        self.network, self.device, self.ranks = network, device, ranks
         self.pictures = Pictures(collection.splits["train"], asked.size)
         self.batches = math.ceil(len(self.pictures.examples) / asked.batch)
         self.recipe = recipe
@@ -208,18 +222,26 @@ class _Training:
         self.network.train()
         for number, (images, targets, names) in enumerate(self._batches(order, epoch)):
             self.schedule.set(self.optimizer, self.state.iterations)
-            loss = self._step(images, targets, last=number + 1 == self.batches)
-            parts = np.array([loss.box, loss.objectness, loss.classes])
+            loss = self._backward(images, targets)
+            parts = self.ranks.mean(np.array([loss.box, loss.objectness, loss.classes]))
             if not np.isfinite(parts).all():
                 raise TrainingError(
                     f"the loss is {float(parts.sum())} in epoch {epoch + 1}, batch {number + 1} of {self.batches} "
                     f"({', '.join(names[:4])}, ...): {self._last_good()}; look at these images, or take another --batch"
                 )
             sums += parts
+            self._step(last=number + 1 == self.batches)
             self.state.iterations += 1
-        found = evaluate(self.average.network, self.collection, "validation", self.asked.size, self.device, self.sizes)
         self.state.epoch += 1
-        box, objectness, classes = (sums / self.batches).tolist()
+        if self.ranks.is_first:
+            self._end_epoch(sums / self.batches, start_s)
+        # All need the best epoch to stop at the same one.
+        self.state.best_epoch = int(self.ranks.from_first(self.state.best_epoch))
+
+    def _end_epoch(self, parts: Floats, start_s: float) -> None:
+        """Evaluate, write, tell."""
+        found = evaluate(self.average.network, self.collection, "validation", self.asked.size, self.device, self.sizes)
+        box, objectness, classes = parts.tolist()
         row = {
             "epoch": self.state.epoch,
             "iterations": self.state.iterations,
@@ -244,39 +266,45 @@ class _Training:
             f"{row['seconds']:.0f} s"
         )
 
-    def _step(self, images: Tensor, targets: Tensor, *, last: bool) -> Any:
+    def _backward(self, images: Tensor, targets: Tensor) -> Loss:
+        """Loss of this process's images; its gradients are added to those there."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             shown = images.to(self.device, non_blocking=True).float() / 255
             maps = self.network(shown.to(memory_format=torch.channels_last))
         loss = self.criterion(maps, targets.to(self.device))
-        if not torch.isfinite(loss.total):
-            return loss
-        torch.autograd.backward(self.scaler.scale(loss.total))
+        if torch.isfinite(loss.total):
+            torch.autograd.backward(self.scaler.scale(loss.total))
+        return loss
+
+    def _step(self, *, last: bool) -> None:
         # What is left at the end of an epoch makes a step, too: a checkpoint then holds all that was learned.
         if last or (self.state.iterations + 1) % accumulated(self.asked.batch, self.recipe) == 0:
+            self.ranks.sum_gradients(self.network)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
             self.average.update(self.network)
-        return loss
 
     def _batches(self, order: npt.NDArray[np.int64], epoch: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
         """Batches of the epoch; the next one is made while the network works on this one."""
-        groups = [order[start : start + self.asked.batch] for start in range(0, len(order), self.asked.batch)]
+        numbers = order.tolist()
+        groups = [
+            self.ranks.part(numbers[start : start + self.asked.batch])
+            for start in range(0, len(numbers), self.asked.batch)
+        ]
         threads = _THREADS if self.device.type == "cuda" else 1
         with ThreadPoolExecutor(threads) as pool:
 
-            def begin(group: npt.NDArray[np.int64]) -> list[Any]:
+            def begin(group: list[int]) -> list[Any]:
                 return [
-                    pool.submit(sample, self.pictures, int(number), self.recipe, self.asked.seed, epoch)
-                    for number in group
+                    pool.submit(sample, self.pictures, number, self.recipe, self.asked.seed, epoch) for number in group
                 ]
 
             ahead = begin(groups[0])
             for place, group in enumerate(groups):
                 begun, ahead = ahead, begin(groups[place + 1]) if place + 1 < len(groups) else []
                 made = [future.result() for future in begun]
-                names = [self.pictures.examples[int(number)].name for number in group]
+                names = [self.pictures.examples[number].name for number in group]
                 yield *collate(made), names
 
     # Files.
@@ -340,7 +368,7 @@ def evaluate(
     return quality(examples, find(network, examples, size, device), collection.class_names, sizes[split])
 
 
-def _finish(training: _Training) -> Quality:
+def _finish(training: _Training) -> None:
     """Evaluate the best weights as a detector would load them, and write what was found."""
     from pipeline.detect.checkpoint import read_checkpoint
 
@@ -373,4 +401,3 @@ def _finish(training: _Training) -> Quality:
             if key != "boxes" and value is not None
         )
         training.say(f"  {name}: {facts['boxes']:g} boxes{', ' + shown if shown else ''}")
-    return found
