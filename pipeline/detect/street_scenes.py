@@ -13,6 +13,6 @@ WEIGHTS = Path(__file__).parent / "weights" / "street-scenes.pt"
 
 
 def facts() -> dict[str, Any]:
-    """`size` (pixels, longer side), `threshold` (best F1 where 15 % of the images show police), `test` (its quality)."""
+    """`size` (pixels, longer side), `threshold` (best F1 where 15 % of images show police), `test` (its quality)."""
     content: dict[str, Any] = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     return content
