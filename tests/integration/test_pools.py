@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import asyncssh
 import distributed
 import pytest
 import yaml
