@@ -129,8 +129,8 @@ def test_the_detector_finds_police_in_the_study_s_scenes_and_the_sheet_shows_it(
     # Less than what the card says: there are few positives here.
     assert found["ap50"] > 0.1
     assert found["image_auc"] > 0.6
-    sheet = Image.open(detected.path("figures/streets.png"))
-    assert sheet.size[0] > 1_500
+    with Image.open(detected.path("figures/streets.png")) as sheet:
+        assert sheet.size[0] > 1_500
 
 
 def test_the_shipped_weights_are_small_and_say_what_they_are():
