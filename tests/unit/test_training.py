@@ -469,7 +469,8 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
 @pytest.mark.slow
 def test_a_minute_of_training_finds_most_squares(tmp_path):
     data = write(tmp_path / "data", 320, seed=5)
-    told(data, tmp_path / "out", width=0.125, size=96, epochs=22, batch=16)
+    # A step every batch: 64 images a step would be 80 steps in all.
+    told(data, tmp_path / "out", width=0.125, size=96, epochs=22, batch=16, changes=("nominal_batch=16",))
     rows = [{key: float(value) for key, value in row.items()} for row in curves(tmp_path / "out")]
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
