@@ -8,7 +8,7 @@ A replicate in which a group has no estimate is left out for that group; an inte
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from scipy import stats
 
 Floats = npt.NDArray[np.float64]
 Method = Literal["percentile", "basic", "normal", "bca"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def intervals(

@@ -27,7 +27,6 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
 
-MINIMUM_IMAGES = 100
 # Levels are published in steps of 1e-5: a thousandth of the average of New York, and finer than most intervals. With
 # all digits two withheld areas of a neighbourhood could be told apart: their shares are fractions with small
 # denominators, and hardly two pairs of such fractions have the same sum to 15 digits.

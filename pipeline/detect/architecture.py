@@ -90,11 +90,6 @@ class Architecture:
         """Layers that the heads used in inference read, finest map first."""
         return self.head.sources[: self.levels]
 
-    @property
-    def is_training_form(self) -> bool:
-        """Whether the detection layer carries what only training needs."""
-        return self.head.kind != DETECT
-
     def deployed(self) -> Architecture:
         """The published form: a plain detection layer, without the layers that only auxiliary heads read."""
         auxiliary = set(self.head.sources[self.levels :])

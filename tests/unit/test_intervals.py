@@ -1,10 +1,12 @@
 """Intervals by every method, held against scipy's bootstrap and their formulas."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.intervals import METHODS, intervals
+from analysis.intervals import Method, intervals
 
 
 def skewed(replicates: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +41,7 @@ def test_the_normal_interval_is_the_published_estimate_and_1_96_standard_deviati
 
 def test_without_an_acceleration_there_is_no_bca_interval():
     _, replicates = skewed()
-    assert set(intervals(replicates, np.array([1.0]), 95)) == set(METHODS) - {"bca"}
+    assert set(intervals(replicates, np.array([1.0]), 95)) == set(get_args(Method)) - {"bca"}
 
 
 def test_a_group_that_no_replicate_touches_has_no_interval_of_any_kind():

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.detect.architecture import AUXILIARY, DETECT, IMPLICIT, Architecture, variant
+from pipeline.detect.architecture import DETECT, IMPLICIT, Architecture, variant
 from pipeline.detect.checkpoint import read_checkpoint
 from pipeline.detect.yolov7 import Network
 from pipeline.errors import WeightsError
@@ -86,8 +86,3 @@ def _first_biases(network: Network) -> None:
             bias = cast("Tensor", cast("nn.Conv2d", module).bias).view(head.anchors_each, -1)
             bias[:, 4] += math.log(_OBJECTS / (_IMAGE / stride) ** 2)
             bias[:, 5:] += math.log(_CLASS_CHANCE / (network.architecture.classes - 0.99))
-
-
-def has_auxiliary(network: Network) -> bool:
-    """Whether the network is trained with auxiliary heads."""
-    return network.architecture.head.kind == AUXILIARY
