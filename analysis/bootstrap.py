@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.calibrate import TwoClass
 from analysis.estimate import Frame
+from pipeline.hashing import mix
 from pipeline.seeds import stream
 
 Counts = npt.NDArray[np.int64]
@@ -253,11 +254,7 @@ def _add_weighted_images(
         key, value = keys[row], values[row]
         to_images, to_sums = images[area[row]], sums[area[row]]
         for replicate in range(len(streams)):
-            # The finaliser of splitmix64 over the exclusive or of two keys that are random already.
-            mixed = key ^ streams[replicate]
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            uniform = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(32)
+            uniform = mix(key ^ streams[replicate]) >> np.uint64(32)  # of two keys that are random already
             weight = 0
             for step in below:
                 weight += uniform >= step

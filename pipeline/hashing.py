@@ -87,24 +87,25 @@ def _is_letter_or_digit(byte: int) -> bool:
 @nb.njit(cache=True)
 def _hash(content: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint64) -> np.uint64:
     # The length goes in first: zeros that fill the last word up are then not mistaken for content.
-    key = _mix(seed ^ np.uint64(stop - start))
+    key = mix(seed ^ np.uint64(stop - start))
     at = start
     while at + 8 <= stop:
         word = np.uint64(0)
         for place in range(8):
             word |= np.uint64(content[at + place]) << np.uint64(8 * place)
-        key = _mix(key ^ word)
+        key = mix(key ^ word)
         at += 8
     if at < stop:
         word = np.uint64(0)
         for place in range(stop - at):
             word |= np.uint64(content[at + place]) << np.uint64(8 * place)
-        key = _mix(key ^ word)
+        key = mix(key ^ word)
     return key
 
 
 @nb.njit(cache=True, inline="always")
-def _mix(key: np.uint64) -> np.uint64:
+def mix(key: np.uint64) -> np.uint64:
+    """The finaliser of splitmix64."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))
