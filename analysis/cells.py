@@ -6,6 +6,8 @@ some 13,600 cells stand for 24.8 million images, exactly.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -88,13 +90,18 @@ def plan_cells(study: Study) -> list[Shard]:
     """One shard a file of annotated/."""
     calibration = study.record("calibrate")
     rules = study.settings.estimate
-    common = {
+    work = {
         "rules": [rules.split, str(rules.first_day), rules.threshold],
         "calibration": calibration.fingerprint,
         "table": CELLS.fingerprint(),
     }
+    return annotated_shards(study, work)
+
+
+def annotated_shards(study: Study, work: dict[str, Any]) -> list[Shard]:
+    """One shard a file of annotated/, each with `work` and its own file."""
     return [
-        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
+        Shard(record.shard, {"file": file, **work}, size=record.rows_out, made_from=record.fingerprint)
         for record in study.records("annotate").values()
         for file in record.files_in("annotated")
     ]

@@ -11,7 +11,7 @@ that neither partitions nor order change a sum.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.calibrate import Adjusted, load_calibration
-from analysis.cells import COLUMNS, PROBABILITY_STEP, adjusted_probability, analysed
+from analysis.cells import COLUMNS, PROBABILITY_STEP, adjusted_probability, analysed, annotated_shards
 from pipeline.config import Estimate
 from pipeline.errors import NotYetMade
 from pipeline.hashing import text_keys
@@ -116,18 +116,12 @@ def gather(parts: list[pa.RecordBatch]) -> tuple[pa.RecordBatch, int]:
 def plan_parts(study: Study) -> list[Shard]:
     """One shard a unit and file of annotated/."""
     rules = study.settings.estimate
-    common = {"rules": [rules.split, str(rules.first_day), rules.threshold]}
     made_from = [study.record(stage).fingerprint for stage in ("calibrate", "layers")]
+    work = {"rules": [rules.split, str(rules.first_day), rules.threshold], "made_from": made_from}
     return [
-        Shard(
-            f"{unit}-{record.shard}",
-            {"unit": unit, "file": file, **common},
-            size=record.rows_out,
-            made_from=fingerprint(record.fingerprint, made_from),
-        )
+        replace(shard, name=f"{unit}-{shard.name}")
         for unit in units_wanted(rules)
-        for record in study.records("annotate").values()
-        for file in record.files_in("annotated")
+        for shard in annotated_shards(study, {"unit": unit, **work})
     ]
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.calibrate import Adjusted, Isotonic, TwoClass, isotonic, read_labelled_sets, station_adjusted, two_class
-from analysis.cells import whole_steps
+from analysis.cells import annotated_shards, whole_steps
 from analysis.evaluate import Choice, choose_threshold
 from pipeline.config import Settings
 from pipeline.layers import load_stations
@@ -191,16 +191,12 @@ def plan_hourly(study: Study) -> list[Shard]:
     NotYetMade : the study has no annotated images
     """
     study.files("annotated")
-    common = {
+    work = {
         "split": study.settings.estimate.split,
         "calibrations": study.record("recalibrate").fingerprint,
         "table": HOURLY.fingerprint(),
     }
-    return [
-        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
-        for record in study.records("annotate").values()
-        for file in record.files_in("annotated")
-    ]
+    return annotated_shards(study, work)
 
 
 def process_hourly(study: Study, shard: Shard) -> Record:
