@@ -1,7 +1,7 @@
-# make demo   the whole study on the embedded city, no network beyond the install
+# make demo     the whole study on the embedded city, no network beyond the install
 # make streets  rendered street scenes through the detector that is shipped; installs torch (5 GB)
-# make test   lint, types, all tests
-# make bench  every benchmark, each against its peer in the same run
+# make test     lint, types, all tests
+# make bench    every benchmark, each against its peer in the same run
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -25,12 +25,12 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
-demo: $(VENV)/.installed
-	$(BIN)/patrolscope demo --study $(STUDY)
-
 $(VENV)/.installed-detect: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[detect]'
 	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/patrolscope demo --study $(STUDY)
 
 streets: $(VENV)/.installed-detect
 	$(BIN)/patrolscope streets --study $(STUDY)/streets
