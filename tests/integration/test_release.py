@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import cli
 from tests.attack import Attacker
+from tests.integration.studies import branch
 
 pytestmark = pytest.mark.slow
 
@@ -113,8 +114,6 @@ def test_a_folder_with_other_files_is_refused_unless_forced(finished, tmp_path):
 
 
 def test_estimates_that_are_not_those_of_the_settings_are_refused_with_what_to_do(finished, tmp_path):
-    from tests.integration.studies import branch
-
     old = branch(finished, "other-seed", estimate={"seed": 998_877})
     for folder in ("estimates", "areas", "manifest"):
         shutil.copytree(finished.path(folder), old.path(folder))
@@ -122,4 +121,17 @@ def test_estimates_that_are_not_those_of_the_settings_are_refused_with_what_to_d
     assert code == 2
     assert "not those that its study.yaml asks for" in output
     assert "run `patrolscope run --study" in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_whose_levels_are_all_station_adjusted_is_refused_with_what_to_do(finished, tmp_path):
+    other = branch(finished, "adjusted-alone")
+    for folder in Path(finished.base).iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.copytree(folder, other.path(folder.name))
+    summary = json.loads(other.read_bytes("estimates/summary.json"))
+    summary["ways"] = [way | {"prediction": "station_adjusted"} for way in summary["ways"]]
+    other.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json")
+    code, output = invoke("--study", other.root, "--out", str(tmp_path / "out"))
+    assert (code, "put two_class under estimate.predictions" in output.replace("\n", " ")) == (2, True)
     assert not (tmp_path / "out").exists()

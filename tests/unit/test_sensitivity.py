@@ -498,6 +498,14 @@ def test_a_variant_without_a_group_or_without_intervals_counts_only_where_it_has
     assert found.loc["Com above the average", "with_interval"] == 1
 
 
+def test_a_difference_of_rounding_alone_has_no_direction():
+    rounding = 1 + 2 * np.finfo(float).eps
+    variants = [made_levels("x", [1.0, 1.5, 1.1]), made_levels("y", [2 - rounding, 1.5, 1.1])]
+    found = conclusions([made_levels(BASE, [rounding, 1.5, 1.1]), *variants], 95)
+    (alone,) = found[(found["compared_with"] == 1) & (found["group"] == "Res")].to_dict("records")
+    assert alone["verdict"] == "the base has no direction"
+
+
 def test_a_base_exactly_at_the_average_has_no_direction():
     found = conclusions([made_levels(BASE, [1.0, 1.5, 1.1])], 95)
     assert "the base has no direction" in set(found["verdict"])
