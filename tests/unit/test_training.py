@@ -361,16 +361,16 @@ def test_a_training_goes_on_from_its_own_weights(data, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_says_where_and_keeps_the_last_good_epoch(data, tmp_path, monkeypatch):
-    backward, calls = loop._Training._backward, []
+    loss, calls = loop._Training._loss, []
 
     def spoilt(training, images, targets):
         calls.append(1)
         if len(calls) == training.batches + 2:
             with torch.no_grad():
                 training.network.head.m[0].bias.fill_(math.nan)
-        return backward(training, images, targets)
+        return loss(training, images, targets)
 
-    monkeypatch.setattr(loop._Training, "_backward", spoilt)
+    monkeypatch.setattr(loop._Training, "_loss", spoilt)
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 2, batch 2 of 5 \(ride.*state.pt is of epoch 1"):
         told(data, tmp_path / "out")
     _, state = weights(tmp_path / "out")
@@ -437,18 +437,13 @@ def test_auxiliary_heads_are_trained_with_the_others(data, tmp_path):
     assert read_checkpoint(tmp_path / "out" / "best.pt").architecture.head.kind == "IAuxDetect"
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="not shown yet: curves of two processes were up to 20 % apart, each has batch norms and means of its own",
-)
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(tmp_path):
-    """Not to the bit: batch norms see each process's images, and means over positives are those of each process."""
+    """Batch norms and means over positives are those of the whole batch, of which the last is smaller, and uneven."""
     data = write(tmp_path / "data", 128)
-    options = ["--width", "0.02", "--size", "96", "--epochs", "2", "--batch", "48", "--threads", "1", "--device", "cpu"]
-    # Gentle steps: with the usual warm-up of biases a first step apart ends in another place.
-    options += ["--set", "lr0=0.001", "--set", "warmup_bias_lr=0"]
-    cli = str(Path(__file__).parents[2] / "cli.py")
+    options = ["--width", "0.02", "--size", "96", "--epochs", "3", "--batch", "39", "--threads", "1", "--device", "cpu"]
+    options += ["--set", "nominal_batch=39"]
+    cli = str(Path(__file__).parents[1] / "double_precision.py")
     starts = {
         "one": [sys.executable],
         "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
@@ -458,19 +453,21 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
             [*start, cli, "train", str(data), "--out", str(tmp_path / name), *options], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("epoch 2 of 2") == 1, "the first process speaks for all"
+        assert done.stdout.count("epoch 3 of 3") == 1, "the first process speaks for all"
     one, two = ([float(row["loss"]) for row in curves(tmp_path / name)] for name in ("one", "two"))
-    assert two == pytest.approx(one, rel=0.1)
-    assert two != one
-    _, state = weights(tmp_path / "two")
-    assert all(torch.isfinite(value).all() for value in state["network"].values())
+    assert two == pytest.approx(one, rel=1e-5)
+    (_, a), (_, b) = (weights(tmp_path / name) for name in ("one", "two"))
+    assert not same(a["network"], b["network"]), "rounded alike, as if the second process had nothing to do"
+    for key, value in a["network"].items():
+        torch.testing.assert_close(b["network"][key], value, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
 def test_a_minute_of_training_finds_most_squares(tmp_path):
     data = write(tmp_path / "data", 320, seed=5)
-    # A step every batch: 64 images a step would be 80 steps in all.
-    told(data, tmp_path / "out", width=0.125, size=96, epochs=22, batch=16, changes=("nominal_batch=16",))
+    # A step every batch, with the learning rate of 64 images a step: AP was 0.93 to 0.99 over seeds.
+    changes = ("nominal_batch=16", "lr0=0.04", "mosaic=0")
+    told(data, tmp_path / "out", width=0.125, size=96, epochs=32, batch=16, changes=changes)
     rows = [{key: float(value) for key, value in row.items()} for row in curves(tmp_path / "out")]
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())

@@ -196,9 +196,10 @@ class _Training:
         self.batches = math.ceil(len(self.pictures.examples) / asked.batch)
         self.recipe = recipe
         self.schedule = Schedule(recipe, asked.epochs, self.batches)
+        self.average = Average(network)  # with plain batch norms, which a checkpoint holds
+        ranks.share_norms(network)
         self.optimizer = make_optimizer(network, recipe, asked.batch)
-        self.average = Average(network)
-        self.criterion = Criterion(network, recipe, asked.size)
+        self.criterion = Criterion(network, recipe, asked.size, ranks)
         self.dtype = dtype_of(choose_precision(asked.precision, device))
         # Half precision would lose small gradients.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
@@ -222,14 +223,15 @@ class _Training:
         self.network.train()
         for number, (images, targets, names) in enumerate(self._batches(order, epoch)):
             self.schedule.set(self.optimizer, self.state.iterations)
-            loss = self._backward(images, targets)
-            parts = self.ranks.mean(np.array([loss.box, loss.objectness, loss.classes]))
+            loss = self._loss(images, targets)
+            parts = self.ranks.total(torch.tensor([loss.box, loss.objectness, loss.classes])).numpy()
             if not np.isfinite(parts).all():
                 raise TrainingError(
                     f"the loss is {float(parts.sum())} in epoch {epoch + 1}, batch {number + 1} of {self.batches} "
                     f"({', '.join(names[:4])}, ...): {self._last_good()}; look at these images, or take another --batch"
                 )
             sums += parts
+            torch.autograd.backward(self.scaler.scale(loss.total))
             self._step(last=number + 1 == self.batches)
             self.state.iterations += 1
         self.state.epoch += 1
@@ -266,15 +268,12 @@ class _Training:
             f"{row['seconds']:.0f} s"
         )
 
-    def _backward(self, images: Tensor, targets: Tensor) -> Loss:
-        """Loss of this process's images; its gradients are added to those there."""
+    def _loss(self, images: Tensor, targets: Tensor) -> Loss:
+        """What this process's images add to the loss."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             shown = images.to(self.device, non_blocking=True).float() / 255
             maps = self.network(shown.to(memory_format=torch.channels_last))
-        loss = self.criterion(maps, targets.to(self.device))
-        if torch.isfinite(loss.total):
-            torch.autograd.backward(self.scaler.scale(loss.total))
-        return loss
+        return self.criterion(maps, targets.to(self.device))
 
     def _step(self, *, last: bool) -> None:
         # What is left at the end of an epoch makes a step, too: a checkpoint then holds all that was learned.

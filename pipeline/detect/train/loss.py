@@ -18,6 +18,7 @@ from pipeline.detect.train.assign import (
     Positives,
     assign,
 )
+from pipeline.detect.train.ranks import Ranks
 from pipeline.detect.train.settings import Recipe
 from pipeline.detect.yolov7 import Network
 
@@ -28,7 +29,7 @@ _EPS = 1e-7
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of a batch and its three parts, each with its gain, an image."""
+    """What a process's images add to the loss of a batch: three parts, each with its gain, an image of the batch."""
 
     total: Tensor  # times the images of the batch
     box: float
@@ -59,9 +60,11 @@ class Criterion:
     Parameters
     ----------
     size : pixels of the network's square input, longer side
+    ranks : the processes that share a batch; means are over what all of them have
     """
 
-    def __init__(self, network: Network, recipe: Recipe, size: int) -> None:
+    def __init__(self, network: Network, recipe: Recipe, size: int, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
         head = network.head
         self.anchors = torch.as_tensor(head.anchors).float()
         self.strides, self.recipe = network.strides, recipe
@@ -76,7 +79,7 @@ class Criterion:
         self.balance = _BALANCE.get(self.levels, (1.0,) * self.levels)
 
     def __call__(self, maps: Sequence[Tensor], targets: Tensor) -> Loss:
-        """Loss of a batch.
+        """Loss of a batch, or of this process's part of it.
 
         Parameters
         ----------
@@ -84,8 +87,9 @@ class Criterion:
         targets : (t, 6) image, class, centre x, centre y, width, height as shares of the input
         """
         maps = [values.float() for values in maps]
-        if not all(bool(torch.isfinite(values).all()) for values in maps):
-            # Nothing can be assigned to such a map: the caller is to stop.
+        finite = torch.stack([torch.isfinite(values).all() for values in maps]).all()
+        if self.ranks.total(finite.int()) < self.ranks.world:
+            # Nothing can be assigned to such a map: the caller is to stop, in every process.
             return Loss(maps[0].new_tensor(math.nan), math.nan, math.nan, math.nan)
         lead, auxiliary = maps[: self.levels], maps[self.levels :]
         anchors = self.anchors.to(lead[0].device)
@@ -98,7 +102,8 @@ class Criterion:
             more = self._parts(auxiliary, targets, anchors, wider)
             parts = {name: parts[name] + _AUXILIARY_WEIGHT * more[name] for name in parts}
         parts = {name: self.gains[name] * value for name, value in parts.items()}
-        total = sum(parts.values(), start=lead[0].new_zeros(())) * lead[0].shape[0]
+        images = self.ranks.total(torch.tensor(len(lead[0]), device=lead[0].device))
+        total = sum(parts.values(), start=lead[0].new_zeros(())) * images
         return Loss(total, *(float(parts[name].detach()) for name in ("box", "objectness", "classes")))
 
     def _parts(
@@ -106,20 +111,25 @@ class Criterion:
     ) -> dict[str, Tensor]:
         zero = maps[0].new_zeros(())
         box, objectness, classes = zero, zero, zero
-        for values, sizes, positives, balance in zip(maps, anchors, found, self.balance, strict=True):
+        counted = [len(maps[0]), *(len(positives.targets) for positives in found)]
+        images, *matched = self.ranks.total(torch.tensor(counted, device=zero.device))
+        each = zip(maps, anchors, found, self.balance, matched, strict=True)
+        for values, sizes, positives, balance, count in each:
             cells = positives.cells
             wanted = torch.zeros_like(values[..., 4])
             if len(positives.targets):
                 mine, its = cells.of(values), targets[positives.targets]
                 overlap = ciou(*self._pair(mine, its, cells.column, cells.row, sizes[cells.anchor], values))
-                box = box + (1 - overlap).mean()
+                box = box + (1 - overlap).sum() / count
                 wanted[cells.image, cells.anchor, cells.row, cells.column] = overlap.detach().clamp(min=0)
                 if self.classes > 1:
                     smooth = self.recipe.label_smoothing
                     kinds = functional.one_hot(its[:, 1].long(), self.classes).to(mine)
                     kinds = kinds * (1 - smooth) + smooth / 2
-                    classes = classes + functional.binary_cross_entropy_with_logits(mine[:, 5:], kinds)
-            objectness = objectness + balance * functional.binary_cross_entropy_with_logits(values[..., 4], wanted)
+                    entropy = functional.binary_cross_entropy_with_logits(mine[:, 5:], kinds, reduction="sum")
+                    classes = classes + entropy / (count * self.classes)
+            entropy = functional.binary_cross_entropy_with_logits(values[..., 4], wanted)
+            objectness = objectness + balance * entropy * len(values) / images
         return {"box": box, "objectness": objectness, "classes": classes}
 
     @staticmethod

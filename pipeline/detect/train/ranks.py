@@ -6,15 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from pipeline.detect.yolov7 import Network
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,22 +39,80 @@ class Ranks:
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad)
 
-    def mean(self, values: Floats) -> Floats:
-        """Mean over the processes; no number where one of them has none, so that all stop together."""
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over the processes, where the values are."""
         if self.world == 1:
             return values
-        total = torch.from_numpy(values).to("cpu" if dist.get_backend() == "gloo" else f"cuda:{self.local}")
+        total = self._placed(values)
         dist.all_reduce(total)
-        return total.cpu().numpy() / self.world
+        return total.to(values.device)
 
     def from_first(self, value: float) -> float:
         """The first process's value, for all; who asks waits for it."""
         if self.world == 1:
             return value
-        given = torch.tensor(value, dtype=torch.float64)
-        given = given if dist.get_backend() == "gloo" else given.to(f"cuda:{self.local}")
+        given = self._placed(torch.tensor(value, dtype=torch.float64))
         dist.broadcast(given, 0)
         return float(given)
+
+    def _placed(self, values: Tensor) -> Tensor:
+        """A copy where the processes can reach it."""
+        return values.to("cpu" if dist.get_backend() == "gloo" else f"cuda:{self.local}", copy=True)
+
+    def share_norms(self, network: nn.Module) -> None:
+        """Put batch norms that see the images of all processes in the place of a network's own."""
+        if self.world == 1:
+            return
+        for name, child in list(network.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                shared = SharedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+                shared.load_state_dict(child.state_dict())
+                setattr(network, name, shared.to(child.weight.device))
+            else:
+                self.share_norms(child)
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm by the mean and variance over all processes; `torch.nn.SyncBatchNorm` does it on CUDA alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values (n, channels, h, w), normalised; outside training as a plain one does."""
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        count = _summed(values.new_tensor(values.numel() / self.num_features))
+        mean = _summed(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = _summed(centred.square().sum((0, 2, 3))) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        gain = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * gain[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        for kept, new in ((self.running_mean, mean), (self.running_var, variance)):
+            cast("Tensor", kept).lerp_(new, cast("float", self.momentum))
+        cast("Tensor", self.num_batches_tracked).add_(1)
+
+
+class _Summed(torch.autograd.Function):
+    """Sum over processes; since each has a part of the loss, gradients of the sum are summed, too."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    return cast("Tensor", _Summed.apply(values))
 
 
 @contextmanager
