@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import geopandas as gpd
@@ -192,9 +192,23 @@ class Study:
             )
         return name
 
-    def write_parts(self, parts: Iterable[pa.RecordBatch], schema: pa.Schema, name: str) -> str:
+    def map_parts(self, file: str) -> list[pa.RecordBatch]:
+        """All parts of a file of `write_parts` without compression, mapped from disk where it is on this machine."""
+        if self.is_local:
+            with pa.memory_map(self.path(file)) as source, pa.ipc.open_file(source) as reader:
+                return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        with self.open_parts(file) as reader:
+            return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+    def write_parts(
+        self,
+        parts: Iterable[pa.RecordBatch],
+        schema: pa.Schema,
+        name: str,
+        compression: Literal["lz4"] | None = "lz4",
+    ) -> str:
         """Write parts of one schema as one Arrow file, from which each can be read alone."""
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        options = pa.ipc.IpcWriteOptions(compression=compression)
         with (
             self.aside(name) as path,
             self.fs.open(path, "wb") as file,

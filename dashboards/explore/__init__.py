@@ -1,0 +1,1 @@
+"""Dashboards in the browser: the map, disparities, detector, coverage, run."""
