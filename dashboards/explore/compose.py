@@ -1,0 +1,254 @@
+"""The map as pixels: measure, outlines, hatching, in one pass over what a window shows.
+
+The same picture serves the browser, the static page and the poster; scales are those of the whole study, so that a
+colour means the same wherever one looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
+from scipy import ndimage
+
+from analysis.calibrate import TwoClass
+from dashboards.explore.city import OUTSIDE, City
+from dashboards.explore.filters import Filter
+from dashboards.explore.levels import place_levels
+from dashboards.explore.points import Points, Window
+from dashboards.figures import INK
+from dashboards.maps import EMPTY, HATCH, LAND, LEAST_IMAGES, LEVEL_CENTRES, LEVEL_STEP, OUTLINE, WATER, WIDEST_FT
+from dashboards.raster import Counts, coarsen, smoothed_share
+from dashboards.results import FEW_IMAGES
+
+Measure = Literal["images", "share", "level"]
+MEASURES: dict[Measure, str] = {
+    "images": "Images",
+    "share": "Share with police",
+    "level": "Calibrated level",
+}
+# Images are counted in squares of this side, or of a pixel where that is wider: as wide as a street.
+STREET_FT = 100.0
+# Below this width of a pixel single images are dots.
+DOTS_BELOW_FT = 4.0
+_SHARE_CELL = 4  # pixels along a cell of the smoothed share: what is smoothed needs no finer grain
+_WHOLE_COLUMNS = 1_000  # of the picture that scales are taken from
+# Outlines of more than this share of the land would hide what they divide.
+_MOST_OUTLINES = 0.12
+CHOSEN = "#d6006c"  # around the chosen place, away from all three scales
+
+RGB = npt.NDArray[np.uint8]
+Shown = npt.NDArray[np.bool_]
+
+
+def _table(name: str, low: float, high: float, steps: int = 256) -> RGB:
+    return (255 * colormaps[name](np.linspace(low, high, steps))[:, :3]).round().astype(np.uint8)
+
+
+def _rgb(colour: str) -> RGB:
+    return (255 * np.array(to_rgb(colour))).round().astype(np.uint8)
+
+
+# As in the report's maps; all three are safe for colour-blind readers.
+TABLES: dict[Measure, RGB] = {
+    "images": _table("YlGnBu", 0.32, 1.0),
+    "share": _table("YlOrRd", 0.02, 0.98),
+    "level": _table("PuOr_r", 0.04, 0.96, len(LEVEL_CENTRES)),
+}
+LEVEL_EDGES = 2.0 ** (LEVEL_CENTRES[:-1] + LEVEL_STEP / 2)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a map shows."""
+
+    window: Window
+    measure: Measure = "images"
+    level: str = "neighbourhood"
+    keep: Filter = field(default_factory=Filter)
+    chosen: str = ""  # place of the level
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Ends of the colour scales, over the whole city and all images."""
+
+    images: float  # in a square of a street's width, where the scale ends; it begins at 1
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Painter:
+    """Makes pictures of a study."""
+
+    points: Points
+    city: City
+    calibration: TwoClass | None
+
+    def whole(self, columns: int, rows: int | None = None, margin: float = 0.02) -> Window:
+        """A window of square pixels that holds the whole city."""
+        wide, tall = self.city.size_ft
+        rows = rows or max(1, round(columns * tall / wide))
+        pixel_ft = (1 + 2 * margin) * max(wide / columns, tall / rows)
+        return window_around(wide / 2, tall / 2, pixel_ft, columns, rows)
+
+    @cached_property
+    def scales(self) -> Scales:
+        """Scales of the study."""
+        window = self.whole(_WHOLE_COLUMNS)
+        images, positives = self.points.raster(window, Filter())
+        density = _density(images, window)
+        share = _share(images, positives, window)
+        known = share[np.isfinite(share)]
+        return Scales(
+            images=max(10.0, float(np.percentile(density[density > 0], 99.9))) if density.any() else 10.0,
+            share=max(1e-5, float(np.percentile(known, 99.7))) if len(known) else 0.01,
+        )
+
+    def levels(self, level: str, keep: Filter) -> pd.DataFrame:
+        """Levels of all places of a level under a filter: see `place_levels`."""
+        return _levels(self, level, keep)
+
+    def paint(self, view: View) -> RGB:
+        """(rows, columns, 3) colours, the southernmost row first."""
+        return _paint(self, view)
+
+    def paint_once(self, view: View) -> RGB:
+        """The same, not kept for another time."""
+        return _paint.__wrapped__(self, view)
+
+
+def window_around(x_ft: float, y_ft: float, pixel_ft: float, columns: int, rows: int) -> Window:
+    """Window of square pixels around a point."""
+    wide, tall = columns * pixel_ft / 2, rows * pixel_ft / 2
+    return Window(x_ft - wide, y_ft - tall, x_ft + wide, y_ft + tall, columns, rows)
+
+
+@lru_cache(maxsize=128)
+def _levels(painter: Painter, level: str, keep: Filter) -> pd.DataFrame:
+    return place_levels(painter.city, level, _counts(painter, keep), painter.calibration)
+
+
+@lru_cache(maxsize=32)
+def _counts(painter: Painter, keep: Filter) -> npt.NDArray[np.int64]:
+    return painter.points.count(keep, by=["area"])
+
+
+@lru_cache(maxsize=24)  # some 2 MB each
+def _paint(painter: Painter, view: View) -> RGB:
+    city, window = painter.city, view.window
+    picture = np.empty((window.rows, window.columns, 3), np.uint8)
+    picture[:] = _rgb(WATER)
+    land = city.under(city.ground.name, window) != OUTSIDE
+    picture[land] = _rgb(LAND)
+    under = city.under(view.level, window)
+    if view.measure == "level":
+        _fill_level(picture, np.where(land, under, OUTSIDE), painter.levels(view.level, view.keep))
+    else:
+        _fill_points(picture, painter, view, land)
+    _outline(picture, city, view, under, land)
+    picture.setflags(write=False)
+    return picture
+
+
+def _fill_level(picture: RGB, under: npt.NDArray[np.int32], levels: pd.DataFrame) -> None:
+    relative = levels["relative"].to_numpy()
+    colours = TABLES["level"][np.searchsorted(LEVEL_EDGES, np.nan_to_num(relative, nan=1.0))]
+    colours[np.isnan(relative)] = _rgb(EMPTY)
+    seen = under != OUTSIDE
+    picture[seen] = colours[under[seen]]
+    few = ((levels["images"] < FEW_IMAGES) | (levels["positives"] == 0)).to_numpy() & ~np.isnan(relative)
+    rows, columns = under.shape
+    stripes = (np.arange(rows)[:, None] - np.arange(columns)) % 7 < 2
+    picture[seen & stripes & few[under]] = _rgb(HATCH)
+
+
+def _fill_points(picture: RGB, painter: Painter, view: View, land: Shown) -> None:
+    window, scales = view.window, painter.scales
+    # What is smoothed at the edge looks at images beyond it.
+    margin = _box(window) if view.measure == "images" else 2 * _SHARE_CELL * _box(window)
+    wider = _wider(window, margin)
+    images, positives = painter.points.raster(wider, view.keep)
+    inner = np.s_[margin : margin + window.rows, margin : margin + window.columns]
+    if view.measure == "images":
+        values = _density(images, wider)[inner]
+        shown = values > 0
+        place = np.log(np.maximum(values, 1)) / np.log(scales.images)
+    else:
+        picture[land] = _rgb(EMPTY)
+        values = _share(images, positives, wider)[inner]
+        shown = np.isfinite(values) & land
+        place = np.nan_to_num(values) / scales.share
+    table = TABLES[view.measure]
+    steps = (place[shown] * (len(table) - 1)).clip(0, len(table) - 1).astype(np.intp)
+    picture[shown] = table[steps]
+    if window.pixel_ft < DOTS_BELOW_FT:
+        for counts, colour, size in ((images, INK, 3), (positives, CHOSEN, 5)):
+            picture[ndimage.maximum_filter(counts[inner] > 0, size)] = _rgb(colour)
+
+
+def _box(window: Window) -> int:
+    """Pixels along the square in which images are counted: odd."""
+    return max(1, 2 * round((STREET_FT / window.pixel_ft - 1) / 2) + 1)
+
+
+def _wider(window: Window, margin: int) -> Window:
+    across, up = window.pixel_ft, (window.north_ft - window.south_ft) / window.rows
+    return Window(
+        window.west_ft - margin * across,
+        window.south_ft - margin * up,
+        window.east_ft + margin * across,
+        window.north_ft + margin * up,
+        window.columns + 2 * margin,
+        window.rows + 2 * margin,
+    )
+
+
+def _density(images: npt.NDArray[np.uint32], window: Window) -> npt.NDArray[np.float64]:
+    """Images in a square of a street's width around each pixel."""
+    side = _box(window)
+    summed = images.astype(np.float64)
+    if side > 1:
+        # Sums of whole numbers: what is not whole is rounding.
+        summed = np.round(ndimage.uniform_filter(summed, side, mode="constant") * side**2)
+    return summed * (STREET_FT / (side * window.pixel_ft)) ** 2
+
+
+def _share(
+    images: npt.NDArray[np.uint32], positives: npt.NDArray[np.uint32], window: Window
+) -> npt.NDArray[np.float64]:
+    """Share of images with police around each pixel, over the smallest square with enough of them."""
+    cells = Counts(coarsen(images, _SHARE_CELL), coarsen(positives, _SHARE_CELL))
+    widest = max(1, int(WIDEST_FT / (_SHARE_CELL * window.pixel_ft)))
+    share = smoothed_share(cells, least_images=LEAST_IMAGES, widest_cells=min(widest, max(cells.images.shape)))
+    return share.repeat(_SHARE_CELL, axis=0).repeat(_SHARE_CELL, axis=1)[: window.rows, : window.columns]
+
+
+def _outline(picture: RGB, city: City, view: View, under: npt.NDArray[np.int32], land: Shown) -> None:
+    edges = _edges(under) & land
+    if edges.sum() <= _MOST_OUTLINES * max(1, land.sum()):
+        _blend(picture, edges, OUTLINE, 0.55)
+    ground = _edges(city.under(city.ground.name, view.window))
+    _blend(picture, ground, OUTLINE, 0.9)
+    if view.chosen and view.chosen in city.level(view.level).places:
+        mine = under == city.level(view.level).places.index(view.chosen)
+        _blend(picture, ndimage.binary_dilation(mine, iterations=2) & ~mine, CHOSEN, 1.0)
+
+
+def _edges(under: npt.NDArray[np.int32]) -> Shown:
+    """Pixels whose eastern or northern neighbour belongs to another place."""
+    edges = np.zeros(under.shape, dtype=np.bool_)
+    edges[:, :-1] |= under[:, :-1] != under[:, 1:]
+    edges[:-1] |= under[:-1] != under[1:]
+    return edges
+
+
+def _blend(picture: RGB, where: Shown, colour: str, strength: float) -> None:
+    mixed = picture[where] * (1 - strength) + _rgb(colour) * strength
+    picture[where] = mixed.round().astype(np.uint8)

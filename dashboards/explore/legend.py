@@ -1,0 +1,75 @@
+"""What colours mean: as HTML beside the map, and as a figure under a poster."""
+
+from __future__ import annotations
+
+import math
+
+from dashboards.explore.city import LEVEL_NAMES
+from dashboards.explore.compose import STREET_FT, TABLES, Measure, Scales
+from dashboards.maps import EMPTY, HATCH, LEAST_IMAGES, LEVEL_CENTRES, LEVEL_LABELS
+from dashboards.results import FEW_IMAGES
+
+_TICKS = 4  # powers of ten, or parts of a share
+
+
+def unit_of(measure: Measure, level: str) -> str:
+    """What a colour stands for, with its unit."""
+    return {
+        "images": f"images in a square of {STREET_FT:.0f} ft (logarithmic scale)",
+        "share": "% of images with a detected police vehicle, around each point",
+        "level": f"calibrated level of each {LEVEL_NAMES[level][0]}, times the average over residents",
+    }[measure]
+
+
+def ticks_of(measure: Measure, scales: Scales) -> list[tuple[float, str]]:
+    """Marks of a scale: where (0 to 1) and what."""
+    if measure == "level":
+        steps = len(LEVEL_CENTRES)
+        return [
+            ((place + 0.5) / steps, LEVEL_LABELS[centre])
+            for place, centre in enumerate(LEVEL_CENTRES.tolist())
+            if centre in LEVEL_LABELS
+        ]
+    if measure == "share":
+        return [(part / _TICKS, f"{100 * scales.share * part / _TICKS:.2g}") for part in range(_TICKS + 1)]
+    top = math.log10(scales.images)
+    return [(power / top, f"{10**power:,}") for power in range(int(top) + 1)]
+
+
+def notes_of(measure: Measure) -> list[tuple[str, str]]:
+    """Colours beside the scale: CSS background and what it means."""
+    hatched = f"repeating-linear-gradient(135deg,#fff 0 3px,{HATCH} 3px 5px)"
+    return {
+        "images": [],
+        "share": [(EMPTY, f"under {LEAST_IMAGES:,} images within a mile")],
+        "level": [
+            (hatched, f"under {FEW_IMAGES} images, or none with police"),
+            (EMPTY, "no images, or nobody lives there"),
+        ],
+    }[measure]
+
+
+def legend_html(scales: Scales, measure: Measure, level: str) -> str:
+    """The legend of the map."""
+    colours = ["#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in TABLES[measure]]
+    if measure == "level":
+        share = 100 / len(colours)
+        stops = ",".join(f"{colour} {at * share:.2f}% {(at + 1) * share:.2f}%" for at, colour in enumerate(colours))
+    else:
+        stops = ",".join(colours[::15] + colours[-1:])
+    marks = "".join(
+        f'<span style="position:absolute;left:{100 * place:.1f}%;transform:translateX(-50%)">{text}</span>'
+        for place, text in ticks_of(measure, scales)
+    )
+    notes = "".join(
+        f'<span style="display:inline-flex;align-items:center;margin:2px 14px 0 0"><span aria-hidden="true" '
+        f'style="display:inline-block;width:26px;height:13px;margin-right:6px;border:1px solid #ccc;'
+        f'background:{colour}"></span>{text}</span>'
+        for colour, text in notes_of(measure)
+    )
+    return (
+        '<div role="img" aria-label="Legend" style="font-size:13px;max-width:560px;margin:2px 0 8px">'
+        f"<div>{unit_of(measure, level)}</div>"
+        f'<div style="height:12px;margin:3px 14px 0;background:linear-gradient(90deg,{stops})"></div>'
+        f'<div style="position:relative;height:18px;margin:0 14px">{marks}</div>{notes}</div>'
+    )

@@ -1,0 +1,386 @@
+"""The map: drawn anew on the server at every pan and zoom, from all images."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import panel as pn
+from bokeh.events import RangesUpdate, Tap
+from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, ImperialLength, Range1d, ScaleBar
+from bokeh.plotting import figure
+
+from dashboards.explore.city import LEVEL_NAMES
+from dashboards.explore.compose import MEASURES, View, window_around
+from dashboards.explore.filters import Filter
+from dashboards.explore.legend import legend_html
+from dashboards.explore.points import Window
+from dashboards.explore.profile import profile
+from dashboards.explore.site import Site
+from dashboards.explore.state import State
+from dashboards.results import UNKNOWN
+
+# Before a browser has said how large its map is.
+_COLUMNS, _ROWS = 960, 640
+_TALL_PX = 640
+_MOST_PX = 2_400  # along a side: a browser can say anything
+_STEP = 1 / 3  # of the view, that an arrow moves
+_FINEST_FT, _COARSEST = 0.25, 4.0  # a pixel; times the whole city
+_HOVER_PX = 2  # of the picture, along a cell of what hovering looks up
+
+_TOOLTIP = """
+<div style="max-width:260px;font:13px/1.4 Helvetica,Arial,sans-serif">
+<b>@image{place}</b><br>@image{level}<br>@image{images}<br>@image{persons}</div>
+"""
+_threads = ThreadPoolExecutor(2, thread_name_prefix="map")
+
+
+def map_page(site: Site, state: State) -> pn.viewable.Viewable:
+    """The map with what steers it, its legend, and the profile of the place that was chosen."""
+    return _Map(site, state).layout()
+
+
+class _Map:
+    """The map of one reader."""
+
+    def __init__(self, site: Site, state: State) -> None:
+        self.site, self.state = site, state
+        self.window = self._start(_COLUMNS, _ROWS)
+        self.picture = ColumnDataSource({name: [] for name in ("image", "x", "y", "dw", "dh")})
+        self.places = ColumnDataSource({name: [] for name in ("image", "x", "y", "dw", "dh")})
+        self.cards = ColumnDataSource({name: [] for name in ("place", "level", "images", "persons")})
+        self.plot = self._figure()
+        self.drawn = 0  # pictures sent
+        self._wanted = False
+        self.status = pn.pane.HTML("", styles={"color": "#5a636e", "font-size": "13px"}, margin=(2, 0))
+        self._put(self._paint(), self._describe())
+        state.param.watch(lambda *_: self._ask(), ["filter", "measure", "level", "chosen"])
+
+    # The view.
+
+    def _start(self, columns: int, rows: int) -> Window:
+        """Where the address says, or the whole city."""
+        if self.state.at is None:
+            return self.site.painter.whole(columns, rows)
+        x_ft, y_ft, pixel_ft = self.state.at
+        return window_around(x_ft, y_ft, pixel_ft, columns, rows)
+
+    def _view(self) -> View:
+        state = self.state
+        return View(self.window, state.measure, self._level(), state.filter, state.chosen)
+
+    def _level(self) -> str:
+        levels = self.site.city.levels
+        return str(self.state.level) if self.state.level in levels else levels[-1]
+
+    def _show(self, window: Window) -> None:
+        """Go to a window; the browser's axes follow."""
+        self.window = window
+        for axis, ends in (
+            (self.plot.x_range, (window.west_ft, window.east_ft)),
+            (self.plot.y_range, (window.south_ft, window.north_ft)),
+        ):
+            axis.update(start=ends[0], end=ends[1])
+        self._ask()
+
+    def _around(self, x_ft: float, y_ft: float, pixel_ft: float) -> Window:
+        coarsest = _COARSEST * self.site.painter.whole(self.window.columns, self.window.rows).pixel_ft
+        return window_around(
+            x_ft, y_ft, min(max(pixel_ft, _FINEST_FT), coarsest), self.window.columns, self.window.rows
+        )
+
+    def _moved(self, event: RangesUpdate) -> None:
+        """The reader panned or zoomed."""
+        if None in (event.x0, event.x1, event.y0, event.y1):
+            return
+        x_ft, y_ft = (event.x0 + event.x1) / 2, (event.y0 + event.y1) / 2
+        self._resize()
+        asked = self._around(x_ft, y_ft, abs(event.x1 - event.x0) / self.window.columns)
+        if asked == self.window:
+            return
+        off = abs((event.y1 - event.y0) - (asked.north_ft - asked.south_ft)) > 1e-6 * (asked.north_ft - asked.south_ft)
+        if off:  # pixels are square
+            self._show(asked)
+        else:
+            self.window = asked
+            self._ask()
+
+    def _resize(self) -> None:
+        """Take as many pixels as the browser shows, for the same scale."""
+        columns, rows = (
+            min(int(side), _MOST_PX) if side else old
+            for side, old in (
+                (self.plot.inner_width, self.window.columns),
+                (self.plot.inner_height, self.window.rows),
+            )
+        )
+        if (columns, rows) != (self.window.columns, self.window.rows):
+            centre = _centre(self.window)
+            self.window = window_around(*centre, self.window.pixel_ft, columns, rows)
+
+    def _fitted(self, *_change: Any) -> None:
+        """The browser has said how large the map is."""
+        self._resize()
+        self._show(self._start(self.window.columns, self.window.rows))
+
+    def _tapped(self, event: Tap) -> None:
+        self.state.chosen = self.site.city.place_at(self._level(), event.x, event.y)
+
+    # Drawing.
+
+    def _ask(self) -> None:
+        """Draw soon: what is asked for until then is one picture."""
+        if self._wanted:
+            return
+        self._wanted = True
+        document = pn.state.curdoc
+        if document is None or document.session_context is None:
+            self._wanted = False
+            self._put(self._paint(), self._describe())
+            return
+        document.add_next_tick_callback(self._draw)
+
+    async def _draw(self) -> None:
+        self._wanted = False
+        loop = asyncio.get_running_loop()
+        painted = await loop.run_in_executor(_threads, self._paint)
+        described = await loop.run_in_executor(_threads, self._describe)
+        self._put(painted, described)
+        x_ft, y_ft = _centre(self.window)
+        whole = self.site.painter.whole(self.window.columns, self.window.rows)
+        self.state.at = None if self.window == whole else (x_ft, y_ft, self.window.pixel_ft)
+
+    def _paint(self) -> dict[str, Any]:
+        view = self._view()
+        rgb = self.site.painter.paint(view)
+        image = np.empty((*rgb.shape[:2], 4), np.uint8)
+        image[..., :3], image[..., 3] = rgb, 255
+        under = self.site.city.under(view.level, view.window)[::_HOVER_PX, ::_HOVER_PX]
+        return {"rgba": image.view(np.uint32).reshape(rgb.shape[:2]), "under": under, "window": view.window}
+
+    def _describe(self) -> dict[str, list[str]]:
+        return cards(self.site, self._level(), self.state)
+
+    def _put(self, painted: dict[str, Any], described: dict[str, list[str]]) -> None:
+        window = painted["window"]
+        place = {
+            "x": [window.west_ft],
+            "y": [window.south_ft],
+            "dw": [window.east_ft - window.west_ft],
+            "dh": [window.north_ft - window.south_ft],
+        }
+        self.picture.data = {"image": [painted["rgba"]], **place}
+        self.places.data = {"image": [painted["under"]], **place}
+        if described != self.cards.data:
+            self.cards.data = described
+        self.drawn += 1
+        self.plot.html_attributes = {"data-drawn": str(self.drawn)}
+        self.status.object = html.escape(f"{MEASURES[self.state.measure]} · {self.state.filter.in_words()}")
+
+    def _figure(self) -> Any:
+        window = self.window
+        plot: Any = figure(
+            x_range=Range1d(window.west_ft, window.east_ft),
+            y_range=Range1d(window.south_ft, window.north_ft),
+            tools="pan,wheel_zoom,box_zoom,tap",
+            active_scroll="wheel_zoom",
+            height=_TALL_PX,
+            sizing_mode="stretch_width",
+            toolbar_location="above",
+            min_border=0,
+            outline_line_color="#d9dde2",
+            background_fill_color="#e4ebf0",
+        )
+        plot.toolbar.logo = None
+        plot.toolbar.tools[2].match_aspect = True
+        plot.axis.visible = plot.grid.visible = False
+        plot.image_rgba("image", x="x", y="y", dw="dw", dh="dh", source=self.picture)
+        looked_up = plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.places, global_alpha=0.0)
+        said = CustomJSHover(
+            args={"cards": self.cards}, code="return value < 0 ? '' : cards.data[format][Math.round(value)]"
+        )
+        plot.add_tools(HoverTool(renderers=[looked_up], tooltips=_TOOLTIP, formatters={"@image": said}))
+        plot.add_layout(
+            ScaleBar(
+                range=plot.x_range, unit="ft", dimensional=ImperialLength(), location="bottom_left",
+                background_fill_alpha=0.8, border_line_color=None,
+            )
+        )  # fmt: skip
+        plot.scatter(
+            *self.site.city.stations_ft.T, marker="square_pin", size=7, fill_color="#1b1f24", line_color="white",
+            name="stations",
+        )  # fmt: skip
+        plot.on_event(RangesUpdate, self._moved)
+        plot.on_event(Tap, self._tapped)
+        plot.on_change("inner_width", self._fitted)
+        return plot
+
+    # The page.
+
+    def layout(self) -> pn.viewable.Viewable:
+        """Everything on the page."""
+        state, city = self.state, self.site.city
+        measures = {title: name for name, title in MEASURES.items()}
+        if self.site.calibration is None:
+            measures.pop(MEASURES["level"])
+        measure = pn.widgets.RadioButtonGroup(
+            name="Measure", options=measures, value=state.measure, button_type="default", margin=(0, 12, 6, 0)
+        )
+        level = pn.widgets.Select(
+            name="Areas",
+            options={LEVEL_NAMES[name][1]: name for name in city.levels},
+            value=self._level(),
+            width=190,
+            margin=(0, 12, 6, 0),
+        )
+        _tie(measure, state, "measure")
+        _tie(level, state, "level")
+        find = pn.widgets.AutocompleteInput(
+            name="Find a place",
+            options=list(city.level(self._level()).places),
+            value=state.chosen if state.chosen in city.level(self._level()).places else "",
+            case_sensitive=False,
+            search_strategy="includes",
+            placeholder="name or code",
+            width=230,
+            margin=(0, 0, 6, 0),
+        )
+
+        def relist(*_events: Any) -> None:
+            state.chosen = ""
+            find.options = list(city.level(self._level()).places)
+
+        def found(event: Any) -> None:
+            bounds = city.bounds_of(self._level(), event.new) if event.new else None
+            if bounds is None or event.new == state.chosen:
+                return
+            state.chosen = event.new
+            west, south, east, north = bounds
+            window = self.window
+            pixel_ft = 1.6 * max((east - west) / window.columns, (north - south) / window.rows)
+            self._show(self._around((west + east) / 2, (south + north) / 2, pixel_ft))
+
+        state.param.watch(relist, "level")
+        find.param.watch(found, "value")
+
+        def named(event: Any) -> None:
+            find.value = event.new if event.new in find.options else ""
+
+        state.param.watch(named, "chosen")
+        return pn.Column(
+            pn.FlexBox(pn.Column("Measure", measure, margin=0), level, find, align_items="end"),
+            self.plot,
+            self._steering(),
+            self.status,
+            pn.pane.HTML(
+                pn.bind(lambda measure, level: legend_html(self.site.painter.scales, measure, level),
+                        state.param.measure, state.param.level),
+                sizing_mode="stretch_width",
+            ),
+            self._exports(),
+            pn.panel(pn.bind(self._profile, state.param.filter, state.param.chosen)),
+            sizing_mode="stretch_width",
+        )  # fmt: skip
+
+    def _profile(self, keep: Filter, chosen: str) -> pn.viewable.Viewable:
+        known = chosen in self.site.city.level(self._level()).places
+        return profile(self.site, keep, self._level(), chosen if known else "")
+
+    def _steering(self) -> pn.viewable.Viewable:
+        """Buttons for what a mouse does, for whoever has none."""
+
+        def move(across: float, up: float, closer: float = 1.0) -> Any:
+            def go(_event: Any) -> None:
+                window = self.window
+                (x_ft, y_ft), pixel_ft = _centre(window), window.pixel_ft
+                step = _STEP * pixel_ft
+                x_ft, y_ft = x_ft + across * step * window.columns, y_ft + up * step * window.rows
+                self._show(self._around(x_ft, y_ft, pixel_ft / closer))
+
+            return go
+
+        def whole(_event: Any) -> None:
+            self._show(self.site.painter.whole(self.window.columns, self.window.rows))
+
+        buttons = []
+        for label, what, go in (
+            ("+", "Zoom in", move(0, 0, 2.0)),
+            ("\u2212", "Zoom out", move(0, 0, 0.5)),
+            ("\u2190", "Move west", move(-1, 0)),
+            ("\u2192", "Move east", move(1, 0)),
+            ("\u2191", "Move north", move(0, 1)),
+            ("\u2193", "Move south", move(0, -1)),
+            ("Whole city", "Show the whole city", whole),
+        ):
+            button = pn.widgets.Button(name=label, description=what, margin=(4, 4, 4, 0))
+            button.on_click(go)
+            buttons.append(button)
+        return pn.FlexBox(*buttons)
+
+    def _exports(self) -> pn.viewable.Viewable:
+        def picture(kind: str) -> Any:
+            def make() -> io.BytesIO:
+                from dashboards.explore.poster import map_figure
+                from dashboards.figures import to_png, to_svg
+
+                drawn = map_figure(self.site, self._view())
+                return io.BytesIO(to_png(drawn, 200) if kind == "png" else to_svg(drawn))
+
+            return make
+
+        def table() -> io.BytesIO:
+            levels = self.site.painter.levels(self._level(), self.state.filter)
+            return io.BytesIO(levels.to_csv(index=False).encode())
+
+        return pn.FlexBox(
+            *(
+                pn.widgets.FileDownload(
+                    callback=make,
+                    filename=f"map.{kind}",
+                    label=f"{kind.upper()}",
+                    button_type="light",
+                    margin=(0, 8, 0, 0),
+                )
+                for kind, make in (("png", picture("png")), ("svg", picture("svg")), ("csv", table))
+            )
+        )
+
+
+def cards(site: Site, level: str, state: State) -> dict[str, list[str]]:
+    """What hovering says of each place of a level, as text."""
+    levels = site.painter.levels(level, state.filter)
+    one = LEVEL_NAMES[level][0]
+    return {
+        "place": [f"{one.capitalize()} {name}" if level in ("area", "precinct") else name for name in levels["place"]],
+        "level": [_level_words(row) for row in levels.to_dict("records")],
+        "images": [f"{row['images']:,} images, {row['positives']:,} with police" for row in levels.to_dict("records")],
+        "persons": [f"{persons:,.0f} people" for persons in levels["persons"]],
+    }
+
+
+def _level_words(row: dict[Any, Any]) -> str:
+    if pd.isna(row["relative"]):
+        return f"level {UNKNOWN}"
+    return f"{row['relative']:.2f} times the average ({row['lower']:.2f} to {row['upper']:.2f})"
+
+
+def _centre(window: Window) -> tuple[float, float]:
+    return (window.west_ft + window.east_ft) / 2, (window.south_ft + window.north_ft) / 2
+
+
+def _tie(widget: Any, state: State, name: str) -> None:
+    """A widget and a choice that always say the same."""
+
+    def take(event: Any) -> None:
+        setattr(state, name, event.new)
+
+    def show(event: Any) -> None:
+        widget.value = event.new
+
+    widget.param.watch(take, "value")
+    state.param.watch(show, name)

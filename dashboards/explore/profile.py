@@ -1,0 +1,102 @@
+"""What is known of the place that a reader chose: by hour, by day, beside its borough."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import replace
+
+import holoviews as hv
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import panel as pn
+
+from analysis.calibrate import TwoClass
+from dashboards.explore.city import LEVEL_NAMES
+from dashboards.explore.filters import Filter
+from dashboards.explore.site import Site
+from dashboards.figures import BLUE, MUTED, ORANGE
+from dashboards.results import FEW_IMAGES, UNKNOWN
+
+_TALL_PX = 230
+# Hours with fewer images are left out of a curve: a positive one more would move it by a tenth of the scale.
+_LEAST_A_POINT = 50
+
+
+def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Viewable:
+    """Numbers and curves of a place; without one, how to choose it."""
+    if not place:
+        return pn.pane.Markdown("Click the map, or find a place by name, to see how its level changes by hour and day.")
+    levels = site.painter.levels(level, keep)
+    row = levels[levels["place"] == place].iloc[0]
+    name = html.escape(f"{LEVEL_NAMES[level][0].capitalize()} {place}" if level in ("area", "precinct") else place)
+    said = [
+        f"<b>{row['relative']:.2f}</b> times the average ({row['lower']:.2f} to {row['upper']:.2f}, 95 %)"
+        if pd.notna(row["relative"])
+        else f"level {UNKNOWN}",
+        f"{row['images']:,} images, {row['positives']:,} with a detected police vehicle",
+        f"{row['persons']:,.0f} people",
+    ]
+    if row["images"] < FEW_IMAGES or row["positives"] == 0:
+        said.append("<b>Too few images to say much</b>")
+    around = borough_of(site, level, place)
+    parts = [pn.pane.HTML(f"<h2 style='margin:10px 0 2px'>{name}</h2>{' · '.join(said)}", sizing_mode="stretch_width")]
+    # A view of one place leaves other places out of the filter.
+    mine = replace(keep, place=(level, place))
+    wider = replace(keep, place=("borough", around)) if around and around != place else None
+    for by in ("hour", "day"):
+        curves = {place: _curve(site, mine, by)}
+        if wider is not None:
+            curves[around] = _curve(site, wider, by)
+        parts.append(pn.pane.HoloViews(_chart(curves, by), sizing_mode="stretch_width", height=_TALL_PX))
+    return pn.Column(parts[0], pn.FlexBox(*parts[1:], flex_direction="row"), sizing_mode="stretch_width")
+
+
+def borough_of(site: Site, level: str, place: str) -> str:
+    """Borough in which most areas of a place lie; empty where the study has none."""
+    areas = site.city.areas
+    if "borough" not in areas or level not in areas:
+        return ""
+    found = areas.loc[areas[level] == place, "borough"].dropna()
+    return str(found.mode().iloc[0]) if len(found) else ""
+
+
+def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels: list[object], by: str) -> pd.DataFrame:
+    """Calibrated probability that an image shows police, in percent, at every hour or day with enough images.
+
+    Parameters
+    ----------
+    counts : (times, 2) images that are not positive, positive
+    """
+    images = counts.sum(axis=1)
+    share = counts[:, 1] / np.maximum(images, 1)
+    if calibration is not None:
+        share = calibration.p_negative + (calibration.p_positive - calibration.p_negative) * share
+    made = pd.DataFrame({by: labels, "percent": 100 * share, "images": images})
+    made.loc[made["images"] < _LEAST_A_POINT, "percent"] = np.nan
+    return made
+
+
+def _curve(site: Site, keep: Filter, by: str) -> pd.DataFrame:
+    labels: list[object] = list(range(24)) if by == "hour" else list(site.points.days)
+    return by_time(site.points.count(keep, by=["hour" if by == "hour" else "day"]), site.calibration, labels, by)
+
+
+def _chart(curves: dict[str, pd.DataFrame], by: str) -> hv.Overlay:
+    colours = dict(zip(curves, (ORANGE, BLUE, MUTED), strict=False))
+    return hv.Overlay(
+        [
+            hv.Curve(frame, by, ["percent", "images"], label=name).opts(
+                color=colours[name], line_width=2, tools=["hover"]
+            )
+            for name, frame in curves.items()
+        ]
+    ).opts(
+        title=f"By {by}",
+        xlabel="local hour" if by == "hour" else "local day",
+        ylabel="% of images with police",
+        legend_position="top_left",
+        responsive=True,
+        height=_TALL_PX,
+        toolbar=None,
+    )

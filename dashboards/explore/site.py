@@ -1,0 +1,70 @@
+"""What a server of dashboards holds once, for all its readers: never written to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from analysis.calibrate import TwoClass, load_calibration
+from dashboards.explore.city import City
+from dashboards.explore.compose import Painter
+from dashboards.explore.points import Points
+from dashboards.results import Results, read_results
+from pipeline.errors import NotYetMade
+from pipeline.store import Study
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A study, as pages see it.
+
+    Attributes
+    ----------
+    points, city : of the images and of where they are
+    results : estimates; None: there are none yet
+    calibration : of the study's threshold; None: there is none yet
+    published : folder of released results to stand beside; empty: none
+    scheduler : address of the dashboard of the cluster that works for the study, empty where none is known
+    """
+
+    study: Study
+    points: Points
+    city: City
+    results: Results | None
+    calibration: TwoClass | None
+    published: str = ""
+    scheduler: str = ""
+
+    @classmethod
+    def load(cls, study: Study, **options: Any) -> Site:
+        """Read what the study has.
+
+        Raises
+        ------
+        NotYetMade : it has no annotated images, or they have not been packed for dashboards
+        """
+        try:
+            calibration, _, _ = load_calibration(study)
+        except NotYetMade:
+            calibration = None
+        try:
+            results = read_results(study)
+        except NotYetMade:
+            results = None
+        return cls(study, Points.load(study), City.load(study), results, calibration, **options)
+
+    @property
+    def name(self) -> str:
+        """Of the study, for a reader."""
+        return str(self.study.settings.name)
+
+    @property
+    def simulated(self) -> str:
+        """Which of the study's data are simulated, in words; empty where none are."""
+        return str(self.study.settings.simulated)
+
+    @cached_property
+    def painter(self) -> Painter:
+        """Makes its maps."""
+        return Painter(self.points, self.city, self.calibration)
