@@ -40,7 +40,7 @@ DOTS_BELOW_FT = 4.0
 _SHARE_CELL = 4  # pixels along a cell of the smoothed share: what is smoothed needs no finer grain
 _WHOLE_COLUMNS = 1_000  # of the picture that scales are taken from
 # Outlines of more than this share of the land would hide what they divide.
-_MOST_OUTLINES = 0.12
+_MOST_OUTLINES = 0.2
 CHOSEN = "#d6006c"  # around the chosen place, away from all three scales
 
 RGB = npt.NDArray[np.uint8]

@@ -16,6 +16,7 @@ from dashboards.explore.state import State
 
 _LIGHTS = {"Any light": "all", "Daylight": "day", "Night": "night"}
 _EVERYWHERE = "the whole city"
+_WRAPPED = ".bk-input-group { flex-wrap: wrap; }"
 _WIDE = {"sizing_mode": "stretch_width", "margin": (4, 0)}
 
 
@@ -31,7 +32,7 @@ def filter_panel(site: Site, state: State) -> pn.Column:
         "first_hour": pn.widgets.Select(name="From hour", options=hours, value=hours[0], **_WIDE),
         "last_hour": pn.widgets.Select(name="To hour", options=ends, value=ends[-1], **_WIDE),
         "weekdays": pn.widgets.CheckBoxGroup(
-            name="Weekdays", options=list(WEEKDAYS), value=list(WEEKDAYS), inline=True, **_WIDE
+            name="Weekdays", options=list(WEEKDAYS), value=list(WEEKDAYS), inline=True, stylesheets=[_WRAPPED], **_WIDE
         ),
         "light": pn.widgets.Select(name="Light", options=_LIGHTS, **_WIDE),
         "zone": pn.widgets.Select(
@@ -98,7 +99,6 @@ def filter_panel(site: Site, state: State) -> pn.Column:
     clear = pn.widgets.Button(name="Show all images", button_type="default", **_WIDE)
     clear.on_click(reset)
     return pn.Column(
-        pn.pane.Markdown("## Filters", margin=0),
         pn.pane.Markdown(pn.bind(left, state.param.filter), margin=(0, 0, 6, 0)),
         pn.Row(widgets["first_day"], widgets["last_day"], sizing_mode="stretch_width", margin=0),
         pn.Row(widgets["first_hour"], widgets["last_hour"], sizing_mode="stretch_width", margin=0),

@@ -50,7 +50,8 @@ class _Map:
 
     def __init__(self, site: Site, state: State) -> None:
         self.site, self.state = site, state
-        self.window = self._start(_COLUMNS, _ROWS)
+        self.shown = _COLUMNS, _ROWS  # pixels
+        self.window = self._start(*self.shown)
         self.picture = ColumnDataSource({name: [] for name in ("image", "x", "y", "dw", "dh")})
         self.places = ColumnDataSource({name: [] for name in ("image", "x", "y", "dw", "dh")})
         self.cards = ColumnDataSource({name: [] for name in ("place", "level", "images", "persons")})
@@ -112,21 +113,16 @@ class _Map:
 
     def _resize(self) -> None:
         """Take as many pixels as the browser shows, for the same scale."""
-        columns, rows = (
-            min(int(side), _MOST_PX) if side else old
-            for side, old in (
-                (self.plot.inner_width, self.window.columns),
-                (self.plot.inner_height, self.window.rows),
-            )
-        )
+        columns, rows = self.shown
         if (columns, rows) != (self.window.columns, self.window.rows):
-            centre = _centre(self.window)
-            self.window = window_around(*centre, self.window.pixel_ft, columns, rows)
+            self.window = window_around(*_centre(self.window), self.window.pixel_ft, columns, rows)
 
-    def _fitted(self, *_change: Any) -> None:
+    def _fitted(self, name: str, _old: object, new: int) -> None:
         """The browser has said how large the map is."""
-        self._resize()
-        self._show(self._start(self.window.columns, self.window.rows))
+        columns, rows = self.shown
+        side = min(max(1, int(new)), _MOST_PX)
+        self.shown = (side, rows) if name == "inner_width" else (columns, side)
+        self._show(self._start(*self.shown))
 
     def _tapped(self, event: Tap) -> None:
         self.state.chosen = self.site.city.place_at(self._level(), event.x, event.y)
@@ -207,7 +203,7 @@ class _Map:
         plot.add_tools(HoverTool(renderers=[looked_up], tooltips=_TOOLTIP, formatters={"@image": said}))
         plot.add_layout(
             ScaleBar(
-                range=plot.x_range, unit="ft", dimensional=ImperialLength(), location="bottom_left",
+                range=plot.x_range, unit="ft", dimensional=ImperialLength(include=["ft", "mi"]), location="bottom_left", bar_length=0.12,
                 background_fill_alpha=0.8, border_line_color=None,
             )
         )  # fmt: skip
@@ -218,6 +214,7 @@ class _Map:
         plot.on_event(RangesUpdate, self._moved)
         plot.on_event(Tap, self._tapped)
         plot.on_change("inner_width", self._fitted)
+        plot.on_change("inner_height", self._fitted)
         return plot
 
     # The page.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -38,6 +39,7 @@ _ORIENTATION_BOUND = 3.3306690738754716e-16
 # A centre closer to a boundary than this share of a cell is not used as a reference (rounding is 1e-9 of a cell).
 _CENTRE_CLEARANCE = 1e-6
 _ASK_GEOS = -1
+_PREPARED = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,11 @@ class Coverage:
 
     def _touching(self, x: Floats, y: Floats) -> Ints:
         points = shapely.points(x, y)
-        # The tree would prepare the points; prepared areas answer eight times faster.
-        point, area = self._tree.query(points)
-        touches = shapely.intersects(self.shapes[area], points[point])
+        # The tree would prepare the points; prepared areas answer eight times faster. They index themselves when first
+        # asked, which two threads at once must not make them do.
+        with _PREPARED:
+            point, area = self._tree.query(points)
+            touches = shapely.intersects(self.shapes[area], points[point])
         lowest = np.full(len(x), len(self.keys), dtype=np.int32)
         np.minimum.at(lowest, point[touches], area[touches].astype(np.int32))
         lowest[lowest == len(self.keys)] = -1
