@@ -701,6 +701,88 @@ def release(
 
 
 @app.command()
+def dashboard(
+    study: StudyOption,
+    address: Annotated[
+        str, typer.Option(help="Listen at this address; others than loopback show it to the network.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 5006,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="host:port under which browsers may open it; may be repeated.")
+    ] = None,
+    published: Annotated[str, typer.Option(help="Folder of released results to stand beside the study's.")] = "",
+    static: Annotated[Path | None, typer.Option(help="Write HTML files that need no server into this folder.")] = None,
+    show: Annotated[bool, typer.Option("--show/--no-show", help="Open the browser.")] = False,
+    cluster: ClusterOption = "local",
+) -> None:
+    """Explore the study in the browser: map, disparities, detector, coverage, run."""
+    site = _site(study, cluster, published=published)
+    with _errors():
+        if static is not None:
+            from dashboards.explore.static import write_static
+
+            for line in write_static(site, static):
+                _say(line)
+            return
+        from dashboards.explore.app import serve
+
+        serve(site, address=address, port=port, origins=allow or (), show=show, say=_say)
+
+
+@app.command(name="map")
+def draw_map(
+    study: StudyOption,
+    out: Annotated[Path, typer.Option(help="PNG file.")],
+    measure: Annotated[str, typer.Option(help="images, share or level.")] = "level",
+    level: Annotated[str, typer.Option(help="area, precinct, neighbourhood, community_district or borough.")] = (
+        "neighbourhood"
+    ),
+    within: Annotated[str, typer.Option(help="Only around this place of the level, instead of the whole city.")] = "",
+    view: Annotated[str, typer.Option(help="What stands after ? in the address of a dashboard's map.")] = "",
+    width: Annotated[int, typer.Option(min=200, help="Pixels.")] = 12_000,
+    cluster: ClusterOption = "local",
+) -> None:
+    """A poster of the city, or of a part of it, with its legend."""
+    site = _site(study, cluster)
+    with _errors():
+        from dashboards.explore.poster import ask_for, write_poster
+
+        asked = ask_for(site, measure=measure, level=level, within=within, query=view, width=width)
+        with _rows() as say:
+            content = write_poster(site, asked, say)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
+        _say(f"{out}: {asked.window.columns:,} x {asked.window.rows:,} pixels and the legend, {len(content):,} bytes")
+
+
+def _site(root: str, cluster: str, **options: str) -> Any:
+    """The study as dashboards see it; its points are packed first where that is to be done."""
+    from dashboards.explore.points import POINTS
+
+    opened = _run(root, [POINTS], cluster)
+    with _errors():
+        from dashboards.explore.site import Site
+
+        return Site.load(opened, **options)
+
+
+@contextmanager
+def _rows() -> Iterator[Callable[[int, int], None]]:
+    """Progress of a picture."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("rows of pixels", total=None)
+
+        def say(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield say
+
+
+@app.command()
 def dictionary(
     table: Annotated[str | None, typer.Argument(help="One table; none: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import holoviews as hv
 import panel as pn
@@ -14,11 +14,12 @@ from dashboards.explore.filter_panel import filter_panel
 from dashboards.explore.map_page import map_page
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
-from pipeline.errors import PatrolscopeError
+from pipeline.errors import PatrolscopeError, SettingsError
 
 Page = Callable[[Site, State], pn.viewable.Viewable]
 
 PAGES: dict[str, tuple[str, Page]] = {"map": ("Map", map_page)}
+LOOPBACK = ("127.0.0.1", "localhost")
 _TEMPLATE = Path(__file__).with_name("page.html")
 _logger = logging.getLogger(__name__)
 
@@ -62,23 +63,48 @@ def _tried(what: str, make: Callable[[], pn.viewable.Viewable]) -> pn.viewable.V
         return pn.pane.Alert(str(error), alert_type="warning", sizing_mode="stretch_width")
 
 
-def serve(site: Site, *, address: str, port: int, origins: Sequence[str], show: bool) -> Any:
+def serve(
+    site: Site, *, address: str, port: int, origins: Sequence[str], show: bool, say: Callable[[str], None]
+) -> None:
     """Serve until stopped.
 
     Parameters
     ----------
     address : that is listened at
+    port : 0 for any that is free
     origins : host:port under which browsers may open it; empty: the address itself
+
+    Raises
+    ------
+    SettingsError : the address or port can not be had, or browsers could not open it
     """
+    if address not in LOOPBACK and not origins:
+        raise SettingsError(f"--address {address}: say with --allow host:port under which name browsers open it")
+    port = _free(address, port)
     apps = applications(site)
     site.painter.scales  # noqa: B018 - before the first reader waits for them
-    return pn.serve(
+    say(f"http://{address}:{port}/map (Ctrl-C ends it)")
+    if address not in LOOPBACK:
+        say(f"{address} is open to the network: whoever reaches it sees the study")
+    pn.serve(
         {"": apps["map"], **apps},
         address=address,
         port=port,
-        websocket_origin=list(origins) or [f"{address}:{port}", f"localhost:{port}"],
+        websocket_origin=list(origins) or [f"{name}:{port}" for name in LOOPBACK],
         show=show,
         title="patrolscope",
-        threaded=False,
-        start=True,
+        verbose=False,
     )
+
+
+def _free(address: str, port: int) -> int:
+    """The port, or a free one for 0."""
+    try:
+        with socket.socket() as knock:
+            knock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            knock.bind((address, port))
+            return int(knock.getsockname()[1])
+    except OSError as error:
+        raise SettingsError(
+            f"{address}:{port} can not be listened at ({error.strerror}): take another --port"
+        ) from error

@@ -6,6 +6,7 @@ colour means the same wherever one looks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -24,7 +25,7 @@ from dashboards.explore.levels import place_levels
 from dashboards.explore.points import Points, Window
 from dashboards.figures import INK
 from dashboards.maps import EMPTY, HATCH, LAND, LEAST_IMAGES, LEVEL_CENTRES, LEVEL_STEP, OUTLINE, WATER, WIDEST_FT
-from dashboards.raster import Counts, coarsen, smoothed_share
+from dashboards.raster import Counts, smoothed_share
 from dashboards.results import FEW_IMAGES
 
 Measure = Literal["images", "share", "level"]
@@ -37,10 +38,12 @@ MEASURES: dict[Measure, str] = {
 STREET_FT = 100.0
 # Below this width of a pixel single images are dots.
 DOTS_BELOW_FT = 4.0
-_SHARE_CELL = 4  # pixels along a cell of the smoothed share: what is smoothed needs no finer grain
+# Side of the cells of the smoothed share: what is smoothed needs no finer grain, and some 360,000 take 0.1 s.
+SHARE_FT = 250.0
 _WHOLE_COLUMNS = 1_000  # of the picture that scales are taken from
 # Outlines of more than this share of the land would hide what they divide.
 _MOST_OUTLINES = 0.2
+_LINES_AT = 2_500  # columns for each pixel of a line's width
 CHOSEN = "#d6006c"  # around the chosen place, away from all three scales
 
 RGB = npt.NDArray[np.uint8]
@@ -102,9 +105,8 @@ class Painter:
     def scales(self) -> Scales:
         """Scales of the study."""
         window = self.whole(_WHOLE_COLUMNS)
-        images, positives = self.points.raster(window, Filter())
-        density = _density(images, window)
-        share = _share(images, positives, window)
+        density = _density(self.points.raster(window, Filter())[0], window)
+        share = _shares(self, Filter())
         known = share[np.isfinite(share)]
         return Scales(
             images=max(10.0, float(np.percentile(density[density > 0], 99.9))) if density.any() else 10.0,
@@ -149,7 +151,7 @@ def _paint(painter: Painter, view: View) -> RGB:
     picture[land] = _rgb(LAND)
     under = city.under(view.level, window)
     if view.measure == "level":
-        _fill_level(picture, np.where(land, under, OUTSIDE), painter.levels(view.level, view.keep))
+        _fill_level(picture, np.where(land, under, OUTSIDE), painter.levels(view.level, view.keep), window)
     else:
         _fill_points(picture, painter, view, land)
     _outline(picture, city, view, under, land)
@@ -157,40 +159,50 @@ def _paint(painter: Painter, view: View) -> RGB:
     return picture
 
 
-def _fill_level(picture: RGB, under: npt.NDArray[np.int32], levels: pd.DataFrame) -> None:
+def _fill_level(picture: RGB, under: npt.NDArray[np.int32], levels: pd.DataFrame, window: Window) -> None:
     relative = levels["relative"].to_numpy()
     colours = TABLES["level"][np.searchsorted(LEVEL_EDGES, np.nan_to_num(relative, nan=1.0))]
     colours[np.isnan(relative)] = _rgb(EMPTY)
     seen = under != OUTSIDE
     picture[seen] = colours[under[seen]]
+    stroke = _stroke(window)
     few = ((levels["images"] < FEW_IMAGES) | (levels["positives"] == 0)).to_numpy() & ~np.isnan(relative)
-    rows, columns = under.shape
-    stripes = (np.arange(rows)[:, None] - np.arange(columns)) % 7 < 2
+    # Counted from the city's corner, so that stripes stay where they are while the map moves.
+    row, column = (round(side / window.pixel_ft) for side in (window.south_ft, window.west_ft))
+    stripes = (
+        np.arange(row, row + window.rows)[:, None] - np.arange(column, column + window.columns)
+    ) // stroke % 7 < 2
     picture[seen & stripes & few[under]] = _rgb(HATCH)
 
 
 def _fill_points(picture: RGB, painter: Painter, view: View, land: Shown) -> None:
     window, scales = view.window, painter.scales
-    # What is smoothed at the edge looks at images beyond it.
-    margin = _box(window) if view.measure == "images" else 2 * _SHARE_CELL * _box(window)
-    wider = _wider(window, margin)
-    images, positives = painter.points.raster(wider, view.keep)
-    inner = np.s_[margin : margin + window.rows, margin : margin + window.columns]
+    dots = window.pixel_ft < DOTS_BELOW_FT
+    if view.measure == "images" or dots:
+        # What is summed around a pixel at the edge lies beyond it.
+        margin = _box(window) // 2
+        images, positives = painter.points.raster(_wider(window, margin), view.keep)
+        inner = np.s_[margin : margin + window.rows, margin : margin + window.columns]
     if view.measure == "images":
-        values = _density(images, wider)[inner]
+        values = _density(images, window)[inner]
         shown = values > 0
         place = np.log(np.maximum(values, 1)) / np.log(scales.images)
     else:
         picture[land] = _rgb(EMPTY)
-        values = _share(images, positives, wider)[inner]
+        values = _looked_up(_shares(painter, view.keep), window)
         shown = np.isfinite(values) & land
         place = np.nan_to_num(values) / scales.share
     table = TABLES[view.measure]
     steps = (place[shown] * (len(table) - 1)).clip(0, len(table) - 1).astype(np.intp)
     picture[shown] = table[steps]
-    if window.pixel_ft < DOTS_BELOW_FT:
+    if dots:
         for counts, colour, size in ((images, INK, 3), (positives, CHOSEN, 5)):
             picture[ndimage.maximum_filter(counts[inner] > 0, size)] = _rgb(colour)
+
+
+def _stroke(window: Window) -> int:
+    """Pixels across a line: one on a screen, more on a poster."""
+    return max(1, round(window.columns / _LINES_AT))
 
 
 def _box(window: Window) -> int:
@@ -220,25 +232,37 @@ def _density(images: npt.NDArray[np.uint32], window: Window) -> npt.NDArray[np.f
     return summed * (STREET_FT / (side * window.pixel_ft)) ** 2
 
 
-def _share(
-    images: npt.NDArray[np.uint32], positives: npt.NDArray[np.uint32], window: Window
-) -> npt.NDArray[np.float64]:
-    """Share of images with police around each pixel, over the smallest square with enough of them."""
-    cells = Counts(coarsen(images, _SHARE_CELL), coarsen(positives, _SHARE_CELL))
-    widest = max(1, int(WIDEST_FT / (_SHARE_CELL * window.pixel_ft)))
-    share = smoothed_share(cells, least_images=LEAST_IMAGES, widest_cells=min(widest, max(cells.images.shape)))
-    return share.repeat(_SHARE_CELL, axis=0).repeat(_SHARE_CELL, axis=1)[: window.rows, : window.columns]
+@lru_cache(maxsize=32)  # some 3 MB each
+def _shares(painter: Painter, keep: Filter) -> npt.NDArray[np.float64]:
+    """Share of images with police around every cell of the city, over the smallest square with enough of them."""
+    columns, rows = (max(1, math.ceil(side / SHARE_FT)) for side in painter.city.size_ft)
+    window = Window(0.0, 0.0, columns * SHARE_FT, rows * SHARE_FT, columns, rows)
+    counts = Counts(*painter.points.raster(window, keep))
+    return smoothed_share(counts, least_images=LEAST_IMAGES, widest_cells=int(WIDEST_FT / SHARE_FT))
+
+
+def _looked_up(cells: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.float64]:
+    """Value of the cell under the centre of each pixel; missing outside the cells."""
+    rows, columns = cells.shape
+    across, up = window.pixel_ft, (window.north_ft - window.south_ft) / window.rows
+    column = np.floor((window.west_ft + (np.arange(window.columns) + 0.5) * across) / SHARE_FT).astype(np.intp)
+    row = np.floor((window.south_ft + (np.arange(window.rows) + 0.5) * up) / SHARE_FT).astype(np.intp)
+    values = cells[np.ix_(row.clip(0, rows - 1), column.clip(0, columns - 1))]
+    values[(row < 0) | (row >= rows)] = np.nan
+    values[:, (column < 0) | (column >= columns)] = np.nan
+    return values
 
 
 def _outline(picture: RGB, city: City, view: View, under: npt.NDArray[np.int32], land: Shown) -> None:
+    stroke = _stroke(view.window)
     edges = _edges(under) & land
     if edges.sum() <= _MOST_OUTLINES * max(1, land.sum()):
-        _blend(picture, edges, OUTLINE, 0.55)
+        _blend(picture, ndimage.maximum_filter(edges, stroke), OUTLINE, 0.55)
     ground = _edges(city.under(city.ground.name, view.window))
-    _blend(picture, ground, OUTLINE, 0.9)
+    _blend(picture, ndimage.maximum_filter(ground, stroke), OUTLINE, 0.9)
     if view.chosen and view.chosen in city.level(view.level).places:
         mine = under == city.level(view.level).places.index(view.chosen)
-        _blend(picture, ndimage.binary_dilation(mine, iterations=2) & ~mine, CHOSEN, 1.0)
+        _blend(picture, ndimage.maximum_filter(mine, 4 * stroke + 1) & ~mine, CHOSEN, 1.0)
 
 
 def _edges(under: npt.NDArray[np.int32]) -> Shown:

@@ -201,12 +201,9 @@ class _Map:
             args={"cards": self.cards}, code="return value < 0 ? '' : cards.data[format][Math.round(value)]"
         )
         plot.add_tools(HoverTool(renderers=[looked_up], tooltips=_TOOLTIP, formatters={"@image": said}))
-        plot.add_layout(
-            ScaleBar(
-                range=plot.x_range, unit="ft", dimensional=ImperialLength(include=["ft", "mi"]), location="bottom_left", bar_length=0.12,
-                background_fill_alpha=0.8, border_line_color=None,
-            )
-        )  # fmt: skip
+        bar = ScaleBar(range=plot.x_range, unit="ft", dimensional=ImperialLength(include=["ft", "mi"]))
+        bar.update(location="bottom_left", bar_length=0.12, background_fill_alpha=0.8, border_line_color=None)
+        plot.add_layout(bar)
         plot.scatter(
             *self.site.city.stations_ft.T, marker="square_pin", size=7, fill_color="#1b1f24", line_color="white",
             name="stations",

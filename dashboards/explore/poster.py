@@ -2,24 +2,83 @@
 
 from __future__ import annotations
 
+import difflib
 import io
+import textwrap
 from collections.abc import Callable, Iterator
+from urllib.parse import parse_qsl
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from dashboards.explore.compose import MEASURES, TABLES, View
+from dashboards.explore.compose import MEASURES, TABLES, View, window_around
 from dashboards.explore.legend import notes_of, ticks_of, unit_of
 from dashboards.explore.points import Window
 from dashboards.explore.site import Site
+from dashboards.explore.state import State
 from dashboards.figures import INK, MUTED, WARNING, to_png
 from dashboards.maps import EMPTY, FEET_PER_MILE, HATCH, source_line
+from pipeline.errors import SettingsError
 
-_WIDTH_IN, _STRIP_IN = 10.0, 1.35
+_WIDTH_IN, _STRIP_IN = 10.0, 1.42
 _BAND_PIXELS = 8_000_000  # painted at a time: some 300 MB with what is counted on the way
 MOST_PIXELS = 200_000_000
+_AROUND = 1.1  # of a place's sides
+_SCREEN_PX, _SCREEN_SHAPE = 960, 2 / 3  # of the map in a browser, whose address says how much a pixel is
+
+
+def ask_for(site: Site, *, measure: str, level: str, within: str, query: str, width: int) -> View:
+    """The view of a poster.
+
+    Parameters
+    ----------
+    within : place of the level to show; empty: the whole city, or where the query says
+    query : of the address of a map page; what it says goes before the other choices
+    width : pixels
+
+    Raises
+    ------
+    SettingsError : a choice that the study does not have, or too many pixels
+    """
+    state = State(measure="images")
+    said = dict(parse_qsl(query.partition("?")[2] or query, keep_blank_values=True))
+    if query and not said:
+        raise SettingsError(
+            f"--view {query!r}: what stands after ? in a page's address is expected, such as hours=6-20"
+        )
+    state.read({"measure": measure, "level": level} | said)
+    for name, value, known in (
+        ("measure", said.get("measure", measure), tuple(MEASURES)),
+        ("level", said.get("level", level), site.city.levels),
+    ):
+        if value not in known:
+            raise SettingsError(f"{name} {value!r}: this study has {', '.join(known)}")
+    if state.measure == "level" and site.calibration is None:
+        raise SettingsError("the study has no calibration yet, so no levels: run `patrolscope run`, or --measure share")
+    whole = site.painter.whole(width)
+    centre_x, centre_y, pixel_ft = site.city.size_ft[0] / 2, site.city.size_ft[1] / 2, whole.pixel_ft
+    rows = whole.rows
+    if within:
+        bounds = site.city.bounds_of(state.level, within)
+        if bounds is None:
+            raise SettingsError(f"no {state.level} {within!r}: {_like(within, site.city.level(state.level).places)}")
+        west, south, east, north = bounds
+        centre_x, centre_y, pixel_ft = (west + east) / 2, (south + north) / 2, _AROUND * (east - west) / width
+        rows = max(1, round(_AROUND * (north - south) / pixel_ft))
+    elif state.at is not None:
+        centre_x, centre_y, shown_ft = state.at
+        pixel_ft, rows = shown_ft * _SCREEN_PX / width, round(width * _SCREEN_SHAPE)
+    if width * rows > MOST_PIXELS:
+        raise SettingsError(f"{width:,} x {rows:,} pixels: at most {MOST_PIXELS:,} in all; take another --width")
+    window = window_around(centre_x, centre_y, pixel_ft, width, rows)
+    return View(window, state.measure, state.level, state.filter, state.chosen)
+
+
+def _like(name: str, places: tuple[str, ...]) -> str:
+    found = difflib.get_close_matches(name, places, n=4, cutoff=0.4)
+    return f"is it {' or '.join(found)}?" if found else f"there are {len(places)}, such as {places[0]}"
 
 
 def map_figure(site: Site, view: View) -> Figure:
@@ -97,7 +156,7 @@ def _strip(figure: Figure, site: Site, view: View, share: float) -> None:
         side.set_visible(False)
     put(0.25, 0.72, unit_of(view.measure, view.level), 8.5)
     for place, (colour, text) in enumerate(notes_of(view.measure)):
-        y_in = 0.60 - 0.2 * place
+        y_in = 0.58 - 0.19 * place
         patch = figure.add_axes(box(5.1, y_in, 0.34, 0.13))
         patch.set_axis_off()
         hatched = colour != EMPTY
@@ -114,11 +173,12 @@ def _strip(figure: Figure, site: Site, view: View, share: float) -> None:
         put(5.55, y_in + 0.01, text, 8.5)
     mile_in = FEET_PER_MILE / (view.window.east_ft - view.window.west_ft) * _WIDTH_IN
     miles = next((some for some in (10, 5, 2, 1, 0.5, 0.2, 0.1) if some * mile_in < 2), 0.05)
-    bar = figure.add_axes(box(5.1, 0.92, miles * mile_in, 0.03))
+    bar = figure.add_axes(box(5.1, 0.84, miles * mile_in, 0.03))
     bar.set_facecolor(INK)
     bar.set_xticks([])
     bar.set_yticks([])
-    put(5.1, 0.99, f"{miles:g} mi", 8.5)
-    put(0.25, 0.1, source_line(site.study, site.points.images), 7, MUTED)
+    put(5.1, 0.91, f"{miles:g} mi", 8.5)
+    source = textwrap.wrap(source_line(site.study, site.points.images), 150)
+    put(0.25, 0.06, "\n".join(source[:2]), 6.5, MUTED, va="bottom", linespacing=1.25)
     if site.simulated:
-        put(5.1, 1.18, site.simulated, 8.5, WARNING)
+        put(5.1, 1.32, "\n".join(textwrap.wrap(site.simulated, 72)[:2]), 8, WARNING, va="top")
