@@ -61,7 +61,7 @@ class Filter:
 
     def day_mask(self, days: pd.DatetimeIndex) -> Bools:
         """(days,) local days that are kept."""
-        kept = np.isin(days.weekday, self.weekdays)
+        kept = np.isin(days.day_of_week, self.weekdays)
         if self.first_day is not None:
             kept &= days >= pd.Timestamp(self.first_day)
         if self.last_day is not None:

@@ -195,18 +195,21 @@ class Points:
         records = study.records(POINTS.name)
         if not records:
             raise NotYetMade(f"{study.root} has no points for dashboards yet: run `patrolscope dashboard --study ...`")
+        batches = [batch for record in records.values() for file in record.files for batch in study.map_parts(file)]
+        codes, box = load_ground(study, study.record("layers").fingerprint)
+        return cls.of(batches, read_levels(study, codes), box)
+
+    @classmethod
+    def of(cls, batches: Sequence[pa.RecordBatch], areas: pd.DataFrame, box: Box) -> Points:
+        """Points of batches that `pack` made, in any order."""
         rows = [
             (day, *columns)
-            for record in records.values()
-            for file in record.files
-            for batch in study.map_parts(file)
+            for batch in batches
             for day, *columns in zip(batch["day"].to_pylist(), *map(_parts, batch.columns[1:]), strict=True)
         ]
         days = pd.DatetimeIndex(sorted({day for day, *_ in rows}))
         places = {day: place for place, day in enumerate(days.to_pydatetime())}
-        codes, box = load_ground(study, study.record("layers").fingerprint)
-        blocks = tuple(_Block(places[day], *columns) for day, *columns in rows)
-        return cls(days, read_levels(study, codes), box, blocks)
+        return cls(days, areas, box, tuple(_Block(places[day], *columns) for day, *columns in rows))
 
     @cached_property
     def images(self) -> int:

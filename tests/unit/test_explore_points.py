@@ -1,0 +1,186 @@
+"""Points of the dashboards: filters, counts as pandas has them, pixels as Datashader has them."""
+
+from dataclasses import replace
+from datetime import date
+
+import datashader as ds
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dashboards.explore.filters import LEVELS, Filter, from_query, to_query
+from dashboards.explore.points import SCORE_STEPS, TILES, Points, Window, pack, tile_of
+
+BOX = (1_000_000.0, 200_000.0, 1_012_800.0, 206_400.0)  # west, south, east, north
+THRESHOLD = 0.77
+AREAS = pd.DataFrame(
+    {
+        "area": ["a", "b", "c", "d"],
+        "zone": ["R", "C", None, "R"],
+        "precinct": ["1", "1", "2", None],
+        "neighbourhood": ["North", "North", "South", "South"],
+        "community_district": ["X", "X", "X", "Y"],
+        "borough": ["Bronx"] * 4,
+    }
+)
+
+
+def made_images(rows=4_000, seed=1):
+    rng = np.random.default_rng(seed)
+    width, height = BOX[2] - BOX[0], BOX[3] - BOX[1]
+    captured = pd.Timestamp("2020-10-05") + pd.to_timedelta(rng.integers(0, 9 * 86_400, rows), unit="s")
+    # Whole feet put points on the edges of pixels and tiles; some lie outside of the city's box.
+    x_ft, y_ft = BOX[0] + rng.integers(-40, width + 40, rows), BOX[1] + rng.integers(-40, height + 40, rows)
+    conf = np.where(rng.random(rows) < 0.3, np.nan, rng.integers(0, SCORE_STEPS + 1, rows) / SCORE_STEPS)
+    conf[:50] = THRESHOLD
+    return pd.DataFrame(
+        {
+            "x_ft": x_ft.astype(float),
+            "y_ft": y_ft.astype(float),
+            "area": rng.choice(np.array(["a", "b", "c", "d", None], dtype=object), rows),
+            "hour": captured.hour,
+            "nighttime": rng.random(rows) < 0.4,
+            "conf": conf,
+            "captured_local": captured,
+        }
+    )
+
+
+def points_of(images, parts=1):
+    index = pd.Index(AREAS["area"])
+    slices = [images.iloc[start::parts] for start in range(parts)]
+    return Points.of([pack(one, index, BOX, THRESHOLD) for one in slices], AREAS, BOX)
+
+
+IMAGES = made_images()
+POINTS = points_of(IMAGES)
+
+filters = st.builds(
+    Filter,
+    first_day=st.none() | st.dates(date(2020, 10, 3), date(2020, 10, 15)),
+    last_day=st.none() | st.dates(date(2020, 10, 3), date(2020, 10, 15)),
+    hours=st.tuples(st.integers(0, 23), st.integers(0, 23)),
+    weekdays=st.sets(st.integers(0, 6)).map(lambda days: tuple(sorted(days))),
+    light=st.sampled_from(["all", "day", "night"]),
+    zone=st.sampled_from(["", "R", "C", "M"]),
+    place=st.none() | st.tuples(st.sampled_from(LEVELS), st.sampled_from(["a", "1", "North", "X", "Bronx", "nowhere"])),
+)
+
+
+def kept(images, keep):
+    """The images that a filter leaves, by pandas."""
+    first, last = keep.hours
+    hours = range(first, last + 1) if first <= last else [*range(first, 24), *range(last + 1)]
+    day = images["captured_local"].dt.normalize()
+    wanted = images["hour"].isin(hours) & day.dt.day_of_week.isin(keep.weekdays)
+    if keep.first_day:
+        wanted &= day >= pd.Timestamp(keep.first_day)
+    if keep.last_day:
+        wanted &= day <= pd.Timestamp(keep.last_day)
+    if keep.light != "all":
+        wanted &= images["nighttime"] == (keep.light == "night")
+    if keep.zone:
+        wanted &= images["area"].isin(AREAS.loc[AREAS["zone"] == keep.zone, "area"])
+    if keep.place:
+        level, name = keep.place
+        wanted &= images["area"].isin(AREAS.loc[AREAS[level] == name, "area"])
+    return images[wanted]
+
+
+@given(filters)
+def test_a_filter_comes_back_from_an_address(keep):
+    assert from_query(to_query(keep)) == keep
+
+
+def test_a_filter_that_is_not_there_needs_no_address():
+    assert to_query(Filter()) == {}
+    assert from_query({}).is_all
+
+
+@given(st.dictionaries(st.sampled_from(["first_day", "hours", "weekdays", "light", "zone", "place"]), st.text()))
+def test_any_address_makes_some_filter(query):
+    made = from_query(query)
+    assert made.light in ("all", "day", "night")
+    assert all(0 <= hour < 24 for hour in made.hours)
+    made.in_words()
+
+
+@given(filters)
+def test_counts_are_those_of_pandas(keep):
+    left = kept(IMAGES, keep)
+    positive = (left["conf"] > THRESHOLD).to_numpy()
+    assert POINTS.count(keep, by=[]).tolist() == [int((~positive).sum()), int(positive.sum())]
+    area = pd.Index(AREAS["area"]).get_indexer(pd.Index(left["area"])) % (len(AREAS) + 1)
+    day = POINTS.days.get_indexer(pd.DatetimeIndex(left["captured_local"].dt.normalize()))
+    expected = np.zeros((len(AREAS) + 1, len(POINTS.days), 24, 2), dtype=np.int64)
+    np.add.at(expected, (area, day, left["hour"].to_numpy(), positive.astype(int)), 1)
+    assert (POINTS.count(keep, by=["area", "day", "hour"]) == expected).all()
+    assert (POINTS.count(keep, by=["hour", "area"]) == expected.sum(axis=1).swapaxes(0, 1)).all()
+
+
+@given(st.integers(0, SCORE_STEPS))
+def test_at_a_threshold_that_the_scale_has_counts_are_exact(step):
+    threshold = step / SCORE_STEPS
+    positive = int((np.nan_to_num(IMAGES["conf"]) > threshold).sum())
+    assert POINTS.count(Filter(), by=[], threshold=threshold).tolist() == [len(IMAGES) - positive, positive]
+
+
+windows = st.builds(
+    lambda west, south, wide, tall, columns, rows: Window(west, south, west + wide, south + tall, columns, rows),
+    st.integers(-100, 12_000),
+    st.integers(-100, 6_000),
+    st.integers(1, 15_000),
+    st.integers(1, 8_000),
+    st.integers(1, 70),
+    st.integers(1, 50),
+)
+
+
+@given(filters, windows)
+def test_pixels_are_those_of_datashader(keep, window):
+    left = kept(IMAGES, keep)
+    frame = pd.DataFrame(
+        {
+            "x": (left["x_ft"] - BOX[0]).astype("float32").astype("float64"),
+            "y": (left["y_ft"] - BOX[1]).astype("float32").astype("float64"),
+            "positive": left["conf"] > THRESHOLD,
+        }
+    )
+    canvas = ds.Canvas(
+        window.columns, window.rows, (window.west_ft, window.east_ft), (window.south_ft, window.north_ft)
+    )
+    images, positives = POINTS.raster(window, keep)
+    for counts, some in ((images, frame), (positives, frame[frame["positive"]])):
+        expected = canvas.points(some, "x", "y", ds.count()).to_numpy() if len(some) else np.zeros(counts.shape)
+        assert (counts == expected).all()
+
+
+@pytest.mark.parametrize("parts", [3, 8])
+def test_slices_of_the_images_make_the_same_counts_and_pixels(parts):
+    cut = points_of(IMAGES.sample(frac=1, random_state=4), parts)
+    keep, window = replace(Filter(), light="night"), Window(0, 0, 12_800, 6_400, 64, 32)
+    assert (cut.count(keep, by=["area", "hour"]) == POINTS.count(keep, by=["area", "hour"])).all()
+    assert (np.array(cut.raster(window, keep)) == np.array(POINTS.raster(window, keep))).all()
+
+
+def test_a_view_reads_only_its_tiles():
+    """Points outside the tiles of a window are moved into it; they must not be seen."""
+    block = max(POINTS.blocks, key=lambda one: len(one.code))
+    window = Window(1_000, 1_000, 1_500, 1_500, 5, 5)
+    column, row = tile_of([1_000, 1_500], 12_800), tile_of([1_000, 1_500], 6_400)
+    inside = np.zeros(len(block.code), dtype=bool)
+    for line in range(row[0], row[1] + 1):
+        inside[block.starts[line * TILES + column[0]] : block.starts[line * TILES + column[1] + 1]] = True
+    moved = replace(block, x_ft=np.where(inside, block.x_ft, np.float32(1_200)))
+    alone, spoilt = (replace(POINTS, blocks=(one,)).raster(window, Filter())[0] for one in (block, moved))
+    assert 0 < inside.sum() < len(inside) / 10
+    assert (alone == spoilt).all()
+
+
+def test_no_images_make_empty_counts():
+    nothing = points_of(IMAGES.iloc[:0])
+    assert nothing.images == 0
+    assert nothing.count(Filter(), by=["area"]).sum() == 0
+    assert nothing.raster(Window(0, 0, 10, 10, 3, 2), Filter())[0].shape == (2, 3)
