@@ -17,6 +17,7 @@ FEW = (10, 100)  # images of an area below which its mean says little
 QUIET_HOURS = 3
 EVERYONE = "Everyone"
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,38 @@ class ImageCoverage:
 def cover(counts: HourlyCounts, base: Variant) -> ImageCoverage:
     """Coverage by the analysed images, those of `base`: also the ones outside every area, in hours and days."""
     by_class = counts.by_hour[:, base.days].astype(np.int64)  # classes, days, areas and outside, hours
+    return coverage_of(
+        by_class.sum(axis=(1, 2)).T,
+        by_class.sum(axis=(2, 3)).T,
+        by_class.sum(axis=(1, 3)).T,
+        days=counts.days[base.days],
+        areas=base.areas,
+    )
+
+
+def coverage_of(
+    by_hour: Counts, by_day: Counts, by_area: Counts, *, days: pd.DatetimeIndex, areas: pd.DataFrame
+) -> ImageCoverage:
+    """Coverage by images counted in three ways, each (..., 2): those that are negative, positive.
+
+    Parameters
+    ----------
+    by_hour : (24, 2) of the local time
+    by_day : (days, 2)
+    by_area : (areas + 1, 2), the last place outside every area
+    days : local days
+    areas : `AREAS`
+    """
     parts = (
-        ("hour", [f"{hour}" for hour in range(HOURS)], by_class.sum(axis=(1, 2))),
-        ("day", [f"{day:%Y-%m-%d}" for day in counts.days[base.days]], by_class.sum(axis=(2, 3))),
-        ("area", [*counts.areas, ""], by_class.sum(axis=(1, 3))),
+        ("hour", [f"{hour}" for hour in range(HOURS)], by_hour),
+        ("day", [f"{day:%Y-%m-%d}" for day in days], by_day),
+        ("area", [*areas["area"], ""], by_area),
     )
     tables = [
-        pd.DataFrame({"by": name, "value": values, "images": classes.sum(axis=0), "positives": classes[1]})
+        pd.DataFrame({"by": name, "value": values, "images": classes.sum(axis=1), "positives": classes[:, 1]})
         for name, values, classes in parts
     ]
     images = tables[2]["images"].to_numpy()[:-1]
-    areas = base.areas
     living = pd.DataFrame({"images": images, "borough": areas["borough"].to_numpy()})
     living[["persons", *RACES]] = areas[["persons", *RACES]].to_numpy()
     people = people_table(living)
@@ -58,7 +80,7 @@ def cover(counts: HourlyCounts, base: Variant) -> ImageCoverage:
     summary = {
         "images": int(tables[1]["images"].sum()),
         "outside_every_area": int(tables[2]["images"].iloc[-1]),
-        "days": len(base.days),
+        "days": len(days),
         "areas": len(areas),
         "areas_never_seen": int((images == 0).sum()),
         **{f"areas_below_{few}": int((images < few).sum()) for few in FEW},

@@ -95,8 +95,11 @@ def draw_figures(results: Results, *, interval_percent: float, simulated: str) -
     return figures
 
 
-def draw_groups(results: Grouped, *, interval_percent: float, simulated: str) -> dict[str, Figure]:
-    """Interval figures that the results allow, by name: race, density, income, zone, borough, neighbourhood."""
+def draw_groups(results: Grouped, *, interval_percent: float, simulated: str, part: str = "") -> dict[str, Figure]:
+    """Interval figures that the results allow, by name: race, density, income, zone, borough, neighbourhood.
+
+    `part` says of which part of the images the results are.
+    """
     figures = {}
     for name, title in (
         ("race", "By race and ethnicity"),
@@ -115,7 +118,9 @@ def draw_groups(results: Grouped, *, interval_percent: float, simulated: str) ->
             subtitle += f". {results.ranked_of}"
         # Released results can lack the file of the whole city.
         of = "" if results.has(name) else f", {series[0].name}"
-        figures[name] = interval_figure(series, rows, title=title + of, subtitle=subtitle, simulated=simulated)
+        figures[name] = interval_figure(
+            series, rows, title=title + of, subtitle=subtitle, simulated=simulated, part=part
+        )
     return figures
 
 
@@ -162,7 +167,7 @@ def rows_of_ends(highest: pd.DataFrame, lowest: pd.DataFrame) -> list[Row]:
 
 
 def interval_figure(
-    series: Sequence[Series], rows: Sequence[Row], *, title: str, subtitle: str, simulated: str
+    series: Sequence[Series], rows: Sequence[Row], *, title: str, subtitle: str, simulated: str, part: str = ""
 ) -> Figure:
     """Dot and whisker for every group, a line at the average; on the right the images, else the estimate in figures."""
     row_pt = 25.0 if len(series) > 1 else 20.0
@@ -170,7 +175,7 @@ def interval_figure(
     label_chars = max((len(line) for row, lines in zip(rows, labels, strict=True) if row.group for line in lines))
     left_pt, right_pt = min(12 + 5.0 * label_chars, 138), 58.0
     shown = [one.rows[one.rows["group"].isin([row.group for row in rows])] for one in series]
-    notice = notice_lines(simulated, hollow=any(frame["none_positive"].any() for frame in shown))
+    notice = notice_lines(simulated, hollow=any(frame["none_positive"].any() for frame in shown), part=part)
     top_pt = 12 + 3 * LINE_PT + (LINE_PT + 4 if len(series) > 1 else 0) + 14
     bottom_pt = 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(rows) + bottom_pt
@@ -282,16 +287,17 @@ def ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
         room = (high / low) ** 0.06
         axes.set_xscale("log", base=2)
         axes.set_xlim(low / room, high * room)
-        axes.xaxis.set_major_locator(FixedLocator(_ratio_ticks(low / room, high * room)))
+        axes.xaxis.set_major_locator(FixedLocator(ratio_ticks(low / room, high * room)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(_ratio_text))
+        axes.xaxis.set_major_formatter(FuncFormatter(ratio_text))
 
 
-def _ratio_text(ratio: float, _position: int | None = None) -> str:
+def ratio_text(ratio: float, _position: int | None = None) -> str:
+    """A ratio at a tick."""
     return {0.0625: "1/16", 0.125: "⅛", 0.25: "¼", 0.5: "½"}.get(ratio, f"{ratio:.3g}")
 
 
-def _ratio_ticks(low: float, high: float) -> list[float]:
+def ratio_ticks(low: float, high: float) -> list[float]:
     """Powers of two within the limits, and the round numbers between them where there are few."""
     doublings = [2.0**power for power in range(-8, 9)]
     between = [round(1.5 * tick, 4) for tick in doublings]
@@ -377,9 +383,9 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     ):
         scale("log", base=2)
         limit(low, high)
-        axis.set_major_locator(FixedLocator(_ratio_ticks(low, high)))
+        axis.set_major_locator(FixedLocator(ratio_ticks(low, high)))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(_ratio_text))
+        axis.set_major_formatter(FuncFormatter(ratio_text))
     axes.plot([low, high], [low, high], color=INK, linewidth=0.9, zorder=1)
     hollow = frame["none_positive"]
     for chosen, colour, marker, face, label in (
@@ -422,9 +428,11 @@ def against_truth(results: Results) -> pd.DataFrame:
 # Shared parts of a figure.
 
 
-def notice_lines(simulated: str, *, hollow: bool) -> list[tuple[str, str]]:
-    """Lines at the foot of a figure, each with its colour."""
+def notice_lines(simulated: str, *, hollow: bool, part: str = "") -> list[tuple[str, str]]:
+    """Lines at the foot of a figure, each with its colour; `part` says which images it is of, if not of all."""
     lines = [("Hollow: none of the images is positive, so that no interval can be known.", MUTED)] * hollow
+    if part:
+        lines += [(line, INK) for line in textwrap.wrap(f"Only: {part}", 84)]
     if simulated:
         lines += [(line, WARNING) for line in textwrap.wrap(f"Simulated: {simulated}", 84)]
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,12 @@ def read_results(study: Study) -> Results:
         second=_read_second(study, summary["ways"]),
         truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
     )
+
+
+def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Results:
+    """The same study's results with the intervals of one of its ways of resampling (`summary["ways"]`) alone."""
+    tables = _read_csv(study.read_bytes(way["folder"], "tables.csv"), TABLES_FILE)
+    return replace(results, tables=tables, summary=results.summary | {"ways": [way]}, second=None)
 
 
 def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | None:

@@ -32,7 +32,7 @@ from pipeline.labels import refuse_overlap
 from pipeline.ledger import Ledger
 from pipeline.run import unfinished
 from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint, open_study
+from pipeline.store import Record, Study, fingerprint, modified_at, open_study
 from pipeline.tables import IMAGE_INDEX
 
 FOLDER = "image_index"
@@ -204,12 +204,7 @@ def remote_errors() -> tuple[type[Exception], ...]:
 
 def _known(info: dict[str, Any]) -> tuple[int, str, datetime | None]:
     """Size, version and time of change, from what a file system says of a file."""
-    times = [info[key] for key in ("LastModified", "last_modified", "mtime", "updated", "created") if info.get(key)]
-    modified = times[0] if times else None
-    if isinstance(modified, (int, float)):
-        modified = datetime.fromtimestamp(modified, UTC)
-    elif isinstance(modified, str):
-        modified = datetime.fromisoformat(modified)
+    modified = modified_at(info)
     # The same content written again has the same ETag.
     versions = [info[key] for key in ("ETag", "etag", "md5Hash") if info.get(key)]
     return int(info["size"] or 0), str(versions[0] if versions else modified), modified

@@ -44,6 +44,15 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def modified_at(info: dict[str, Any]) -> datetime | None:
+    """When a file was changed last, from what a file system says of it; None where it says nothing."""
+    times = [info[key] for key in ("LastModified", "last_modified", "mtime", "updated", "created") if info.get(key)]
+    modified = times[0] if times else None
+    if isinstance(modified, (int, float)):
+        return datetime.fromtimestamp(modified, UTC)
+    return datetime.fromisoformat(modified) if isinstance(modified, str) else modified
+
+
 @dataclass(frozen=True)
 class Record:
     """What one finished shard left behind."""
@@ -274,6 +283,14 @@ class Study:
         if not records:
             raise NotYetMade(f"stage {stage} of {self.root} has not run yet: run `patrolscope run --study {self.root}`")
         return records[0]
+
+    def finished_at(self, stage: str) -> list[datetime]:
+        """When each finished shard of a stage was, in order, as far as the file system says."""
+        if not self.exists("manifest", stage):
+            return []
+        found = self.fs.find(self.path("manifest", stage), detail=True)
+        times = (modified_at(info) for name, info in found.items() if str(name).endswith(".json"))
+        return sorted(time for time in times if time is not None)
 
     def stages(self) -> list[str]:
         """Stages that have a record, sorted by name."""

@@ -10,15 +10,23 @@ from pathlib import Path
 import holoviews as hv
 import panel as pn
 
+from dashboards.explore import coverage, detector, disparities, run_page
 from dashboards.explore.filter_panel import filter_panel
 from dashboards.explore.map_page import map_page
+from dashboards.explore.messages import message, told
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
 from pipeline.errors import PatrolscopeError, SettingsError
 
 Page = Callable[[Site, State], pn.viewable.Viewable]
 
-PAGES: dict[str, tuple[str, Page]] = {"map": ("Map", map_page)}
+PAGES: dict[str, tuple[str, Page]] = {
+    "map": ("Map", map_page),
+    "disparities": ("Disparities", disparities.page),
+    "detector": ("Detector", detector.page),
+    "coverage": ("Coverage", coverage.page),
+    "run": ("Run", run_page.page),
+}
 LOOPBACK = ("127.0.0.1", "localhost")
 _TEMPLATE = Path(__file__).with_name("page.html")
 _logger = logging.getLogger(__name__)
@@ -47,20 +55,20 @@ def _application(site: Site, path: str) -> Callable[[], pn.Template]:
             ("pages", [(name, shown) for name, (shown, _) in PAGES.items()]),
         ):
             template.add_variable(name, value)
-        template.add_panel("filters", _tried("filters", lambda: filter_panel(site, state)))
-        template.add_panel("main", _tried(title, lambda: page(site, state)))
+        template.add_panel("filters", _tried(site, "filters", lambda: filter_panel(site, state)))
+        template.add_panel("main", _tried(site, title, lambda: page(site, state)))
         return template
 
     return make
 
 
-def _tried(what: str, make: Callable[[], pn.viewable.Viewable]) -> pn.viewable.Viewable:
+def _tried(site: Site, what: str, make: Callable[[], pn.viewable.Viewable]) -> pn.viewable.Viewable:
     """What a page holds, or a box that says what is wrong with its tables."""
     try:
         return make()
     except PatrolscopeError as error:
         _logger.warning("%s: %s", what, error)
-        return pn.pane.Alert(str(error), alert_type="warning", sizing_mode="stretch_width")
+        return message(told(site.study, error))
 
 
 def serve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from dashboards.explore.compose import Painter
 from dashboards.explore.points import Points
 from dashboards.results import Results, read_results
 from pipeline.errors import NotYetMade
+from pipeline.stages import Stage
 from pipeline.store import Study
 
 
@@ -26,6 +28,7 @@ class Site:
     calibration : of the study's threshold; None: there is none yet
     published : folder of released results to stand beside; empty: none
     scheduler : address of the dashboard of the cluster that works for the study, empty where none is known
+    stages : what `run` would do, in order, to say how much of it is done; empty: only what is done is told
     """
 
     study: Study
@@ -35,6 +38,7 @@ class Site:
     calibration: TwoClass | None
     published: str = ""
     scheduler: str = ""
+    stages: tuple[Stage | Callable[[Study], Stage], ...] = ()
 
     @classmethod
     def load(cls, study: Study, **options: Any) -> Site:

@@ -328,7 +328,7 @@ def process_detect(study: Study, shard: Shard) -> Record:
     with held.busy, kept_memory():
         results = infer(
             held.detector,
-            _reader(index.iloc[fits], stores),
+            image_reader(index.iloc[fits], stores),
             len(fits),
             batch=held.batch,
             threads=max(held.threads, _REMOTE_THREADS if far else 1),
@@ -386,7 +386,7 @@ def _highest(scores: Sequence[Any]) -> pd.Series[float]:
     return pd.Series([float(some.max()) if len(some) else None for some in scores], dtype="float64")
 
 
-def _reader(index: pd.DataFrame, stores: dict[str, Store]) -> Callable[[int], bytes | None]:
+def image_reader(index: pd.DataFrame, stores: dict[str, Store]) -> Callable[[int], bytes | None]:
     """Function that gives the content of an image of the index by its position; None where it is gone.
 
     Raises

@@ -1,0 +1,37 @@
+"""What a page says in place of a view that can not be shown, without a path of the study."""
+
+from __future__ import annotations
+
+import re
+
+import panel as pn
+from markupsafe import Markup
+
+from dashboards.explore.charts import CARD, words
+from pipeline.errors import PatrolscopeError
+from pipeline.store import Study
+
+# A path or URL up to its last part.
+_FOLDERS = re.compile(r"(?:\w+://)?(?:[\w.~+%@-]*/)+(?=[\w.*-])")
+
+
+def not_yet(what: str, command: str) -> str:
+    """That a view's tables do not exist yet, and what makes them, as HTML."""
+    return str(
+        Markup('<p class="status">{} not made yet. <code>patrolscope {} --study STUDY</code> makes it.</p>').format(
+            what, command
+        )
+    )
+
+
+def told(study: Study, error: PatrolscopeError) -> str:
+    """An error as HTML: the message without folders, as nobody but the study's owner is to know where it lies."""
+    text = str(error)
+    for root in sorted({study.root, study.base}, key=len, reverse=True):
+        text = text.replace(f"{root}/", "").replace(root, "STUDY")
+    return str(Markup('<p class="status warning">{}</p>').format(_FOLDERS.sub("", text)))
+
+
+def message(html: str) -> pn.Column:
+    """A card with words alone."""
+    return pn.Column(words(html), styles=CARD, sizing_mode="stretch_width", margin=0)
