@@ -37,12 +37,14 @@ class Level:
     places : names, in the order of numbers
     of_area : (areas,) number of the place that each area belongs to, or `OUTSIDE`
     shapes : number of the place under a point, feet from the city's south-western corner
+    side_ft : of a square as large as the median place
     """
 
     name: str
     places: tuple[str, ...]
     of_area: npt.NDArray[np.intp]
     shapes: Coverage
+    side_ft: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,8 @@ def _level(city: City, name: str) -> Level:
     moved = gpd.GeoSeries(shapes.geometry).translate(-city.box[0], -city.box[1])
     found = Coverage.build(shapes["place"].to_numpy(dtype=str), moved.to_numpy())
     names = tuple(found.keys.tolist())
-    return Level(name, names, pd.Index(names).get_indexer(city.areas[name].array), found)
+    side_ft = float(np.sqrt(moved.area.median()))
+    return Level(name, names, pd.Index(names).get_indexer(city.areas[name].array), found, side_ft)
 
 
 @lru_cache(maxsize=24)

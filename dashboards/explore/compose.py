@@ -41,8 +41,8 @@ DOTS_BELOW_FT = 4.0
 # Side of the cells of the smoothed share: what is smoothed needs no finer grain, and some 360,000 take 0.1 s.
 SHARE_FT = 250.0
 _WHOLE_COLUMNS = 1_000  # of the picture that scales are taken from
-# Outlines of more than this share of the land would hide what they divide.
-_MOST_OUTLINES = 0.2
+# Outlines of places of fewer pixels across would hide what they divide.
+_LEAST_PX = 12
 _LINES_AT = 2_500  # columns for each pixel of a line's width
 CHOSEN = "#d6006c"  # around the chosen place, away from all three scales
 
@@ -165,7 +165,7 @@ def _fill_level(picture: RGB, under: npt.NDArray[np.int32], levels: pd.DataFrame
     colours[np.isnan(relative)] = _rgb(EMPTY)
     seen = under != OUTSIDE
     picture[seen] = colours[under[seen]]
-    stroke = _stroke(window)
+    stroke = stroke_of(window)
     few = ((levels["images"] < FEW_IMAGES) | (levels["positives"] == 0)).to_numpy() & ~np.isnan(relative)
     # Counted from the city's corner, so that stripes stay where they are while the map moves.
     row, column = (round(side / window.pixel_ft) for side in (window.south_ft, window.west_ft))
@@ -200,7 +200,7 @@ def _fill_points(picture: RGB, painter: Painter, view: View, land: Shown) -> Non
             picture[ndimage.maximum_filter(counts[inner] > 0, size)] = _rgb(colour)
 
 
-def _stroke(window: Window) -> int:
+def stroke_of(window: Window) -> int:
     """Pixels across a line: one on a screen, more on a poster."""
     return max(1, round(window.columns / _LINES_AT))
 
@@ -254,9 +254,9 @@ def _looked_up(cells: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np
 
 
 def _outline(picture: RGB, city: City, view: View, under: npt.NDArray[np.int32], land: Shown) -> None:
-    stroke = _stroke(view.window)
+    stroke = stroke_of(view.window)
     edges = _edges(under) & land
-    if edges.sum() <= _MOST_OUTLINES * max(1, land.sum()):
+    if city.level(view.level).side_ft >= _LEAST_PX * stroke * view.window.pixel_ft:
         _blend(picture, ndimage.maximum_filter(edges, stroke), OUTLINE, 0.55)
     ground = _edges(city.under(city.ground.name, view.window))
     _blend(picture, ndimage.maximum_filter(ground, stroke), OUTLINE, 0.9)

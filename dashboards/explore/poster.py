@@ -6,6 +6,7 @@ import difflib
 import io
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from dashboards.explore.compose import MEASURES, TABLES, View, window_around
+from dashboards.explore.compose import MEASURES, TABLES, View, stroke_of, window_around
+from dashboards.explore.filters import Filter
 from dashboards.explore.legend import notes_of, ticks_of, unit_of
 from dashboards.explore.points import Window
 from dashboards.explore.site import Site
@@ -26,6 +28,7 @@ _WIDTH_IN, _STRIP_IN = 10.0, 1.42
 _BAND_PIXELS = 8_000_000  # painted at a time: some 300 MB with what is counted on the way
 MOST_PIXELS = 200_000_000
 _AROUND = 1.1  # of a place's sides
+_SAID = {*(one.name for one in fields(Filter)), "measure", "level", "chosen", "at"}  # keys of an address
 _SCREEN_PX, _SCREEN_SHAPE = 960, 2 / 3  # of the map in a browser, whose address says how much a pixel is
 
 
@@ -44,7 +47,7 @@ def ask_for(site: Site, *, measure: str, level: str, within: str, query: str, wi
     """
     state = State(measure="images")
     said = dict(parse_qsl(query.partition("?")[2] or query, keep_blank_values=True))
-    if query and not said:
+    if query and not said.keys() <= _SAID:
         raise SettingsError(
             f"--view {query!r}: what stands after ? in a page's address is expected, such as hours=6-20"
         )
@@ -105,25 +108,31 @@ def write_poster(site: Site, view: View, say: Callable[[int, int], None]) -> byt
     width_px = window.columns
     strip = Image.open(io.BytesIO(to_png(_strip_figure(site, view), round(width_px / _WIDTH_IN)))).convert("RGB")
     picture = Image.new("RGB", (width_px, window.rows + strip.height), "white")
-    for first, band in _bands(window):
-        part = View(band, view.measure, view.level, view.keep, view.chosen)
-        rows = np.ascontiguousarray(site.painter.paint_once(part)[::-1])
-        picture.paste(Image.fromarray(rows), (0, window.rows - first - band.rows))
-        say(first + band.rows, window.rows)
+    # Outlines of a band reach into its neighbours.
+    beyond = 8 * stroke_of(window)
+    for first, rows in _bands(window):
+        band = part_of(window, first - beyond, rows + 2 * beyond)
+        painted = site.painter.paint_once(replace(view, window=band))[beyond : beyond + rows]
+        picture.paste(Image.fromarray(np.ascontiguousarray(painted[::-1])), (0, window.rows - first - rows))
+        say(first + rows, window.rows)
     picture.paste(strip, (0, window.rows))
     content = io.BytesIO()
     picture.save(content, "PNG", compress_level=6)
     return content.getvalue()
 
 
-def _bands(window: Window) -> Iterator[tuple[int, Window]]:
-    """First row and window of each band, from the south."""
-    up = (window.north_ft - window.south_ft) / window.rows
+def _bands(window: Window) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each band, from the south."""
     step = max(1, _BAND_PIXELS // window.columns)
     for first in range(0, window.rows, step):
-        rows = min(step, window.rows - first)
-        south = window.south_ft + first * up
-        yield first, Window(window.west_ft, south, window.east_ft, south + rows * up, window.columns, rows)
+        yield first, min(step, window.rows - first)
+
+
+def part_of(window: Window, first: int, rows: int) -> Window:
+    """Rows of a window, from the southernmost `first` on; also such as lie beyond it."""
+    up = (window.north_ft - window.south_ft) / window.rows
+    south = window.south_ft + first * up
+    return Window(window.west_ft, south, window.east_ft, south + rows * up, window.columns, rows)
 
 
 def _strip_figure(site: Site, view: View) -> Figure:

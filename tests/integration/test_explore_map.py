@@ -1,0 +1,208 @@
+"""The map of a finished study: its levels are those of the tables, its pixels those of the places below them."""
+
+import io
+import json
+from dataclasses import replace
+from urllib.parse import parse_qsl
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dashboards.explore import poster
+from dashboards.explore.compose import LEVEL_EDGES, TABLES, View, window_around
+from dashboards.explore.filters import Filter
+from dashboards.explore.map_page import cards
+from dashboards.explore.points import POINTS, Points
+from dashboards.explore.poster import ask_for, write_poster
+from dashboards.explore.profile import borough_of, profile
+from dashboards.explore.site import Site
+from dashboards.explore.state import State
+from pipeline.errors import NotYetMade, SettingsError
+from pipeline.run import run_stages
+from tests.integration.studies import branch
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(finished, client):
+    hv.extension("bokeh", logo=False)
+    run_stages(finished, [POINTS], lambda: client)
+    return Site.load(finished)
+
+
+def released(site, analysis):
+    rows = site.results.tables
+    rows = rows[(rows["analysis"] == analysis) & (rows["quantity"] == "relative_to_average")]
+    return rows[rows["key"] != "Estimate_Total"].set_index("key")
+
+
+@pytest.mark.parametrize("level", ["neighbourhood", "borough"])
+def test_levels_of_all_images_are_those_of_the_tables(site, level):
+    made = site.painter.levels(level, Filter()).set_index("place")
+    table = released(site, level)
+    assert len(table) >= (190 if level == "neighbourhood" else 5)
+    np.testing.assert_allclose(made.loc[table.index, "relative"], table["estimate"], rtol=1e-9)
+
+
+def test_quick_intervals_are_as_wide_as_those_of_the_bootstrap(site):
+    made = site.painter.levels("neighbourhood", Filter()).set_index("place")
+    table = released(site, "neighbourhood")
+    made = made.loc[table.index]
+    enough = (made["positives"] >= 10).to_numpy()
+    assert enough.sum() >= 10
+    ratio = ((made["upper"] - made["lower"]) / (table["upper"] - table["lower"]))[enough]
+    assert 0.9 < ratio.median() < 1.1
+    assert ratio.between(0.7, 1.4).all()
+
+
+def test_levels_of_areas_are_those_of_the_area_table(site, finished):
+    made = site.painter.levels("area", Filter()).set_index("place")
+    table = site.results.areas.set_index("area")
+    np.testing.assert_allclose(made.loc[table.index, "relative"], table["relative_to_average"], rtol=1e-9)
+
+
+def test_places_are_made_of_the_images_of_their_areas(site, finished):
+    keep = Filter(hours=(20, 5), zone="R")
+    columns = ["area", "neighbourhood", "hour", "conf", "processed", "split", "captured_local"]
+    images = pd.concat([finished.read(file, columns=columns) for file in finished.files("annotated")])
+    rules = finished.settings.estimate
+    images = images[(images["split"] == rules.split) & images["processed"]]
+    images = images[images["captured_local"] >= pd.Timestamp(rules.first_day)]
+    residential = site.points.areas.loc[site.points.areas["zone"] == "R", "area"]
+    images = images[images["area"].isin(residential) & ((images["hour"] >= 20) | (images["hour"] <= 5))]
+    made = site.painter.levels("neighbourhood", keep).set_index("place")
+    assert images["neighbourhood"].notna().sum() == made["images"].sum() > 1_000
+    counted = images.groupby("neighbourhood").size()
+    assert (made.loc[counted.index, "images"] == counted).all()
+
+
+# Pixels.
+
+
+def place_of(site, level, least=300):
+    """A place with enough images and some positive, and a point in it."""
+    levels = site.painter.levels(level, Filter())
+    row = levels[(levels["images"] >= least) & (levels["positives"] > 3)].iloc[0]
+    shapes = site.city.level(level)
+    point = shapes.shapes.shapes[shapes.places.index(row["place"])].representative_point()
+    return row, point.x, point.y
+
+
+def test_a_place_has_the_colour_of_its_level(site):
+    row, x_ft, y_ft = place_of(site, "neighbourhood")
+    picture = site.painter.paint(View(window_around(x_ft, y_ft, 20, 41, 41), "level"))
+    assert (picture[20, 20] == TABLES["level"][np.searchsorted(LEVEL_EDGES, row["relative"])]).all()
+    assert site.city.place_at("neighbourhood", x_ft, y_ft) == row["place"]
+
+
+def test_a_place_keeps_its_colour_while_the_map_moves_and_grows(site):
+    _, x_ft, y_ft = place_of(site, "neighbourhood")
+    for measure in ("share", "level"):
+        colours = {
+            tuple(site.painter.paint(View(window_around(x_ft + shift, y_ft, pixel_ft, 61, 41), measure))[20, 30 - step])
+            for pixel_ft in (10, 20, 40)
+            for step in (0, 7)
+            for shift in [step * pixel_ft]
+        }
+        assert len(colours) == 1, measure
+
+
+def test_the_chosen_place_has_an_outline_of_its_own(site):
+    row, _, _ = place_of(site, "neighbourhood")
+    view = View(site.painter.whole(300), "level", chosen=row["place"])
+    plain, marked = site.painter.paint(replace(view, chosen="")), site.painter.paint(view)
+    differs = (plain != marked).any(axis=2)
+    assert 0 < differs.sum() < 2_000
+    assert not (site.painter.paint(replace(view, chosen="no such place")) != plain).any()
+
+
+@pytest.mark.parametrize("measure", ["images", "share", "level"])
+def test_a_poster_in_bands_is_the_picture_in_one(site, monkeypatch, measure):
+    asked = ask_for(site, measure=measure, level="neighbourhood", within="", query="light=day", width=420)
+    monkeypatch.setattr(poster, "_BAND_PIXELS", 420 * 57)
+    told = []
+    picture = np.asarray(Image.open(io.BytesIO(write_poster(site, asked, lambda *at: told.append(at)))))
+    rows = asked.window.rows
+    assert told[-1] == (rows, rows)
+    assert len(told) > 5
+    whole = site.painter.paint_once(asked)[::-1]
+    assert (picture[:rows] == whole).all(axis=2).mean() > 0.9995, "rounding alone may move an edge by a pixel"
+    assert picture[rows:].min() < 100, "no legend"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"measure": "foo"}, "measure 'foo': this study has images, share, level"),
+        ({"level": "ward"}, "level 'ward': this study has area"),
+        ({"within": "Bushwik"}, "no neighbourhood 'Bushwik': is it Bushwick"),
+        ({"width": 30_000}, "pixels: at most 200,000,000 in all"),
+        ({"query": "nonsense"}, "--view 'nonsense': what stands after"),
+    ],
+)
+def test_a_poster_that_can_not_be_made_is_refused(site, asked, said):
+    usual = {"measure": "level", "level": "neighbourhood", "within": "", "query": "", "width": 400}
+    with pytest.raises(SettingsError) as error:
+        ask_for(site, **usual | asked)
+    assert said in str(error.value)
+
+
+# Words.
+
+
+def test_hovering_says_what_the_table_says(site):
+    row, _, _ = place_of(site, "neighbourhood")
+    said = cards(site, "neighbourhood", State())
+    at = said["place"].index(row["place"])
+    assert said["images"][at] == f"{row['images']:,} images, {row['positives']:,} with police"
+    assert said["level"][at].startswith(f"{row['relative']:.2f} times the average")
+
+
+def test_the_profile_of_a_place_stands_beside_its_borough(site):
+    row, _, _ = place_of(site, "neighbourhood")
+    assert borough_of(site, "neighbourhood", row["place"]) in site.city.level("borough").places
+    shown = profile(site, Filter(), "neighbourhood", row["place"])
+    assert row["place"] in str(shown[0].object)
+    labels = {curve.label for curve in shown[1][0].object}
+    assert labels == {row["place"], borough_of(site, "neighbourhood", row["place"])}
+
+
+def test_a_name_with_markup_is_escaped_in_the_profile(site, monkeypatch):
+    row, _, _ = place_of(site, "neighbourhood")
+    levels = site.painter.levels("neighbourhood", Filter()).replace({row["place"]: "<script>alert(1)</script>"})
+    monkeypatch.setattr(type(site.painter), "levels", lambda *_: levels)
+    shown = profile(site, Filter(), "neighbourhood", "<script>alert(1)</script>")
+    assert "<script>" not in str(shown[0].object)
+
+
+numbers = st.floats(-1e7, 1e7, allow_nan=False)
+
+
+@given(st.tuples(numbers, numbers, st.floats(0.01, 1e4)), st.text(max_size=20))
+def test_a_view_comes_back_from_its_address(at, chosen):
+    state, other = State(measure="share", level="borough", chosen=chosen, at=at), State()
+    other.read(dict(parse_qsl(state.query(), keep_blank_values=True)))
+    assert (other.measure, other.level, other.chosen) == ("share", "borough", chosen)
+    assert other.at == pytest.approx((round(at[0]), round(at[1]), round(at[2], 2)), abs=0.006)
+
+
+@given(st.dictionaries(st.sampled_from(["measure", "level", "chosen", "at"]), st.text()))
+def test_any_address_makes_some_view(query):
+    State().read(query)
+
+
+def test_a_study_without_points_says_what_makes_them(finished):
+    with pytest.raises(NotYetMade, match="patrolscope dashboard"):
+        Points.load(branch(finished, "no-points"))
+
+
+def test_the_points_of_a_study_are_its_analysed_images(site, finished):
+    summary = json.loads(finished.read_bytes("estimates/summary.json"))
+    assert site.points.images == summary["images"]["analysed"]
+    assert int(site.points.count(Filter(), by=[])[1]) == summary["images"]["positive"]
