@@ -46,7 +46,7 @@ def _application(site: Site, path: str) -> Callable[[], pn.Template]:
         state = State()
         if pn.state.location is not None:
             state.follow(pn.state.location)
-        template = pn.Template(_TEMPLATE.read_text(encoding="utf-8"), nb_template=None)
+        template = pn.Template(_TEMPLATE.read_text(encoding="utf-8"), nb_template=None, location=True)
         for name, value in (
             ("page_title", title),
             ("study_name", site.name),

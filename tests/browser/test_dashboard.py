@@ -1,0 +1,245 @@
+"""The dashboards in a real browser: what a reader does, and what the page then says."""
+
+import http.client
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from dashboards.explore.points import POINTS
+from pipeline.run import run_stages
+from tests.integration.studies import branch
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (Debian: chromium)"),
+]
+PAGES = {"map": "Map", "disparities": "Disparities", "detector": "Detector", "coverage": "Coverage", "run": "Run"}
+CLI = Path(__file__).parents[2] / "cli.py"
+WAIT_MS = 60_000
+
+
+def serve(study, *options):
+    """A server in a process of its own, and the address of its map."""
+    server = subprocess.Popen(
+        [sys.executable, str(CLI), "dashboard", "--study", study.root, "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    for line in server.stdout:
+        if found := re.search(r"http://\S+/map", line):
+            return server, found[0]
+    raise AssertionError(f"the server ended with {server.wait()}")
+
+
+@pytest.fixture(scope="module")
+def address(finished, client):
+    run_stages(finished, [POINTS], lambda: client)
+    server, address = serve(finished)
+    yield address
+    server.terminate()
+    server.wait(30)
+    server.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser, request):
+    """Opens a page, and looks at its console when the test is over."""
+    pages, said = [], []
+
+    def open_(url, width=1280):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(WAIT_MS)
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("requestfailed", lambda asked: said.append(f"failed: {asked.url}"))
+        page.goto(url)
+        pages.append(page)
+        return page
+
+    yield open_
+    for number, page in enumerate(pages):
+        folder = os.environ.get("PATROLSCOPE_SCREENSHOTS")
+        if folder:  # what the tests saw, for whoever wants to look
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=f"{folder}/{request.node.name}-{number}.png", full_page=True)
+        page.close()
+    assert said == []
+
+
+def drawn(page):
+    """Number of the picture that the map shows."""
+    return int(page.locator("[data-drawn]").first.get_attribute("data-drawn"))
+
+
+def wait_for_address(page, pattern):
+    """The page writes its address without loading again."""
+    page.wait_for_function("pattern => new RegExp(pattern).test(window.location.href)", arg=pattern)
+
+
+def wait_for_picture(page, after):
+    page.wait_for_function(f"() => {_DRAWN} > {after}")
+    return drawn(page)
+
+
+# Bokeh keeps each of its parts in a shadow tree.
+_DRAWN = """(() => { const walk = (root) => { for (const one of root.querySelectorAll('*')) {
+  if (one.dataset && one.dataset.drawn) return Number(one.dataset.drawn);
+  if (one.shadowRoot) { const found = walk(one.shadowRoot); if (found) return found; } } return 0; };
+  return walk(document); })()"""
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_page_opens_reads_well_and_says_no_error(address, open_page, path, width):
+    page = open_page(address.replace("/map", f"/{path}"), width)
+    page.get_by_text(re.compile(r"of [\d,]+ images")).first.wait_for(state="attached")
+    assert page.title().startswith(PAGES[path])
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.get_by_role("heading", level=1).inner_text() == PAGES[path]
+    assert page.get_by_role("link", name=PAGES[path], exact=True).get_attribute("aria-current") == "page"
+    page.wait_for_timeout(1_500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "wider than the screen"
+
+
+def test_a_filter_acts_on_the_count_the_picture_and_the_address(address, open_page):
+    page = open_page(address)
+    page.wait_for_function(f"() => {_DRAWN} > 0")
+    before = drawn(page)
+    page.get_by_label("Light").select_option("Night")
+    wait_for_address(page, "light=night")
+    wait_for_picture(page, before)
+    share = page.get_by_text(re.compile(r"of [\d,]+ images \(")).first.inner_text()
+    assert not share.endswith("(100.0%)")
+    page.get_by_role("button", name="Show all images").click()
+    page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
+    page.wait_for_function("() => !window.location.search.includes('light')")
+
+
+def test_an_address_holds_the_whole_view(address, open_page):
+    page = open_page(f"{address}?hours=6-20&light=day&measure=level&level=borough&chosen=Queens&at=90000,60000,50.00")
+    page.get_by_role("heading", name="Queens").wait_for()
+    assert page.get_by_label("Light").input_value() == "Daylight"
+    assert page.get_by_label("From hour").input_value() == "06:00"
+    assert page.get_by_label("Areas").input_value() == "boroughs"
+    page.get_by_role("link", name="Coverage").click()
+    wait_for_address(page, "/coverage.*hours=6-20")
+    page.get_by_text(re.compile(r"of [\d,]+ images \(")).first.wait_for()
+    assert page.get_by_label("From hour").input_value() == "06:00"
+
+
+def test_the_map_can_be_steered_without_a_mouse(address, open_page):
+    page = open_page(address)
+    page.wait_for_function(f"() => {_DRAWN} > 0")
+    before = drawn(page)
+    closer = page.get_by_role("button", name="+", exact=True)
+    closer.focus()
+    page.keyboard.press("Enter")
+    before = wait_for_picture(page, before)
+    wait_for_address(page, "at=")
+    first = page.evaluate("window.location.href")
+    page.get_by_role("button", name="\u2192", exact=True).focus()
+    page.keyboard.press("Enter")
+    wait_for_picture(page, before)
+    page.wait_for_function(f"() => window.location.href !== {first!r}")
+    page.get_by_role("button", name="Whole city").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => !window.location.search.includes('at=')")
+
+
+def test_a_wheel_zooms_and_a_click_tells_of_a_place(address, open_page):
+    page = open_page(f"{address}?measure=level")
+    page.wait_for_function(f"() => {_DRAWN} > 0")
+    before = drawn(page)
+    box = page.locator("canvas").first.bounding_box()
+    x, y = box["x"] + 0.62 * box["width"], box["y"] + 0.5 * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -300)
+    before = wait_for_picture(page, before)
+    page.mouse.click(x, y)
+    wait_for_address(page, "chosen=")
+    page.get_by_role("heading", level=2).first.wait_for()
+    page.get_by_text(re.compile("times the average")).first.wait_for()
+
+
+def test_a_place_is_found_by_its_name(address, open_page):
+    page = open_page(address)
+    page.wait_for_function(f"() => {_DRAWN} > 0")
+    page.get_by_label("Find a place").press_sequentially("astoria (c")  # a list opens at every key
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    wait_for_address(page, "chosen=Astoria")
+    page.get_by_role("heading", name="Astoria (Central)").wait_for()
+
+
+@pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<?xml"), ("CSV", b"place,images")])
+def test_the_map_can_be_saved(address, open_page, tmp_path, kind, start):
+    page = open_page(address)
+    page.wait_for_function(f"() => {_DRAWN} > 0")
+    with page.expect_download() as waiting:
+        page.get_by_text(kind, exact=True).click()
+    waiting.value.save_as(tmp_path / "saved")
+    assert (tmp_path / "saved").read_bytes().startswith(start)
+
+
+def test_an_address_that_makes_no_sense_shows_the_plain_map(address, open_page):
+    page = open_page(f"{address}?hours=99-x&place=<script>alert(1)</script>:x&at=1,2,nan&level=ward&chosen=<b>x</b>")
+    page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
+    assert page.locator("script", has_text="alert(1)").count() == 0
+
+
+def test_no_page_says_where_the_study_lies(address, finished):
+    for path in PAGES:
+        with urllib.request.urlopen(address.replace("/map", f"/{path}"), timeout=120) as answer:
+            assert str(Path(finished.base).parent) not in answer.read().decode()
+
+
+def test_a_browser_of_another_origin_is_refused(address):
+    host = address.split("/")[2]
+    asked = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    answers = {}
+    for origin in (f"http://{host}", "http://evil.example"):
+        connection = http.client.HTTPConnection(host, timeout=60)
+        connection.request("GET", "/map/ws", headers={**asked, "Origin": origin})
+        answers[origin] = connection.getresponse().status
+        connection.close()
+    assert answers["http://evil.example"] == 403
+    assert answers[f"http://{host}"] != 403
+
+
+def test_a_broken_table_gives_a_page_that_names_it(finished, client, open_page):
+    other = branch(finished, "broken-table")
+    for folder in Path(finished.base).iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.copytree(folder, other.path(folder.name))
+    other.write_bytes(b"analysis,group\n", "estimates", "tables.csv")
+    done = subprocess.run(
+        [sys.executable, str(CLI), "dashboard", "--study", other.root, "--port", "0"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "tables.csv" in done.stderr
+    assert "Traceback" not in done.stderr
