@@ -1,0 +1,272 @@
+"""The dashboards at full size: a picture against a plain Datashader pass, and what a reader in a browser waits for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datashader as ds
+import numpy as np
+import pandas as pd
+import psutil
+
+from benchmarks.measure import Comparison, best_of, two_workers
+from benchmarks.workloads import simulated_study
+from dashboards.explore.compose import View, window_around
+from dashboards.explore.filters import Filter
+from dashboards.explore.points import POINTS, Window
+from dashboards.explore.site import Site
+from pipeline.annotate import ANNOTATE
+from pipeline.run import run_stages
+from pipeline.store import Study, open_study
+
+STUDY = "PATROLSCOPE_BENCH_STUDY"  # a finished study to measure, instead of one that is made
+CLI = Path(__file__).parents[1] / "cli.py"
+COLUMNS, ROWS = 960, 640
+PIXELS_FT = {"city": 170.0, "borough": 40.0, "street": 4.0}
+STEPS = 12  # of a walk at each level
+READERS = 5
+
+
+def run(*, quick: bool) -> list[Comparison]:
+    """24.8 million images (quick: 300,000), a map of 960 x 640 pixels."""
+    with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch, two_workers() as client:
+        if STUDY in os.environ:
+            study = open_study(os.environ[STUDY])
+        else:
+            from analysis.calibrate import CALIBRATE
+            from pipeline.assemble import MATCH
+            from pipeline.keys import KEYS
+            from pipeline.labels import LABELS
+
+            study = simulated_study(Path(scratch) / "study", 300_000 if quick else 24_803_854, client)
+            run_stages(study, [LABELS, KEYS, MATCH, ANNOTATE, CALIBRATE], lambda: client)
+        run_stages(study, [POINTS], lambda: client)
+    site = Site.load(study)
+    rows = [*compare_rasters(site), *compare_pictures(site)]
+    del site
+    return [*rows, *measure_reader(study)]
+
+
+def walk(site: Site, pixel_ft: float, steps: int) -> Iterator[Window]:
+    """Windows along a walk: each a third of a view further, in and out."""
+    wide, tall = site.city.size_ft
+    rng = np.random.default_rng(3)
+    x_ft, y_ft = 0.6 * wide, 0.5 * tall
+    for step in range(steps):
+        angle = rng.uniform(0, 2 * np.pi)
+        x_ft = float(np.clip(x_ft + np.cos(angle) * COLUMNS / 3 * pixel_ft, 0.3 * wide, 0.8 * wide))
+        y_ft = float(np.clip(y_ft + np.sin(angle) * ROWS / 3 * pixel_ft, 0.3 * tall, 0.8 * tall))
+        yield window_around(x_ft, y_ft, pixel_ft * (1, 0.8, 1.25)[step % 3], COLUMNS, ROWS)
+
+
+def compare_rasters(site: Site) -> list[Comparison]:
+    """Counts of a window against Datashader's over all points, which must be the same."""
+    every = pd.DataFrame(
+        {
+            axis: np.concatenate([getattr(block, f"{axis}_ft") for block in site.points.blocks])
+            for axis in ("x", "y")
+        }
+    )  # fmt: skip
+    rows = []
+    for name, pixel_ft in PIXELS_FT.items():
+        window = next(walk(site, pixel_ft, 1))
+        canvas = ds.Canvas(COLUMNS, ROWS, (window.west_ft, window.east_ft), (window.south_ft, window.north_ft))
+        peer = canvas.points(every, "x", "y", ds.count()).to_numpy()
+        ours, _ = site.points.raster(window, Filter())
+        if (ours != peer).any():
+            raise ValueError(f"{int((ours != peer).sum())} pixels of {name} differ from Datashader's")
+        ours_s = best_of(lambda window=window: site.points.raster(window, Filter()), 5)
+        peer_s = best_of(lambda canvas=canvas: canvas.points(every, "x", "y", ds.count()))
+        images = f"{site.points.images:,}"
+        rows.append(Comparison(f"counts of {images} images, {name}", ours_s, peer_s, "s", 5, "Datashader, all points"))
+    return rows
+
+
+def compare_pictures(site: Site) -> list[Comparison]:
+    """Whole pictures on the server along a walk: median and 95th percentile."""
+    site.painter.scales  # noqa: B018 - once a server
+    rows = []
+    for measure in ("images", "share", "level"):
+        times_s = []
+        for pixel_ft in PIXELS_FT.values():
+            for window in walk(site, pixel_ft, STEPS):
+                view = View(window, measure)  # type: ignore[arg-type]
+                start_s = time.perf_counter()
+                site.painter.paint_once(view)
+                times_s.append(time.perf_counter() - start_s)
+        rows += limits(f"picture of {measure}, on the server", times_s)
+    filters = [Filter(hours=(hour, 20)) for hour in range(6)]
+    window = next(walk(site, PIXELS_FT["city"], 1))
+    times_s = []
+    for keep in filters:
+        start_s = time.perf_counter()
+        site.painter.paint_once(View(window, "level", "area", keep))
+        times_s.append(time.perf_counter() - start_s)
+    rows.append(Comparison("another filter, levels of areas", max(times_s), 0.5, "s", 1, "limit"))
+    return rows
+
+
+def limits(name: str, times_s: list[float]) -> list[Comparison]:
+    """Median and 95th percentile beside what is allowed."""
+    return [
+        Comparison(f"{name}, median", float(np.median(times_s)), 0.15, "s", 1, "limit"),
+        Comparison(f"{name}, 95th percentile", float(np.percentile(times_s, 95)), 0.3, "s", 1, "limit"),
+    ]
+
+
+# A reader.
+
+# Milliseconds from an action until the map shows the picture after it: read in the page, at every frame.
+_WATCH = """(act) => new Promise((resolve) => {
+  const find = (root) => { for (const one of root.querySelectorAll('*')) {
+    if (one.dataset && one.dataset.drawn) return one;
+    if (one.shadowRoot) { const found = find(one.shadowRoot); if (found) return found; } } return null; };
+  const shown = () => { const one = find(document); return one ? Number(one.dataset.drawn) : 0; };
+  const before = shown(), start = performance.now();
+  if (act) document.dispatchEvent(new CustomEvent(act));
+  const look = () => shown() > before ? resolve(performance.now() - start) : requestAnimationFrame(look);
+  look(); })"""
+
+
+def measure_reader(study: Study) -> list[Comparison]:
+    """Opening, moving and filtering in a real browser, with and without others; memory of the server."""
+    chromium = shutil.which("chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        chromium = None
+    if chromium is None:
+        print("no reader in a browser: chromium or playwright is not here")
+        return []
+    with served(study) as (address, server), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened_s = [first_picture_s(browser, address) for _ in range(3)]
+        rows = [Comparison("opening the page, until the first picture", min(opened_s), 3.0, "s", 1, "limit")]
+        rows += limits("pan or zoom in a browser", moves_s(browser, address))
+        rows.append(Comparison("another filter in a browser", filter_s(browser, address), 0.5, "s", 1, "limit"))
+        with others(address):
+            rows += limits(f"pan or zoom beside {READERS - 1} other readers", moves_s(browser, address))
+            held_gb = psutil.Process(server.pid).memory_info().rss / 2**30
+        browser.close()
+    return [*rows, Comparison(f"memory of the server, {READERS} readers", held_gb, 2.0, "GB", 1, "limit")]
+
+
+@contextmanager
+def served(study: Study) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Address of the study's map, served by a process of its own."""
+    command = [sys.executable, str(CLI), "dashboard", "--study", study.root, "--port", "0"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            for line in server.stdout or ():
+                if found := re.search(r"http://\S+/map", line):
+                    yield found[0], server
+                    break
+        finally:
+            server.terminate()
+
+
+def first_picture_s(browser: Any, address: str) -> float:
+    """From the address to a picture of the browser's own size."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    start_s = time.perf_counter()
+    page.goto(address, wait_until="commit")
+    page.wait_for_function(f"() => {_SHOWN} > 1")
+    took_s = time.perf_counter() - start_s
+    page.close()
+    return took_s
+
+
+_SHOWN = """(() => { const find = (root) => { for (const one of root.querySelectorAll('*')) {
+  if (one.dataset && one.dataset.drawn) return Number(one.dataset.drawn);
+  if (one.shadowRoot) { const found = find(one.shadowRoot); if (found) return found; } } return 0; };
+  return find(document); })()"""
+
+
+def moves_s(browser: Any, address: str) -> list[float]:
+    """A scripted walk with the mouse: the city, closer twice, a borough, closer, streets."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
+    page.wait_for_function(f"() => {_SHOWN} > 1")
+    page.wait_for_timeout(1_000)
+    box = page.locator("canvas").first.bounding_box()
+    x, y = box["x"] + 0.6 * box["width"], box["y"] + 0.45 * box["height"]
+    times_s = []
+    for move in ["pan", "zoom", "pan", "zoom", "pan", "pan"] * 3:
+        page.evaluate(f"() => {{ window.seen = ({_WATCH})(null); }}")
+        page.mouse.move(x, y)
+        if move == "zoom":
+            page.mouse.wheel(0, -400)
+        else:
+            page.mouse.down()
+            page.mouse.move(x - 120, y + 60)
+            page.mouse.up()
+        times_s.append(page.evaluate("() => window.seen") / 1_000)
+        page.wait_for_timeout(400)
+    page.close()
+    return times_s
+
+
+def filter_s(browser: Any, address: str) -> float:
+    """Median time from a choice of light or hour to the picture of it."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
+    page.wait_for_function(f"() => {_SHOWN} > 1")
+    page.wait_for_timeout(1_000)
+    times_s = []
+    for label, option in (("Light", "Night"), ("Light", "Daylight"), ("From hour", "07:00"), ("To hour", "18:59")):
+        page.evaluate(f"() => {{ window.seen = ({_WATCH})(null); }}")
+        page.get_by_label(label).select_option(option)
+        times_s.append(page.evaluate("() => window.seen") / 1_000)
+        page.wait_for_timeout(400)
+    page.close()
+    return float(np.median(times_s))
+
+
+@contextmanager
+def others(address: str) -> Iterator[None]:
+    """Other readers, each in a browser of its own, who move every second or so."""
+    code = (
+        "import sys, time; from benchmarks.dashboard import wander; wander(sys.argv[1], float(sys.argv[2]))"
+    )  # fmt: skip
+    with ThreadPoolExecutor(READERS) as pool:
+        processes = [
+            subprocess.Popen([sys.executable, "-c", code, address, str(60)], cwd=CLI.parent) for _ in range(READERS - 1)
+        ]
+        time.sleep(8)
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.terminate()
+            list(pool.map(lambda process: process.wait(), processes))
+
+
+def wander(address: str, for_s: float) -> None:
+    """A reader who looks around for some time, at other places than the others."""
+    from playwright.sync_api import sync_playwright
+
+    rng = np.random.default_rng(os.getpid())
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(address)
+        page.wait_for_function(f"() => {_SHOWN} > 1")
+        box = page.locator("canvas").first.bounding_box()
+        end_s = time.monotonic() + for_s
+        while time.monotonic() < end_s:
+            x, y = (box[a] + rng.uniform(0.3, 0.7) * box[side] for a, side in (("x", "width"), ("y", "height")))
+            page.mouse.move(x, y)
+            page.mouse.wheel(0, float(rng.choice([-300, 300])))
+            page.wait_for_timeout(1_500)
