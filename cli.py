@@ -716,7 +716,11 @@ def dashboard(
     cluster: ClusterOption = "local",
 ) -> None:
     """Explore the study in the browser: map, disparities, detector, coverage, run."""
-    site = _site(study, cluster, published=published)
+    with _errors():
+        from cluster.launch import dashboard_link
+
+        stages, scheduler = tuple(_all_stages(study)), dashboard_link(cluster)
+    site = _site(study, cluster, published=published, stages=stages, scheduler=scheduler)
     with _errors():
         if static is not None:
             from dashboards.explore.static import write_static
@@ -755,7 +759,7 @@ def draw_map(
         _say(f"{out}: {asked.window.columns:,} x {asked.window.rows:,} pixels and the legend, {len(content):,} bytes")
 
 
-def _site(root: str, cluster: str, **options: str) -> Any:
+def _site(root: str, cluster: str, **options: Any) -> Any:
     """The study as dashboards see it; its points are packed first where that is to be done."""
     from dashboards.explore.points import POINTS
 

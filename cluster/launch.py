@@ -103,6 +103,22 @@ def stop(name: str) -> str:
     return f"stopped {address.address}"
 
 
+def dashboard_link(name: str) -> str:
+    """Address of Dask's own dashboard of a scheduler that is known to run; empty where none is.
+
+    Raises
+    ------
+    ClusterError : no such profile, a broken scheduler's file
+    """
+    profile = load_profile(name)
+    if isinstance(profile, Profile):
+        path = scheduler_file(profile)
+        if not path.exists():
+            return ""
+        profile = _load(path)
+    return profile.dashboard or ""
+
+
 def _running(name: str) -> Address:
     """A scheduler by the name of the profile that launched it, by its file or by its address."""
     profile = load_profile(name)

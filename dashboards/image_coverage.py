@@ -84,7 +84,7 @@ def week_figure(counts: npt.NDArray[np.int64], weekdays: Sequence[str], *, simul
         np.arange(HOURS + 1), np.arange(len(weekdays) + 1), counts, cmap="Blues", vmin=0, linewidth=0
     )
     axes.set_ylim(len(weekdays), 0)
-    axes.yaxis.set_major_locator(FixedLocator(np.arange(len(weekdays)) + 0.5))
+    axes.yaxis.set_major_locator(FixedLocator([place + 0.5 for place in range(len(weekdays))]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda at, _: weekdays[int(at)]))
     axes.xaxis.set_major_locator(MultipleLocator(6))
     axes.set_xlabel("hour, local time", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)

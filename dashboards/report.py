@@ -84,6 +84,8 @@ STAGE_ORDER = (
     "hourly",
     "map",
 )
+# Stages that other commands run when the report is there: it neither tells of them nor is made again for them.
+AFTER_THE_REPORT = ("points",)
 FILES = {
     "study.yaml": "the settings",
     "metadata/": METADATA.row,
@@ -149,7 +151,7 @@ def render_report(study: Study, results: Results) -> str:
         summary=results.summary,
         covariates=COVARIATES,
         few_images=FEW_IMAGES,
-        steps=read_steps(study),
+        steps=[step for step in read_steps(study) if step.stage not in AFTER_THE_REPORT],
         settings_text=dump_settings(settings),
         files={path: meaning for path, meaning in FILES.items() if study.exists(path.rstrip("/"))},
         versions={"Python": python_version(), **{package: version(package) for package in PACKAGES}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards.figures import draw_figures, to_png, to_svg
 from dashboards.maps import draw_maps, load_city
 from dashboards.raster import count_study
-from dashboards.report import REPORT_FILE, render_report
+from dashboards.report import AFTER_THE_REPORT, REPORT_FILE, render_report
 from dashboards.results import read_results
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
@@ -46,8 +46,8 @@ def process_map(study: Study, _shard: Shard) -> Record:
 
 
 def plan_report(study: Study) -> list[Shard]:
-    """One shard: the page, made from the figures, the estimates, the settings and the ledger of all stages."""
-    stages = [name for name in study.stages() if name != REPORT.name]
+    """One shard: the page, made from the figures, the estimates, the settings and the ledger of what came before."""
+    stages = [name for name in study.stages() if name not in (REPORT.name, *AFTER_THE_REPORT)]
     return [Shard("report", {"settings": study.settings.model_dump(mode="json")}, made_from=_made_by(study, *stages))]
 
 

@@ -29,7 +29,7 @@ from bokeh.models import (
     Span,
 )
 from bokeh.plotting import figure
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from dashboards.explore.filters import HOURS, WEEKDAYS
@@ -43,6 +43,7 @@ SHADES = ("#f2f6fb", "#d9e6f4", "#b9d2ea", "#93b9dd", "#689cce", "#3b7dc4", "#27
 MARKERS = {"o": "circle", "D": "diamond", "s": "square", "^": "triangle"}
 GLYPHS = {"o": "\u25cf", "D": "\u25c6", "s": "\u25a0", "^": "\u25b2"}
 ROW_PX = 26
+NOTHING = Markup("")
 
 # Of the words around a chart; the pages' own style sheet does not reach into them.
 STYLE = f"""
@@ -107,7 +108,7 @@ class Chart:
             made["csv"] = lambda: self.frame.to_csv(index=False).encode()
         return made
 
-    def head(self, level: int = 2) -> str:
+    def head(self, level: int = 2) -> Markup:
         """Title, note and key, as HTML."""
         marks = Markup("").join(
             Markup('<span><span style="color:{}" aria-hidden="true">{}</span> {}</span> ').format(
@@ -120,24 +121,33 @@ class Chart:
             parts.append(Markup('<p class="note">{}</p>').format(self.note))
         if self.key:
             parts.append(Markup('<p class="key">{}</p>').format(marks))
-        return str(Markup("").join(parts))
+        return Markup("").join(parts)
 
-    def foot(self) -> str:
+    def foot(self) -> Markup:
         """Main numbers in words, as HTML."""
-        return str(Markup('<p class="caption">{}</p>').format(self.caption)) if self.caption else ""
+        return Markup('<p class="caption">{}</p>').format(self.caption) if self.caption else NOTHING
 
 
 # Cards.
 
 
-def words(html: str, **parameters: Any) -> pn.pane.HTML:
+class Words(pn.pane.HTML):  # type: ignore[misc]  # panel ships no types
     """A pane of HTML, in which everything from data is escaped already."""
-    return pn.pane.HTML(html, sizing_mode="stretch_width", stylesheets=[STYLE], margin=0, **parameters)
+
+    def __init__(self, html: Markup = NOTHING, style: str = "") -> None:
+        super().__init__("", sizing_mode="stretch_width", stylesheets=[STYLE, style], margin=0)
+        self.say(html)
+
+    def say(self, html: Markup) -> None:
+        """Show other HTML."""
+        # As a plain text: panel escapes it for the way, and a Markup would say that it is escaped already, so that the
+        # browser would undo the escaping of names in it.
+        self.object = str(html)
 
 
-def paragraph(text: str, kind: str = "status") -> str:
+def paragraph(text: str, kind: str = "status") -> Markup:
     """A paragraph of plain text, as HTML."""
-    return str(Markup('<p class="{}">{}</p>').format(kind, text))
+    return Markup('<p class="{}">{}</p>').format(kind, text)
 
 
 class Card:
@@ -145,10 +155,10 @@ class Card:
 
     def __init__(
         self, chart: Chart, *, level: int = 2, beside: Sequence[pn.viewable.Viewable] = (), wide: bool = False
-    ):
+    ) -> None:
         self.chart = chart
         self._level = level
-        self._head, self._foot = words(chart.head(level)), words(chart.foot())
+        self._head, self._foot = Words(chart.head(level)), Words(chart.foot())
         self._plot = pn.pane.Bokeh(chart.figure, sizing_mode="stretch_width", margin=(6, 0))
         self._plot.visible = chart.figure is not None
         self._saves = Saves(chart.title, lambda: self.chart)
@@ -166,7 +176,8 @@ class Card:
     def show(self, chart: Chart) -> None:
         """Show another chart in its place."""
         self.chart = chart
-        self._head.object, self._foot.object = chart.head(self._level), chart.foot()
+        self._head.say(chart.head(self._level))
+        self._foot.say(chart.foot())
         self._plot.object = chart.figure
         self._plot.visible = chart.figure is not None
         self._saves.refresh()
@@ -188,21 +199,30 @@ class Saves:
             button.filename = f"{chart.name}.{ending}"
             button.visible = ending in chart.files
 
+    def _file(self, ending: str) -> bytes:
+        """What the card shows when the button is pressed, not when it was made."""
+        return self._chart().files[ending]()
+
     def _button(self, ending: str) -> pn.widgets.FileDownload:
-        return pn.widgets.FileDownload(
-            callback=lambda: io.BytesIO(self._chart().files[ending]()),
-            filename=f"chart.{ending}",
-            label=ending.upper(),
-            button_type="light",
-            embed=False,
-            auto=True,
-            width=84,
-            height=30,
-            margin=0,
-        )
+        return download(f"chart.{ending}", lambda: self._file(ending))
 
 
-class _Group(pn.Row):
+def download(file: str, make: Callable[[], bytes]) -> pn.widgets.FileDownload:
+    """A button that makes a file when it is pressed, named by the file's ending."""
+    return pn.widgets.FileDownload(
+        callback=lambda: io.BytesIO(make()),
+        filename=file,
+        label=file.rsplit(".", 1)[-1].upper(),
+        color="light",
+        embed=False,
+        auto=True,
+        width=84,
+        height=30,
+        margin=0,
+    )
+
+
+class _Group(pn.Row):  # type: ignore[misc]  # panel ships no types
     """A row that a screen reader announces by its name."""
 
     def _get_properties(self, doc: Any) -> dict[str, Any]:
@@ -518,7 +538,7 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
 
 
-def html_table(frame: pd.DataFrame, title: str, *, text: Sequence[str] = ()) -> str:
+def html_table(frame: pd.DataFrame, title: str, *, text: Sequence[str] = ()) -> Markup:
     """A small table of texts as HTML; columns in `text` stand to the left."""
     kinds = [Markup(' class="text"') if name in text else Markup("") for name in frame.columns]
     head = Markup("").join(
@@ -530,9 +550,7 @@ def html_table(frame: pd.DataFrame, title: str, *, text: Sequence[str] = ()) -> 
         )
         for row in frame.itertuples(index=False, name=None)
     )
-    return str(
-        Markup(
-            '<div class="scroll" tabindex="0" role="region" aria-label="{0}"><table aria-label="{0}">'
-            "<thead><tr>{1}</tr></thead><tbody>{2}</tbody></table></div>"
-        ).format(title, head, body)
-    )
+    return Markup(
+        '<div class="scroll" tabindex="0" role="region" aria-label="{0}"><table aria-label="{0}">'
+        "<thead><tr>{1}</tr></thead><tbody>{2}</tbody></table></div>"
+    ).format(title, head, body)

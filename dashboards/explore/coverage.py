@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import panel as pn
 from bokeh.models import FixedTicker, NumeralTickFormatter
+from markupsafe import Markup
 
 from analysis.image_coverage import EVERYONE, ImageCoverage, coverage_of, cumulative
 from dashboards.explore.charts import (
@@ -18,6 +19,7 @@ from dashboards.explore.charts import (
     Card,
     Chart,
     Line,
+    Words,
     cards,
     day_chart,
     hour_chart,
@@ -26,7 +28,6 @@ from dashboards.explore.charts import (
     paragraph,
     share,
     week_chart,
-    words,
 )
 from dashboards.explore.filters import HOURS, WEEKDAYS, Filter
 from dashboards.explore.parts import counts_of, images_left
@@ -62,7 +63,7 @@ def covered(site: Site, keep: Filter) -> Covered:
     counts = points.count(keep, by=["day", "hour"])[kept]
     days = points.days[kept]
     by_week = np.zeros((len(WEEKDAYS), HOURS), dtype=np.int64)
-    np.add.at(by_week, days.weekday, counts.sum(axis=2))
+    np.add.at(by_week, days.day_of_week, counts.sum(axis=2))
     coverage = coverage_of(counts.sum(axis=0), counts.sum(axis=1), counts_of(site, keep), days=days, areas=points.areas)
     return Covered(by_week, coverage)
 
@@ -146,7 +147,7 @@ def people_charts(site: Site, keep: Filter) -> list[Chart]:
         plot.yaxis.formatter = NumeralTickFormatter(format="0%")
         charts.append(
             Chart(
-                name, PANELS[name][0], "How many live in areas with few images; the line to the left lives where fewest are.",
+                name, PANELS[name][0], "How many live in areas with few images; further left: fewer images.",
                 told, plot, tuple((one.name, one.colour, "s") for one in lines), pd.concat(rows, ignore_index=True),
                 lambda name=name: panel_figure(found, name, simulated=simulated, part=part),  # type: ignore[misc]
             )
@@ -156,18 +157,18 @@ def people_charts(site: Site, keep: Filter) -> list[Chart]:
 
 def people_words(found: ImageCoverage, groups: list[str]) -> str:
     """Shares of people who live where no image was taken."""
-    people = found.people.set_index("group")
-    told = "; ".join(f"{group} {share(people.at[group, 'share_never_seen'], 1)}" for group in groups)
+    never = dict(zip(found.people["group"], found.people["share_never_seen"], strict=True))
+    told = "; ".join(f"{group} {share(never[group], 1)}" for group in groups)
     return f"In areas without an image live: {told}."
 
 
-def area_html(site: Site, keep: Filter) -> str:
+def area_html(site: Site, keep: Filter) -> Markup:
     """How images are spread over areas, and who lives where few are, as HTML."""
     found = covered(site, keep).coverage
     facts = found.summary
     text = (
-        f"{facts['areas_never_seen']:,} of {facts['areas']:,} areas are never seen, {facts['areas_below_100']:,} have fewer "
-        f"than 100 images. The tenth of areas with the most images has "
+        f"{facts['areas_never_seen']:,} of {facts['areas']:,} areas are never seen, {facts['areas_below_100']:,} have "
+        f"fewer than 100 images. The tenth of areas with the most images has "
         f"{share(facts['images_in_the_busiest_tenth_of_areas'], 1)} of them. "
         f"{facts['outside_every_area']:,} images lie outside every area."
         if facts["images"]
@@ -189,7 +190,7 @@ def area_html(site: Site, keep: Filter) -> str:
         }
     )
     return (
-        "<h2>Where few images are</h2>"
+        Markup("<h2>Where few images are</h2>")
         + paragraph(text)
         + html_table(table, "Share of people in areas with few images")
     )
@@ -208,7 +209,7 @@ class _Page:
 
     def __init__(self, site: Site, state: State) -> None:
         self.site, self.state = site, state
-        self.status, self.areas = words(""), words("")
+        self.status, self.areas = Words(), Words()
         self.charts = cards()
         self.view = pn.Column(
             self.status,
@@ -223,8 +224,8 @@ class _Page:
 
     def _draw(self, *_: Any) -> None:
         keep = self.state.filter
-        self.status.object = paragraph(f"{images_left(self.site, keep)}.")
-        self.areas.object = area_html(self.site, keep)
+        self.status.say(paragraph(f"{images_left(self.site, keep)}."))
+        self.areas.say(area_html(self.site, keep))
         charts = [*time_charts(self.site, keep), *people_charts(self.site, keep)]
         if [card.chart.name for card in self.shown] != [chart.name for chart in charts]:
             self.shown = [Card(chart, wide=chart.name == "week") for chart in charts]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import panel as pn
 from bokeh.models import ColumnDataSource, HoverTool, Span
@@ -15,21 +16,21 @@ from matplotlib.figure import Figure
 
 from analysis.calibrate import TwoClass, read_labelled_sets, two_class
 from analysis.evaluate import Evaluation, Tally, evaluate_sets, quality_at
+from analysis.results import from_the_highest
 from dashboards.evaluation import NAMES, STYLES, calibration_figure, precision_recall_figure, roc_figure
 from dashboards.explore.charts import (
     CARD,
     MARKERS,
-    STYLE,
     Card,
     Chart,
     Line,
+    Words,
     bare,
     cards,
     html_table,
     interval_chart,
     line_chart,
     paragraph,
-    words,
 )
 from dashboards.explore.filters import Filter
 from dashboards.explore.gallery import AT_ONCE, BANDS, Gallery, load_gallery, show
@@ -37,7 +38,6 @@ from dashboards.explore.messages import message, not_yet, told
 from dashboards.explore.parts import images_left, levels_at
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
-from analysis.results import from_the_highest
 from dashboards.figures import BLUE, GRID, MEASURE, MUTED, ORANGE, Row, Series, interval_figure
 from dashboards.results import UNKNOWN
 from pipeline.errors import NotYetMade, PatrolscopeError, SourceError
@@ -47,6 +47,7 @@ DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot"}
 # What is told of a threshold's disparities.
 KINDS = {"race": "By race and ethnicity", "borough": "By borough", "income": "By median household income"}
 _GALLERY_STYLE = """
+:host { contain: inline-size; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 12px; }
 figure { margin: 0; } img { width: 100%; display: block; border-radius: 4px; background: #eef0f3; }
 figcaption { font-size: .82rem; color: #5a636e; overflow-wrap: anywhere; }
@@ -112,21 +113,18 @@ def curve_charts(site: Site, evaluation: Evaluation) -> list[Chart]:
             lines.append(Line(NAMES[one], mine["x"].to_numpy(), mine["y"].to_numpy(), colour, DASHES[dash], step))
             found = facts[area]
             told_of.append(
-                f"{NAMES[one]} {found['estimate']:.3f} ({found['lower']:.3f} to {found['upper']:.3f}, {percent} interval)"
+                f"{NAMES[one]} {found['estimate']:.3f} ({percent} {found['lower']:.3f} to {found['upper']:.3f})"
             )
         what = "Area under the curve" if area == "auc" else "Average precision"
-        caption = f"{what}: {'; '.join(told_of)}."
-        limits = {"x_range": (-0.02, 1.02), "y_range": (-0.02, 1.03)}
-        plot = line_chart(lines, labels=labels, alt=f"{title}. {caption}", **limits)
+        caption = f"{what}, with its interval: {'; '.join(told_of)}."
+        plot = line_chart(lines, labels=labels, alt=f"{title}. {caption}", x_range=(-0.02, 1.02), y_range=(-0.02, 1.03))
         if curve == "roc":
             plot.line([0, 1], [0, 1], line_color=GRID, line_dash="dotted")
         for one in evaluation.sets:
             _mark(plot, summary["sets"][one], one, curve)
         note = f"Line: every threshold. Mark: the study's, {summary['threshold']:.6g}."
         key = tuple((NAMES[one], STYLES[one][0], STYLES[one][2]) for one in evaluation.sets)
-        charts.append(
-            Chart(name, title, note, caption, plot, key, points, lambda draw=picture: draw(evaluation, simulated))
-        )
+        charts.append(Chart(name, title, note, caption, plot, key, points, partial(picture, evaluation, simulated)))
     return [*charts, calibration_chart(site, evaluation)]
 
 
@@ -181,7 +179,7 @@ def calibration_chart(site: Site, evaluation: Evaluation) -> Chart:
     plot.yaxis.axis_label = "share of images that show a police vehicle"
     note = (
         f"Dot: images of about the same score, a tenth each; at 0 those without a box. Line: "
-        f"{summary['interval_percent']:g} % interval. Dashed: the study's threshold. Dotted: a score that is a probability."
+        f"{summary['interval_percent']:g} % interval. Dashed: the study's threshold. Dotted: a probability."
     )
     key = tuple((NAMES[name], STYLES[name][0], STYLES[name][2]) for name in evaluation.sets)
     simulated = site.simulated
@@ -205,7 +203,7 @@ def quality_table_at(site: Site, threshold: float) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def quality_html(site: Site, threshold: float) -> str:
+def quality_html(site: Site, threshold: float) -> Markup:
     """The same in words and figures, as HTML."""
     rows = quality_table_at(site, threshold)
 
@@ -323,9 +321,9 @@ class _Threshold:
         self.site, self.state = site, state
         given = site.study.settings.estimate.threshold
         self.slider = pn.widgets.FloatSlider(
-            name="Threshold of the score", start=0, end=1, step=0.005, value=given, format="0.000", width=320
+            label="Threshold of the score", start=0, end=1, step=0.005, value=given, format="0.000", width=320
         )
-        self.quality, self.said = words(""), words("")
+        self.quality, self.said = Words(), Words()
         self.cards: list[Card] = []
         self.levels = cards()
         self.slider.param.watch(self._draw, "value_throttled")
@@ -336,11 +334,11 @@ class _Threshold:
     @property
     def view(self) -> pn.viewable.Viewable:
         """Slider, quality and levels."""
-        title = words(
-            "<h2>Another threshold</h2>"
+        title = Words(
+            Markup("<h2>Another threshold</h2>")
             + paragraph(
-                "An image is positive when its score is above the threshold. Precision and recall are those of labelled "
-                "images, with Wilson's interval; every threshold is calibrated anew, and the levels follow.",
+                "An image is positive when its score is above the threshold. Precision and recall are those of "
+                "labelled images, with Wilson's interval; every threshold is calibrated anew, and the levels follow.",
                 "note",
             )
         )
@@ -350,16 +348,16 @@ class _Threshold:
         return pn.Column(head, self.levels, sizing_mode="stretch_width", styles={"gap": "18px"})
 
     def _say(self, *_: Any) -> None:
-        self.quality.object = quality_html(self.site, self.slider.value)
+        self.quality.say(quality_html(self.site, self.slider.value))
 
     def _draw(self, *_: Any) -> None:
         self._say()
         try:
             charts = threshold_charts(self.site, self.state.filter, self.slider.value)
         except SourceError as error:
-            self.said.object = told(self.site.study, error)
+            self.said.say(told(self.site.study, error))
             return
-        self.said.object = paragraph(f"Levels: {images_left(self.site, self.state.filter)}.", "note")
+        self.said.say(paragraph(f"Levels: {images_left(self.site, self.state.filter)}.", "note"))
         if [card.chart.name for card in self.cards] != [chart.name for chart in charts]:
             self.cards = [Card(chart, level=3) for chart in charts]
             self.levels.objects = [card.view for card in self.cards]
@@ -371,12 +369,34 @@ class _Threshold:
 
 
 def gallery_view(site: Site) -> pn.viewable.Viewable:
-    """Images by score, and those that could not be looked at; where there are none, how to have some."""
+    """Images by score; they come after the rest of the page, as hundreds of files are looked through."""
+    place = pn.Column(message(paragraph("Looking through the detections.")), sizing_mode="stretch_width", margin=0)
+
+    def fill() -> None:
+        try:
+            place.objects = [_gallery(site)]
+        except PatrolscopeError as error:
+            place.objects = [message(told(site.study, error))]
+
+    async def fill_later() -> None:
+        with contextlib.suppress(PatrolscopeError):  # it is told by `fill`
+            await asyncio.to_thread(load_gallery, site.study)
+        fill()
+
+    if pn.state.curdoc is None:
+        fill()
+    else:
+        pn.state.onload(fill_later)
+    return place
+
+
+def _gallery(site: Site) -> pn.viewable.Viewable:
+    """The gallery, or how to have one where the study has no images of its own."""
     try:
         gallery = load_gallery(site.study)
     except NotYetMade:
         return message(
-            "<h2>Images</h2>"
+            Markup("<h2>Images</h2>")
             + not_yet("A list of the study's images is", "index IMAGES")
             + not_yet("Their detections are", "detect --weights WEIGHTS")
             + paragraph("Detections from label files have no images to be shown.", "note")
@@ -390,15 +410,15 @@ class _Images:
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
         names = {
-            f"{low:.2f} to {high:.2f}: {len(found)} images": number
+            f"{low:.2f} to {high:.2f}: {len(found)} {'image' if len(found) == 1 else 'images'}": number
             for number, ((low, high), found) in enumerate(zip(BANDS, gallery.bands, strict=True))
             if found
         }
-        self.band = pn.widgets.Select(name="Score", options=names, width=240)
-        self.before = pn.widgets.Button(name="Previous", width=100)
-        self.after = pn.widgets.Button(name="Next", width=100)
+        self.band = pn.widgets.Select(label="Score", options=names, width=240)
+        self.before = pn.widgets.Button(label="Previous", width=100)
+        self.after = pn.widgets.Button(label="Next", width=100)
         self.start = 0
-        self.images = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[STYLE, _GALLERY_STYLE], margin=(10, 0))
+        self.images = Words(style=_GALLERY_STYLE)
         self.band.param.watch(self._choose, "value")
         self.before.on_click(lambda _: self._turn(-AT_ONCE))
         self.after.on_click(lambda _: self._turn(AT_ONCE))
@@ -414,15 +434,16 @@ class _Images:
             if gallery.looked_at == gallery.files
             else f" The gallery is from {gallery.looked_at:,} of {gallery.files:,} parts of the detections."
         )
-        head = words(
-            "<h2>Images</h2>" + paragraph(f"{counted}.{sample} Boxes are the detector's, with their scores.", "note")
+        head = Words(
+            Markup("<h2>Images</h2>")
+            + paragraph(f"{counted}.{sample} Boxes are the detector's, with their scores, from 0.1 on.", "note")
         )
         parts: list[pn.viewable.Viewable] = [head]
         if self.band.options:
             turn = pn.Row(self.before, self.after, margin=(20, 0, 0, 0))
             parts += [pn.FlexBox(self.band, turn, sizing_mode="stretch_width"), self.images]
         else:
-            parts.append(words(paragraph("No image has a box of a police vehicle.")))
+            parts.append(Words(paragraph("No image has a box of a police vehicle.")))
         parts.append(refused_view(gallery))
         return pn.Column(*parts, styles=CARD, sizing_mode="stretch_width", margin=0)
 
@@ -439,19 +460,19 @@ class _Images:
         try:
             shown = show(self.gallery, self.band.value, self.start)
         except PatrolscopeError as error:
-            self.images.object = told(self.gallery.study, error)
+            self.images.say(told(self.gallery.study, error))
             return
-        self.images.object = f'<div class="gallery">{"".join(one.html() for one in shown)}</div>'
+        self.images.say(Markup('<div class="gallery">{}</div>').format(Markup("").join(one.html() for one in shown)))
 
 
 def refused_view(gallery: Gallery) -> pn.viewable.Viewable:
     """Images that could not be looked at, as a table of plain text."""
     if gallery.refused.empty:
-        return words(str(Markup('<p class="note">Every image could be looked at.</p>')))
+        return Words(Markup('<p class="note">Every image could be looked at.</p>'))
     table = gallery.refused.rename(columns={"image_id": "Image", "status": "Status"})
     return pn.Column(
-        words(
-            "<h3>Images that could not be looked at</h3>"
+        Words(
+            Markup("<h3>Images that could not be looked at</h3>")
             + paragraph(f"The first {len(table):,}; they count as no evidence.", "note")
         ),
         pn.widgets.Tabulator(
@@ -463,7 +484,7 @@ def refused_view(gallery: Gallery) -> pn.viewable.Viewable:
             layout="fit_columns",
             sizing_mode="stretch_width",
             header_filters={name: {"type": "input", "func": "like", "placeholder": "find"} for name in table},
-            formatters=dict.fromkeys(table, {"type": "plaintext"}),
+            formatters={name: {"type": "plaintext"} for name in table},
             theme="simple",
         ),
         sizing_mode="stretch_width",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
+import json
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pandas as pd
@@ -17,15 +17,26 @@ from matplotlib.figure import Figure
 from analysis.published import read_released
 from analysis.reproduce import tabulate
 from analysis.results import from_the_highest
-from dashboards.explore.charts import Card, Chart, cards, interval_chart, paragraph, ranking_chart, with_interval, words
+from dashboards.explore.charts import (
+    CARD,
+    Card,
+    Chart,
+    Words,
+    cards,
+    download,
+    interval_chart,
+    paragraph,
+    ranking_chart,
+    with_interval,
+)
 from dashboards.explore.filters import Filter
 from dashboards.explore.messages import message, not_yet
 from dashboards.explore.parts import images_left, part_results
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
 from dashboards.figures import BLUE, MEASURE, ORANGE, Series, draw_groups
-from dashboards.results import ANALYSES, FEW_IMAGES, UNITS, Results, results_of_way
-from dashboards.sensitivity import SENSITIVITY_FOLDER
+from dashboards.results import FEW_IMAGES, UNITS, Results, results_of_way
+from dashboards.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from pipeline.store import Study
 
 GREEN = "#2f8f6b"
@@ -197,7 +208,7 @@ def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[
     )
 
 
-def searched(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
+def found_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
     """Neighbourhoods, or those of a borough, whose name holds a text."""
     if not text.strip():
         return []
@@ -221,15 +232,13 @@ class _Page:
     def __init__(self, site: Site, state: State, results: Results) -> None:
         self.site, self.state = site, state
         ways = list(ways_of(results))
-        self.zones = pn.widgets.RadioButtonGroup(
-            name="Images", options=list(ZONES), value="Both", button_type="default", button_style="outline"
-        )
-        self.way = pn.widgets.Select(name="Intervals from drawing again", options=ways, value=ways[0], width=240)
-        self.beside = pn.widgets.Checkbox(name="Published results beside ours", value=bool(site.published))
+        self.zones = pn.widgets.RadioButtonGroup(label="Images", options=list(ZONES), value="Both")
+        self.way = pn.widgets.Select(label="Intervals from drawing again", options=ways, value=ways[0], width=240)
+        self.beside = pn.widgets.Checkbox(label="Published results beside ours", value=bool(site.published))
         self.beside.visible = bool(site.published)
-        self.search = pn.widgets.TextInput(name="Find a neighbourhood", placeholder="part of a name", width=280)
-        self.status = words("")
-        self.results = self._results(intervals=True) if state.filter.is_all else self._results(intervals=False)
+        self.search = pn.widgets.TextInput(label="Find a neighbourhood", placeholder="part of a name", width=280)
+        self.status = Words()
+        self.results = self._results(intervals=False)
         self.cards = {kind: Card(self._group(kind), wide=kind == "race") for kind in KINDS}
         self.table = place_table(site, self.results, self._published())
         self.listed = tabulator(self.table)
@@ -241,16 +250,17 @@ class _Page:
         self.listed.param.watch(self._mark, "selection")
         state.param.watch(self._filtered, "filter")
         if not state.filter.is_all:
-            pn.state.onload(self._filtered)
+            pn.state.onload(self._follow)
 
     @property
     def view(self) -> pn.viewable.Viewable:
         """Everything on the page."""
         controls = pn.FlexBox(
-            pn.Column(words(paragraph("Images", "note")), self.zones, margin=(0, 18, 0, 0)),
+            pn.Column(Words(paragraph("Images", "note")), self.zones, width=290, margin=0),
             self.way,
-            pn.Column(self.beside, margin=(22, 0, 0, 0)),
+            pn.Column(self.beside, margin=(24, 0, 0, 10)),
             sizing_mode="stretch_width",
+            margin=(6, 0, 14, -6),
         )
         return pn.Column(
             self.status,
@@ -272,13 +282,13 @@ class _Page:
         return group_chart(self.site, self.results, kind, zones, self._published(), self.state.filter)
 
     def _place(self) -> Chart:
-        chosen = searched(self.table, self.search.value_input or "")
+        chosen = found_names(self.table, self.search.value_input or "")
         chosen += [self.table["group"].iloc[row] for row in self.listed.selection if row < len(self.table)]
         return place_chart(self.site, self.results, self.table, chosen, self.state.filter)
 
     def _say(self) -> None:
         self.way.disabled = not self.state.filter.is_all
-        self.status.object = status_of(self.site, self.state.filter, self.results)
+        self.status.say(status_of(self.site, self.state.filter, self.results))
 
     def _draw(self) -> None:
         for kind, card in self.cards.items():
@@ -297,19 +307,23 @@ class _Page:
         self.places.show(self._place())
 
     async def _filtered(self, *_: Any) -> None:
-        """Levels at once; the intervals of a part a moment later, unless another filter was set meanwhile."""
-        keep = self.state.filter
+        """Levels at once; the intervals of a part a moment later."""
         self.results = self._results(intervals=False)
         self._draw()
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Intervals of a part, unless another filter was set meanwhile; not in the server's own thread."""
+        keep = self.state.filter
         if keep.is_all:
             return
-        await asyncio.to_thread(self._results, intervals=True)
+        results = await asyncio.to_thread(part_results, self.site, keep, intervals=True)
         if self.state.filter == keep:
-            self.results = self._results(intervals=True)
+            self.results = results
             self._draw()
 
 
-def status_of(site: Site, keep: Filter, results: Results) -> str:
+def status_of(site: Site, keep: Filter, results: Results) -> Markup:
     """Which images the page is of, and where its numbers come from, as HTML."""
     percent = site.study.settings.estimate.interval_percent
     way = results.summary["ways"][0]
@@ -366,62 +380,29 @@ def tabulator(table: pd.DataFrame) -> pn.widgets.Tabulator:
 # What holds whatever is changed.
 
 
-def sensitivity_chart(study: Study) -> tuple[str, pd.DataFrame] | None:
-    """The figure of sensitivity/ as an address of its own, and the conclusions; None where they are not made."""
-    files = [f"{SENSITIVITY_FOLDER}/{name}" for name in ("sensitivity.svg", "conclusions.csv")]
-    if not all(study.exists(file) for file in files):
-        return None
-    picture = base64.b64encode(study.read_bytes(files[0])).decode()
-    # A group can be called "NA" or "None".
-    found = pd.read_csv(io.BytesIO(study.read_bytes(files[1])), keep_default_na=False, na_values=[""])
-    return f"data:image/svg+xml;base64,{picture}", found
-
-
-def sensitivity_html(study: Study) -> str:
+def sensitivity_html(study: Study) -> Markup:
     """Verdicts and figure of the sensitivity analysis, as HTML."""
-    made = sensitivity_chart(study)
     title = Markup("<h2>Sensitivity: what holds whatever is changed</h2>")
-    if made is None:
-        return str(title + Markup(not_yet("The sensitivity analysis is", "sensitivity")))
-    address, found = made
-    verdicts = found["verdict"].str.partition(":")[0].str.partition(" on ")[0].value_counts()
-    counted = "; ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
+    if not study.exists(SENSITIVITY_SUMMARY):
+        return title + not_yet("The sensitivity analysis is", "sensitivity")
+    facts = json.loads(study.read_bytes(SENSITIVITY_SUMMARY))
+    counted = "; ".join(f"{number:,} {verdict}" for verdict, number in facts["verdicts"].items())
     text = (
-        f"The estimates of all images again, each time with one thing changed: threshold, calibration, size of areas, "
-        f"dates, time of day. Of {len(found):,} conclusions: {counted}."
+        f"The estimates of all images again, {facts['variants']:,} times, each with one thing changed: threshold, "
+        f"calibration, size of areas, dates, time of day. Of {facts['conclusions']:,} conclusions: {counted}."
     )
+    address = base64.b64encode(study.read_bytes(SENSITIVITY_FOLDER, "sensitivity.svg")).decode()
     alt = f"For every group the estimate, its interval and a mark for each variant. {counted}."
-    return str(
-        title
-        + Markup('<p class="note">{}</p>').format(text)
-        + Markup('<img src="{}" alt="{}" style="width:100%;max-width:860px;display:block;margin:8px 0">').format(
-            address, alt
-        )
-    )
+    picture = Markup(
+        '<img src="data:image/svg+xml;base64,{}" alt="{}" style="width:100%;max-width:860px;margin:8px 0">'
+    ).format(address, alt)
+    return title + paragraph(text, "note") + picture
 
 
 def sensitivity_view(study: Study) -> pn.viewable.Viewable:
     """The sensitivity analysis in a card, with its files."""
-    parts: list[pn.viewable.Viewable] = [words(sensitivity_html(study))]
-    if sensitivity_chart(study) is not None:
-        parts.append(
-            pn.Row(
-                *(
-                    pn.widgets.FileDownload(
-                        callback=lambda file=file: io.BytesIO(study.read_bytes(SENSITIVITY_FOLDER, file)),
-                        filename=file,
-                        label=file.rsplit(".", 1)[-1].upper(),
-                        button_type="light",
-                        embed=False,
-                        auto=True,
-                        width=84,
-                        height=30,
-                        margin=0,
-                    )
-                    for file in ("sensitivity.png", "sensitivity.svg", "sensitivity.csv")
-                )
-            )
-        )
-    from dashboards.explore.charts import CARD
-
+    parts: list[pn.viewable.Viewable] = [Words(sensitivity_html(study))]
+    if study.exists(SENSITIVITY_SUMMARY):
+        files = [f"sensitivity.{ending}" for ending in ("png", "svg", "csv")]
+        parts.append(pn.Row(*(download(file, partial(study.read_bytes, SENSITIVITY_FOLDER, file)) for file in files)))
     return pn.Column(*parts, styles=CARD | {"flex": "1 1 100%"}, sizing_mode="stretch_width", margin=0)

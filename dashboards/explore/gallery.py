@@ -33,6 +33,7 @@ FILES = 400  # of detections that are looked through; more of them only make it 
 LISTED = 200  # images that could not be looked at, in the table
 BANDS = tuple((low / 20, (low + 1) / 20) for low in range(19, -1, -1))
 WIDTH_PX = 360
+FAINT = 0.1  # boxes of a lower score are not drawn, but for the best one: there can be dozens
 _FOUND, _INK = (207, 111, 20), (255, 255, 255)
 _BOXES = ["box_x1", "box_y1", "box_x2", "box_y2", "box_score", "box_class"]
 _INDEX = ["image_id", "source", "path", "member", "offset", "bytes", "version"]
@@ -111,9 +112,9 @@ def _add(kept: list[list[tuple[int, Found]]], scores: npt.NDArray[np.float64], r
     for place, digest in zip(places, digests, strict=True):
         band = len(BANDS) - 1 - min(len(BANDS) - 1, int(scores[place] * len(BANDS)))
         kept[band].append((int(digest), Found(record.shard, file, int(place), float(scores[place]))))
-    for band in kept:
-        band.sort(key=lambda one: one[0])
-        del band[EACH:]
+    for sample in kept:
+        sample.sort(key=lambda one: one[0])
+        del sample[EACH:]
 
 
 # Reading.
@@ -129,7 +130,7 @@ class Shown:
     jpeg: bytes | None
     why: str = ""
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """The image with its score, escaped."""
         if self.jpeg is None:
             picture = Markup('<div class="gone">{}</div>').format(self.why)
@@ -138,7 +139,7 @@ class Shown:
             alt = f"Image with {self.boxes} {'box' if self.boxes == 1 else 'boxes'}, best score {self.score:.3f}"
             picture = Markup('<img src="{}" alt="{}" loading="lazy">').format(address, alt)
         said = Markup("<figcaption><b>{:.3f}</b> {}</figcaption>").format(self.score, self.image_id.rsplit("/", 1)[-1])
-        return str(Markup("<figure>{}{}</figure>").format(picture, said))
+        return Markup("<figure>{}{}</figure>").format(picture, said)
 
 
 def show(gallery: Gallery, band: int, start: int = 0) -> list[Shown]:
@@ -149,7 +150,7 @@ def show(gallery: Gallery, band: int, start: int = 0) -> list[Shown]:
     SourceError : an image store can not be read
     """
     wanted = gallery.bands[band][max(0, start) :][:AT_ONCE]
-    rows = {}
+    rows: dict[tuple[str, int], dict[Any, Any]] = {}
     for file in {one.file for one in wanted}:
         mine = [one.row for one in wanted if one.file == file]
         found = gallery.study.read(file, columns=["image_id", *_BOXES]).iloc[mine]
@@ -195,11 +196,11 @@ def _is_below(path: str) -> bool:
 
 def _shown(study: Study, one: Found, row: dict[Any, Any], content: bytes | None) -> Shown:
     boxes = np.column_stack([np.asarray(row[name], dtype=np.float64) for name in _BOXES])
-    facts = {"image_id": str(row["image_id"]), "score": one.score, "boxes": len(boxes)}
+    image_id = str(row["image_id"])
     if content is None:
-        return Shown(**facts, jpeg=None, why="gone since it was listed")
+        return Shown(image_id, one.score, len(boxes), None, "gone since it was listed")
     jpeg = thumbnail(content, boxes, max_pixels=int(study.settings.images.max_megapixels * 1e6))
-    return Shown(**facts, jpeg=jpeg, why="" if jpeg else "can not be read any more")
+    return Shown(image_id, one.score, len(boxes), jpeg, "" if jpeg else "can not be read any more")
 
 
 def thumbnail(content: bytes, boxes: npt.NDArray[np.float64], *, max_pixels: int) -> bytes | None:
@@ -225,7 +226,8 @@ def thumbnail(content: bytes, boxes: npt.NDArray[np.float64], *, max_pixels: int
     gain = WIDTH_PX / decoded.width
     picture = picture.resize((WIDTH_PX, max(1, round(decoded.height * gain))), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(picture)
-    for x1, y1, x2, y2, score, _ in boxes[::-1] * [gain, gain, gain, gain, 1, 1]:
+    clear = boxes[(boxes[:, 4] >= FAINT) | (np.arange(len(boxes)) == 0)]
+    for x1, y1, x2, y2, score, _ in clear[::-1] * [gain, gain, gain, gain, 1, 1]:
         draw.rectangle([x1 - 1, y1 - 1, max(x1, x2) + 1, max(y1, y2) + 1], outline=_FOUND, width=2)
         label = f"{score:.2f}"
         top = max(0.0, y1 - 14)

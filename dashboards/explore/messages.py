@@ -7,31 +7,29 @@ import re
 import panel as pn
 from markupsafe import Markup
 
-from dashboards.explore.charts import CARD, words
+from dashboards.explore.charts import CARD, Words
 from pipeline.errors import PatrolscopeError
 from pipeline.store import Study
 
-# A path or URL up to its last part.
-_FOLDERS = re.compile(r"(?:\w+://)?(?:[\w.~+%@-]*/)+(?=[\w.*-])")
+# A URL, or a path from the root or a home folder, up to its last part. Paths that count from the study stay.
+_FOLDERS = re.compile(r"""(?:\w+://|(?<![\w.<])~?/)(?:[^\s/:;,()'"]+/)*(?=[^\s/])""")
 
 
-def not_yet(what: str, command: str) -> str:
+def not_yet(what: str, command: str) -> Markup:
     """That a view's tables do not exist yet, and what makes them, as HTML."""
-    return str(
-        Markup('<p class="status">{} not made yet. <code>patrolscope {} --study STUDY</code> makes it.</p>').format(
-            what, command
-        )
+    return Markup('<p class="status">{} not made yet. <code>patrolscope {} --study STUDY</code> makes it.</p>').format(
+        what, command
     )
 
 
-def told(study: Study, error: PatrolscopeError) -> str:
+def told(study: Study, error: PatrolscopeError) -> Markup:
     """An error as HTML: the message without folders, as nobody but the study's owner is to know where it lies."""
     text = str(error)
     for root in sorted({study.root, study.base}, key=len, reverse=True):
         text = text.replace(f"{root}/", "").replace(root, "STUDY")
-    return str(Markup('<p class="status warning">{}</p>').format(_FOLDERS.sub("", text)))
+    return Markup('<p class="status warning">{}</p>').format(_FOLDERS.sub("", text))
 
 
-def message(html: str) -> pn.Column:
+def message(html: Markup) -> pn.Column:
     """A card with words alone."""
-    return pn.Column(words(html), styles=CARD, sizing_mode="stretch_width", margin=0)
+    return pn.Column(Words(html), styles=CARD, sizing_mode="stretch_width", margin=0)

@@ -12,7 +12,7 @@ import panel as pn
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from dashboards.explore.charts import CARD, Card, Chart, bar_chart, cards, html_table, paragraph, words
+from dashboards.explore.charts import CARD, Card, Chart, Words, bar_chart, cards, html_table, paragraph
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
 from dashboards.figures import BLUE, LINE_PT, MUTED, PT_PER_INCH, SMALL_PT, WIDTH_PT, bare, heading, notice_lines
@@ -80,7 +80,7 @@ def ledger_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "step", "rows_in", "rows_out", "kind", "why", "rows"])
 
 
-def stages_html(table: pd.DataFrame) -> str:
+def stages_html(table: pd.DataFrame) -> Markup:
     """Stages for a reader, as HTML."""
 
     def done(row: pd.Series[Any]) -> str:
@@ -101,7 +101,7 @@ def stages_html(table: pd.DataFrame) -> str:
     return html_table(shown, "Stages", text=["Stage"])
 
 
-def ledger_html(table: pd.DataFrame) -> str:
+def ledger_html(table: pd.DataFrame) -> Markup:
     """The ledger for a reader, as HTML; a step's name stands once."""
     again = table.duplicated(["stage", "step"])
 
@@ -168,16 +168,14 @@ def _time_figure(names: list[str], seconds: Any, title: str, simulated: str) -> 
     return figure
 
 
-def scheduler_html(address: str) -> str:
+def scheduler_html(address: str) -> Markup:
     """Link to Dask's own dashboard, as HTML; empty without an address of the web."""
     if urlsplit(address).scheme not in ("http", "https"):
-        return ""
-    return str(
-        Markup(
-            '<p class="status"><a href="{0}" target="_blank" rel="noopener noreferrer">Dask\u2019s own dashboard</a> '
-            "shows what the workers do at this moment.</p>"
-        ).format(address)
-    )
+        return Markup("")
+    return Markup(
+        '<p class="status"><a href="{0}" target="_blank" rel="noopener noreferrer">Dask\u2019s own dashboard</a> '
+        "shows what the workers do at this moment.</p>"
+    ).format(address)
 
 
 # The page.
@@ -193,14 +191,14 @@ class _Page:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.again = pn.widgets.Button(name="Look again", width=120, margin=(0, 0, 10, 0))
+        self.again = pn.widgets.Button(label="Look again", width=120, margin=(0, 0, 10, 0))
         self.again.on_click(self._look)
-        self.status, self.stages, self.ledger = words(""), words(""), words("")
+        self.status, self.stages, self.ledger = Words(), Words(), Words()
         table = stage_table(site)
         self.time = Card(time_chart(site, table))
         self.view = pn.Column(
             self.status,
-            words(scheduler_html(site.scheduler)),
+            Words(scheduler_html(site.scheduler)),
             self.again,
             pn.Column(self.stages, styles=CARD, sizing_mode="stretch_width", margin=0),
             cards(self.time.view),
@@ -211,9 +209,9 @@ class _Page:
         self._draw(table, ledger_table(site.study))
 
     def _draw(self, table: pd.DataFrame, ledger: pd.DataFrame) -> None:
-        self.status.object = paragraph(summary_text(table) + " Filters do not act on this page.")
-        self.stages.object = f"<h2>Stages</h2>{stages_html(table)}"
-        self.ledger.object = f"<h2>Where rows went</h2>{ledger_html(ledger)}"
+        self.status.say(paragraph(summary_text(table) + " Filters do not act on this page."))
+        self.stages.say(Markup("<h2>Stages</h2>") + stages_html(table))
+        self.ledger.say(Markup("<h2>Where rows went</h2>") + ledger_html(ledger))
 
     async def _look(self, *_: Any) -> None:
         """Read the records again: thousands of files at full size, so not in the server's own thread."""

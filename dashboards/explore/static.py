@@ -62,7 +62,7 @@ ABOUT = {
     "coverage.html": "When and where images were taken, and who lives where few were.",
     "run.html": "Stages, rates, and where every row went.",
 }
-MapPage = Callable[[Site], str | None]
+MapPage = Callable[[Site], Markup | None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Section:
     """
 
     chart: Chart | None = None
-    body: str = ""
+    body: Markup = Markup("")  # noqa: RUF009 - it can not be changed
     name: str = ""
     files: dict[str, Callable[[], bytes]] = field(default_factory=dict)
     wide: bool = False
@@ -113,7 +113,7 @@ class Page:
 
     title: str
     sections: tuple[Section, ...]
-    lead: str = ""
+    lead: Markup = Markup("")  # noqa: RUF009
     ways: dict[str, str] = field(default_factory=dict)
 
     def render(self, site: Site, here: str, content: dict[str, bytes]) -> str:
@@ -126,19 +126,18 @@ class Page:
         script, divisions = components(plots) if plots else ("", {})
         cards = []
         for section in self.sections:
-            chart, body = section.chart, Markup(section.body)
-            files = dict(section.files)
+            chart, files = section.chart, dict(section.files)
             if chart is not None:
-                body = Markup(divisions.get(chart.name, "")) + body
                 files |= {f"{chart.name}.{ending}": make for ending, make in chart.files.items()}
             # The second page of the same estimates has files of its own.
             beside = {_beside(here, file): make for file, make in files.items()}
             content |= {file: make() for file, make in beside.items()}
             cards.append(
                 {
-                    "head": Markup(chart.head() if chart else ""),
-                    "body": body,
-                    "foot": Markup(chart.foot() if chart else ""),
+                    "head": chart.head() if chart else "",
+                    "plot": divisions.get(chart.name, "") if chart else "",
+                    "body": section.body,
+                    "foot": chart.foot() if chart else "",
                     "name": chart.title if chart else section.name,
                     "files": list(beside),
                     "wide": section.wide,
@@ -150,10 +149,10 @@ class Page:
             simulated=site.simulated,
             pages=PAGES,
             here=here,
-            lead=Markup(self.lead),
+            lead=self.lead,
             ways=self.ways,
             cards=cards,
-            script=Markup(script),
+            script=script,
             version=version("patrolscope"),
         )
 
@@ -198,7 +197,7 @@ def _overview(site: Site) -> Page:
         lead = paragraph(" ".join(headline(site.results, city, percent)), "lead")
     sections = tuple(
         Section(
-            body=str(Markup('<h2><a href="{}">{}</a></h2>').format(file, PAGES[file])) + paragraph(about, "note"),
+            body=Markup('<h2><a href="{}">{}</a></h2>').format(file, PAGES[file]) + paragraph(about, "note"),
             name=PAGES[file],
         )
         for file, about in ABOUT.items()
@@ -220,7 +219,7 @@ def _map(site: Site, map_page: MapPage | None) -> Page:
             title, caption, file, f"Map of {city}: {title}. {caption}"
         )
         read = _reader(site, FIGURES_FOLDER, file)
-        sections.append(Section(body=str(picture), name=title, files={file: read}))
+        sections.append(Section(body=picture, name=title, files={file: read}))
     return Page("Map", tuple(sections) or (Section(body=not_yet("Maps are", "run")),))
 
 
@@ -263,7 +262,7 @@ def _sensitivity(site: Site) -> Section:
     return Section(body=sensitivity_html(site.study), name="sensitivity", files=there, wide=True)
 
 
-def found_table(table: pd.DataFrame) -> str:
+def found_table(table: pd.DataFrame) -> Markup:
     """Neighbourhoods as a table that the page's script searches and sorts, as HTML."""
     columns = [name for name in TABLE if name in table]
     texts = {"group", "borough"}
@@ -286,14 +285,12 @@ def found_table(table: pd.DataFrame) -> str:
                 shown = UNKNOWN if missing else f"{value:,.{digits.get(name, 3)}f}"
                 cells.append(Markup('<td data-value="{}">{}</td>').format("" if missing else value, shown))
         body.append(Markup("<tr>{}</tr>").format(Markup("").join(cells)))
-    return str(
-        Markup(
-            '<label for="find">Find a neighbourhood or borough</label><br><input type="search" id="find">'
-            '<div class="scroll" tabindex="0" role="region" aria-label="Neighbourhoods">'
-            '<table class="find" data-box="find" aria-label="Neighbourhoods"><thead><tr>{}</tr></thead>'
-            "<tbody>{}</tbody></table></div>"
-        ).format(head, Markup("").join(body))
-    )
+    return Markup(
+        '<label for="find">Find a neighbourhood or borough</label><br><input type="search" id="find">'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Neighbourhoods">'
+        '<table class="find" data-box="find" aria-label="Neighbourhoods"><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(head, Markup("").join(body))
 
 
 def _detector(site: Site) -> Page:
@@ -301,7 +298,7 @@ def _detector(site: Site) -> Page:
     if evaluation is None:
         return Page("Detector", (Section(body=paragraph("The study has no labelled images to evaluate it on.")),))
     threshold = site.study.settings.estimate.threshold
-    quality = f"<h2>At the study\u2019s threshold, {threshold:.6g}</h2>" + quality_html(site, threshold)
+    quality = Markup("<h2>At the study\u2019s threshold, {:.6g}</h2>").format(threshold) + quality_html(site, threshold)
     sections = [*(Section(chart) for chart in curve_charts(site, evaluation)), Section(body=quality, wide=True)]
     try:
         gallery = load_gallery(site.study)
@@ -313,7 +310,11 @@ def _detector(site: Site) -> Page:
         )
         note = paragraph("Images themselves are shown by the server alone: a page can be passed on.", "note")
         sections.append(
-            Section(body="<h2>Images looked at</h2>" + html_table(counts, "Images by status", text=["Status"]) + note)
+            Section(
+                body=Markup("<h2>Images looked at</h2>")
+                + html_table(counts, "Images by status", text=["Status"])
+                + note
+            )
         )
     return Page("Detector", tuple(sections))
 
@@ -329,9 +330,9 @@ def _run(site: Site) -> Page:
     return Page(
         "Run",
         (
-            Section(body="<h2>Stages</h2>" + stages_html(table), wide=True),
+            Section(body=Markup("<h2>Stages</h2>") + stages_html(table), wide=True),
             Section(time_chart(site, table), wide=True),
-            Section(body="<h2>Where rows went</h2>" + ledger_html(ledger_table(site.study)), wide=True),
+            Section(body=Markup("<h2>Where rows went</h2>") + ledger_html(ledger_table(site.study)), wide=True),
         ),
         paragraph(summary_text(table), "lead"),
     )

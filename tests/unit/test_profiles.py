@@ -1,5 +1,6 @@
 """Cluster profiles and the job scripts that follow from them, as text."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from cluster.jobs import describe, job_script, job_spec
+from cluster.launch import dashboard_link
 from cluster.profiles import PROFILES, Address, ClusterError, load_profile
 from tests.integration.test_cli import invoke
 
@@ -185,3 +187,15 @@ def test_a_file_of_a_scheduler_that_has_ended_is_one_line(tmp_path, monkeypatch)
     assert (code, "nothing runs for profile 'local'" in output) == (2, True)
     file.write_text("{")
     assert "is not JSON" in invoke("cluster", "status", str(file))[1]
+
+
+def test_dasks_dashboard_is_known_where_a_scheduler_of_the_profile_runs(tmp_path):
+    profile = profile_of(tmp_path)
+    name = str(tmp_path / "mine.yaml")
+    assert dashboard_link(name) == ""
+    running = {"address": "tcp://127.0.0.1:8786", "dashboard": "http://127.0.0.1:8787/status", "tls": None}
+    profile.home.mkdir(parents=True)
+    (profile.home / "scheduler.json").write_text(json.dumps(running))
+    assert dashboard_link(name) == "http://127.0.0.1:8787/status"
+    assert dashboard_link(str(profile.home / "scheduler.json")) == "http://127.0.0.1:8787/status"
+    assert dashboard_link("tcp://127.0.0.1:8786") == ""
