@@ -1,5 +1,6 @@
 # make demo     the whole study on the embedded city, no network beyond the install
 # make streets  rendered street scenes through the detector that is shipped; installs torch (5 GB)
+# make dashboard  the demo study in the browser
 # make test     lint, types, all tests
 # make bench    every benchmark, each against its peer in the same run
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STUDY  ?= demo-study
 
-.PHONY: demo streets test lint bench clean
+.PHONY: demo dashboard streets test lint bench clean
 .DEFAULT_GOAL := demo
 
 # The stamps carry the time of the last install: a second `make` installs nothing.
@@ -32,6 +33,10 @@ $(VENV)/.installed-detect: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/patrolscope demo --study $(STUDY)
 
+dashboard: $(VENV)/.installed
+	test -f $(STUDY)/study.yaml || $(BIN)/patrolscope demo --study $(STUDY)
+	$(BIN)/patrolscope dashboard --study $(STUDY)
+
 streets: $(VENV)/.installed-detect
 	$(BIN)/patrolscope streets --study $(STUDY)/streets
 
@@ -41,10 +46,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	PATROLSCOPE_SCREENSHOTS=test-artefacts $(BIN)/python -m pytest
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks all
 
 clean:
-	rm -rf $(VENV) $(STUDY) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(STUDY) .pytest_cache .mypy_cache .ruff_cache test-artefacts
