@@ -208,6 +208,13 @@ def index(
         made = _run(study, [PREFIXES, INDEX], cluster)
         for line in summary(made):
             _say(line)
+        if not made.records("ingest"):
+            _say("no metadata are ingested yet: which images they know is said when `index` runs after `ingest`")
+            return
+        from pipeline.assemble import KNOWN
+        from pipeline.keys import KEYS
+
+    _run(study, [KEYS, KNOWN], cluster)
 
 
 @app.command()

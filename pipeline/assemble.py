@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.errors import LedgerError, NotYetMade
 from pipeline.hashing import Keys
-from pipeline.keys import DETECTIONS, IMAGES, KEYS, PROCESSED, SCHEMAS, from_images
+from pipeline.keys import DETECTIONS, IMAGES, INDEXED, KEYS, PROCESSED, SCHEMAS, from_images
 from pipeline.ledger import Ledger
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
@@ -35,7 +35,11 @@ _PARTS = b"parts"
 
 
 def match(
-    images: pd.DataFrame, detections: pd.DataFrame, processed: pd.DataFrame | None, ledger: Ledger
+    images: pd.DataFrame,
+    detections: pd.DataFrame,
+    processed: pd.DataFrame | None,
+    ledger: Ledger,
+    what: str = "detections",
 ) -> pd.DataFrame:
     """Detection of every image.
 
@@ -45,6 +49,7 @@ def match(
     detections : `name`, `path`, `score`, `score_any` (1, missing: no box), `readable`; all of these names
     processed : `name`, `path` of what was run through the detector, all of these names; None: all images were
     ledger : told of the detections that are refused, and of those without an image
+    what : they are, for the ledger
 
     Returns
     -------
@@ -63,7 +68,7 @@ def match(
     )
     refused = by_path & (~has_image | _contains(_twice(claimed_paths), claimed_paths))
     ledger.drop(int(refused.sum()), why="ambiguous: the name fits several images and the path fits none or several")
-    ledger.note("detections without an image in the metadata", int((~by_path & ~has_image).sum()))
+    ledger.note(f"{what} without an image in the metadata", int((~by_path & ~has_image).sum()))
 
     found = np.where(
         image_by_path,
@@ -140,7 +145,8 @@ def plan_match(study: Study) -> list[Shard]:
         DETECTIONS: _files(keys, DETECTIONS),
         PROCESSED: _files(keys, PROCESSED) if listed else None,
     }
-    made_from = fingerprint([record.fingerprint for record in keys])
+    # The index has no say in which detection is whose: detections made from it are keyed themselves.
+    made_from = fingerprint([record.fingerprint for record in keys if record.facts["kind"] != INDEXED])
     buckets = images[0].facts["buckets"]
     return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
 
@@ -194,6 +200,34 @@ def _split(rows: pa.Table, sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
         yield whole.slice(start, size)
         start += size
 
+
+# What the index holds of the images, known before a detector spends hours on them.
+
+
+def plan_known(study: Study) -> list[Shard]:
+    """One shard a bucket of names; none without metadata or index."""
+    keys = list(study.records(KEYS.name).values())
+    work = {kind: _files(keys, kind) for kind in (IMAGES, INDEXED)}
+    if not all(work.values()):
+        return []
+    made_from = fingerprint([record.fingerprint for record in keys if record.facts["kind"] in work])
+    buckets = keys[0].facts["buckets"]
+    return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
+
+
+def process_known(study: Study, shard: Shard) -> Record:
+    """Count what of one bucket fits; files are matched to images as their detections will be."""
+    images, files = (_frame(study, shard.work[kind], shard.work["bucket"], kind) for kind in (IMAGES, INDEXED))
+    ledger = Ledger("known", len(files))
+    claims = files.assign(score=np.nan, score_any=np.nan, readable=True)
+    # A "processed list" of all files: what is not in it has no file.
+    found = match(images, claims, files, ledger, what="files of the index")
+    ledger.note("images of the metadata without a file in the index", int((~found["processed"]).sum()))
+    rows_out = len(files) - ledger.dropped.total()
+    return Record("", "", (), len(files), rows_out, (ledger.close(rows_out),))
+
+
+KNOWN = Stage("known", unit="parts", folders=(), plan=plan_known, process=process_known)
 
 MATCH = Stage("match", unit="parts", folders=(FOLDER,), plan=plan_match, process=process_match, version=2)
 

@@ -1,4 +1,4 @@
-"""Keys of every image, detection and line of the processed list, in buckets by name.
+"""Keys of every image, detection, file of the image index and line of the processed list, in buckets by name.
 
 What has the same name has the same bucket, so MATCH decides one bucket after the other, in memory of one. A file of
 keys holds one part a bucket.
@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 from pipeline.detect.stage import stage_name
 from pipeline.errors import SettingsError, SourceError
 from pipeline.hashing import Keys, image_keys
+from pipeline.images import FOLDER as INDEX_FOLDER
+from pipeline.images import INDEX
 from pipeline.labels import LABELS
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import owned_lines
@@ -28,7 +30,7 @@ from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
 
 FOLDER = "staging/keys"
-IMAGES, DETECTIONS, PROCESSED = "images", "detections", "processed"
+IMAGES, DETECTIONS, INDEXED, PROCESSED = "images", "detections", "indexed", "processed"
 ROWS_A_BUCKET = 2_000_000  # of one kind, at most about that many: MATCH holds some 100 bytes a row
 # Detector output comes in files of 20,000 rows. Taken together, a bucket is read from 60 times fewer files.
 DETECTIONS_A_SHARD = 1_000_000
@@ -38,6 +40,7 @@ _KEYS = [("name", pa.uint64()), ("path", pa.uint64())]
 SCHEMAS = {
     IMAGES: pa.schema([*_KEYS, ("row", pa.uint32())]),  # row in the metadata file
     DETECTIONS: pa.schema([*_KEYS, ("score", pa.float64()), ("score_any", pa.float64()), ("readable", pa.bool_())]),
+    INDEXED: pa.schema(_KEYS),
     PROCESSED: pa.schema(_KEYS),
 }
 
@@ -55,9 +58,18 @@ def keyed_detections(detections: pa.Table, *, without_ending: bool = False) -> p
     the name of an image with its ending.
     """
     ids = detections["image_id"]
-    names, paths = image_keys(pc.binary_join_element_wise(ids, "jpg", ".") if without_ending else ids)
+    names, paths = _keys_of_images(ids) if without_ending else image_keys(ids)
     score, score_any = (detections[name].to_numpy() for name in ("score", "score_any"))
     return _batch(DETECTIONS, names, paths, score, score_any, pc.equal(detections["status"], "scored").to_numpy())
+
+
+def keyed_index(ids: pa.ChunkedArray) -> pa.RecordBatch:
+    """Keys of images of the index, whose ids have no ending."""
+    return _batch(INDEXED, *_keys_of_images(ids))
+
+
+def _keys_of_images(ids: pa.ChunkedArray) -> tuple[Keys, Keys]:
+    return image_keys(pc.binary_join_element_wise(ids, "jpg", "."))
 
 
 def keyed_lines(text: bytes, ledger: Ledger) -> pa.RecordBatch:
@@ -134,18 +146,22 @@ def detections_from(study: Study) -> str:
 
 
 def plan_keys(study: Study) -> list[Shard]:
-    """One shard a file of metadata, a run of files of detections, and a block of the processed list.
+    """One shard a file of metadata, a run of files of detections or of the index, and a block of the processed list.
 
     Raises
     ------
     SourceError : the processed list is not there
     """
-    images, detections = (list(study.records(stage).values()) for stage in ("ingest", detections_from(study)))
+    images, detections, indexed = (
+        list(study.records(stage).values()) for stage in ("ingest", detections_from(study), INDEX.name)
+    )
+    indexed = [record for record in indexed if record.files]
     # What was looked at is known image by image where images were, and not from a list.
     blocks = [] if from_images(study) else _blocks(study)
     rows = max(
         sum(record.rows_out for record in images),
         sum(record.rows_out for record in detections),
+        sum(record.rows_out for record in indexed),
         sum(work["stop"] - work["start"] for work in blocks) // _BYTES_A_LINE,
     )
     buckets = bucket_count(rows)
@@ -155,6 +171,10 @@ def plan_keys(study: Study) -> list[Shard]:
         *(
             _shard(DETECTIONS, f"{number:05d}", records, buckets)
             for number, records in enumerate(_runs(detections, DETECTIONS_A_SHARD))
+        ),
+        *(
+            _shard(INDEXED, f"{number:05d}", records, buckets)
+            for number, records in enumerate(_runs(indexed, DETECTIONS_A_SHARD))
         ),
         *(
             Shard(f"{PROCESSED}-{number:05d}", {"kind": PROCESSED, "buckets": buckets, **work})
@@ -169,7 +189,7 @@ def bucket_count(rows: int) -> int:
 
 
 def _shard(kind: str, name: str, records: Sequence[Record], buckets: int) -> Shard:
-    folder = "metadata" if kind == IMAGES else "detections"
+    folder = {IMAGES: "metadata", DETECTIONS: "detections", INDEXED: INDEX_FOLDER}[kind]
     files = [file for record in records for file in record.files_in(folder)]
     work = {"kind": kind, "buckets": buckets, "files": files}
     return Shard(f"{kind}-{name}", work, made_from=fingerprint([record.fingerprint for record in records]))
@@ -222,6 +242,9 @@ def process_keys(study: Study, shard: Shard) -> Record:
         if work["kind"] == IMAGES:
             (file,) = work["files"]
             rows = keyed_images(study.read_arrow(file, ["image_ref"])["image_ref"])
+        elif work["kind"] == INDEXED:
+            ids = [study.read_arrow(file, ["image_id"])["image_id"] for file in work["files"]]
+            rows = pa.concat_batches([keyed_index(some) for some in ids])
         else:
             columns = ["image_id", "status", "score", "score_any"]
             whole = from_images(study)

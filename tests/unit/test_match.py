@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from pipeline import keys
-from pipeline.assemble import ANSWERS, MATCH, detections_of, match
-from pipeline.config import Settings
+from pipeline.assemble import ANSWERS, KNOWN, MATCH, detections_of, match
+from pipeline.config import Settings, with_changes
 from pipeline.errors import LedgerError, NotYetMade, SourceError
+from pipeline.images import INDEX, PREFIXES
 from pipeline.keys import KEYS, bucket_count, bucket_of, in_buckets, keyed_detections, keyed_images, keyed_lines
 from pipeline.labels import NOT_IN_LABELS
 from pipeline.ledger import Ledger
 from pipeline.run import unfinished
 from pipeline.store import Record, Study, create_study, open_study
 from pipeline.tables import DETECTIONS, METADATA
+from tests.image_files import encoded, picture
 from tests.raw_study import HEADER, finish, raw_study
 
 AMBIGUOUS = "ambiguous: the name fits several images and the path fits none or several"
@@ -355,3 +357,34 @@ def test_an_image_without_an_answer_is_a_defect_that_is_told(tmp_path, monkeypat
     study.discard("match", study.records("match")["00001"])
     with pytest.raises(LedgerError, match="has 20 images and"):
         detections_of(study, "metadata/0.parquet")
+
+
+# Files of the index, before any of them is looked at.
+
+
+def test_what_the_index_holds_of_the_images_is_said_before_a_detector_runs(tmp_path):
+    refs = ["ride/a/1.jpg", "ride/a/2.jpg", "ride/a/3.jpg", "ride/b/3.jpg", "ride/b/4.jpg", "ride/b/5.jpg"]
+    rows = "".join(f"{ref},160190000000{second},40.7,-73.9,1\n" for second, ref in enumerate(refs))
+    study = raw_study(tmp_path / "study", {"1601856000000.csv": HEADER + rows.encode()})
+    # 1 by its name, b/3 by its path, 5 twice, and one that the metadata do not know; 2, a/3 and 4 have no file.
+    for name in ("x/1.jpg", "ride/b/3.jpg", "p/5.jpg", "q/5.jpg", "ride/b/other.png"):
+        file = tmp_path / "store" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(picture(8, 8)))
+    settings = with_changes(study.settings, {"images": {"sources": [str(tmp_path / "store")]}})
+    study = create_study(study.root, settings)
+    finish(study)
+    made = finish(study, [PREFIXES, INDEX, KEYS, KNOWN])
+    (line,) = (line for record in made["known"] for line in record.ledger)
+    assert (line["rows_in"], line["rows_out"]) == (5, 3)
+    assert line["dropped"] == {AMBIGUOUS: 2}
+    assert line["notes"] == {
+        "files of the index without an image in the metadata": 1,
+        "images of the metadata without a file in the index": 4,
+    }
+
+
+def test_without_an_index_nothing_is_known_of_it(tmp_path):
+    study = raw_study(tmp_path / "study", {"1601856000000.csv": HEADER + b"a/1.jpg,1601900000000,40.7,-73.9,1\n"})
+    finish(study)
+    assert finish(study, [KEYS, KNOWN])["known"] == []
