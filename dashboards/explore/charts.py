@@ -60,7 +60,8 @@ table {{ border-collapse: collapse; font-size: .86rem; font-variant-numeric: tab
 th, td {{ padding: .3rem .9rem .3rem 0; text-align: right; border-top: 1px solid {LINE}; vertical-align: top; }}
 thead th {{ color: {MUTED}; font-weight: 600; border-top: 0; }}
 th:first-child, td:first-child, td.text, th.text {{ text-align: left; }}
-tbody th {{ font-weight: 500; }}
+tbody td {{ white-space: nowrap; }} tbody td.text {{ white-space: normal; }}
+td.text:last-child {{ min-width: 15rem; }}
 .scroll {{ overflow-x: auto; }}
 a {{ color: #1f5fa8; }}
 """
