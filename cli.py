@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -289,6 +290,13 @@ def _name_or_number(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
+class Engine(StrEnum):
+    """Whose trainer it is."""
+
+    YOLOV7 = "yolov7"
+    ULTRALYTICS = "ultralytics"
+
+
 @app.command()
 def train(
     data: Annotated[
@@ -296,14 +304,27 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="New folder for weights, curves and quality.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what is in the set and wrong with it.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop where anything is wrong with the set.")] = False,
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", help="THEIRS=OURS: name of a class in the labels, and here; THEIRS= leaves it out."),
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="ultralytics trains a model of its own; it is AGPL-3.")
+    ] = Engine.YOLOV7,
     variant: Annotated[str | None, typer.Option(help="Network to begin with: yolov7, yolov7-tiny, ...")] = None,
-    weights: Annotated[str | None, typer.Option(help="Checkpoint to begin with, instead of a variant.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint to begin with, instead of a variant; of ultralytics also yolo11n.yaml."),
+    ] = None,
+    trust_weights: Annotated[
+        bool, typer.Option("--trust-weights", help="Open a file for ultralytics, which runs what is in it.")
+    ] = False,
     width: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the variant's channels.")] = 1.0,
     size: Annotated[int, typer.Option(min=32, help="Pixels, longer side of what the network sees.")] = 640,
+    rectangular: Annotated[
+        bool, typer.Option("--rectangular", help="Samples as wide and high as the images, not square: less to compute.")
+    ] = False,
     epochs: Annotated[int, typer.Option(min=1)] = 300,
     batch: Annotated[int, typer.Option(min=1, help="Images in one pass; a step of the optimiser stands for 64.")] = 16,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one, after which it stops.")] = 100,
@@ -317,12 +338,13 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; as many as it has cores otherwise.")] = None,
 ) -> None:
-    """A detector from labelled images: YOLOv7, in the official form of checkpoints."""
+    """A detector from labelled images: YOLOv7, in the official form of checkpoints, or a model of ultralytics."""
     with _errors():
         from pipeline.detect.detector import require
         from pipeline.errors import SettingsError
 
-        require("torch", "torchvision", "cv2", "pycocotools")
+        ours = engine == Engine.YOLOV7
+        require("torch", "torchvision", "cv2", "pycocotools", *(() if ours else ("ultralytics",)))
         if variant is not None and weights is not None:
             raise SettingsError("a training begins with --variant or with --weights, not with both")
         if weights is not None and width != 1:
@@ -331,37 +353,49 @@ def train(
             from pipeline.detect.train.check import check as look
             from pipeline.detect.train.data import class_mapping
 
-            for line in look(Path(data), class_mapping(classes or ()), size=size, name=variant or "yolov7-tiny"):
+            name = variant or "yolov7-tiny"
+            for line in look(Path(data), class_mapping(classes or ()), size=size, name=name, strict=strict):
                 _say(line)
             return
         if out is None:
             raise SettingsError("say where the weights are to go: --out DIR, a new folder (or --check, to look only)")
         import torch
 
-        from pipeline.detect.train.loop import BEST_FILE, Asked
-        from pipeline.detect.train.loop import train as make
+        from pipeline.detect.train.folder import BEST_FILE
         from pipeline.detect.train.ranks import joined
+        from pipeline.detect.train.settings import Asked
 
         if threads is not None:
             torch.set_num_threads(threads)
-        named = None if weights is not None else variant or "yolov7-tiny"
         asked = Asked(
             data=_absolute(data),
-            variant=named,
-            weights=None if weights is None else _absolute(weights),
+            engine=engine.value,
+            variant="yolov7-tiny" if ours and variant is None and weights is None else variant,
+            weights=weights if weights is None or not (ours or Path(weights).is_file()) else _absolute(weights),
             width=width,
             size=size,
+            rectangular=rectangular,
             epochs=epochs,
             batch=batch,
             seed=seed,
             patience=patience,
             changes=tuple(set_ or ()),
             classes=tuple(classes or ()),
+            strict=strict,
             precision=precision,
             device=device,
         )
         with joined() as ranks:
-            make(asked, out, resume=resume, say=_say, ranks=ranks)
+            if ours:
+                from pipeline.detect.train.loop import train as train_yolov7
+
+                train_yolov7(asked, out, resume=resume, say=_say, ranks=ranks)
+            else:
+                from pipeline.detect.train.ultralytics_engine import train_ultralytics
+
+                if resume or ranks.world > 1:
+                    raise SettingsError("--resume and torchrun are for the engine yolov7")
+                train_ultralytics(asked, out, trust=trust_weights, say=_say)
             if ranks.is_first:
                 _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
 
@@ -369,7 +403,7 @@ def train(
 @app.command()
 def scenes(
     out: Annotated[Path, typer.Argument(help="New folder, in the form that train reads.")],
-    images: Annotated[int, typer.Option(min=10, help="Number of images.")] = 3_200,
+    images: Annotated[int, typer.Option(min=100, help="Number of images; every tenth ten are for the test.")] = 4_000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Rendered street scenes with labels, to try a training on; photographs they are not."""

@@ -11,36 +11,36 @@ NAMES = ("red", "blue")
 COLOURS = np.array([(220, 60, 50), (60, 80, 220)])
 
 
-def picture(generator):
+def picture(generator, shape=(SIDE, SIDE)):
     """Pixels and boxes (class, x1, y1, x2, y2)."""
-    pixels = generator.integers(70, 130, (SIDE, SIDE, 3)).astype(np.uint8)
+    pixels = generator.integers(70, 130, (*shape, 3)).astype(np.uint8)
     boxes = []
     for _ in range(generator.integers(0, 3)):
         kind, (w, h) = int(generator.integers(0, 2)), generator.integers(18, 40, 2)
-        x, y = (int(generator.integers(0, SIDE - side)) for side in (w, h))
+        x, y = (int(generator.integers(0, room - side)) for room, side in ((shape[1], w), (shape[0], h)))
         if not any(x < b[3] and b[1] < x + w and y < b[4] and b[2] < y + h for b in boxes):
             pixels[y : y + h, x : x + w] = COLOURS[kind]
             boxes.append((kind, x, y, int(x + w), int(y + h)))
     return pixels, boxes
 
 
-def write(folder: Path, images: int, *, seed=1, form="yolo", rides=8) -> Path:
+def write(folder: Path, images: int, *, seed=1, form="yolo", rides=8, shape=(SIDE, SIDE)) -> Path:
     """A folder in YOLO text form, or with a COCO document; six of eight rides are for training."""
     generator = np.random.default_rng(seed)
-    listed, annotations = [], []
+    (high, wide), listed, annotations = shape, [], []
     for number in range(images):
         ride = f"ride{number % rides}"
         (folder / "images" / ride).mkdir(parents=True, exist_ok=True)
-        pixels, boxes = picture(generator)
+        pixels, boxes = picture(generator, shape)
         name = f"{ride}/{number:04d}.png"
         Image.fromarray(pixels).save(folder / "images" / name)
-        listed.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+        listed.append({"id": number, "file_name": name, "width": wide, "height": high})
         if form == "yolo":
             path = (folder / "labels" / name).with_suffix(".txt")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
                 "".join(
-                    f"{k} {(a + c) / 2 / SIDE} {(b + d) / 2 / SIDE} {(c - a) / SIDE} {(d - b) / SIDE}\n"
+                    f"{k} {(a + c) / 2 / wide} {(b + d) / 2 / high} {(c - a) / wide} {(d - b) / high}\n"
                     for k, a, b, c, d in boxes
                 )
             )

@@ -7,7 +7,6 @@ stops after two seconds and leaves later images empty.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from torchvision.ops import box_convert
 
 from pipeline.detect.base import BoxDetector, Options, choose_device, choose_precision
 from pipeline.detect.boxes import Letterbox, ranked, suppress
+from pipeline.detect.ultralytics_apart import AutoBackend
 from pipeline.errors import WeightsError
-
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # else ultralytics installs what an export lacks while it runs
-from ultralytics.nn.autobackend import AutoBackend
 
 logging.getLogger("ultralytics").setLevel(logging.WARNING)  # what it loads is said by us
 

@@ -60,13 +60,19 @@ def exposed(pixels: npt.NDArray[np.uint8], scene: Scene, generator: np.random.Ge
     image = image.filter(ImageFilter.BoxBlur(float(generator.uniform(0.1, 0.9 + 0.4 * scene.light.lamps))))
     noise = float(generator.uniform(1.5, 5.0) + 5.0 * scene.light.lamps * generator.random())
     row, column = generator.integers(0, _TILE - HEIGHT), generator.integers(0, _TILE - WIDTH)
-    grain = _grain()[row : row + HEIGHT, column : column + WIDTH, None]
+    grain = _grain()[row : row + HEIGHT, column : column + WIDTH] * int(noise * 16)
     gain = float(generator.uniform(0.88, 1.12))
-    # In whole numbers: a third of the time of floats.
+    # In whole numbers, and colour by colour: a sixth of the time of floats of three colours at once.
     factor = (_vignette() * gain * 256).astype(np.int32)
-    shown = (np.asarray(image).astype(np.int32) * factor + grain * int(noise * 16)) >> 8
+    bands = []
+    for band in image.split():
+        shown = np.asarray(band).astype(np.int32)
+        shown *= factor
+        shown += grain
+        shown >>= 8
+        bands.append(Image.fromarray(shown.clip(0, 255, out=shown).astype(np.uint8)))
+    finished = Image.merge("RGB", bands)
     file = io.BytesIO()
-    finished = Image.fromarray(shown.clip(0, 255).astype(np.uint8))
     finished.save(file, "JPEG", quality=int(generator.integers(55, 92)))
     return file.getvalue()
 
@@ -80,7 +86,7 @@ def _grain() -> npt.NDArray[np.int32]:
 @cache
 def _vignette() -> npt.NDArray[np.float64]:
     rows, columns = np.linspace(-1, 1, HEIGHT)[:, None], np.linspace(-1, 1, WIDTH)[None]
-    return (1.02 - 0.16 * (rows**2 + columns**2))[..., None]
+    return np.asarray(1.02 - 0.16 * (rows**2 + columns**2))
 
 
 def label_text(boxes: Sequence[Box]) -> str:

@@ -18,14 +18,14 @@ torch = pytest.importorskip("torch")
 from pipeline.detect.architecture import variant  # noqa: E402
 from pipeline.detect.checkpoint import read_checkpoint  # noqa: E402
 from pipeline.detect.train import loop  # noqa: E402
-from pipeline.detect.train.augment import Pictures, moved, recoloured, sample, worth_keeping  # noqa: E402
+from pipeline.detect.train.augment import Pictures, moved, recoloured, sample, shape_of_all, worth_keeping  # noqa: E402
 from pipeline.detect.train.data import read_collection  # noqa: E402
 from pipeline.detect.train.evaluate import best_thresholds, quality  # noqa: E402
-from pipeline.detect.train.loop import Asked, collate, train  # noqa: E402
+from pipeline.detect.train.loop import collate, train  # noqa: E402
 from pipeline.detect.train.network import narrowed, network_from, new_network  # noqa: E402
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, cosine, make_optimizer  # noqa: E402
-from pipeline.detect.train.settings import RECIPES, Recipe  # noqa: E402
-from pipeline.errors import TrainingError, WeightsError  # noqa: E402
+from pipeline.detect.train.settings import RECIPES, Asked, Recipe  # noqa: E402
+from pipeline.errors import PatrolscopeError, TrainingError, WeightsError  # noqa: E402
 from pipeline.seeds import stream  # noqa: E402
 from tests import official_form  # noqa: E402
 from tests.labelled_squares import COLOURS, NAMES, SIDE, write  # noqa: E402
@@ -70,21 +70,23 @@ def same(a, b):
 # Augmentation.
 
 
-def pictures(data):
-    return Pictures(read_collection(data).splits["train"], SIDE)
+def pictures(data, shape=(SIDE, SIDE)):
+    return Pictures(read_collection(data).splits["train"], shape)
 
 
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (64, 128)])
 @pytest.mark.parametrize("recipe", [Recipe(mosaic=1.0, mixup=0.0), Recipe(mosaic=0.0, mixup=0.0)])
-def test_boxes_go_where_their_pixels_go(data, recipe):
+def test_boxes_go_where_their_pixels_go(data, recipe, shape):
     """Squares alone are coloured: a box holds its colour, and next to nothing coloured is without a box."""
     plain = RECIPES["tiny"].__class__(**{**vars(recipe), "hue": 0, "saturation": 0, "value": 0})
-    some, boxes_seen = pictures(data), 0
+    some, boxes_seen = pictures(data, shape), 0
     for number in range(40):
         pixels, boxes = sample(some, number % 18, plain, 3, number)
-        assert pixels.shape == (SIDE, SIDE, 3)
+        assert pixels.shape == (*shape, 3)
         left = np.abs(pixels.astype(int)[:, :, None] - COLOURS).sum(3) < 60
         for kind, x, y, w, h in boxes:
-            x1, x2, y1, y2 = (x - w / 2) * SIDE, (x + w / 2) * SIDE, (y - h / 2) * SIDE, (y + h / 2) * SIDE
+            x1, x2 = (x - w / 2) * shape[1], (x + w / 2) * shape[1]
+            y1, y2 = (y - h / 2) * shape[0], (y + h / 2) * shape[0]
             inside = left[math.ceil(y1) + 1 : int(y2) - 1, math.ceil(x1) + 1 : int(x2) - 1, int(kind)]
             assert inside.size < 40 or inside.mean() > 0.9
             left[max(int(y1) - 1, 0) : math.ceil(y2) + 1, max(int(x1) - 1, 0) : math.ceil(x2) + 1] = False
@@ -107,10 +109,17 @@ def test_a_sample_follows_from_seed_epoch_and_number_alone(data):
 
 def test_pictures_that_are_not_kept_are_read_again_and_are_the_same(data):
     examples = read_collection(data).splits["train"]
-    kept, read = Pictures(examples, 48), Pictures(examples, 48, keep_bytes=0)
+    kept, read = Pictures(examples, (48, 48)), Pictures(examples, (48, 48), keep_bytes=0)
     for number in (0, 1, 0):
         assert np.array_equal(kept.read(number)[0], read.read(number)[0])
     assert kept.read(0)[0].shape == (48, 48, 3)
+
+
+def test_rectangles_hold_every_image_and_no_more_than_a_stride_beyond():
+    sizes = np.array([[640.0, 360], [320, 180], [1000, 500]])
+    assert shape_of_all(sizes, 416, 32) == (256, 416)
+    assert shape_of_all(sizes[:, ::-1], 416, 32) == (416, 256)
+    assert shape_of_all(np.array([[640.0, 640], [100, 50]]), 64, 32) == (64, 64)
 
 
 def test_boxes_are_dropped_by_side_area_and_aspect():
@@ -127,7 +136,7 @@ def test_without_scale_and_shift_the_middle_of_the_canvas_stays():
             return np.full(size, (low + high) / 2) if size else low
 
     canvas = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
-    pixels, boxes = moved(canvas, np.array([[0, 20.0, 24, 40, 44]]), 32, still, Middle())
+    pixels, boxes = moved(canvas, np.array([[0, 20.0, 24, 40, 44]]), (32, 32), still, Middle())
     assert np.array_equal(pixels, canvas[16:48, 16:48])
     assert boxes.tolist() == [[0, 4, 8, 24, 28]]
 
@@ -351,6 +360,30 @@ def test_what_a_training_leaves_behind(data, tmp_path):
     assert set(result["by_class"]) == set(result["thresholds"]) == set(NAMES)
     assert any(line.startswith("epoch 2 of 2: loss") for line in lines)
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_images_that_are_wide_are_learned_as_wide(data, tmp_path):
+    wide = write(tmp_path / "wide", 24, shape=(48, 96))
+    seen, loss = set(), loop._Training._loss
+
+    def looked_at(training, images, targets):
+        seen.add(tuple(images.shape[2:]))
+        return loss(training, images, targets)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Training, "_loss", looked_at)
+        told(wide, tmp_path / "square", epochs=1)
+        told(wide, tmp_path / "out", epochs=1, rectangular=True)
+    assert seen == {(64, 64), (32, 64)}
+
+
+def test_what_is_refused_before_it_begins_leaves_no_folder(tmp_path):
+    data = write(tmp_path / "data", 24)
+    (data / "images/ride0/0000.png").write_bytes(b"no image")
+    for changes in ({"strict": True}, {"size": 72}, {"changes": ("lr0=-1",)}):
+        with pytest.raises(PatrolscopeError):
+            told(data, tmp_path / "out", **changes)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_training_goes_on_from_its_own_weights(data, tmp_path):

@@ -54,6 +54,28 @@ def test_without_splits_csv_rides_are_split_by_their_names_and_adding_one_moves_
     assert min(shares.values()) >= 2
 
 
+def test_rides_of_one_place_are_in_the_same_split(tmp_path):
+    rides = 64
+    folder = write(tmp_path / "data", rides, rides=rides)
+    place = {f"ride{n}": f"place{n % 16}" for n in range(rides)}
+    (folder / "splits.csv").write_text("ride,place\n" + "".join(f"{r},{p}\n" for r, p in place.items()))
+    where = {}
+    for split, examples in read_collection(folder).splits.items():
+        for one in examples:
+            where.setdefault(place[one.ride], set()).add(split)
+    assert len(where) == 16
+    assert {frozenset(splits) for splits in where.values()} == {
+        frozenset({split}) for split in ("train", "validation", "test")
+    }
+
+
+def test_a_ride_that_is_put_into_two_splits_is_refused(folder):
+    with (folder / "splits.csv").open("a") as file:
+        file.write("ride3,test\n")
+    with pytest.raises(SourceError, match="puts the ride 'ride3' into train and into test"):
+        read_collection(folder)
+
+
 def test_an_image_without_a_label_file_shows_nothing(folder):
     name = next(name for name, boxes in everything(read_collection(folder)).items() if len(boxes))
     (folder / "labels" / name).with_suffix(".txt").unlink()
@@ -63,9 +85,7 @@ def test_an_image_without_a_label_file_shows_nothing(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.1 0.1", "line 1 has the class 2: classes.txt names 2"),
-        ("-1 0.5 0.5 0.1 0.1", "line 1 has the class -1"),
-        ("0.5 0.5 0.5 0.1 0.1", "line 1 has the class 0.5"),
+        ("0.5 0.5 0.5 0.1 0.1", "class, centre x, centre y, width, height expected"),
         ("0 0.5 0.5 0.1", "class, centre x, centre y, width, height expected"),
         ("0 0.5 nan 0.1 0.1", "class, centre x, centre y, width, height expected"),
         ("red 0.5 0.5 0.1 0.1", "class, centre x, centre y, width, height expected"),
@@ -76,6 +96,17 @@ def test_a_line_that_is_no_label_is_refused_with_its_place(folder, line, message
     with pytest.raises(SourceError, match=message) as refused:
         read_collection(folder)
     assert "0000.txt line 1" in str(refused.value)
+
+
+def test_boxes_of_unknown_classes_are_left_out_and_listed(folder):
+    label = folder / "labels" / "ride0" / "0000.txt"
+    label.write_text("2 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1\n-1 0.5 0.5 0.1 0.1\n")
+    found = read_collection(folder)
+    np.testing.assert_allclose(everything(found)["ride0/0000.png"], [[1, 0.5, 0.5, 0.1, 0.1]])
+    assert found.faults == tuple(
+        f"{label} line {line} has the class {kind}, classes.txt names 2, from 0 on: left out"
+        for line, kind in ((1, 2), (3, -1))
+    )
 
 
 def test_boxes_are_cut_at_the_edge_and_what_is_mended_or_left_out_is_listed(folder):
@@ -133,21 +164,31 @@ def test_a_folder_in_no_known_form_is_refused_in_one_line(folder, what, message)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.pop("categories"), "is no COCO file"),
-        (lambda d: d["annotations"][0].update(category_id=99), "annotation 0 has the class 99"),
-        (lambda d: d["annotations"][0].update(image_id=-5), "annotation 0 is of image -5"),
-    ],
-)
-def test_a_coco_document_that_contradicts_itself_is_refused(tmp_path, change, message):
+def test_a_document_that_is_not_coco_is_refused(tmp_path):
     folder = write(tmp_path / "coco", 24, form="coco")
     document = json.loads((folder / "all.json").read_text())
-    change(document)
+    del document["categories"]
     (folder / "all.json").write_text(json.dumps(document))
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(SourceError, match="is no COCO file"):
         read_collection(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"category_id": 99}, "annotation 0 has the class 99, which is not among its categories: left out"),
+        ({"image_id": -5}, "annotation 0 is of image -5, which the file does not list: left out"),
+    ],
+)
+def test_an_annotation_that_contradicts_its_coco_document_is_left_out_and_listed(tmp_path, change, fault):
+    folder = write(tmp_path / "coco", 24, form="coco")
+    boxes = sum(map(len, everything(read_collection(folder)).values()))
+    document = json.loads((folder / "all.json").read_text())
+    document["annotations"][0].update(change)
+    (folder / "all.json").write_text(json.dumps(document))
+    found = read_collection(folder)
+    assert found.faults == (f"all.json: {fault}",)
+    assert sum(map(len, everything(found).values())) == boxes - 1
 
 
 def test_coco_images_that_are_not_there_or_not_listed_are_told(tmp_path):
@@ -176,7 +217,11 @@ def test_the_summary_counts_images_boxes_and_classes(folder):
     boxes = np.concatenate([one.boxes for one in found.splits["train"]])
     red, blue = (int((boxes[:, 0] == kind).sum()) for kind in (0, 1))
     empty = sum(not len(one.boxes) for one in found.splits["train"])
-    assert found.summary()[0] == f"train: 18 images, {empty} without a box; {red} red, {blue} blue"
+    share = [sum(kind in one.boxes[:, 0] for one in found.splits["train"]) / 18 for kind in (0, 1)]
+    assert found.summary()[0] == (
+        f"train: 18 images, {empty} without a box; {red} red (in {share[0]:.1%} of the images), "
+        f"{blue} blue (in {share[1]:.1%} of the images)"
+    )
 
 
 def as_voc(folder):
@@ -253,9 +298,12 @@ def test_a_classes_txt_gives_the_order_of_the_classes_of_any_form(folder):
     as_scale(folder)
     (folder / "labels").rename(folder / "other")
     (folder / "classes.txt").write_text("blue\nvehicle\n")
-    assert read_collection(folder, {"red": "vehicle"}).class_names == ("blue", "vehicle")
-    with pytest.raises(SourceError, match="have a class 'red', which classes"):
-        read_collection(folder)
+    joined = read_collection(folder, {"red": "vehicle"})
+    assert (joined.class_names, joined.faults) == (("blue", "vehicle"), ())
+    red = sum((boxes[:, 0] == 1).sum() for boxes in everything(joined).values())
+    assert read_collection(folder).faults == (
+        f"{red} boxes of the class 'red', which classes.txt does not name, left out",
+    )
 
 
 def test_a_mapping_is_theirs_and_ours():
@@ -289,11 +337,21 @@ def test_a_check_says_what_is_in_a_set_and_every_fault(folder):
     (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
     (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
     lines = list(check(folder, size=96))
-    assert lines[0].startswith("train: 18 images")
+    assert lines[0].startswith("train: 17 images")
     assert "100.0% of the boxes have an anchor of yolov7-tiny" in lines
     at = lines.index("3 faults:")
     assert [line.strip().rpartition("/data/")[2] for line in lines[at + 1 :]] == [
         "labels/ride2/0002.txt: a box reaches beyond the image, cut at its edge",
-        "images/ride0/0000.png: can not be decoded",
+        "images/ride0/0000.png: can not be decoded, left out",
         "images/ride1/0001.png: the same as images/ride6/copy.png, in train and validation: what is learned is tested",
     ]
+
+
+def test_what_is_wrong_is_an_error_once_all_of_it_is_told_if_one_is_strict(folder):
+    assert list(check(folder, size=96, strict=True))[-1] == "0 faults"
+    (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
+    (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
+    told = []
+    with pytest.raises(SourceError, match="2 faults in the set, and --strict allows none"):
+        told.extend(check(folder, size=96, strict=True))
+    assert told == list(check(folder, size=96))

@@ -31,10 +31,10 @@ _LEAST_SIDE, _LEAST_AREA, _MOST_ASPECT = 2.0, 0.1, 20.0  # of a box that is kept
 
 @dataclass
 class Pictures:
-    """Images of a split, scaled so that their longer side is `size`; kept in memory as far as allowed."""
+    """Images of a split, as large as a sample has room for; kept in memory as far as allowed."""
 
     examples: Sequence[Example]
-    size: int  # pixels
+    shape: tuple[int, int]  # height and width of a sample, pixels
     keep_bytes: int = 400_000_000
     _kept: dict[int, Pixels] = field(default_factory=dict, repr=False)
     _kept_bytes: int = 0
@@ -51,7 +51,7 @@ class Pictures:
             found = decode(self.examples[number].path.read_bytes(), max_pixels=MAX_PIXELS).pixels
             if found is None:
                 raise OSError(f"{self.examples[number].path} can not be decoded")
-            pixels = scaled(found, self.size)
+            pixels = scaled(found, self.shape)
             if self._kept_bytes + pixels.nbytes <= self.keep_bytes:
                 self._kept[number] = pixels
                 self._kept_bytes += pixels.nbytes
@@ -62,18 +62,25 @@ class Pictures:
         return pixels, np.column_stack([boxes[:, 0], (boxes[:, 1:3] - half) * scale, (boxes[:, 1:3] + half) * scale])
 
 
-def scaled(pixels: Pixels, size: int) -> Pixels:
-    """The image with `size` as its longer side."""
-    gain = size / max(pixels.shape[:2])
+def shape_of_all(sizes: Floats, size: int, stride: int) -> tuple[int, int]:
+    """Height and width, multiples of the stride, that hold images (n, 2: width, height) with `size` as longer side."""
+    scaled_sizes = (sizes * (size / sizes.max(1, keepdims=True))).round()
+    width, height = np.ceil(scaled_sizes.max(0) / stride).astype(int) * stride
+    return int(height), int(width)
+
+
+def scaled(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
+    """The image as large as height and width allow."""
+    gain = min(shape[0] / pixels.shape[0], shape[1] / pixels.shape[1])
     if gain == 1:
         return pixels
-    shape = max(1, round(pixels.shape[1] * gain)), max(1, round(pixels.shape[0] * gain))
+    width, height = (max(1, round(pixels.shape[axis] * gain)) for axis in (1, 0))
     how = cv2.INTER_AREA if gain < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(pixels, shape, interpolation=how), dtype=np.uint8)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=how), dtype=np.uint8)
 
 
 def sample(pictures: Pictures, number: int, recipe: Recipe, seed: int, epoch: int) -> tuple[Pixels, Floats]:
-    """A training image (size, size, 3) around image `number`, and its boxes as shares: class, centre, size."""
+    """A training image (height, width, 3) around image `number`, and its boxes as shares: class, centre, size."""
     generator = stream(seed, "augmentation", epoch, number)
     pixels, boxes = _composed(pictures, number, recipe, generator)
     if recipe.mixup and generator.random() < recipe.mixup:
@@ -84,11 +91,11 @@ def sample(pictures: Pictures, number: int, recipe: Recipe, seed: int, epoch: in
     pixels = recoloured(pixels, recipe, generator)
     if generator.random() < recipe.mirror:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
-        boxes = np.column_stack(
-            [boxes[:, 0], pictures.size - boxes[:, 3], boxes[:, 2], pictures.size - boxes[:, 1], boxes[:, 4]]
-        )
+        width = pictures.shape[1]
+        boxes = np.column_stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1], boxes[:, 4]])
     centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
-    return pixels, np.column_stack([boxes[:, :1], centre / pictures.size, size / pictures.size])
+    whole = np.array(pictures.shape[::-1])
+    return pixels, np.column_stack([boxes[:, :1], centre / whole, size / whole])
 
 
 def _any(pictures: Pictures, generator: Generator) -> int:
@@ -96,22 +103,22 @@ def _any(pictures: Pictures, generator: Generator) -> int:
 
 
 def _composed(pictures: Pictures, number: int, recipe: Recipe, generator: Generator) -> tuple[Pixels, Floats]:
-    size = pictures.size
+    height, width = pictures.shape
     if generator.random() < recipe.mosaic:
         canvas, boxes = (mosaic_nine if generator.random() < _NINE_SHARE else mosaic_four)(pictures, number, generator)
-        return moved(canvas, boxes, size, recipe, generator)
+        return moved(canvas, boxes, pictures.shape, recipe, generator)
     pixels, boxes = pictures.read(number)
-    canvas = np.full((size, size, 3), BORDER, np.uint8)
-    top, left = (size - pixels.shape[0]) // 2, (size - pixels.shape[1]) // 2
+    canvas = np.full((height, width, 3), BORDER, np.uint8)
+    top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
     canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return moved(canvas, boxes + np.array([0, left, top, left, top]), size, recipe, generator)
+    return moved(canvas, boxes + np.array([0, left, top, left, top]), pictures.shape, recipe, generator)
 
 
 def mosaic_four(pictures: Pictures, number: int, generator: Generator) -> tuple[Pixels, Floats]:
-    """Four images round a point, on a canvas of twice the size."""
-    size = pictures.size
-    x, y = (int(generator.uniform(size / 2, 1.5 * size)) for _ in range(2))
-    canvas, found = np.full((2 * size, 2 * size, 3), BORDER, np.uint8), []
+    """Four images round a point, on a canvas of twice the sides."""
+    high, wide = pictures.shape
+    x, y = (int(generator.uniform(side / 2, 1.5 * side)) for side in (wide, high))
+    canvas, found = np.full((2 * high, 2 * wide, 3), BORDER, np.uint8), []
     for corner, one in enumerate([number, *(_any(pictures, generator) for _ in range(3))]):
         pixels, boxes = pictures.read(one)
         height, width = pixels.shape[:2]
@@ -122,20 +129,20 @@ def mosaic_four(pictures: Pictures, number: int, generator: Generator) -> tuple[
 
 
 def mosaic_nine(pictures: Pictures, number: int, generator: Generator) -> tuple[Pixels, Floats]:
-    """Nine images, one in the middle and the others close round it, of which a canvas of twice the size is cut."""
-    size = pictures.size
-    canvas, found = np.full((3 * size, 3 * size, 3), BORDER, np.uint8), []
+    """Nine images, one in the middle and the others close round it, of which a canvas of twice the sides is cut."""
+    high, wide = pictures.shape
+    canvas, found = np.full((3 * high, 3 * wide, 3), BORDER, np.uint8), []
     middle, _ = pictures.read(number)
-    below, beside = size + middle.shape[0], size + middle.shape[1]
+    below, beside = high + middle.shape[0], wide + middle.shape[1]
     for row, column in itertools.product(range(3), range(3)):
         pixels, boxes = pictures.read(number if row == column == 1 else _any(pictures, generator))
         height, width = pixels.shape[:2]
-        left, top = (size - width, size, beside)[column], (size - height, size, below)[row]
+        left, top = (wide - width, wide, beside)[column], (high - height, high, below)[row]
         found.append(_pasted(canvas, pixels, boxes, left, top))
-    x, y = (int(generator.uniform(0, size)) for _ in range(2))
+    x, y = (int(generator.uniform(0, side)) for side in (wide, high))
     boxes = np.concatenate(found) - np.array([0, x, y, x, y])
-    boxes[:, 1:] = boxes[:, 1:].clip(0, 2 * size)
-    return canvas[y : y + 2 * size, x : x + 2 * size], boxes
+    boxes[:, 1:] = boxes[:, 1:].clip(0, 2 * np.array([wide, high, wide, high]))
+    return canvas[y : y + 2 * high, x : x + 2 * wide], boxes
 
 
 def _pasted(canvas: Pixels, pixels: Pixels, boxes: Floats, left: int, top: int) -> Floats:
@@ -150,17 +157,25 @@ def _pasted(canvas: Pixels, pixels: Pixels, boxes: Floats, left: int, top: int) 
     return placed
 
 
-def moved(canvas: Pixels, boxes: Floats, size: int, recipe: Recipe, generator: Generator) -> tuple[Pixels, Floats]:
-    """A square of the canvas, scaled and shifted; boxes are cut at its edges, and dropped where little is left."""
+def moved(
+    canvas: Pixels, boxes: Floats, shape: tuple[int, int], recipe: Recipe, generator: Generator
+) -> tuple[Pixels, Floats]:
+    """A part of the canvas, scaled and shifted; boxes are cut at its edges, and dropped where little is left.
+
+    Parameters
+    ----------
+    shape : height and width of the part
+    """
     height, width = canvas.shape[:2]
+    high, wide = shape
     gain = generator.uniform(1 - recipe.scale, 1.1 + recipe.scale)
-    shift = generator.uniform(0.5 - recipe.translate, 0.5 + recipe.translate, 2) * size
+    shift = generator.uniform(0.5 - recipe.translate, 0.5 + recipe.translate, 2) * (wide, high)
     matrix = np.array([[gain, 0, shift[0] - gain * width / 2], [0, gain, shift[1] - gain * height / 2]])
-    pixels = cv2.warpAffine(canvas, matrix, (size, size), borderValue=(BORDER,) * 3)
+    pixels = cv2.warpAffine(canvas, matrix, (wide, high), borderValue=(BORDER,) * 3)
     boxes = boxes.copy()
     before = (boxes[:, 3:] - boxes[:, 1:3]) * gain
     boxes[:, 1:] = boxes[:, 1:] * gain + np.tile(matrix[:, 2], 2)
-    boxes[:, 1:] = boxes[:, 1:].clip(0, size)
+    boxes[:, 1:] = boxes[:, 1:].clip(0, np.array([wide, high, wide, high]))
     return np.asarray(pixels, dtype=np.uint8), boxes[worth_keeping(before, boxes[:, 3:] - boxes[:, 1:3])]
 
 

@@ -6,19 +6,17 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-COLUMNS = (
-    *("epoch", "iterations", "learning_rate", "box", "objectness", "classes", "loss"),
-    *("ap50", "ap", "seconds"),
-)
+# What is not a part of the loss; an engine has parts of its own.
+_OTHERS = {"epoch", "iterations", "learning_rate", "loss", "ap50", "ap", "seconds", "waiting_s", "evaluating_s"}
 
 
 def write_curves(folder: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Write curves.csv and curves.png; they appear whole."""
+    """Write curves.csv and curves.png, the same columns in every row; they appear whole."""
     text = folder / ".curves.csv"
     with text.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows({name: f"{row[name]:.6g}" for name in COLUMNS} for row in rows)
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
     text.replace(folder / "curves.csv")
     _draw(folder, rows)
 
@@ -31,8 +29,9 @@ def _draw(folder: Path, rows: Sequence[dict[str, float]]) -> None:
     FigureCanvasAgg(figure)
     losses, precisions = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    for name, label in (("box", "box"), ("objectness", "object"), ("classes", "class")):
-        losses.plot(epochs, [row[name] for row in rows], label=label, marker="." if len(rows) < 30 else None)
+    for name in rows[0]:
+        if name not in _OTHERS:
+            losses.plot(epochs, [row[name] for row in rows], label=name, marker="." if len(rows) < 30 else None)
     losses.set(title="loss, an image", xlabel="epoch", ylim=(0, None))
     for name, label in (("ap50", "IoU 0.5"), ("ap", "IoU 0.5 to 0.95")):
         precisions.plot(epochs, [row[name] for row in rows], label=label, marker="." if len(rows) < 30 else None)

@@ -2,8 +2,9 @@
 
 Beside `images/` lie YOLO text (`labels/`, `classes.txt`), COCO JSON, Pascal VOC (`annotations/*.xml`) or a task export
 of Scale AI (JSON). Images of one ride look alike, so all of a ride are in the same split. A ride is the folder that an
-image lies in; a `splits.csv` with the columns `ride` and `split` says where each goes, and without it an eighth of the
-rides are for validation and an eighth for the test, by a digest of the ride's name.
+image lies in; a `splits.csv` with the columns `ride` and `split` says where each goes; with `ride` and `place`
+rides of one place go together. Without it an eighth of the rides are for validation and an eighth for the test, by a
+digest of the ride's (or the place's) name.
 """
 
 from __future__ import annotations
@@ -55,13 +56,18 @@ class Collection:
     faults: tuple[str, ...]  # what was left out or mended, a line each
 
     def summary(self) -> list[str]:
-        """Images, boxes and boxes of each class, by split."""
+        """Images, boxes of each class and the share of images that show one, by split."""
         lines = []
         for split, examples in self.splits.items():
-            counts = Counter[int]()
+            boxes, images = Counter[int](), Counter[int]()
             for one in examples:
-                counts.update(one.boxes[:, 0].astype(int).tolist())
-            kinds = ", ".join(f"{counts[number]:,} {name}" for number, name in enumerate(self.class_names))
+                found = one.boxes[:, 0].astype(int).tolist()
+                boxes.update(found)
+                images.update(set(found))
+            kinds = ", ".join(
+                f"{boxes[number]:,} {name} (in {images[number] / max(len(examples), 1):.1%} of the images)"
+                for number, name in enumerate(self.class_names)
+            )
             empty = sum(not len(one.boxes) for one in examples)
             lines.append(f"{split}: {len(examples):,} images, {empty:,} without a box; {kinds}")
         return lines
@@ -92,7 +98,7 @@ def read_collection(folder: Path, mapping: Mapping[str, str] | None = None) -> C
         raise SourceError(f"{folder} holds neither labels/ nor a .json nor annotations/*.xml: {_EXPECTED}")
     if not examples:
         raise SourceError(f"{folder}/images holds no image ({', '.join(IMAGE_ENDINGS)})")
-    names, examples = _renamed(names, examples, mapping or {}, _listed(folder))
+    names, examples = _renamed(names, examples, mapping or {}, _listed(folder), faults)
     return Collection(names, _split(folder, examples), tuple(faults))
 
 
@@ -137,14 +143,15 @@ def _yolo_boxes(path: Path, names: Sequence[str], faults: list[str]) -> Floats:
             values = [float(value) for value in line.split()]
         except ValueError:
             values = []
-        if len(values) != 5 or not all(map(np.isfinite, values)):
+        if len(values) != 5 or not all(map(np.isfinite, values)) or values[0] % 1:
             raise SourceError(
                 f"{path} line {number} is {line[:60]!r}: class, centre x, centre y, width, height expected"
             )
         if values[0] not in range(len(names)):
-            raise SourceError(
-                f"{path} line {number} has the class {values[0]:g}: classes.txt names {len(names)}, from 0 on"
+            faults.append(
+                f"{path} line {number} has the class {values[0]:g}, classes.txt names {len(names)}, from 0 on: left out"
             )
+            continue
         boxes.append(values)
     return _sound(np.array(boxes).reshape(-1, 5), str(path), faults)
 
@@ -178,7 +185,11 @@ def _listed(folder: Path) -> tuple[str, ...] | None:
 
 
 def _renamed(
-    names: Sequence[str], examples: list[Example], mapping: Mapping[str, str], fixed: tuple[str, ...] | None
+    names: Sequence[str],
+    examples: list[Example],
+    mapping: Mapping[str, str],
+    fixed: tuple[str, ...] | None,
+    faults: list[str],
 ) -> tuple[tuple[str, ...], list[Example]]:
     """Classes after the mapping, and the examples with their numbers."""
     for name in mapping:
@@ -188,10 +199,11 @@ def _renamed(
     if mapping and fixed == tuple(names):
         fixed = None  # of YOLO text: the names before the mapping
     ours = fixed or tuple(dict.fromkeys(name for name in wanted if name))
-    unknown = [name for name in wanted if name and name not in ours]
-    if unknown:
-        raise SourceError(f"the labels have a class {unknown[0]!r}, which classes.txt does not name: {', '.join(ours)}")
-    numbers = np.array([ours.index(name) if name else -1 for name in wanted] or [-1])
+    for number, name in enumerate(wanted):
+        if name and name not in ours:
+            count = sum(int((one.boxes[:, 0] == number).sum()) for one in examples)
+            faults.append(f"{count:,} boxes of the class {name!r}, which classes.txt does not name, left out")
+    numbers = np.array([ours.index(name) if name in ours else -1 for name in wanted] or [-1])
     changed = []
     for one in examples:
         boxes = _numbered(one.boxes, numbers)
@@ -211,7 +223,7 @@ def _documents(
         if isinstance(content, list):
             more = read_scale(document, content, images, names, faults)
         else:
-            more = _coco(document, content, names)
+            more = _coco(document, content, names, faults)
         for name, boxes in more.items():
             found[name] = np.concatenate([found[name], boxes]) if name in found else boxes
     examples = []
@@ -234,7 +246,7 @@ def _numbered(boxes: Floats, numbers: npt.NDArray[np.int64]) -> Floats:
     return np.column_stack([numbers[boxes[:, 0].astype(int)], boxes[:, 1:]])
 
 
-def _coco(document: Path, content: dict[str, Any], names: dict[str, int]) -> Labelled:
+def _coco(document: Path, content: dict[str, Any], names: dict[str, int], faults: list[str]) -> Labelled:
     by_id = _coco_classes(content, document, names)
     images = {one["id"]: one for one in content["images"]}
     rows: dict[str, list[list[float]]] = {str(one["file_name"]): [] for one in images.values()}
@@ -242,9 +254,12 @@ def _coco(document: Path, content: dict[str, Any], names: dict[str, int]) -> Lab
         where = f"{document.name}: annotation {number}"
         image = images.get(box.get("image_id"))
         if image is None:
-            raise SourceError(f"{where} is of image {box.get('image_id')!r}, which the file does not list")
+            faults.append(f"{where} is of image {box.get('image_id')!r}, which the file does not list: left out")
+            continue
         if box.get("category_id") not in by_id:
-            raise SourceError(f"{where} has the class {box.get('category_id')!r}, which is not among its categories")
+            kind = box.get("category_id")
+            faults.append(f"{where} has the class {kind!r}, which is not among its categories: left out")
+            continue
         try:
             (x, y, w, h), width, height = map(float, box["bbox"]), float(image["width"]), float(image["height"])
         except (KeyError, TypeError, ValueError) as error:
@@ -303,20 +318,26 @@ def _split(folder: Path, examples: Sequence[Example]) -> dict[str, tuple[Example
     return {split: tuple(some) for split, some in parts.items()}
 
 
-def _split_of(ride: str) -> str:
-    eighth = hashlib.sha256(ride.encode()).digest()[0] % 8
+def _split_of(name: str) -> str:
+    """The split of a ride, or of all rides of a place."""
+    eighth = hashlib.sha256(name.encode()).digest()[0] % 8
     return {0: "validation", 1: "test"}.get(eighth, "train")
 
 
 def _given_splits(path: Path) -> dict[str, str]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    if not rows or not {"ride", "split"} <= rows[0].keys():
-        raise SourceError(f"{path} has no rows with the columns ride and split")
+    columns = set(rows[0]) if rows else set()
+    if "ride" not in columns or not columns & {"split", "place"}:
+        raise SourceError(f"{path} has no rows with the columns ride and split, or ride and place")
+    found: dict[str, str] = {}
     for row in rows:
-        if row["split"] not in SPLITS:
-            raise SourceError(f"{path} puts the ride {row['ride']!r} into {row['split']!r}: one of {', '.join(SPLITS)}")
-    return {row["ride"]: row["split"] for row in rows}
+        split = row["split"] if "split" in columns else _split_of(row["place"])
+        if split not in SPLITS:
+            raise SourceError(f"{path} puts the ride {row['ride']!r} into {split!r}: one of {', '.join(SPLITS)}")
+        if found.setdefault(row["ride"], split) != split:
+            raise SourceError(f"{path} puts the ride {row['ride']!r} into {found[row['ride']]} and into {split}")
+    return found
 
 
 def check_classes(collection: Collection) -> Iterator[str]:

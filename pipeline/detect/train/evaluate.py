@@ -15,6 +15,7 @@ import torch
 
 from pipeline.detect.boxes import Letterbox, decode, restore, select
 from pipeline.detect.decode import decode as decode_image
+from pipeline.detect.detector import Detector
 from pipeline.detect.train.augment import MAX_PIXELS
 from pipeline.detect.train.data import Example
 from pipeline.detect.yolov7 import Network
@@ -66,6 +67,18 @@ def find(
             for (number, (height, width), _), row in zip(group, rows, strict=True):
                 chosen = select(row, score_above=SCORE_ABOVE, iou_above=IOU_ABOVE, classes=None).cpu().numpy()
                 found[number] = restore(chosen, (shape[1], shape[2]), (int(height), int(width)))
+    return found
+
+
+def find_by(detector: Detector, examples: Sequence[Example]) -> list[npt.NDArray[np.float32]]:
+    """The same by a detector of any kind, which was told SCORE_ABOVE and IOU_ABOVE."""
+    found = []
+    for one in examples:
+        pixels = decode_image(one.path.read_bytes(), max_pixels=MAX_PIXELS).pixels
+        if pixels is None:
+            found.append(np.zeros((0, 6), np.float32))
+        else:
+            found += detector.predict(detector.prepare(pixels)[None], [(pixels.shape[0], pixels.shape[1])])
     return found
 
 

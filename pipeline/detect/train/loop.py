@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,45 +17,25 @@ import torch
 from torch import Tensor
 
 from pipeline.detect.base import choose_device, choose_precision, dtype_of
-from pipeline.detect.decode import decode
+from pipeline.detect.checkpoint import read_checkpoint
 from pipeline.detect.official import save_checkpoint
-from pipeline.detect.train.augment import MAX_PIXELS, Pictures, sample
+from pipeline.detect.train.augment import Pictures, sample, shape_of_all
 from pipeline.detect.train.curves import write_curves
-from pipeline.detect.train.data import Collection, check_classes, class_mapping, read_collection, without
-from pipeline.detect.train.evaluate import Quality, best_thresholds, find, quality
+from pipeline.detect.train.data import Collection
+from pipeline.detect.train.evaluate import Quality, find, quality
+from pipeline.detect.train.folder import BEST_FILE, STATE_FILE, Say, begin_folder, check_folder, read_set, write_quality
 from pipeline.detect.train.loss import Criterion, Loss
 from pipeline.detect.train.network import network_from, new_network
 from pipeline.detect.train.ranks import Ranks
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, make_optimizer
-from pipeline.detect.train.settings import Recipe, changed, recipe_of
+from pipeline.detect.train.settings import Asked, Recipe, changed, recipe_of
 from pipeline.detect.yolov7 import Network
 from pipeline.errors import TrainingError
 from pipeline.seeds import stream
 
-BEST_FILE, STATE_FILE, SETTINGS_FILE, RESULT_FILE = "best.pt", "state.pt", "training.json", "evaluation.json"
 _THREADS = 8  # that make samples; a CPU that trains needs its cores itself
 
-Say = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a training was asked for; the same must be asked to go on with it."""
-
-    data: str
-    variant: str | None = "yolov7-tiny"
-    weights: str | None = None
-    width: float = 1.0
-    size: int = 640  # pixels, longer side
-    epochs: int = 300
-    batch: int = 16
-    seed: int = 0
-    patience: int = 100  # epochs without a better one, after which it stops
-    changes: Sequence[str] = ()  # of the recipe, NAME=VALUE
-    classes: Sequence[str] = ()  # what a class of the labels is called here, THEIRS=OURS
-    precision: str = "auto"  # of the forward pass: fp16 on a GPU and fp32 elsewhere, or bf16
-    device: str = "auto"
 
 
 @dataclass
@@ -86,13 +64,11 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say, ranks: Ran
     """
     ranks = ranks or Ranks()
     if ranks.is_first:
-        _open_folder(out, asked, resume=resume)
+        check_folder(out, asked, resume=resume)
     else:
         say = _silent
     cv2.setNumThreads(1)
-    collection, sizes = _readable(read_collection(Path(asked.data), class_mapping(asked.classes)), say)
-    for line in (*collection.summary(), *check_classes(collection)):
-        say(line)
+    collection, sizes = read_set(asked, say)
     device = choose_device(asked.device)
     if device.type == "cuda" and ranks.world > 1:
         device = torch.device("cuda", ranks.local)
@@ -104,6 +80,8 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say, ranks: Ran
         raise TrainingError(
             f"size {asked.size} is no multiple of the network's stride {stride}: {-(-asked.size // stride) * stride}"
         )
+    if ranks.is_first:
+        begin_folder(out, asked)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     say(f"{parameters:,} parameters, recipe {name}, {asked.size} pixels, on {device}")
     # Convolutions read this order of memory faster.
@@ -118,52 +96,6 @@ def train(asked: Asked, out: Path, *, resume: bool = False, say: Say, ranks: Ran
 
 def _silent(_text: str) -> None:
     """What processes but the first say."""
-
-
-def _open_folder(out: Path, asked: Asked, *, resume: bool) -> None:
-    told = json.dumps(asdict(asked), indent=1)
-    there = out / SETTINGS_FILE
-    if out.is_file():
-        raise TrainingError(f"{out} is a file: name a new or empty folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not there.is_file():
-            raise TrainingError(f"{out} is not empty and holds no training: name a new or empty folder")
-        if not resume:
-            raise TrainingError(f"{out} holds a training already: --resume goes on with it, or name another folder")
-        before = json.loads(there.read_text(encoding="utf-8"))
-        differing = [
-            key for key, value in asdict(asked).items() if key != "device" and before.get(key) != _as_json(value)
-        ]
-        if differing:
-            key = differing[0]
-            raise TrainingError(
-                f"{out} holds a training with {key} {before.get(key)!r}, now asked {asdict(asked)[key]!r}: "
-                "ask for the same to go on with it"
-            )
-        return
-    if resume:
-        raise TrainingError(f"{out} holds no training to go on with: leave --resume out")
-    out.mkdir(parents=True, exist_ok=True)
-    there.write_text(told, encoding="utf-8")
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _readable(collection: Collection, say: Say) -> tuple[Collection, dict[str, Floats]]:
-    """The collection without images that can not be decoded, which are listed; and width and height by split."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for one in itertools.chain(*collection.splits.values()):
-        found = decode(one.path.read_bytes(), max_pixels=MAX_PIXELS)
-        if found.pixels is not None:
-            sizes[one.name] = found.pixels.shape[1], found.pixels.shape[0]
-    broken = {one.name for some in collection.splits.values() for one in some} - sizes.keys()
-    collection = without(collection, broken, "can not be decoded, left out") if broken else collection
-    for fault in collection.faults:
-        say(fault)
-    by_split = {split: [sizes[one.name] for one in some] for split, some in collection.splits.items()}
-    return collection, {split: np.array(some, dtype=np.float64).reshape(-1, 2) for split, some in by_split.items()}
 
 
 def _network(asked: Asked, collection: Collection, say: Say) -> Network:
@@ -192,7 +124,10 @@ class _Training:
     ) -> None:
         self.asked, self.out, self.collection, self.say = asked, out, collection, say
         self.network, self.device, self.ranks = network, device, ranks
-        self.pictures = Pictures(collection.splits["train"], asked.size)
+        shape = asked.size, asked.size
+        if asked.rectangular:
+            shape = shape_of_all(sizes["train"], asked.size, network.strides[-1])
+        self.pictures = Pictures(collection.splits["train"], shape)
         self.batches = math.ceil(len(self.pictures.examples) / asked.batch)
         self.recipe = recipe
         self.schedule = Schedule(recipe, asked.epochs, self.batches)
@@ -205,6 +140,7 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.sizes = sizes
         self.state = _State(rows=[])
+        self.waiting_s = 0.0  # of the epoch, for samples
 
     def run(self) -> None:
         """All epochs that are left."""
@@ -220,6 +156,7 @@ class _Training:
         epoch = self.state.epoch
         order = stream(self.asked.seed, "order of images", epoch).permutation(len(self.pictures.examples))
         sums = np.zeros(3)
+        self.waiting_s = 0.0
         self.network.train()
         for number, (images, targets, names) in enumerate(self._batches(order, epoch)):
             self.schedule.set(self.optimizer, self.state.iterations)
@@ -242,7 +179,9 @@ class _Training:
 
     def _end_epoch(self, parts: Floats, start_s: float) -> None:
         """Evaluate, write, tell."""
+        learned_s = time.perf_counter()
         found = evaluate(self.average.network, self.collection, "validation", self.asked.size, self.device, self.sizes)
+        evaluating_s = time.perf_counter() - learned_s
         box, objectness, classes = parts.tolist()
         row = {
             "epoch": self.state.epoch,
@@ -255,6 +194,8 @@ class _Training:
             "ap50": found.ap50,
             "ap": found.ap,
             "seconds": time.perf_counter() - start_s,
+            "waiting_s": self.waiting_s,
+            "evaluating_s": evaluating_s,
         }
         rows = self.state.rows = [*(self.state.rows or []), row]
         if found.fitness > self.state.best:
@@ -302,9 +243,11 @@ class _Training:
             ahead = begin(groups[0])
             for place, group in enumerate(groups):
                 begun, ahead = ahead, begin(groups[place + 1]) if place + 1 < len(groups) else []
-                made = [future.result() for future in begun]
+                asked_s = time.perf_counter()
+                made = collate([future.result() for future in begun])
+                self.waiting_s += time.perf_counter() - asked_s
                 names = [self.pictures.examples[number].name for number in group]
-                yield *collate(made), names
+                yield *made, names
 
     # Files.
 
@@ -368,35 +311,14 @@ def evaluate(
 
 
 def _finish(training: _Training) -> None:
-    """Evaluate the best weights as a detector would load them, and write what was found."""
-    from pipeline.detect.checkpoint import read_checkpoint
-
+    """Evaluate the best weights as a detector would load them."""
     network = read_checkpoint(training.out / BEST_FILE).network().to(training.device)
-    asked, collection = training.asked, training.collection
-    split = "test" if collection.splits["test"] else "validation"
-    found = evaluate(network, collection, split, asked.size, training.device, training.sizes)
-    chosen_on = collection.splits["validation"]
-    thresholds = best_thresholds(
-        chosen_on, find(network, chosen_on, asked.size, training.device), collection.class_names
+    write_quality(
+        training.out,
+        training.collection,
+        training.sizes,
+        lambda examples: find(network, examples, training.asked.size, training.device),
+        best_epoch=training.state.best_epoch,
+        rows=training.state.rows or [],
+        say=training.say,
     )
-    content = {
-        "split": split,
-        "images": len(training.collection.splits[split]),
-        "best_epoch": training.state.best_epoch,
-        "epochs": training.state.epoch,
-        "seconds": round(sum(row["seconds"] for row in training.state.rows or []), 1),
-        "thresholds": thresholds,  # best F1 of images of the validation split
-        **found.as_dict(),
-    }
-    (training.out / RESULT_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    training.say(
-        f"best epoch {training.state.best_epoch}; on the {split} split AP {found.ap50:.3f} at 0.5, "
-        f"{found.ap:.3f} at 0.5 to 0.95"
-    )
-    for name, facts in found.by_class.items():
-        shown = ", ".join(
-            f"{key.replace('_', ' ')} {value:.3f}"
-            for key, value in facts.items()
-            if key != "boxes" and value is not None
-        )
-        training.say(f"  {name}: {facts['boxes']:g} boxes{', ' + shown if shown else ''}")

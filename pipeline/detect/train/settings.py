@@ -9,6 +9,28 @@ from pipeline.errors import SettingsError
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a training was asked for; the same must be asked to go on with it."""
+
+    data: str
+    engine: str = "yolov7"  # or ultralytics
+    variant: str | None = "yolov7-tiny"
+    weights: str | None = None
+    width: float = 1.0
+    size: int = 640  # pixels, longer side
+    rectangular: bool = False  # samples as wide and high as the images need, instead of squares
+    epochs: int = 300
+    batch: int = 16
+    seed: int = 0
+    patience: int = 100  # epochs without a better one, after which it stops
+    changes: Sequence[str] = ()  # of the recipe, NAME=VALUE
+    classes: Sequence[str] = ()  # what a class of the labels is called here, THEIRS=OURS
+    strict: bool = False  # a fault in the set is an error
+    precision: str = "auto"  # of the forward pass: fp16 on a GPU and fp32 elsewhere, or bf16
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Hyperparameters of the published trainings (custom: for fine-tuning)."""
 
