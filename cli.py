@@ -593,8 +593,8 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
             from pipeline.distribute import check_workers
 
             with connection(cluster) as client:
-                for offered in sorted({workers.offers for workers in pools.values()} - {""}):
-                    check_workers(client(), open_study(study), {offered: 1})
+                for offered in sorted({workers.offers for workers in pools.values()}):
+                    check_workers(client(), open_study(study), {offered: 1} if offered else None)
             _say("workers see the study and its sources, can write there, and have the same versions")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 
 import dask
@@ -42,13 +42,18 @@ def best_of(work: Callable[[], object], repeats: int = 3) -> float:
     return min(times_s)
 
 
-@contextmanager
-def two_workers() -> Iterator[distributed.Client]:
+def two_workers() -> AbstractContextManager[distributed.Client]:
     """A cluster of two processes on loopback, as `patrolscope run` starts on two cores."""
+    return workers(2)
+
+
+@contextmanager
+def workers(number: int) -> Iterator[distributed.Client]:
+    """A cluster of so many processes of one thread, on loopback."""
     with (
         dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
+            n_workers=number, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

@@ -101,10 +101,8 @@ def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | Non
             f"the scheduler can not listen on {where}: {_first_cause(error)}. Change host, interface or port of "
             "scheduler in the profile"
         ) from error
-    if pools.refused:
-        raise ClusterError(
-            "; ".join(f"the queue refuses jobs of pool {pool}: {said}" for pool, said in pools.refused.items())
-        )
+    if pools.troubles:
+        raise ClusterError("; ".join(pools.troubles.values()))
     return pools, tls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from cluster.profiles import LOOPBACK, Certificates, ClusterError, Pool, Profile
 
 DEATH_TIMEOUT_S = 60  # a worker that does not find its scheduler for so long gives its place back
 PLACEHOLDER = "SCHEDULER"  # its address is not known before it runs
+# The user's jobs that wait or run, one number a line. Only systems whose answer we could try stand here.
+LIST_COMMANDS = {"slurm": ("squeue", "--me", "--noheader", "--format=%A")}
+LIST_TIMEOUT_S = 10
 
 
 def job_spec(profile: Profile, pool_name: str, number: int, security: Security | None) -> tuple[str, dict[str, Any]]:
@@ -88,6 +92,23 @@ def require_queue(profile: Profile) -> None:
             f"no {command} on this machine, which sends the jobs of profile {profile.name!r} (kind: {profile.kind}): "
             "start from a login node of the cluster, or use --cluster local"
         )
+
+
+async def listed_jobs(kind: str) -> set[str] | None:
+    """Numbers of the user's jobs that wait or run in the queue; None where it does not say."""
+    if kind not in LIST_COMMANDS:
+        return None
+    command = await asyncio.create_subprocess_exec(
+        *LIST_COMMANDS[kind], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        said, _ = await asyncio.wait_for(command.communicate(), LIST_TIMEOUT_S)
+    except TimeoutError:
+        command.kill()
+        await command.wait()
+        return None
+    # A queue that can not be reached just now has not lost its jobs.
+    return set(said.decode().split()) if command.returncode == 0 else None
 
 
 def _job_class(kind: str) -> Any:

@@ -48,11 +48,11 @@ def launch(name: str, file: str | None, say: Callable[[str], None]) -> None:
             say(f"scheduler  {content['address']}" + ("" if tls is None else "  (TLS, certificates of this run)"))
             say(f"dashboard  {content['dashboard']}")
             say(f"file       {path}: give it to --cluster; `patrolscope cluster stop {path}` ends this")
-            refused: dict[str, str] = {}
+            known: set[str] = set()
             while pools.scheduler.status == Status.running and not ended.wait(1):
-                for pool in pools.refused.keys() - refused.keys():
-                    say(f"the queue refuses jobs of pool {pool}: {pools.refused[pool]}")
-                refused = dict(pools.refused)
+                for said in sorted(set(pools.troubles.values()) - known):
+                    say(said)
+                known = set(pools.troubles.values())
         finally:
             path.unlink(missing_ok=True)
 

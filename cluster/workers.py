@@ -15,14 +15,16 @@ from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
-from cluster.jobs import job_spec
+from cluster.jobs import job_spec, listed_jobs
 from cluster.profiles import LOOPBACK, Pool, Profile
 
 BALANCE_EVERY_S = 1.0
 # A job without any worker of its own for so long has gone. A nanny needs a few seconds to start a worker again.
 LOST_AFTER_S = 10.0
-# A queue that refused a job is asked again after so long.
+# A queue that refused or lost a job is asked for another after so long.
 REFUSED_FOR_S = 30.0
+# How often a queue is asked for its list of jobs, while some wait there.
+LISTED_EVERY_S = 30.0
 OFFERS = "offers"  # under which pipeline.distribute looks up the resources that there can be
 
 POOLS = "pools"  # and cluster.connect the facts of each pool
@@ -40,11 +42,12 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
 
     def __init__(self, profile: Profile, security: Security | None) -> None:
         self.profile = profile
-        self.refused: dict[str, str] = {}  # what the queue says, by pool
+        self.troubles: dict[str, str] = {}  # with the jobs of a pool, by its name; until others are asked for
         self._numbers = dict.fromkeys(profile.pools, 0)
         self._needed_at = dict.fromkeys(profile.pools, -math.inf)
         self._seen_at: dict[str, float] = {}  # when a job was last seen to have a worker
         self._ask_again_at = dict.fromkeys(profile.pools, -math.inf)
+        self._list_at = math.inf  # nothing waits
         self._balancing: PeriodicCallback | None = None
         asked = profile.scheduler
         super().__init__(
@@ -121,6 +124,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
             return
         now = time.monotonic()
         self._forget_lost(now)
+        await self._forget_gone(now)
         targets = self.targets()
         leaving: list[str] = []
         for name, target in targets.items():
@@ -161,6 +165,37 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
             if ended or now - self._seen_at.get(job, now) >= LOST_AFTER_S:
                 self._drop(job)
 
+    async def _forget_gone(self, now: float) -> None:
+        """Jobs that left the queue before they had a worker: somebody cancelled them, or they ended at once."""
+        waiting = {job: worker.job_id for job, worker in self._jobs_in_the_queue() if job not in self._seen_at}
+        if not waiting:
+            self._list_at = math.inf
+            return
+        if self._list_at == math.inf:
+            self._list_at = now + LISTED_EVERY_S
+        if now < self._list_at:
+            return
+        self._list_at = now + LISTED_EVERY_S
+        listed = await listed_jobs(self.profile.kind)
+        if listed is None:
+            return
+        for job in sorted(waiting.keys() - self._seen_at.keys()):  # a worker may have come meanwhile
+            if waiting[job] not in listed:
+                self._drop(job)
+                self._trouble(
+                    job,
+                    f"job {waiting[job]} left the queue before its worker came: cancelled, or ended at its start (see "
+                    f"{self.profile.home / 'logs'}); another one is sent in {REFUSED_FOR_S:g} s",
+                )
+
+    def _jobs_in_the_queue(self) -> list[tuple[str, Any]]:
+        return [(job, worker) for job, worker in self.workers.items() if getattr(worker, "job_id", None) is not None]
+
+    def _trouble(self, job: str, said: str) -> None:
+        pool = job.rpartition("-")[0]
+        self.troubles[pool] = f"pool {pool}: {said}"
+        self._ask_again_at[pool] = time.monotonic() + REFUSED_FOR_S
+
     def _ask_for(self, pool: str, jobs: int) -> None:
         for _ in range(jobs):
             name, spec = job_spec(self.profile, pool, self._numbers[pool], self.security if self._is_secure else None)
@@ -179,7 +214,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
         """Let SpecCluster send and cancel jobs; one that the queue refuses is kept as what it said."""
         try:
             await self._correct_state()
-            self.refused = {pool: said for pool, said in self.refused.items() if now < self._ask_again_at[pool]}
+            self.troubles = {pool: said for pool, said in self.troubles.items() if now < self._ask_again_at[pool]}
         except (RuntimeError, OSError, ValueError, TimeoutError) as error:
             said = _in_one_line(error)
             for job, worker in list(self.workers.items()):
@@ -187,9 +222,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
                     worker.status = Status.failed
                     del self.workers[job]
                     self._drop(job)
-                    pool = job.rpartition("-")[0]
-                    self.refused[pool] = said
-                    self._ask_again_at[pool] = now + REFUSED_FOR_S
+                    self._trouble(job, f"the queue refuses its jobs: {said}")
 
 
 def _in_one_line(error: Exception) -> str:

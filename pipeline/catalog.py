@@ -13,9 +13,10 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,14 @@ def parse_catalog(text: str, *, where: str) -> dict[str, CatalogEntry]:
     return entries
 
 
-def load_catalog(path: Path | None = None) -> dict[str, CatalogEntry]:
-    """Entries by name; by default of the data_catalog.yaml that comes with the program."""
+@cache
+def load_catalog() -> Mapping[str, CatalogEntry]:
+    """Entries by name, of the data_catalog.yaml that comes with the program; read once a process."""
+    here = Path(__file__).parent
+    # Beside this module in an installed package, one folder above it in a checkout.
+    path = next((at for at in (here / CATALOG_FILE, here.parent / CATALOG_FILE) if at.is_file()), None)
     if path is None:
-        here = Path(__file__).parent
-        # Beside this module in an installed package, one folder above it in a checkout.
-        path = next((at for at in (here / CATALOG_FILE, here.parent / CATALOG_FILE) if at.is_file()), None)
-        if path is None:
-            raise SourceError(f"{CATALOG_FILE} is not beside {here}: the installation is broken, install it again")
+        raise SourceError(f"{CATALOG_FILE} is not beside {here}: the installation is broken, install it again")
     return parse_catalog(path.read_text(encoding="utf-8"), where=str(path))
 
 
@@ -193,6 +194,24 @@ def locate(layer: Layer, study: Study, cache: Path | None = None) -> tuple[Catal
     return entry, path
 
 
+def layer_files(study: Study) -> list[str]:
+    """Files of this machine that a study's layers are read from, but for those that come with a package.
+
+    Files that are not there are left out: the stage that reads the layers says which.
+    """
+    files = []
+    for _, layer in study.settings.layers:
+        if layer is None:
+            continue
+        try:
+            entry, path = locate(layer, study, None if study.settings.cache is None else Path(study.settings.cache))
+        except SourceError:
+            continue
+        if layer.path is not None or not entry.package:
+            files.append(str(path))
+    return files
+
+
 def layer_fingerprint(entry: CatalogEntry, path: Path) -> str:
     """Digest of a file's content and of how its entry reads it: a changed boundary makes shards stale.
 
@@ -209,7 +228,7 @@ def layer_fingerprint(entry: CatalogEntry, path: Path) -> str:
     return fingerprint(digest, entry.reader, entry.columns, entry.codes, entry.select, entry.member, entry.crs)
 
 
-def _entry(entries: dict[str, CatalogEntry], name: str) -> CatalogEntry:
+def _entry(entries: Mapping[str, CatalogEntry], name: str) -> CatalogEntry:
     if name not in entries:
         raise SourceError(f"there is no data set {name!r}; there are {', '.join(entries)}")
     return entries[name]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import re
 import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipeline.catalog import layer_files
 from pipeline.contract import Table
 from pipeline.errors import PatrolscopeError, PlanError, ShardsSetAside, TooLittleMemory, WorkersLost
 from pipeline.spatial.coverage import in_order
@@ -36,6 +39,9 @@ LOST = (CancelledError, distributed.comm.CommClosedError, distributed.KilledWork
 
 def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards: Sequence[Shard]) -> Iterator[Record]:
     """Records of shards in the order in which workers finish them.
+
+    Few are on their way at a time, whatever their number, and they are sent and fetched in batches: a message each took
+    the scheduler five times as long (benchmarks/scheduler.py).
 
     A task that raises stops the stage: what runs is let go, what is finished stays finished. Scheduling order is the
     order of `shards`; nothing in the output depends on it. Where workers offer the stage's resource, only they work.
@@ -57,49 +63,47 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     finished = distributed.as_completed()
     room = _Room(client, stage)
     check_workers(client, study, room.takes)
+    job = distributed.protocol.pickle.dumps((study, stage))
 
-    def send(shard: Shard) -> None:
-        future = client.submit(
+    def send(some: list[Shard]) -> None:
+        futures = client.map(
             _finish,
-            shard,
-            study=study,
-            stage=stage,
-            key=(f"{stage.name}-{run}", f"{shard.name}, try {deaths[shard.name]}"),
+            some,
+            job=job,
+            key=[(f"{stage.name}-{run}", f"{shard.name}, try {deaths[shard.name]}") for shard in some],
             pure=False,
             resources=room.takes,
         )
-        running[future] = shard
-        finished.add(future)
+        running.update(zip(futures, some, strict=True))
+        finished.update(futures)
 
     try:
         while waiting or running or alone:
-            while waiting and len(running) < room.shards():
-                send(waiting.popleft())
+            if waiting and (wanted := room.wanted(len(running))):
+                send([waiting.popleft() for _ in range(min(wanted, len(waiting)))])
             if not running:
-                send(alone.popleft())
-            future = next(finished)
-            shard = running.pop(future)
-            try:
-                result = future.result()
-            except distributed.KilledWorker as error:
-                was_alone = deaths[shard.name] >= TRIES - 1
-                deaths[shard.name] += error.allowed_failures + 1
-                if was_alone:
-                    set_aside[shard.name] = str(error.last_worker.name or error.last_worker.address)
-                elif deaths[shard.name] >= TRIES - 1:
-                    alone.append(shard)
+                send([alone.popleft()])
+            for future, result in _results(client, finished.next_batch()):
+                shard = running.pop(future)
+                if isinstance(result, Record):
+                    yield result
+                elif isinstance(result, PatrolscopeError):
+                    raise result
+                elif isinstance(result, distributed.KilledWorker):
+                    was_alone = deaths[shard.name] >= TRIES - 1
+                    deaths[shard.name] += result.allowed_failures + 1
+                    if was_alone:
+                        set_aside[shard.name] = str(result.last_worker.name or result.last_worker.address)
+                    elif deaths[shard.name] >= TRIES - 1:
+                        alone.append(shard)
+                    else:
+                        waiting.append(shard)
                 else:
-                    waiting.append(shard)
-                continue
-            except LOST as error:
-                raise WorkersLost(
-                    f"the scheduler has gone while stage {stage.name} worked on {len(running) + 1} shards; what is "
-                    "finished, stays: start it again, and the same command goes on from here"
-                ) from error
-            if isinstance(result, PatrolscopeError):
-                raise result
-            yield result
-            future.release()
+                    raise WorkersLost(
+                        f"the scheduler has gone while stage {stage.name} worked on {len(running) + 1} shards; what is "
+                        "finished, stays: start it again, and the same command goes on from here"
+                    ) from result
+                future.release()
     finally:
         client.cancel(list(running))
     if set_aside:
@@ -109,6 +113,24 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
             f"set aside: {names}. The others are finished. Most often a worker has too little memory: give it more "
             "(memory_gb of the cluster profile), and the same command tries these again"
         )
+
+
+def _results(
+    client: distributed.Client, futures: Sequence[distributed.Future]
+) -> Iterator[tuple[distributed.Future, Record | PatrolscopeError | BaseException]]:
+    """What finished futures hold, or how they were lost: asked for at once, and one by one where some were."""
+    try:
+        results = client.gather(futures)
+    except LOST:
+        results = [_result(future) for future in futures]
+    yield from zip(futures, results, strict=True)
+
+
+def _result(future: distributed.Future) -> Record | PatrolscopeError | BaseException:
+    try:
+        return future.result()
+    except LOST as error:
+        return error
 
 
 # A task pickled by one and read by another version of these may fail late, or mean something else.
@@ -186,7 +208,7 @@ def _versions() -> dict[str, str]:
 
 
 def _local_sources(study: Study) -> list[str]:
-    """Files and folders of this machine that study.yaml names; of a pattern, the folder."""
+    """Files and folders of this machine that study.yaml names; of a pattern, the folder that it looks in."""
     sources, images = study.settings.sources, study.settings.images
     named = [
         *sources.metadata,
@@ -195,8 +217,13 @@ def _local_sources(study: Study) -> list[str]:
         *images.sources,
         images.weights,
     ]
-    resolved = [study.resolve(path.split("*")[0]) for path in named if path is not None]
-    return [path for path in resolved if "://" not in path]
+    resolved = [study.resolve(_before_pattern(path)) for path in named if path is not None]
+    return [path for path in (*resolved, *layer_files(study)) if "://" not in path]
+
+
+def _before_pattern(path: str) -> str:
+    fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
+    return path if fixed == path else fixed.rpartition("/")[0]
 
 
 def _size(path: str) -> int | None:
@@ -222,20 +249,25 @@ class _Room:
         # A stage that wants a GPU works without, where none is offered.
         self.resource = next((name for name in (wanted, ROWS) if name in offered), None)
         self._looked_at_s = -math.inf
-        self._shards = 1
+        self._tasks = 1  # that workers work on at a time
 
     @property
     def takes(self) -> dict[str, float] | None:
         return None if self.resource is None else {self.resource: 1}
 
-    def shards(self) -> int:
-        """Number of shards, looked up again from time to time."""
+    def wanted(self, running: int) -> int:
+        """How many more shards to send; none before they are worth a message."""
+        free = 2 * self._tasks_at_a_time() - running
+        return free if free >= max(1, self._tasks // 4) else 0
+
+    def _tasks_at_a_time(self) -> int:
+        """Looked up again from time to time."""
         if time.monotonic() - self._looked_at_s > LOOK_EVERY_S:
             offers = self._promised or self._there()
             threads = sum(self.client.nthreads().values()) if self.resource is None else offers.get(self.resource, 0)
-            self._shards = max(1, 2 * int(threads))
+            self._tasks = max(1, int(threads))
             self._looked_at_s = time.monotonic()
-        return self._shards
+        return self._tasks
 
     def _there(self) -> Counter[str]:
         total: Counter[str] = Counter()
@@ -244,7 +276,15 @@ class _Room:
         return total
 
 
-def _finish(shard: Shard, *, study: Study, stage: Stage) -> Record | PatrolscopeError:
+# Packed once for all shards: the scheduler unpacks and packs again what it is sent, half a millisecond of each shard.
+@lru_cache(maxsize=4)
+def _unpacked(job: bytes) -> tuple[Study, Stage]:
+    study, stage = distributed.protocol.pickle.loads(job)
+    return study, stage
+
+
+def _finish(shard: Shard, *, job: bytes) -> Record | PatrolscopeError:
+    study, stage = _unpacked(job)
     try:
         return stage.finish(study, shard)
     except PatrolscopeError as error:

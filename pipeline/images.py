@@ -316,10 +316,13 @@ def process_index(study: Study, shard: Shard) -> Record:
     ledger = Ledger("index", len(rows) + left_out.total())
     for why, count in sorted(left_out.items()):
         ledger.drop(count, why=why)
-    cuts = cut(rows, study.settings.images.shard_images)
+    # By name: statistics of row groups then lead to a shard, and reading one costs the same in a file of any size
+    # (of 1.5 million images 15 ms instead of 190 ms).
+    cuts = sorted(cut(rows, study.settings.images.shard_images), key=lambda one: one[0])
     for name, some in cuts:
         for row in some:
             row["shard"] = name
+    rows = [row for _, some in cuts for row in some]
     files: tuple[str, ...] = ()
     if rows:
         index = pd.DataFrame(rows)

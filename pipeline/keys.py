@@ -198,11 +198,13 @@ def _shard(kind: str, name: str, records: Sequence[Record], buckets: int) -> Sha
 def _runs(records: Sequence[Record], rows: int) -> Iterator[list[Record]]:
     """Consecutive records of at most so many rows together, or one that alone has more."""
     run: list[Record] = []
+    rows_of_run = 0
     for record in records:
-        if run and sum(one.rows_out for one in run) + record.rows_out > rows:
+        if run and rows_of_run + record.rows_out > rows:
             yield run
-            run = []
+            run, rows_of_run = [], 0
         run.append(record)
+        rows_of_run += record.rows_out
     if run:
         yield run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import distributed
 
 LEDGER_FILE = "ledger.jsonl"
+Ledgers = dict[str, list[str]]  # lines of the ledger, by stage
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,25 @@ def run_stages(
     PatrolscopeError : from a stage; what was finished stays finished
     """
     with study.lock():
+        ledger: Ledgers = {}
         return [
-            _run_stage(study, stage if isinstance(stage, Stage) else stage(study), client, progress or Progress())
+            _run_stage(
+                study, stage if isinstance(stage, Stage) else stage(study), client, progress or Progress(), ledger
+            )
             for stage in stages
         ]
 
 
 def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: dict[str, Record]) -> list[Shard]:
     """Shards without an up-to-date record, or whose files have gone."""
+    # Listed by folder: asked one by one, the 124,000 files of a detector would be as many requests to an object store.
+    there = {file for folder in stage.folders for file in study.find(folder)} if records else set()
     return [
         shard
         for shard in shards
         if shard.name not in records
         or records[shard.name].fingerprint != stage.fingerprint(shard)
-        or not all(study.exists(name) for name in records[shard.name].files)
+        or not all(file in there or study.exists(file) for file in records[shard.name].files)
     ]
 
 
@@ -95,7 +101,9 @@ def outdated(study: Study, stages: Sequence[Stage]) -> list[str]:
     return names
 
 
-def _run_stage(study: Study, stage: Stage, client: Callable[[], distributed.Client], progress: Progress) -> Outcome:
+def _run_stage(
+    study: Study, stage: Stage, client: Callable[[], distributed.Client], progress: Progress, ledger: Ledgers
+) -> Outcome:
     shards = stage.plan(study)
     records = study.records(stage.name)
     todo = unfinished(study, stage, shards, records)
@@ -117,7 +125,8 @@ def _run_stage(study: Study, stage: Stage, client: Callable[[], distributed.Clie
             kept[record.shard] = record
             progress.advance(stage, waiting[record.shard], record)
     outcome = _outcome(stage, [kept[shard.name] for shard in shards], len(todo))
-    write_ledger(study)
+    ledger[stage.name] = ledger_lines(stage.name, sorted(kept.values(), key=lambda record: record.shard))
+    write_ledger(study, ledger)
     progress.finish(stage, outcome)
     return outcome
 
@@ -140,12 +149,18 @@ def _outcome(stage: Stage, records: Sequence[Record], done_now: int) -> Outcome:
     )
 
 
-def write_ledger(study: Study) -> None:
-    """Write ledger.jsonl from the records of all stages: one line a step and shard, always in the same order."""
-    lines = [
-        json.dumps({"stage": stage, "shard": record.shard, **line})
-        for stage in study.stages()
-        for record in study.records(stage).values()
-        for line in record.ledger
-    ]
-    study.write_bytes("".join(line + "\n" for line in lines).encode(), LEDGER_FILE)
+def ledger_lines(stage: str, records: Iterable[Record]) -> list[str]:
+    """Lines of the ledger of one stage: one a step and shard."""
+    return [json.dumps({"stage": stage, "shard": record.shard, **line}) for record in records for line in record.ledger]
+
+
+def write_ledger(study: Study, known: Ledgers) -> None:
+    """Write ledger.jsonl of all stages, always in the same order; records of stages that are not known yet are read.
+
+    Under the study's lock records change with the stages of this run alone: those of others are read once.
+    """
+    stages = study.stages()
+    for stage in stages:
+        if stage not in known:
+            known[stage] = ledger_lines(stage, study.records(stage).values())
+    study.write_text((f"{line}\n".encode() for stage in stages for line in known[stage]), LEDGER_FILE)

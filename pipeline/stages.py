@@ -36,7 +36,9 @@ class Stage:
     plan: Callable[[Study], list[Shard]]
     process: Callable[[Study, Shard], Record]
     version: int = 1  # raised when the meaning of the output changes: finished shards are then made again
-    memory_gb: float = 2.0  # of a worker process with one task: what every stage is held to
+    # Of a worker process with one task. What every stage is held to: at full size the largest took 1.1 GB
+    # (docs/benchmarks.md), and Dask takes no task while 80 % of a worker's memory are in use.
+    memory_gb: float = 2.0
     resource: str = ""  # that a shard takes one of, such as GPU; asked for where workers offer it
 
     def fingerprint(self, shard: Shard) -> str:

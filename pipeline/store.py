@@ -134,12 +134,17 @@ class Study:
         ------
         NotYetMade : there are none; says which command makes them
         """
-        found = self.fs.find(self.path(table)) if self.exists(table) else []
-        names = [name[len(self.base) + 1 :] for name in map(str, found)]
-        parts = sorted(n for n in names if n.endswith(".parquet") and not n.rsplit("/", 1)[-1].startswith("."))
+        parts = sorted(
+            n for n in self.find(table) if n.endswith(".parquet") and not n.rsplit("/", 1)[-1].startswith(".")
+        )
         if not parts:
             raise NotYetMade(f"{self.root} has no {table}/ yet: run `patrolscope run --study {self.root}`")
         return parts
+
+    def find(self, folder: str) -> list[str]:
+        """All files below a folder, as paths below the root; none where there is no such folder."""
+        found = self.fs.find(self.path(folder)) if self.exists(folder) else []
+        return [str(name)[len(self.base) + 1 :] for name in found]
 
     def read(
         self,

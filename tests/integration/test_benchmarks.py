@@ -17,3 +17,16 @@ def test_the_ingest_benchmark_and_its_peer_hold_the_same_rows(tmp_path, client):
     names = ["image_ref", "lat", "lng", "split"]
     pd.testing.assert_frame_equal(ours[names], peer[names], check_dtype=False)
     assert ours["captured_at_utc"].astype("int64").tolist() == peer["timestamp"].tolist()
+
+
+def test_the_scheduler_benchmark_plans_the_shards_of_the_study_and_sends_them(tmp_path):
+    from analysis.replicates import REPLICATE
+    from benchmarks.scheduler import measured, planned
+    from pipeline.annotate import ANNOTATE
+    from pipeline.detect.stage import detect_stage
+
+    study = planned(tmp_path / "study", 1)
+    assert [len(stage.plan(study)) for stage in (detect_stage(study), ANNOTATE, REPLICATE)] == [12_400, 76, 100]
+    cost = measured(0.01)
+    assert cost.shards == 124 + 1 + 1
+    assert 0 < cost.graph_bytes < 10_000_000

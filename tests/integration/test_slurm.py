@@ -12,6 +12,7 @@ import distributed
 import pytest
 
 from cluster.connect import connection
+from cluster.jobs import listed_jobs
 from cluster.profiles import ClusterError
 from pipeline.annotate import ANNOTATE
 from pipeline.detect.stage import detect_stage
@@ -137,8 +138,38 @@ def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(sl
 
 def test_a_job_that_the_queue_refuses_is_one_line(slurm, tmp_path):
     profile = two_pools(tmp_path, minimum=1, queue="nowhere")
-    with connection(profile) as client, pytest.raises(ClusterError, match=r"refuses jobs of pool cpu: .*partition"):
+    said = r"pool cpu: the queue refuses its jobs: .*partition"
+    with connection(profile) as client, pytest.raises(ClusterError, match=said):
         client()
+
+
+def test_a_waiting_job_that_somebody_cancels_is_sent_again_and_a_queue_without_waiting_jobs_is_not_asked(
+    slurm, tmp_path, monkeypatch
+):
+    asked = 0
+
+    async def counted(kind):
+        nonlocal asked
+        asked += 1
+        return await listed_jobs(kind)
+
+    monkeypatch.setattr("cluster.workers.listed_jobs", counted)
+    monkeypatch.setattr("cluster.workers.LISTED_EVERY_S", 1.0)
+    monkeypatch.setattr("cluster.workers.REFUSED_FOR_S", 1.0)
+    with connection(two_pools(tmp_path, minimum=1, directives=["--hold"])) as client:
+        client()
+        (first,) = jobs("PENDING")
+        wait_until(lambda: asked > 1)
+        assert set(jobs()) == {first}
+        subprocess.run(["scancel", first], check=True)
+        wait_until(lambda: jobs("PENDING") and first not in jobs())
+        (second,) = jobs("PENDING")
+        subprocess.run(["scontrol", "release", second], check=True)
+        assert client().submit(sum, [1, 2], resources={"CPU": 1}).result(60) == 3
+        before = asked
+        time.sleep(3)
+        assert asked == before
+        assert set(jobs()) == {second}
 
 
 def test_workers_leave_before_the_walltime_and_their_shards_are_done_elsewhere(slurm, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.config import Settings
+from pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
 from pipeline.errors import NotYetMade, PlanError
 from pipeline.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit
 from pipeline.stages import Shard, Stage
@@ -81,6 +82,23 @@ def test_a_task_that_does_not_fit_is_refused_with_what_to_change(study):
     refuse_what_does_not_fit(plan_stages(study, [fits], POOLS), POOLS)
     with pytest.raises(PlanError, match=r"detect-x needs 3 GB a task, a worker of pool rows has 2 for each of its 2"):
         refuse_what_does_not_fit(plan_stages(study, [too_large], POOLS), POOLS)
+
+
+@pytest.mark.parametrize(("megabytes", "needs_gb"), [(12, 2.0), (331, 2.4)])
+def test_detection_needs_a_worker_that_holds_the_network(tmp_path, megabytes, needs_gb):
+    weights = tmp_path / "weights.pt"
+    with weights.open("wb") as file:
+        file.truncate(megabytes * 1_000_000)
+    study = create_study(tmp_path / "study", Settings.model_validate({"images": {"weights": str(weights)}}))
+    (opened,) = plan_weights(study)
+    facts = {"result": "large", "detector": "", "police_class": 1}
+    study.commit(WEIGHTS.name, Record(opened.name, WEIGHTS.fingerprint(opened), (), 1, 1, facts=facts))
+    study.commit("index", Record("00", "", ("i.parquet",), 2, 2, facts={"shards": [("a", 2, 10)]}))
+    planned = plan_stages(study, [detect_stage], {"rows": Workers("CPU", needs_gb, 1, 1)})
+    assert planned[0].memory_gb == needs_gb
+    refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb, 1, 1)})
+    with pytest.raises(PlanError, match=f"detect-large needs {needs_gb:g} GB a task, a worker of pool rows has"):
+        refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb - 0.1, 1, 1)})
 
 
 def test_commands_refuse_workers_that_are_too_small_before_anything_begins(tmp_path):

@@ -1,0 +1,213 @@
+"""Scheduler and client at the size of the study and at ten times that; annotate on one worker and on two.
+
+The stages plan their real shards from records that are written here, and `run_stages` sends them as it always does;
+only what a task does on its worker is left out: it writes an empty file. The scheduler is one of `patrolscope cluster
+launch`, in a process of its own, and so is the client.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import distributed
+import yaml
+
+from analysis.calibrate import CALIBRATION_FILE, TwoClass
+from analysis.replicates import BLOCK, REPLICATE
+from benchmarks.measure import Comparison, workers
+from benchmarks.workloads import simulated_study
+from pipeline.annotate import ANNOTATE, load_surroundings
+from pipeline.assemble import MATCH
+from pipeline.config import Settings, with_changes
+from pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
+from pipeline.images import BUCKETS, INDEX
+from pipeline.keys import KEYS
+from pipeline.labels import LABELS
+from pipeline.run import run_stages
+from pipeline.stages import Shard, Stage
+from pipeline.store import Record, Study, create_study
+
+DETECT_SHARDS, DAYS, BLOCKS = 12_400, 76, 100
+IMAGES_A_SHARD = 2_000
+# Workers of two processes that work on so many shards at a time: as 64 GPUs would.
+SLOTS = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What all stages took of scheduler and client."""
+
+    shards: int
+    scheduler_s: float  # of a core
+    wall_s: float
+    again_s: float  # until a second run knows that nothing is left to do
+    graph_bytes: int  # of the largest graph that was sent
+    client_gb: float  # largest memory of the client
+
+
+def run(*, quick: bool) -> list[Comparison]:
+    """12,400 detect shards, 76 days and 100 blocks, and ten times that; quick: a hundredth and a tenth."""
+    few, many = (measured(times) for times in ((0.01, 0.1) if quick else (1, 10)))
+    rows = []
+    for cost in (few, many):
+        what = f"{cost.shards:,} shards of detect, annotate and replicates"
+        rows += [
+            Comparison(f"{what}: scheduler, each", cost.scheduler_s / cost.shards * 1e3, 1.0, "ms", 1, "limit"),
+            Comparison(f"{what}: largest graph sent", cost.graph_bytes / 1e6, 10.0, "MB", 1, "limit"),
+            Comparison(f"{what}: memory of the client", cost.client_gb, 1.0, "GB", 1, "limit"),
+        ]
+    for how, of_few_s, of_many_s in (
+        ("done by workers that do nothing", few.wall_s, many.wall_s),
+        ("known to be done", few.again_s, many.again_s),
+    ):
+        one_s, one_of_few_s = of_many_s / many.shards, of_few_s / few.shards
+        peer = f"ours, one of {few.shards:,}"
+        rows.append(
+            Comparison(f"a shard of {many.shards:,}, {how}", one_s * 1e3, one_of_few_s * 1e3, "ms", 1 / 1.3, peer)
+        )
+    return [*rows, efficiency(200_000 if quick else 5_000_000)]
+
+
+# Tasks that do nothing.
+
+
+def measured(times: float) -> Cost:
+    """Costs at so many times the size of the study, by a client in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as folder, launched(Path(folder)) as file:
+        script = f"from benchmarks.scheduler import print_costs; print_costs({folder!r}, {str(file)!r}, {times})"
+        done = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True)
+    return Cost(**json.loads(done.stdout))
+
+
+@contextmanager
+def launched(folder: Path) -> Iterator[Path]:
+    """The file of a scheduler with workers for `SLOTS` shards, on loopback."""
+    pool = {"cores": SLOTS // 2, "processes": 1, "memory_gb": 2, "minimum": 2, "maximum": 2}
+    profile = folder / "profile.yaml"
+    profile.write_text(yaml.safe_dump({"kind": "local", "folder": str(folder / "home"), "pools": {"cpu": pool}}))
+    file = folder / "scheduler.json"
+    command = [sys.executable, "-m", "cli", "cluster", "launch", str(profile), "--file", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as scheduler:
+        try:
+            while not file.exists():
+                if scheduler.poll() is not None:
+                    raise RuntimeError(f"the scheduler ended with status {scheduler.returncode}")
+                time.sleep(0.1)
+            yield file
+        finally:
+            scheduler.terminate()
+
+
+def print_costs(folder: str, file: str, times: float) -> None:
+    """Run the stages on the scheduler of that file, twice, and print their costs as JSON."""
+    study = planned(Path(folder) / "study", times)
+    stages = [replace(stage, process=nothing) for stage in (detect_stage(study), ANNOTATE, REPLICATE)]
+    with Counting(scheduler_file=file) as client:
+        client.wait_for_workers(2)
+        # Scheduler and workers import what tasks are made of, once.
+        warm = Stage("warm", "shards", (), lambda _: [Shard(f"{number}", {}) for number in range(SLOTS)], nothing)
+        run_stages(study, [warm], lambda: client)
+        before_s = client.run_on_scheduler(time.process_time)
+        start_s = time.perf_counter()
+        outcomes = run_stages(study, stages, lambda: client)
+        wall_s = time.perf_counter() - start_s
+        scheduler_s = client.run_on_scheduler(time.process_time) - before_s
+        start_s = time.perf_counter()
+        run_stages(study, stages, lambda: client)
+        cost = Cost(
+            shards=sum(outcome.done_now for outcome in outcomes),
+            scheduler_s=scheduler_s,
+            wall_s=wall_s,
+            again_s=time.perf_counter() - start_s,
+            graph_bytes=client.graph_bytes,
+            client_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        )
+    print(json.dumps(asdict(cost)))
+
+
+class Counting(distributed.Client):  # type: ignore[misc]  # distributed ships no types
+    """A client that knows the size of the largest graph that it sent."""
+
+    graph_bytes = 0
+
+    def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
+        if msg["op"] == "update-graph":
+            sent = msg["expr_ser"]
+            self.graph_bytes = max(self.graph_bytes, sum(map(len, map(memoryview, sent.frames))))
+        super()._send_to_scheduler(msg)
+
+
+def nothing(study: Study, shard: Shard) -> Record:
+    """An empty file in the place of a stage's work."""
+    file = study.write_bytes(b"", f"nothing/{shard.name}")
+    return Record("", "", (file,), 0, 0)
+
+
+def planned(folder: Path, times: float) -> Study:
+    """A study from whose records the stages plan so many times the shards of the real one; its tables are not there."""
+    settings = with_changes(
+        Settings(),
+        {
+            "images": {"sources": ["store"], "weights": "weights.pt"},
+            "sources": {"labels": ["labels"]},
+            "estimate": {"replicates": round(BLOCKS * times) * BLOCK, "bootstrap": ["image"]},
+        },
+    )
+    study = create_study(folder, settings)
+    study.write_bytes(b"", "weights.pt")
+    (weights,) = plan_weights(study)
+    facts = {"result": "yolov7-e6e", "detector": "0" * 16, "police_class": 1}
+    study.commit(WEIGHTS.name, Record(weights.name, WEIGHTS.fingerprint(weights), (), 1, 1, facts=facts))
+    for bucket in range(BUCKETS):
+        shards = [
+            (f"{number:016x}", IMAGES_A_SHARD, IMAGES_A_SHARD * 200_000)
+            for number in range(bucket, round(DETECT_SHARDS * times), BUCKETS)
+        ]
+        file = f"image_index/{bucket:02}.parquet"
+        study.commit(INDEX.name, Record(f"{bucket:02}", f"{bucket}", (file,), 0, 0, facts={"shards": shards}))
+    for number in range(round(DAYS * times)):
+        day = date(2020, 8, 15) + timedelta(days=number)
+        file = f"metadata/day={day}/0.parquet"
+        study.commit("ingest", Record(f"{day}", f"{number}", (file,), 326_000, 326_000))
+    for done in ("layers", MATCH.name, "cells", "calibrate"):
+        study.commit(done, Record(done, done, (), 1, 1))
+    calibration = {"two_class": asdict(TwoClass(0.77, 700, 540, 9_300, 20)), "adjusted": None, "quality": {}}
+    study.write_bytes(json.dumps(calibration).encode(), CALIBRATION_FILE)
+    return study
+
+
+# Annotate, which does all its work.
+
+
+def efficiency(images: int) -> Comparison:
+    """The whole stage on two workers of one thread, and on one."""
+    took_s = {}
+    with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as folder:
+        with workers(2) as client:
+            study = simulated_study(Path(folder) / "study", images, client)
+            run_stages(study, [LABELS, KEYS, MATCH], lambda: client)
+        for number in (1, 2):
+            with workers(number) as client:
+                client.run(load_surroundings, study, study.record("layers").fingerprint)
+                took_s[number] = min(_annotated_s(study, client) for _ in range(3))
+    what = f"annotate {images:,} images, two workers"
+    return Comparison(what, took_s[2], took_s[1], "s", 1.8, "ours, one worker")
+
+
+def _annotated_s(study: Study, client: distributed.Client) -> float:
+    for record in study.records(ANNOTATE.name).values():
+        study.discard(ANNOTATE.name, record)
+    start_s = time.perf_counter()
+    run_stages(study, [ANNOTATE], lambda: client)
+    return time.perf_counter() - start_s

@@ -1,0 +1,140 @@
+"""Workers that see or hold something else than this machine are refused while the work is still a plan."""
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import distributed
+import pytest
+
+from pipeline.config import Settings
+from pipeline.store import Study, create_study
+from tests.integration.test_cli import invoke
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """A scheduler without workers."""
+    with distributed.LocalCluster(
+        n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
+    ) as cluster:
+        yield cluster
+
+
+@contextmanager
+def worker(scheduler, *, first: str = "true", memory: str = "3GiB", offers: str = "CPU=1", **environment: str):
+    """A worker that has its own view of the file system, after a shell command that changes it."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a worker with its own view of the file system needs root and unshare")
+    command = (
+        f"{first} && exec {sys.executable} -m distributed.cli.dask_worker {scheduler.scheduler_address} --nthreads 1 "
+        f"--no-nanny --no-dashboard --host 127.0.0.1 --memory-limit {memory} "
+        + (f"--resources {offers} " if offers else "")
+    )
+    process = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", command],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with distributed.Client(scheduler) as client:
+            client.wait_for_workers(1, timeout=120)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+        with distributed.Client(scheduler) as client:
+            assert not client.scheduler_info()["workers"]
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    """A study with a source of every kind, all in one folder beside it."""
+    sources = tmp_path / "sources"
+    for folder in ("raw", "labels", "store"):
+        (sources / folder).mkdir(parents=True)
+    header = "image_ref,timestamp,lat,lng,split\n"
+    (sources / "raw" / "1601870400000.csv").write_text(header)
+    for file in ("validation.csv", "weights.pt", "areas.geojson"):
+        (sources / file).write_text(file)
+    settings = {
+        "sources": {
+            "metadata": [f"{sources}/raw/16*.csv"],
+            "labels": [f"{sources}/labels"],
+            "validation": f"{sources}/validation.csv",
+        },
+        "images": {"sources": [f"{sources}/store"], "weights": f"{sources}/weights.pt"},
+        "layers": {"areas": {"entry": "block_groups_2020", "path": f"{sources}/areas.geojson"}},
+    }
+    return create_study(tmp_path / "study", Settings.model_validate(settings))
+
+
+def planned(study: Study, scheduler) -> tuple[int, str]:
+    code, said = invoke("plan", "--study", study.root, "--cluster", scheduler.scheduler_address)
+    assert [file.name for file in Path(study.root).iterdir()] == ["study.yaml"]
+    return code, said
+
+
+def test_workers_that_see_and_hold_the_same_are_good_enough(scheduler, study):
+    with worker(scheduler):
+        code, said = planned(study, scheduler)
+    assert (code, "workers see the study and its sources, can write there" in said) == (0, True)
+
+
+@pytest.mark.parametrize("offers", ["GPU=1", ""])
+def test_a_study_that_a_worker_can_not_write_is_refused_whatever_the_worker_offers(scheduler, study, offers):
+    read_only = f"mount --bind {study.root} {study.root} && mount -o remount,bind,ro {study.root}"
+    with worker(scheduler, first=read_only, offers=offers):
+        code, said = planned(study, scheduler)
+    assert code == 2
+    assert f"{study.root} can not be written from a worker (Read-only file system): give it the right to" in said
+
+
+def test_a_study_that_a_worker_does_not_see_is_refused(scheduler, study):
+    with worker(scheduler, first=f"mount -t tmpfs tmpfs {study.root}"):
+        code, said = planned(study, scheduler)
+    assert code == 2
+    assert f"{study.root} is not the same folder on workers: put the study where all machines see it" in said
+
+
+def test_every_source_that_a_worker_does_not_see_is_named(scheduler, study, tmp_path):
+    sources = tmp_path / "sources"
+    with worker(scheduler, first=f"mount -t tmpfs tmpfs {sources}"):
+        code, said = planned(study, scheduler)
+    assert code == 2
+    for name in ("raw", "labels", "validation.csv", "store", "weights.pt", "areas.geojson"):
+        assert f"{sources}/{name} is not there on workers, or another file: put it where all machines see it" in said
+
+
+def test_a_source_that_is_another_file_on_a_worker_is_refused_and_no_other(scheduler, study, tmp_path):
+    weights = tmp_path / "sources" / "weights.pt"
+    (tmp_path / "other").write_text("other weights")
+    with worker(scheduler, first=f"mount --bind {tmp_path}/other {weights}"):
+        code, said = planned(study, scheduler)
+    assert code == 2
+    assert said.count("or another file") == said.count(f"{weights} is not there on workers, or another file") == 1
+
+
+def test_other_versions_of_a_package_are_refused(scheduler, study, tmp_path):
+    installed = tmp_path / "old" / "shapely-0.1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: shapely\nVersion: 0.1\n")
+    with worker(scheduler, PYTHONPATH=str(tmp_path / "old")):
+        code, said = planned(study, scheduler)
+    assert code == 2
+    assert "shapely 0.1 on workers, 2." in said
+    assert "here: install the same" in said
+    assert said.count("on workers,") == 1
+
+
+def test_a_worker_that_is_too_small_for_a_task_is_refused(scheduler, study):
+    with worker(scheduler, memory="1GiB"):
+        code, said = planned(study, scheduler)
+    assert code == 2
+    assert "needs 2 GB a task, a worker of pool cpu has 1: raise memory_gb" in said
