@@ -50,6 +50,8 @@ class _Map:
 
     def __init__(self, site: Site, state: State) -> None:
         self.site, self.state = site, state
+        if state.measure == "level" and site.calibration is None:
+            state.measure = "images"
         self.shown = _COLUMNS, _ROWS  # pixels
         self.window = self._start(*self.shown)
         self.picture = ColumnDataSource({name: [] for name in ("image", "x", "y", "dw", "dh")})
