@@ -414,7 +414,7 @@ def scenes(
 
         for _ in track(write_scenes(out, images=images, seed=seed), "scenes", total=images, transient=True):
             pass
-    _say(f"{out}: {images:,} images; then `patrolscope train {out} --out DIR --width 0.25 --size 416 --epochs 16`")
+    _say(f"{out}: {images:,} images; then `patrolscope train {out} --out DIR --width 0.25 --size 416 --rectangular`")
 
 
 @app.command()
