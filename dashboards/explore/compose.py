@@ -45,12 +45,16 @@ _WHOLE_COLUMNS = 1_000  # of the picture that scales are taken from
 _LEAST_PX = 12
 _LINES_AT = 2_500  # columns for each pixel of a line's width
 CHOSEN = "#d6006c"  # around the chosen place, away from all three scales
+THIN = "#8e9398"  # of outlines inside a borough
 
 RGB = npt.NDArray[np.uint8]
+Picture = npt.NDArray[np.uint8]  # (rows, columns) places in `PALETTE`
 Shown = npt.NDArray[np.bool_]
 
+_STEPS = 100  # of a scale that is continuous
 
-def _table(name: str, low: float, high: float, steps: int = 256) -> RGB:
+
+def _table(name: str, low: float, high: float, steps: int = _STEPS) -> RGB:
     return (255 * colormaps[name](np.linspace(low, high, steps))[:, :3]).round().astype(np.uint8)
 
 
@@ -64,6 +68,13 @@ TABLES: dict[Measure, RGB] = {
     "share": _table("YlOrRd", 0.02, 0.98),
     "level": _table("PuOr_r", 0.04, 0.96, len(LEVEL_CENTRES)),
 }
+_FIRST = {"images": 0, "share": _STEPS, "level": 2 * _STEPS}  # place of a scale's first colour
+_PLAIN = {
+    colour: 2 * _STEPS + len(LEVEL_CENTRES) + place
+    for place, colour in enumerate((WATER, LAND, EMPTY, HATCH, OUTLINE, INK, CHOSEN, THIN))
+}
+# All colours of all maps: a picture of places in it is a quarter of one of colours, for a browser to wait for.
+PALETTE: RGB = np.concatenate([*TABLES.values(), np.stack([_rgb(colour) for colour in _PLAIN])])
 LEVEL_EDGES = 2.0 ** (LEVEL_CENTRES[:-1] + LEVEL_STEP / 2)
 
 
@@ -117,11 +128,11 @@ class Painter:
         """Levels of all places of a level under a filter: see `place_levels`."""
         return _levels(self, level, keep)
 
-    def paint(self, view: View) -> RGB:
-        """(rows, columns, 3) colours, the southernmost row first."""
+    def paint(self, view: View) -> Picture:
+        """What a view shows, the southernmost row first."""
         return _paint(self, view)
 
-    def paint_once(self, view: View) -> RGB:
+    def paint_once(self, view: View) -> Picture:
         """The same, not kept for another time."""
         return _paint.__wrapped__(self, view)
 
@@ -142,13 +153,12 @@ def _counts(painter: Painter, keep: Filter) -> npt.NDArray[np.int64]:
     return painter.points.count(keep, by=["area"])
 
 
-@lru_cache(maxsize=24)  # some 2 MB each
-def _paint(painter: Painter, view: View) -> RGB:
+@lru_cache(maxsize=48)  # some 0.6 MB each
+def _paint(painter: Painter, view: View) -> Picture:
     city, window = painter.city, view.window
-    picture = np.empty((window.rows, window.columns, 3), np.uint8)
-    picture[:] = _rgb(WATER)
+    picture = np.full((window.rows, window.columns), _PLAIN[WATER], np.uint8)
     land = city.under(city.ground.name, window) != OUTSIDE
-    picture[land] = _rgb(LAND)
+    picture[land] = _PLAIN[LAND]
     under = city.under(view.level, window)
     if view.measure == "level":
         _fill_level(picture, np.where(land, under, OUTSIDE), painter.levels(view.level, view.keep), window)
@@ -159,10 +169,10 @@ def _paint(painter: Painter, view: View) -> RGB:
     return picture
 
 
-def _fill_level(picture: RGB, under: npt.NDArray[np.int32], levels: pd.DataFrame, window: Window) -> None:
+def _fill_level(picture: Picture, under: npt.NDArray[np.int32], levels: pd.DataFrame, window: Window) -> None:
     relative = levels["relative"].to_numpy()
-    colours = TABLES["level"][np.searchsorted(LEVEL_EDGES, np.nan_to_num(relative, nan=1.0))]
-    colours[np.isnan(relative)] = _rgb(EMPTY)
+    colours = _FIRST["level"] + np.searchsorted(LEVEL_EDGES, np.nan_to_num(relative, nan=1.0))
+    colours[np.isnan(relative)] = _PLAIN[EMPTY]
     seen = under != OUTSIDE
     picture[seen] = colours[under[seen]]
     stroke = stroke_of(window)
@@ -172,10 +182,10 @@ def _fill_level(picture: RGB, under: npt.NDArray[np.int32], levels: pd.DataFrame
     stripes = (
         np.arange(row, row + window.rows)[:, None] - np.arange(column, column + window.columns)
     ) // stroke % 7 < 2
-    picture[seen & stripes & few[under]] = _rgb(HATCH)
+    picture[seen & stripes & few[under]] = _PLAIN[HATCH]
 
 
-def _fill_points(picture: RGB, painter: Painter, view: View, land: Shown) -> None:
+def _fill_points(picture: Picture, painter: Painter, view: View, land: Shown) -> None:
     window, scales = view.window, painter.scales
     dots = window.pixel_ft < DOTS_BELOW_FT
     if view.measure == "images" or dots:
@@ -188,16 +198,15 @@ def _fill_points(picture: RGB, painter: Painter, view: View, land: Shown) -> Non
         shown = values > 0
         place = np.log(np.maximum(values, 1)) / np.log(scales.images)
     else:
-        picture[land] = _rgb(EMPTY)
+        picture[land] = _PLAIN[EMPTY]
         values = _looked_up(_shares(painter, view.keep), window)
         shown = np.isfinite(values) & land
         place = np.nan_to_num(values) / scales.share
-    table = TABLES[view.measure]
-    steps = (place[shown] * (len(table) - 1)).clip(0, len(table) - 1).astype(np.intp)
-    picture[shown] = table[steps]
+    steps = (place[shown] * (_STEPS - 1)).clip(0, _STEPS - 1).astype(np.uint8)
+    picture[shown] = steps + np.uint8(_FIRST[view.measure])
     if dots:
         for counts, colour, size in ((images, INK, 3), (positives, CHOSEN, 5)):
-            picture[ndimage.maximum_filter(counts[inner] > 0, size)] = _rgb(colour)
+            picture[ndimage.maximum_filter(counts[inner] > 0, size)] = _PLAIN[colour]
 
 
 def stroke_of(window: Window) -> int:
@@ -253,16 +262,16 @@ def _looked_up(cells: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np
     return values
 
 
-def _outline(picture: RGB, city: City, view: View, under: npt.NDArray[np.int32], land: Shown) -> None:
+def _outline(picture: Picture, city: City, view: View, under: npt.NDArray[np.int32], land: Shown) -> None:
     stroke = stroke_of(view.window)
     edges = _edges(under) & land
     if city.level(view.level).side_ft >= _LEAST_PX * stroke * view.window.pixel_ft:
-        _blend(picture, ndimage.maximum_filter(edges, stroke), OUTLINE, 0.55)
+        picture[ndimage.maximum_filter(edges, stroke)] = _PLAIN[THIN]
     ground = _edges(city.under(city.ground.name, view.window))
-    _blend(picture, ndimage.maximum_filter(ground, stroke), OUTLINE, 0.9)
+    picture[ndimage.maximum_filter(ground, stroke)] = _PLAIN[OUTLINE]
     if view.chosen and view.chosen in city.level(view.level).places:
         mine = under == city.level(view.level).places.index(view.chosen)
-        _blend(picture, ndimage.maximum_filter(mine, 4 * stroke + 1) & ~mine, CHOSEN, 1.0)
+        picture[ndimage.maximum_filter(mine, 4 * stroke + 1) & ~mine] = _PLAIN[CHOSEN]
 
 
 def _edges(under: npt.NDArray[np.int32]) -> Shown:
@@ -271,8 +280,3 @@ def _edges(under: npt.NDArray[np.int32]) -> Shown:
     edges[:, :-1] |= under[:, :-1] != under[:, 1:]
     edges[:-1] |= under[:-1] != under[1:]
     return edges
-
-
-def _blend(picture: RGB, where: Shown, colour: str, strength: float) -> None:
-    mixed = picture[where] * (1 - strength) + _rgb(colour) * strength
-    picture[where] = mixed.round().astype(np.uint8)

@@ -8,15 +8,22 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import panel as pn
-from bokeh.events import RangesUpdate, Tap
-from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, ImperialLength, Range1d, ScaleBar
+from bokeh.events import Tap
+from bokeh.models import (
+    ColumnDataSource,
+    CustomJSHover,
+    HoverTool,
+    ImperialLength,
+    LinearColorMapper,
+    Range1d,
+    ScaleBar,
+)
 from bokeh.plotting import figure
 
 from dashboards.explore.city import LEVEL_NAMES
-from dashboards.explore.compose import MEASURES, View, window_around
+from dashboards.explore.compose import MEASURES, PALETTE, View, window_around
 from dashboards.explore.filters import Filter
 from dashboards.explore.legend import legend_html
 from dashboards.explore.points import Window
@@ -31,6 +38,7 @@ _TALL_PX = 640
 _MOST_PX = 2_400  # along a side: a browser can say anything
 _STEP = 1 / 3  # of the view, that an arrow moves
 _FINEST_FT, _COARSEST = 0.25, 4.0  # a pixel; times the whole city
+_SAME = 1e-6  # of a side, that two windows may differ and still be the same
 _HOVER_PX = 2  # of the picture, along a cell of what hovering looks up
 
 _TOOLTIP = """
@@ -43,6 +51,11 @@ _threads = ThreadPoolExecutor(2, thread_name_prefix="map")
 def map_page(site: Site, state: State) -> pn.viewable.Viewable:
     """The map with what steers it, its legend, and the profile of the place that was chosen."""
     return _Map(site, state).layout()
+
+
+def _colours() -> LinearColorMapper:
+    names = ["#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in PALETTE]
+    return LinearColorMapper(palette=names, low=-0.5, high=len(names) - 0.5)
 
 
 class _Map:
@@ -60,6 +73,8 @@ class _Map:
         self.plot = self._figure()
         self.drawn = 0  # pictures sent
         self._wanted = False
+        self._placing = False  # whether the server itself moves the axes
+        self._followed = True  # whether the window is that of the axes
         self.status = pn.pane.HTML("", styles={"color": "#5a636e", "font-size": "13px"}, margin=(2, 0))
         self._put(self._paint(), self._describe())
         state.param.watch(lambda *_: self._ask(), ["filter", "measure", "level", "chosen"])
@@ -82,14 +97,21 @@ class _Map:
         return str(self.state.level) if self.state.level in levels else levels[-1]
 
     def _show(self, window: Window) -> None:
-        """Go to a window; the browser's axes follow."""
+        """Go to a window."""
         self.window = window
+        self._place(window)
+        self._ask()
+
+    def _place(self, window: Window) -> None:
+        """Let the browser's axes show a window."""
+        self._placing = True
         for axis, ends in (
             (self.plot.x_range, (window.west_ft, window.east_ft)),
             (self.plot.y_range, (window.south_ft, window.north_ft)),
         ):
             axis.update(start=ends[0], end=ends[1])
-        self._ask()
+        self._placing = False
+        self._followed = True
 
     def _around(self, x_ft: float, y_ft: float, pixel_ft: float) -> Window:
         coarsest = _COARSEST * self.site.painter.whole(self.window.columns, self.window.rows).pixel_ft
@@ -97,21 +119,26 @@ class _Map:
             x_ft, y_ft, min(max(pixel_ft, _FINEST_FT), coarsest), self.window.columns, self.window.rows
         )
 
-    def _moved(self, event: RangesUpdate) -> None:
-        """The reader panned or zoomed."""
-        if None in (event.x0, event.x1, event.y0, event.y1):
-            return
-        x_ft, y_ft = (event.x0 + event.x1) / 2, (event.y0 + event.y1) / 2
-        self._resize()
-        asked = self._around(x_ft, y_ft, abs(event.x1 - event.x0) / self.window.columns)
-        if asked == self.window:
-            return
-        off = abs((event.y1 - event.y0) - (asked.north_ft - asked.south_ft)) > 1e-6 * (asked.north_ft - asked.south_ft)
-        if off:  # pixels are square
-            self._show(asked)
-        else:
-            self.window = asked
+    def _moved(self, _attr: str, _old: object, _new: object) -> None:
+        """The reader pans or zooms: told at every step, while Bokeh's own event of it waits for half a second."""
+        if not self._placing:
+            self._followed = False
             self._ask()
+
+    def _follow(self) -> None:
+        """Take the window from the browser's axes, once all their ends have moved."""
+        across, up = self.plot.x_range, self.plot.y_range
+        if self._followed or None in (across.start, across.end, up.start, up.end):
+            return
+        self._followed = True
+        self._resize()
+        pixel_ft = abs(across.end - across.start) / self.window.columns
+        asked = self._around((across.start + across.end) / 2, (up.start + up.end) / 2, pixel_ft)
+        tall_ft = asked.north_ft - asked.south_ft
+        off = max(abs(asked.pixel_ft - pixel_ft) / pixel_ft, abs(abs(up.end - up.start) - tall_ft) / tall_ft)
+        if off > _SAME:  # closer or further than the map goes, or pixels that are not square
+            self._place(asked)
+        self.window = asked
 
     def _resize(self) -> None:
         """Take as many pixels as the browser shows, for the same scale."""
@@ -145,6 +172,7 @@ class _Map:
 
     async def _draw(self) -> None:
         self._wanted = False
+        self._follow()
         loop = asyncio.get_running_loop()
         painted = await loop.run_in_executor(_threads, self._paint)
         described = await loop.run_in_executor(_threads, self._describe)
@@ -155,11 +183,9 @@ class _Map:
 
     def _paint(self) -> dict[str, Any]:
         view = self._view()
-        rgb = self.site.painter.paint(view)
-        image = np.empty((*rgb.shape[:2], 4), np.uint8)
-        image[..., :3], image[..., 3] = rgb, 255
+        picture = self.site.painter.paint(view)
         under = self.site.city.under(view.level, view.window)[::_HOVER_PX, ::_HOVER_PX]
-        return {"rgba": image.view(np.uint32).reshape(rgb.shape[:2]), "under": under, "window": view.window}
+        return {"picture": picture, "under": under, "window": view.window}
 
     def _describe(self) -> dict[str, list[str]]:
         return cards(self.site, self._level(), self.state)
@@ -172,7 +198,7 @@ class _Map:
             "dw": [window.east_ft - window.west_ft],
             "dh": [window.north_ft - window.south_ft],
         }
-        self.picture.data = {"image": [painted["rgba"]], **place}
+        self.picture.data = {"image": [painted["picture"]], **place}
         self.places.data = {"image": [painted["under"]], **place}
         if described != self.cards.data:
             self.cards.data = described
@@ -197,8 +223,9 @@ class _Map:
         plot.toolbar.logo = None
         plot.toolbar.tools[2].match_aspect = True
         plot.axis.visible = plot.grid.visible = False
-        plot.image_rgba("image", x="x", y="y", dw="dw", dh="dh", source=self.picture)
-        looked_up = plot.image("image", x="x", y="y", dw="dw", dh="dh", source=self.places, global_alpha=0.0)
+        place = {"x": "x", "y": "y", "dw": "dw", "dh": "dh"}
+        plot.image("image", **place, source=self.picture, color_mapper=_colours())
+        looked_up = plot.image("image", **place, source=self.places, global_alpha=0.0)
         said = CustomJSHover(
             args={"cards": self.cards}, code="return value < 0 ? '' : cards.data[format][Math.round(value)]"
         )
@@ -210,7 +237,9 @@ class _Map:
             *self.site.city.stations_ft.T, marker="square_pin", size=7, fill_color="#1b1f24", line_color="white",
             name="stations",
         )  # fmt: skip
-        plot.on_event(RangesUpdate, self._moved)
+        for axis in (plot.x_range, plot.y_range):
+            axis.on_change("start", self._moved)
+            axis.on_change("end", self._moved)
         plot.on_event(Tap, self._tapped)
         plot.on_change("inner_width", self._fitted)
         plot.on_change("inner_height", self._fitted)

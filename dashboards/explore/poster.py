@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from urllib.parse import parse_qsl
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from dashboards.explore.compose import MEASURES, TABLES, View, stroke_of, window_around
+from dashboards.explore.compose import MEASURES, PALETTE, TABLES, View, stroke_of, window_around
 from dashboards.explore.filters import Filter
 from dashboards.explore.legend import notes_of, ticks_of, unit_of
 from dashboards.explore.points import Window
@@ -91,7 +90,7 @@ def map_figure(site: Site, view: View) -> Figure:
     figure = Figure(figsize=(_WIDTH_IN, tall_in + _STRIP_IN))
     share = _STRIP_IN / (tall_in + _STRIP_IN)
     axes = figure.add_axes((0, share, 1, 1 - share))
-    axes.imshow(site.painter.paint(view), origin="lower", interpolation="none", aspect="auto")
+    axes.imshow(PALETTE[site.painter.paint(view)], origin="lower", interpolation="none", aspect="auto")
     axes.set_axis_off()
     _strip(figure, site, view, share)
     return figure
@@ -113,7 +112,7 @@ def write_poster(site: Site, view: View, say: Callable[[int, int], None]) -> byt
     for first, rows in _bands(window):
         band = part_of(window, first - beyond, rows + 2 * beyond)
         painted = site.painter.paint_once(replace(view, window=band))[beyond : beyond + rows]
-        picture.paste(Image.fromarray(np.ascontiguousarray(painted[::-1])), (0, window.rows - first - rows))
+        picture.paste(Image.fromarray(PALETTE[painted[::-1]]), (0, window.rows - first - rows))
         say(first + rows, window.rows)
     picture.paste(strip, (0, window.rows))
     content = io.BytesIO()
