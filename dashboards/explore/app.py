@@ -90,7 +90,7 @@ def serve(
         raise SettingsError(f"--address {address}: say with --allow host:port under which name browsers open it")
     port = _free(address, port)
     apps = applications(site)
-    site.painter.scales  # noqa: B018 - before the first reader waits for them
+    site.warm()
     say(f"http://{address}:{port}/map (Ctrl-C ends it)")
     if address not in LOOPBACK:
         say(f"{address} is open to the network: whoever reaches it sees the study")

@@ -39,7 +39,7 @@ _MOST_PX = 2_400  # along a side: a browser can say anything
 _STEP = 1 / 3  # of the view, that an arrow moves
 _FINEST_FT, _COARSEST = 0.25, 4.0  # a pixel; times the whole city
 _SAME = 1e-6  # of a side, that two windows may differ and still be the same
-_HOVER_PX = 2  # of the picture, along a cell of what hovering looks up
+_HOVER_PX = 4  # of the picture, along a cell of what hovering looks up
 
 _TOOLTIP = """
 <div style="max-width:260px;font:13px/1.4 Helvetica,Arial,sans-serif">
@@ -203,8 +203,8 @@ class _Map:
         if described != self.cards.data:
             self.cards.data = described
         self.drawn += 1
-        self.plot.html_attributes = {"data-drawn": str(self.drawn)}
-        self.status.object = html.escape(f"{MEASURES[self.state.measure]} · {self.state.filter.in_words()}")
+        said = html.escape(f"{MEASURES[self.state.measure]} · {self.state.filter.in_words()}")
+        self.status.object = f'<span data-drawn="{self.drawn}">{said}</span>'
 
     def _figure(self) -> Any:
         window = self.window

@@ -10,6 +10,7 @@ from typing import Any
 from analysis.calibrate import TwoClass, load_calibration
 from dashboards.explore.city import City
 from dashboards.explore.compose import Painter
+from dashboards.explore.filters import Filter
 from dashboards.explore.points import Points
 from dashboards.results import Results, read_results
 from pipeline.errors import NotYetMade
@@ -72,3 +73,9 @@ class Site:
     def painter(self) -> Painter:
         """Makes its maps."""
         return Painter(self.points, self.city, self.calibration)
+
+    def warm(self) -> None:
+        """Make now what the first reader would wait for."""
+        self.painter.scales  # noqa: B018
+        for level in self.city.levels:
+            self.painter.levels(level, Filter())
