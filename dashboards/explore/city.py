@@ -121,6 +121,9 @@ def _level(city: City, name: str) -> Level:
         places = city.study.read(PLACES_FILE, geometry=True)
         shapes = in_feet(places[places["level"] == name], city.study.settings.city.crs)
     moved = gpd.GeoSeries(shapes.geometry).translate(-city.box[0], -city.box[1])
+    # Projecting can let a boundary cross itself by a hair (of the embedded city's districts three do).
+    faulty = ~moved.is_valid
+    moved[faulty] = moved[faulty].make_valid().buffer(0)
     found = Coverage.build(shapes["place"].to_numpy(dtype=str), moved.to_numpy())
     names = tuple(found.keys.tolist())
     side_ft = float(np.sqrt(moved.area.median()))

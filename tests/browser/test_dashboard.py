@@ -39,6 +39,7 @@ def serve(study, *options):
     for line in server.stdout:
         if found := re.search(r"http://\S+/map", line):
             return server, found[0]
+    server.stdout.close()
     raise AssertionError(f"the server ended with {server.wait()}")
 
 
@@ -96,8 +97,12 @@ def wait_for_address(page, pattern):
 
 
 def wait_for_picture(page, after):
+    """Number of the picture at which the map stands still."""
     page.wait_for_function(f"() => {_DRAWN} > {after}")
-    return drawn(page)
+    seen = 0
+    while seen != (seen := drawn(page)):
+        page.wait_for_timeout(1_000)
+    return seen
 
 
 # Bokeh keeps each of its parts in a shadow tree.

@@ -61,6 +61,13 @@ def test_quick_intervals_are_as_wide_as_those_of_the_bootstrap(site):
     assert ratio.between(0.7, 1.4).all()
 
 
+def test_a_server_is_warm_for_every_level_that_the_study_has(site):
+    site.warm()
+    assert site.city.levels == ("area", "neighbourhood", "community_district", "borough")
+    for level in site.city.levels:
+        assert site.painter.levels(level, Filter())["images"].sum() > 50_000
+
+
 def test_levels_of_areas_are_those_of_the_area_table(site, finished):
     made = site.painter.levels("area", Filter()).set_index("place")
     table = site.results.areas.set_index("area")
