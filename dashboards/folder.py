@@ -16,7 +16,7 @@ def check_folder(out: Path, known_by: str) -> None:
     SourceError : it holds other files, or is no folder
     """
     if out.exists() and not out.is_dir():
-        raise SourceError(f"{out} is a file: name a folder with --out")
+        raise SourceError(f"{out} is a file: name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / known_by).is_file():
         raise SourceError(f"{out} holds files that are no earlier result of this command: name a new folder with --out")
 
@@ -35,4 +35,4 @@ def fill_folder(out: Path, content: dict[str, bytes], may_have: Iterable[str] = 
         for name in set(may_have) - set(content):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
-        raise SourceError(f"{out} can not be written to ({error}): name another folder with --out") from error
+        raise SourceError(f"{out} can not be written to ({error}): name another folder") from error

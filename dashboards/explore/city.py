@@ -28,6 +28,11 @@ LEVEL_NAMES = {
 OUTSIDE = -1
 
 
+def called(level: str, place: str) -> str:
+    """A place for a reader: one that has a code or a number for its name is told with its level."""
+    return f"{LEVEL_NAMES[level][0].capitalize()} {place}" if level in ("area", "precinct") else place
+
+
 @dataclass(frozen=True)
 class Level:
     """Places of one level.
@@ -97,7 +102,7 @@ class City:
 
     def under(self, level: str, window: Window) -> npt.NDArray[np.int32]:
         """Number of the place under the centre of each pixel, (rows, columns), the southernmost row first."""
-        return _under(self, level, window)
+        return (_kept if window.is_screen else _under)(self, level, window)
 
     def place_at(self, level: str, x_ft: float, y_ft: float) -> str:
         """Name of the place at a point; empty where there is none."""
@@ -130,7 +135,6 @@ def _level(city: City, name: str) -> Level:
     return Level(name, names, pd.Index(names).get_indexer(city.areas[name].array), found, side_ft)
 
 
-@lru_cache(maxsize=24)
 def _under(city: City, level: str, window: Window) -> npt.NDArray[np.int32]:
     shapes = city.level(level).shapes
     across, up = window.pixel_ft, (window.north_ft - window.south_ft) / window.rows
@@ -143,3 +147,6 @@ def _under(city: City, level: str, window: Window) -> npt.NDArray[np.int32]:
 
     with ThreadPoolExecutor(2) as pool:
         return np.concatenate(list(pool.map(rows, np.array_split(y_ft, 2))))
+
+
+_kept = lru_cache(maxsize=24)(_under)  # some 2.5 MB each

@@ -22,7 +22,7 @@ from analysis.calibrate import TwoClass
 from dashboards.explore.city import OUTSIDE, City
 from dashboards.explore.filters import Filter
 from dashboards.explore.levels import place_levels
-from dashboards.explore.points import Points, Window
+from dashboards.explore.points import Points, Window, area_counts
 from dashboards.figures import INK
 from dashboards.maps import EMPTY, HATCH, LAND, LEAST_IMAGES, LEVEL_CENTRES, LEVEL_STEP, OUTLINE, WATER, WIDEST_FT
 from dashboards.raster import Counts, smoothed_share
@@ -129,12 +129,8 @@ class Painter:
         return _levels(self, level, keep)
 
     def paint(self, view: View) -> Picture:
-        """What a view shows, the southernmost row first."""
-        return _paint(self, view)
-
-    def paint_once(self, view: View) -> Picture:
-        """The same, not kept for another time."""
-        return _paint.__wrapped__(self, view)
+        """What a view shows, the southernmost row first; one of a screen's size is kept for another time."""
+        return (_kept if view.window.is_screen else _paint)(self, view)
 
 
 def window_around(x_ft: float, y_ft: float, pixel_ft: float, columns: int, rows: int) -> Window:
@@ -145,15 +141,9 @@ def window_around(x_ft: float, y_ft: float, pixel_ft: float, columns: int, rows:
 
 @lru_cache(maxsize=128)
 def _levels(painter: Painter, level: str, keep: Filter) -> pd.DataFrame:
-    return place_levels(painter.city, level, _counts(painter, keep), painter.calibration)
+    return place_levels(painter.city, level, area_counts(painter.points, keep), painter.calibration)
 
 
-@lru_cache(maxsize=32)
-def _counts(painter: Painter, keep: Filter) -> npt.NDArray[np.int64]:
-    return painter.points.count(keep, by=["area"])
-
-
-@lru_cache(maxsize=48)  # some 0.6 MB each
 def _paint(painter: Painter, view: View) -> Picture:
     city, window = painter.city, view.window
     picture = np.full((window.rows, window.columns), _PLAIN[WATER], np.uint8)
@@ -167,6 +157,9 @@ def _paint(painter: Painter, view: View) -> Picture:
     _outline(picture, city, view, under, land)
     picture.setflags(write=False)
     return picture
+
+
+_kept = lru_cache(maxsize=48)(_paint)  # some 0.6 MB each
 
 
 def _fill_level(picture: Picture, under: npt.NDArray[np.int32], levels: pd.DataFrame, window: Window) -> None:

@@ -11,6 +11,7 @@ import panel as pn
 from analysis.estimate import ZONE_NAMES
 from dashboards.explore.city import LEVEL_NAMES
 from dashboards.explore.filters import HOURS, WEEKDAYS, Filter
+from dashboards.explore.points import area_counts
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
 
@@ -85,7 +86,7 @@ def filter_panel(site: Site, state: State) -> pn.Column:
         )
 
     def left(keep: Filter) -> str:
-        images = int(site.points.count(keep, by=[]).sum())
+        images = int(area_counts(site.points, keep).sum())
         share = images / site.points.images if site.points.images else 0.0
         return f"**{images:,}** of {site.points.images:,} images ({share:.1%})"
 

@@ -22,7 +22,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from dashboards.explore.city import LEVEL_NAMES
+from dashboards.explore.city import LEVEL_NAMES, called
 from dashboards.explore.compose import MEASURES, PALETTE, View, window_around
 from dashboards.explore.filters import Filter
 from dashboards.explore.legend import legend_html
@@ -379,9 +379,8 @@ class _Map:
 def cards(site: Site, level: str, state: State) -> dict[str, list[str]]:
     """What hovering says of each place of a level, as text."""
     levels = site.painter.levels(level, state.filter)
-    one = LEVEL_NAMES[level][0]
     return {
-        "place": [f"{one.capitalize()} {name}" if level in ("area", "precinct") else name for name in levels["place"]],
+        "place": [called(level, name) for name in levels["place"]],
         "level": [_level_words(row) for row in levels.to_dict("records")],
         "images": [f"{row['images']:,} images, {row['positives']:,} with police" for row in levels.to_dict("records")],
         "persons": [f"{persons:,.0f} people" for persons in levels["persons"]],

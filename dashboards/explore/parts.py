@@ -12,6 +12,7 @@ from analysis.calibrate import TwoClass
 from analysis.subset import QUICK_REPLICATES, Groups
 from dashboards.explore.charts import share
 from dashboards.explore.filters import Filter
+from dashboards.explore.points import area_counts
 from dashboards.explore.site import Site
 from dashboards.results import Results
 
@@ -19,13 +20,12 @@ from dashboards.results import Results
 _QUICK = {"prediction": "two_class", "unit": "image"}
 
 
-@lru_cache(maxsize=64)
 def counts_of(site: Site, keep: Filter, threshold: float | None = None) -> Counts:
     """Images of each area that a filter keeps, (areas + 1, 2): negative, positive; the last place outside every area.
 
     `threshold` of a score; None: the study's own.
     """
-    return site.points.count(keep, by=["area"], threshold=threshold)
+    return area_counts(site.points, keep, threshold)
 
 
 @lru_cache(maxsize=2)

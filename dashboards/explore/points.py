@@ -34,6 +34,7 @@ _COLUMNS = ["x_ft", "y_ft", "area", "hour", "nighttime", "conf", "processed", "s
 TILES = 128
 # Scores are kept as their share of this, rounded up, none as 0: a threshold that is a multiple of it is exact.
 SCORE_STEPS = 65_535
+_SCREEN_PIXELS = 2_500_000
 _POSITIVE, _SLOT, _AREA = 0, 1, 7  # first bits of an image's code
 _SCHEMA = pa.schema(
     [
@@ -155,6 +156,11 @@ class Window:
         """Width of a pixel."""
         return (self.east_ft - self.west_ft) / self.columns
 
+    @property
+    def is_screen(self) -> bool:
+        """Whether it is no larger than a screen: what is made of a poster's bands is not kept."""
+        return self.columns * self.rows <= _SCREEN_PIXELS
+
 
 @dataclass(frozen=True)
 class _Block:
@@ -168,7 +174,7 @@ class _Block:
     starts: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """All analysed images of a study.
 
@@ -279,6 +285,12 @@ class Points:
         kept = sorted((block for block in self.blocks if days[block.day]), key=lambda one: -len(one.code))
         parts = [kept[start::_CORES] for start in range(_CORES)]
         return np.sum(list(_threads().map(work, parts)), axis=0, dtype=None)
+
+
+@lru_cache(maxsize=64)  # 0.1 MB each, and a pass over all images that a choice of a reader asks for more than once
+def area_counts(points: Points, keep: Filter, threshold: float | None = None) -> npt.NDArray[np.int64]:
+    """Images of each area that a filter keeps, (areas + 1, 2): see `Points.count`."""
+    return points.count(keep, by=["area"], threshold=threshold)
 
 
 _CORES = max(1, min(8, os.cpu_count() or 1))

@@ -111,7 +111,7 @@ def write_poster(site: Site, view: View, say: Callable[[int, int], None]) -> byt
     beyond = 8 * stroke_of(window)
     for first, rows in _bands(window):
         band = part_of(window, first - beyond, rows + 2 * beyond)
-        painted = site.painter.paint_once(replace(view, window=band))[beyond : beyond + rows]
+        painted = site.painter.paint(replace(view, window=band))[beyond : beyond + rows]
         picture.paste(Image.fromarray(PALETTE[painted[::-1]]), (0, window.rows - first - rows))
         say(first + rows, window.rows)
     picture.paste(strip, (0, window.rows))

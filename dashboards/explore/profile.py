@@ -12,8 +12,8 @@ import pandas as pd
 import panel as pn
 
 from analysis.calibrate import TwoClass
-from dashboards.explore.city import LEVEL_NAMES
-from dashboards.explore.filters import Filter
+from dashboards.explore.city import called
+from dashboards.explore.filters import HOURS, Filter
 from dashboards.explore.site import Site
 from dashboards.figures import BLUE, MUTED, ORANGE
 from dashboards.results import FEW_IMAGES, UNKNOWN
@@ -29,7 +29,7 @@ def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Vie
         return pn.pane.Markdown("Click the map, or find a place by name, to see how its level changes by hour and day.")
     levels = site.painter.levels(level, keep)
     row = levels[levels["place"] == place].iloc[0]
-    name = html.escape(f"{LEVEL_NAMES[level][0].capitalize()} {place}" if level in ("area", "precinct") else place)
+    name = html.escape(called(level, place))
     said = [
         f"<b>{row['relative']:.2f}</b> times the average ({row['lower']:.2f} to {row['upper']:.2f}, 95 %)"
         if pd.notna(row["relative"])
@@ -44,10 +44,11 @@ def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Vie
     # A view of one place leaves other places out of the filter.
     mine = replace(keep, place=(level, place))
     wider = replace(keep, place=("borough", around)) if around and around != place else None
-    for by in ("hour", "day"):
-        curves = {place: _curve(site, mine, by)}
-        if wider is not None:
-            curves[around] = _curve(site, wider, by)
+    # One pass over the images for both charts.
+    counts = {name: site.points.count(one, by=["hour", "day"]) for name, one in ((place, mine), (around, wider)) if one}
+    for by, other in (("hour", 1), ("day", 0)):
+        times: list[object] = list(range(HOURS)) if by == "hour" else list(site.points.days)
+        curves = {name: by_time(some.sum(axis=other), site.calibration, times, by) for name, some in counts.items()}
         parts.append(pn.pane.HoloViews(_chart(curves, by), sizing_mode="stretch_width", height=_TALL_PX))
     return pn.Column(parts[0], pn.FlexBox(*parts[1:], flex_direction="row"), sizing_mode="stretch_width")
 
@@ -75,11 +76,6 @@ def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels:
     made = pd.DataFrame({by: labels, "percent": 100 * share, "images": images})
     made.loc[made["images"] < _LEAST_A_POINT, "percent"] = np.nan
     return made
-
-
-def _curve(site: Site, keep: Filter, by: str) -> pd.DataFrame:
-    labels: list[object] = list(range(24)) if by == "hour" else list(site.points.days)
-    return by_time(site.points.count(keep, by=["hour" if by == "hour" else "day"]), site.calibration, labels, by)
 
 
 def _chart(curves: dict[str, pd.DataFrame], by: str) -> hv.Overlay:
