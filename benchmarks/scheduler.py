@@ -76,7 +76,7 @@ def run(*, quick: bool) -> list[Comparison]:
         rows.append(
             Comparison(f"a shard of {many.shards:,}, {how}", one_s * 1e3, one_of_few_s * 1e3, "ms", 1 / 1.3, peer)
         )
-    return [*rows, efficiency(200_000 if quick else 5_000_000)]
+    return [*rows, *efficiency(200_000 if quick else 5_000_000)]
 
 
 # Tasks that do nothing.
@@ -190,19 +190,29 @@ def planned(folder: Path, times: float) -> Study:
 # Annotate, which does all its work.
 
 
-def efficiency(images: int) -> Comparison:
-    """The whole stage on two workers of one thread, and on one."""
-    took_s = {}
+def efficiency(images: int) -> list[Comparison]:
+    """The whole stage on two workers of one thread and on one, in turns, as a machine's pace changes.
+
+    Beside it what two of this machine's cores are of one for the same work, each worker with its half of the shards in
+    one task.
+    """
+    stage_s: dict[int, list[float]] = {1: [], 2: []}
+    alone_s: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as folder:
         with workers(2) as client:
             study = simulated_study(Path(folder) / "study", images, client)
             run_stages(study, [LABELS, KEYS, MATCH], lambda: client)
-        for number in (1, 2):
+        for number in (1, 2) * 3:
             with workers(number) as client:
                 client.run(load_surroundings, study, study.record("layers").fingerprint)
-                took_s[number] = min(_annotated_s(study, client) for _ in range(3))
+                for _ in range(2):
+                    stage_s[number].append(_annotated_s(study, client))
+                    alone_s[number].append(_in_one_task_s(study, client, number))
     what = f"annotate {images:,} images, two workers"
-    return Comparison(what, took_s[2], took_s[1], "s", 1.8, "ours, one worker")
+    return [
+        Comparison(what, min(stage_s[2]), min(stage_s[1]), "s", 1.8, "ours, one worker"),
+        Comparison(f"{what}, half of the shards in one task", min(alone_s[2]), min(alone_s[1]), "s", 1.8, "all in one"),
+    ]
 
 
 def _annotated_s(study: Study, client: distributed.Client) -> float:
@@ -211,3 +221,16 @@ def _annotated_s(study: Study, client: distributed.Client) -> float:
     start_s = time.perf_counter()
     run_stages(study, [ANNOTATE], lambda: client)
     return time.perf_counter() - start_s
+
+
+def _in_one_task_s(study: Study, client: distributed.Client, number: int) -> float:
+    shards = ANNOTATE.plan(study)
+    parts = [shards[first::number] for first in range(number)]
+    start_s = time.perf_counter()
+    client.gather(client.map(_annotate_all, [study] * number, parts, pure=False))
+    return time.perf_counter() - start_s
+
+
+def _annotate_all(study: Study, shards: list[Shard]) -> None:
+    for shard in shards:
+        ANNOTATE.process(study, shard)

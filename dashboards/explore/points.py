@@ -6,9 +6,10 @@ columns are mapped from disk as they are.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from analysis.cells import analysed, annotated_shards
 from dashboards.explore.filters import HOURS, LEVELS, Filter
+from dashboards.explore.merged import Merged
 from pipeline.errors import NotYetMade
 from pipeline.layers import AREAS_FILE, CENSUS_FILE
 from pipeline.ledger import Ledger
@@ -227,27 +229,41 @@ class Points:
         """Width and height of the city, feet."""
         return self.box[2] - self.box[0], self.box[3] - self.box[1]
 
+    @cached_property
+    def merged(self) -> Merged:
+        """The same images by cells of a few feet: 22 million take two to four seconds, 13 bytes each."""
+        return Merged.of(self.blocks, TILES, self.whole, _threads())
+
     def raster(self, window: Window, keep: Filter) -> tuple[Grid, Grid]:
         """Images and positives of each pixel, (rows, columns) each, the southernmost row first.
 
         The pixels are those of Datashader: a point on a shared edge belongs to the one east or north of it, one on the
-        eastern or northern edge of the window to the last.
+        eastern or northern edge of the window to the last. Where nothing is filtered and pixels are wide, an image can
+        be up to 1 / 32 of one from where it is counted: see `Merged`.
         """
         first, last = tile_of([window.west_ft, window.east_ft], self.whole[0])
         low, high = tile_of([window.south_ft, window.north_ft], self.whole[1])
         scale = window.columns / (window.east_ft - window.west_ft), window.rows / (window.north_ft - window.south_ft)
         view = np.array([window.west_ft, window.east_ft, window.south_ft, window.north_ft, *scale])
-        kept, slots = keep.area_mask(self.areas), keep.slot_mask()
-        every = bool(kept.all() and slots.all())
+        kept, slots, days = keep.area_mask(self.areas), keep.slot_mask(), keep.day_mask(self.days)
 
         def draw(blocks: Sequence[_Block]) -> npt.NDArray[np.uint32]:
             made = np.zeros((2, window.rows, window.columns), np.uint32)
             for block in blocks:
                 place = (block.x_ft, block.y_ft, block.code, block.starts)
-                _draw(*place, first, last, low, high, view, slots, kept, every, made)
+                _draw(*place, first, last, low, high, view, slots, kept, made)
             return made
 
-        images, positives = self._spread(draw, keep)
+        def add(lines: range) -> npt.NDArray[np.uint32]:
+            made = np.zeros((2, window.rows, window.columns), np.uint32)
+            merged.draw(view, (first, last, low, high), lines, made)
+            return made
+
+        if kept.all() and slots.all() and days.all():
+            merged = self.merged
+            images, positives = _sum(_threads().map(add, [range(low, high + 1)[at::_CORES] for at in range(_CORES)]))
+        else:
+            images, positives = self._spread(draw, keep)
         return images, positives
 
     def count(self, keep: Filter, *, by: Sequence[Axis], threshold: float | None = None) -> npt.NDArray[np.int64]:
@@ -284,7 +300,7 @@ class Points:
         days = keep.day_mask(self.days)
         kept = sorted((block for block in self.blocks if days[block.day]), key=lambda one: -len(one.code))
         parts = [kept[start::_CORES] for start in range(_CORES)]
-        return np.sum(list(_threads().map(work, parts)), axis=0, dtype=None)
+        return _sum(_threads().map(work, parts))
 
 
 @lru_cache(maxsize=64)  # 0.1 MB each, and a pass over all images that a choice of a reader asks for more than once
@@ -299,6 +315,10 @@ _CORES = max(1, min(8, os.cpu_count() or 1))
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_CORES, thread_name_prefix="points")
+
+
+def _sum(parts: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return functools.reduce(np.add, parts)
 
 
 def _parts(column: pa.LargeListArray) -> list[npt.NDArray[Any]]:
@@ -328,7 +348,6 @@ def _draw(  # pragma: no cover - compiled
     view: Any,
     slots: Any,
     areas: Any,
-    every: bool,
     made: Any,
 ) -> None:
     west, east, south, north, across, up = view
@@ -341,7 +360,7 @@ def _draw(  # pragma: no cover - compiled
             if x < west or x > east or y < south or y > north:
                 continue
             it = code[at]
-            if not every and not (slots[(it >> _SLOT) & 63] and areas[it >> _AREA]):
+            if not (slots[(it >> _SLOT) & 63] and areas[it >> _AREA]):
                 continue
             column = min(int(x * across + west_shift), columns - 1)
             line = min(int(y * up + south_shift), rows - 1)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboards.explore.filters import LEVELS, Filter, from_query, to_query
+from dashboards.explore.merged import CELLS, COARSE
 from dashboards.explore.points import SCORE_STEPS, TILES, Points, Window, pack, tile_of
 
 BOX = (1_000_000.0, 200_000.0, 1_012_800.0, 206_400.0)  # west, south, east, north
@@ -138,16 +139,35 @@ windows = st.builds(
 )
 
 
-@given(filters, windows)
-def test_pixels_are_those_of_datashader(keep, window):
-    left = kept(IMAGES, keep)
-    frame = pd.DataFrame(
+# Pixels less wide than `COARSE` cells, where unfiltered counts are exact, too.
+fine_windows = st.builds(
+    lambda west, south, columns, rows, across, up: Window(
+        west, south, west + columns * across, south + rows * up, columns, rows
+    ),
+    st.integers(-100, 12_700),
+    st.integers(-100, 6_300),
+    st.integers(1, 200),
+    st.integers(1, 200),
+    st.floats(0.02, 0.99 * COARSE * 100 / CELLS),  # a tile is 100 by 50 feet
+    st.floats(0.02, 0.99 * COARSE * 50 / CELLS),
+)
+
+
+def in_feet(images):
+    """Places of images as they are kept."""
+    return pd.DataFrame(
         {
-            "x": (left["x_ft"] - BOX[0]).astype("float32").astype("float64"),
-            "y": (left["y_ft"] - BOX[1]).astype("float32").astype("float64"),
-            "positive": left["conf"] > THRESHOLD,
+            "x": (images["x_ft"] - BOX[0]).astype("float32").astype("float64"),
+            "y": (images["y_ft"] - BOX[1]).astype("float32").astype("float64"),
+            "positive": images["conf"] > THRESHOLD,
         }
     )
+
+
+@given(st.tuples(filters.filter(lambda keep: not keep.is_all), windows) | st.tuples(st.just(Filter()), fine_windows))
+def test_pixels_are_those_of_datashader(filter_and_window):
+    keep, window = filter_and_window
+    frame = in_feet(kept(IMAGES, keep))
     canvas = ds.Canvas(
         window.columns, window.rows, (window.west_ft, window.east_ft), (window.south_ft, window.north_ft)
     )
@@ -157,12 +177,53 @@ def test_pixels_are_those_of_datashader(keep, window):
         assert (counts == expected).all()
 
 
+def reached(frame, window, slack):
+    """Pixels that each image of a window can be in when it is moved by so many feet across and up, at most."""
+    inside = frame["x"].between(window.west_ft, window.east_ft) & frame["y"].between(window.south_ft, window.north_ft)
+    left = frame[inside]
+    reach = []
+    for across in (-slack[0], 0, slack[0]):
+        for up in (-slack[1], 0, slack[1]):
+            column = np.floor((left["x"] + across - window.west_ft) / window.pixel_ft).clip(0, window.columns - 1)
+            tall_ft = (window.north_ft - window.south_ft) / window.rows
+            row = np.floor((left["y"] + up - window.south_ft) / tall_ft).clip(0, window.rows - 1)
+            reach.append((row * window.columns + column).to_numpy().astype(int))
+    return np.array(reach).T.reshape(-1, 9)
+
+
+@given(windows)
+def test_of_the_whole_city_images_are_counted_within_half_a_cell_of_where_they_are(window):
+    frame = in_feet(IMAGES)
+    sides = 12_800 / TILES / CELLS, 6_400 / TILES / CELLS
+    slack = tuple(side / 2 + 1e-6 for side in sides)
+    for counts, some in zip(POINTS.raster(window, Filter()), (frame, frame[frame["positive"]]), strict=True):
+        assert counts.sum() == len(reached(some, window, slack))
+        least, most = np.zeros(counts.size, int), np.zeros(counts.size, int)
+        for pixels in map(np.unique, reached(some, window, slack)):
+            most[pixels] += 1
+            least[pixels] += len(pixels) == 1
+        assert (least <= counts.ravel()).all()
+        assert (counts.ravel() <= most).all()
+
+
+def test_cells_of_wide_pixels_are_not_looked_into():
+    """Every image is moved within its cell; in wide pixels that must not be seen, in narrow ones it must."""
+    merged = POINTS.merged
+    corner = np.floor(merged.places_ft / [100 / CELLS, 50 / CELLS]) * [100 / CELLS, 50 / CELLS]
+    spoilt = replace(POINTS)
+    spoilt.__dict__["merged"] = replace(merged, places_ft=corner.astype(np.float32))
+    wide, narrow = Window(1_000, 1_000, 6_000, 6_000, 40, 40), Window(1_000, 1_000, 1_100, 1_100, 200, 200)
+    assert (POINTS.raster(wide, Filter())[0][1:-1, 1:-1] == spoilt.raster(wide, Filter())[0][1:-1, 1:-1]).all()
+    assert (POINTS.raster(narrow, Filter())[0] != spoilt.raster(narrow, Filter())[0]).any()
+
+
 @pytest.mark.parametrize("parts", [3, 8])
 def test_slices_of_the_images_make_the_same_counts_and_pixels(parts):
     cut = points_of(IMAGES.sample(frac=1, random_state=4), parts)
-    keep, window = replace(Filter(), light="night"), Window(0, 0, 12_800, 6_400, 64, 32)
-    assert (cut.count(keep, by=["area", "hour"]) == POINTS.count(keep, by=["area", "hour"])).all()
-    assert (np.array(cut.raster(window, keep)) == np.array(POINTS.raster(window, keep))).all()
+    night, window = replace(Filter(), light="night"), Window(0, 0, 12_800, 6_400, 64, 32)
+    assert (cut.count(night, by=["area", "hour"]) == POINTS.count(night, by=["area", "hour"])).all()
+    for keep in (night, Filter()):
+        assert (np.array(cut.raster(window, keep)) == np.array(POINTS.raster(window, keep))).all()
 
 
 def test_a_view_reads_only_its_tiles():
