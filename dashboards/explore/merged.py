@@ -3,7 +3,7 @@
 A patch of cells that lies in one pixel is one addition. Of a patch that an edge between pixels cuts, cells are added
 one by one; of a cell that it cuts, images. So pixels are those of single images, exactly. Only where a pixel is as
 wide as `COARSE` cells, a cell that is cut goes as a whole to the pixel of its centre: no image is counted further than
-1 / 32 of a pixel from where it is, and a window has as many as ever.
+1 / 12 of a pixel from where it is, and a window has as many as ever.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy.typing as npt
 # Along a side of a tile: of New York 25 feet and 6, so that few are cut by the pixels of the city, and of a borough.
 PATCHES, CELLS = 48, 192
 _SIDE = CELLS // PATCHES
-# Cells along a pixel, from which on those that are cut are not looked into: of New York's, from 100 feet a pixel on.
-COARSE = 16
+# Cells along a pixel, from which on those that are cut are not looked into: of New York's, from 38 feet a pixel on.
+COARSE = 6
 # Feet that rounding can take an image out of its cell.
 _SLACK_FT = 1e-6
 _CUT, _BEYOND = -1, -2  # in the place of a pixel

@@ -239,7 +239,7 @@ class Points:
 
         The pixels are those of Datashader: a point on a shared edge belongs to the one east or north of it, one on the
         eastern or northern edge of the window to the last. Where nothing is filtered and pixels are wide, an image can
-        be up to 1 / 32 of one from where it is counted: see `Merged`.
+        be up to 1 / 12 of one from where it is counted: see `Merged`.
         """
         first, last = tile_of([window.west_ft, window.east_ft], self.whole[0])
         low, high = tile_of([window.south_ft, window.north_ft], self.whole[1])
