@@ -233,6 +233,9 @@ def detect(
     police_class: Annotated[
         str | None, typer.Option(help="The class that a score is taken from, by name or number.")
     ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="An image is positive above it, instead of the weights' own or study.yaml's.")
+    ] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment/--no-augment", help="Test-time augmentation: three passes.")
     ] = None,
@@ -274,7 +277,7 @@ def detect(
         }
         chosen = None if classes is None else tuple(map(_name_or_number, classes))
         wanted = None if police_class is None else _name_or_number(police_class)
-        for line in adopt_detector(study, asked, classes=chosen, police_class=wanted):
+        for line in adopt_detector(study, asked, classes=chosen, police_class=wanted, threshold=threshold):
             _say(line)
         made = _run(study, [WEIGHTS, PREFIXES, INDEX, detect_stage], cluster)
         for line in summary(made):

@@ -27,6 +27,7 @@ from pipeline.detect import detector as detectors
 from pipeline.detect.detector import Detector
 from pipeline.detect.inference import Batch, Clock, Found, infer
 from pipeline.detect.memory import kept_memory
+from pipeline.detect.train.result import RESULT_FILE, trained_threshold
 from pipeline.errors import NotYetMade, SourceError, WeightsError
 from pipeline.images import Store, indexed_shards, no_images, remote_errors
 from pipeline.ledger import Ledger
@@ -212,17 +213,21 @@ def adopt_detector(
     *,
     classes: Sequence[int | str] | None,
     police_class: int | str | None,
+    threshold: float | None = None,
 ) -> list[str]:
     """Write what a command asks of the detector to study.yaml, and that its detections are the ones to use.
+
+    Other weights bring the threshold along that their training found best on its validation split.
 
     Parameters
     ----------
     asked : settings of the section `images`; None leaves what is there
     classes : names or numbers; `all` for every class
+    threshold : an image is positive above it; None: that of the weights' training, if there is one
 
     Returns
     -------
-    A line that says what has changed, or none
+    Lines that say what has changed
 
     Raises
     ------
@@ -232,12 +237,22 @@ def adopt_detector(
     before = open_study(root).settings
     every = classes is not None and "all" in classes
     source = "detect" if before.sources.labels or before.detection.source is not None else None
+    weights = asked.get("weights")
+    trained = None
+    if threshold is None and weights is not None and weights != before.images.weights:
+        wanted = before.detection.police_class if police_class is None else police_class
+        trained = trained_threshold(weights, wanted)
     changes = {
         "images": {**asked, "classes": () if every else classes},
         "detection": {"police_class": police_class, "source": source},
+        "estimate": {"threshold": trained if threshold is None else threshold},
     }
     changed = adopt(root, changes, check=_reachable)
     _reachable(open_study(root))
+    if trained is not None:
+        changed.append(
+            f"estimate.threshold is that of the weights' training ({RESULT_FILE}); --threshold takes another"
+        )
     return changed
 
 

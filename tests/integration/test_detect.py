@@ -1,5 +1,6 @@
 """From an image store to detections, on a real cluster, with a real network of a few channels."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from benchmarks.measure import two_workers
 from pipeline.assemble import MATCH, detections_of
 from pipeline.config import Settings, with_changes
 from pipeline.detect.labels_out import write_label_files
-from pipeline.detect.stage import WEIGHTS, detect_stage, result_name
+from pipeline.detect.stage import WEIGHTS, adopt_detector, detect_stage, result_name
 from pipeline.distribute import finish_shards
 from pipeline.errors import NotYetMade, SettingsError, SourceError, WeightsError
 from pipeline.images import INDEX, PREFIXES, list_again
@@ -391,6 +392,50 @@ def test_the_commands_index_and_detect_as_a_user_gives_them(source, tmp_path, cl
     assert (code, "now says" in output) == (0, False)
 
 
+def adopted(study, **options):
+    """Threshold of a study after a command that names its weights, and what the command says."""
+    asked = {"weights": options.pop("weights", "source/other.pt")}
+    asked["weights"] = study.resolve(asked["weights"])
+    said = adopt_detector(study.root, asked, classes=None, police_class=None, **options)
+    return open_study(study.root).settings.estimate.threshold, " ".join(said)
+
+
+def test_the_threshold_of_a_training_is_carried_into_the_study_with_its_weights(source, tmp_path):
+    study = study_of(tmp_path, source, detection={"police_class": "police vehicle"})
+    before = study.settings.estimate.threshold
+    result = tmp_path / "source" / "evaluation.json"
+    result.write_text(json.dumps({"thresholds": {"police officer": 0.9, "police vehicle": 0.25}}))
+    threshold, said = adopted(study)
+    assert threshold == 0.25
+    assert "estimate.threshold: 0.25" in said
+    assert "(evaluation.json)" in said
+    # The same weights again leave what a reader has changed since; other ones, or an option, do not.
+    assert adopted(study, threshold=0.4)[0] == 0.4
+    assert adopted(study) == (0.4, "")
+    assert adopted(study, weights="source/small.pt", threshold=0.3)[0] == 0.3
+    assert adopted(study)[0] == 0.25
+    assert before != 0.25
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "no JSON",
+        "[]",
+        '{"thresholds": 1}',
+        '{"thresholds": {"police vehicle": null}}',
+        '{"thresholds": {"police vehicle": "0.5"}}',
+        '{"thresholds": {"police vehicle": 7.5}}',
+        '{"thresholds": {"dog": 0.5}}',
+    ],
+)
+def test_a_result_that_names_no_threshold_leaves_the_one_of_the_study(source, tmp_path, content):
+    study = study_of(tmp_path, source, detection={"police_class": "police vehicle"})
+    (tmp_path / "source" / "evaluation.json").write_text(content)
+    assert adopted(study)[0] == study.settings.estimate.threshold
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -402,6 +447,7 @@ def test_the_commands_index_and_detect_as_a_user_gives_them(source, tmp_path, cl
         (["detect", "--weights", "{root}/study.yaml"], "names no images"),
         (["detect", "--weights", "{root}/study.yaml", "--size", "7"], "images.size"),
         (["detect", "--precision", "int4"], "images.precision"),
+        (["detect", "--threshold", "7"], "estimate.threshold"),
     ],
 )
 def test_what_can_not_be_asked_for_is_one_line_and_leaves_the_settings(tmp_path, arguments, complaint):

@@ -23,6 +23,7 @@ from pipeline.detect.train.data import read_collection  # noqa: E402
 from pipeline.detect.train.evaluate import best_thresholds, quality  # noqa: E402
 from pipeline.detect.train.loop import collate, train  # noqa: E402
 from pipeline.detect.train.network import narrowed, network_from, new_network  # noqa: E402
+from pipeline.detect.train.result import trained_threshold  # noqa: E402
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, cosine, make_optimizer  # noqa: E402
 from pipeline.detect.train.settings import RECIPES, Asked, Recipe  # noqa: E402
 from pipeline.errors import PatrolscopeError, TrainingError, WeightsError  # noqa: E402
@@ -358,6 +359,10 @@ def test_what_a_training_leaves_behind(data, tmp_path):
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert result["split"] == "test"
     assert set(result["by_class"]) == set(result["thresholds"]) == set(NAMES)
+    for number, name in enumerate(NAMES):
+        for wanted in (number, name):
+            carried = trained_threshold(str(tmp_path / "out" / "best.pt"), wanted)
+            assert carried == (result["thresholds"][name] or None)
     assert any(line.startswith("epoch 2 of 2: loss") for line in lines)
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from pipeline.detect.train.check import look_through, refuse
 from pipeline.detect.train.data import Collection, Example, check_classes, class_mapping, read_collection
 from pipeline.detect.train.evaluate import best_thresholds, quality
+from pipeline.detect.train.result import RESULT_FILE
 from pipeline.detect.train.settings import Asked
 from pipeline.errors import TrainingError
 
-BEST_FILE, STATE_FILE, SETTINGS_FILE, RESULT_FILE = "best.pt", "state.pt", "training.json", "evaluation.json"
+BEST_FILE, STATE_FILE, SETTINGS_FILE = "best.pt", "state.pt", "training.json"
 
 Say = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
