@@ -76,7 +76,7 @@ def run(*, quick: bool) -> list[Comparison]:
         rows.append(
             Comparison(f"a shard of {many.shards:,}, {how}", one_s * 1e3, one_of_few_s * 1e3, "ms", 1 / 1.3, peer)
         )
-    return [*rows, *efficiency(200_000 if quick else 5_000_000)]
+    return [*rows, *efficiency(200_000 if quick else 3_000_000)]
 
 
 # Tasks that do nothing.
