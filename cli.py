@@ -582,7 +582,7 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
     of a profile are asked when `run` has started them, before any work.
     """
     with _errors():
-        from pipeline.plan import refuse_what_does_not_fit
+        from pipeline.plan import refuse_what_does_not_fit, refuse_what_is_missing
         from pipeline.store import open_study
 
         pools = _pools(cluster)
@@ -599,6 +599,7 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
                 for offered in sorted({workers.offers for workers in pools.values()}):
                     check_workers(client(), open_study(study), {offered: 1} if offered else None)
             _say("workers see the study and its sources, can write there, and have the same versions")
+        refuse_what_is_missing(planned)
 
 
 def _all_stages(root: str) -> list[Stage | Callable[[Study], Stage]]:
@@ -640,7 +641,7 @@ def _plan(study: Study, pools: dict[str, Workers]) -> list[Planned]:
 def _print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
     _say(f"{'stage':14} {'pool':8} {'shards':>8} {'done':>8} {'left':>22} {'GB a task':>10} {'hours':>8}")
     for one in planned:
-        shards = "later" if one.shards is None else f"{one.shards:,}"
+        shards = "missing" if one.missing else "later" if one.shards is None else f"{one.shards:,}"
         left = "" if one.shards is None else f"{one.left:,} {one.unit}"
         hours = one.hours(pools)
         known = "" if one.shards is None else "unmeasured" if hours is None else f"{hours:.3f}"

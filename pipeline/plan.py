@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.errors import PatrolscopeError, PlanError
+from pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from pipeline.run import unfinished
 from pipeline.stages import Shard, Stage
 from pipeline.store import Study
@@ -54,6 +54,7 @@ class Planned:
     done: int
     left: int  # in the stage's unit
     slot_hours: float | None  # of one core, or of one GPU; None: no rate has been measured
+    missing: str = ""  # what it needs from outside the study and does not find
 
     def hours(self, pools: Mapping[str, Workers]) -> float | None:
         """Hours that the whole pool needs."""
@@ -81,19 +82,22 @@ def plan_stages(
 
 def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mapping[str, Workers]) -> Planned:
     shards: list[Shard] | None
+    missing = ""
     try:
         made = stage if isinstance(stage, Stage) else stage(study)
         shards = made.plan(study)
-    except PatrolscopeError:  # it reads what an earlier stage has not written yet
+    except PatrolscopeError as error:
         shards = None
+        # Another error is of what an earlier stage has not written yet.
+        missing = str(error) if isinstance(error, (SourceError, WeightsError)) else ""
         if not isinstance(stage, Stage):
             # It does not know its own name yet.
             name = getattr(stage, "__name__", "stage").removesuffix("_stage")
-            return Planned(name, "", _pool_for("GPU", pools), 0.0, None, 0, 0, None)
+            return Planned(name, "", _pool_for("GPU", pools), 0.0, None, 0, 0, None, missing)
         made = stage
     pool = _pool_for(made.resource, pools)
     if shards is None:
-        return Planned(made.name, made.unit, pool, made.memory_gb, None, 0, 0, None)
+        return Planned(made.name, made.unit, pool, made.memory_gb, None, 0, 0, None, missing)
     records = study.records(made.name)
     todo = unfinished(study, made, shards, records)
     left = sum(shard.size for shard in todo)
@@ -131,3 +135,15 @@ def refuse_what_does_not_fit(planned: Sequence[Planned], pools: Mapping[str, Wor
                 f"{one.stage} needs {one.memory_gb:g} GB a task, a worker of pool {one.pool} has {room_gb:.2g}{among}: "
                 "raise memory_gb, or lower processes or workers, in the cluster profile"
             )
+
+
+def refuse_what_is_missing(planned: Sequence[Planned]) -> None:
+    """Refuse a plan whose stages do not find what they need.
+
+    Raises
+    ------
+    PlanError : sources or weights are not there, or can not be read; each is told once
+    """
+    missing = dict.fromkeys(one.missing for one in planned if one.missing)
+    if missing:
+        raise PlanError("\n".join(missing))

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.config import Settings
 from pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
-from pipeline.errors import NotYetMade, PlanError
-from pipeline.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit
+from pipeline.errors import NotYetMade, PlanError, SourceError
+from pipeline.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit, refuse_what_is_missing
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, create_study
 from tests.integration.test_cli import invoke
@@ -113,8 +113,34 @@ def test_commands_refuse_workers_that_are_too_small_before_anything_begins(tmp_p
         assert code == 2
         assert f"{stage_name} needs 2 GB a task, a worker of pool cpu has 1.2: raise memory_gb" in output
     assert not (root / "manifest").exists()
-    profile.write_text("kind: local\nworkers: 1\nmemory_gb: 2")
-    code, output = invoke("plan", "--study", str(root), "--cluster", str(profile))
-    assert code == 0
-    assert "annotate" in output
-    assert "later" in output
+
+
+def test_a_plan_is_shown_and_refused_where_what_it_needs_is_missing(tmp_path):
+    root = tmp_path / "study"
+    root.mkdir()
+    (root / "study.yaml").write_text("sources: {metadata: [m.csv, gone.csv]}")
+    (root / "m.csv").write_text("image_ref,timestamp,lat,lng,split\n")
+    code, output = invoke("plan", "--study", str(root))
+    assert code == 2
+    rows = {line.split()[0]: line.split()[2] for line in output.splitlines() if " cpu " in line}
+    assert (rows["read"], rows["annotate"], rows["calibrate"]) == ("missing", "later", "missing")
+    assert "gone.csv" in output
+    assert output.count("names no validation set") == 1
+
+
+def test_a_plan_tells_each_thing_that_is_missing_once():
+    def plan(_study):
+        raise SourceError("the harbour is not there")
+
+    def not_yet(_study):
+        raise NotYetMade("run something first")
+
+    stages = [
+        Stage(name, "shards", (), plan=how, process=never)
+        for name, how in (("one", plan), ("two", plan), ("three", not_yet))
+    ]
+    planned = plan_stages(None, stages, {"rows": Workers("CPU", 4, 1, 1)})
+    assert [bool(one.missing) for one in planned] == [True, True, False]
+    with pytest.raises(PlanError, match=r"^the harbour is not there$"):
+        refuse_what_is_missing(planned)
+    refuse_what_is_missing(planned[2:])
