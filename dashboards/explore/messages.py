@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import panel as pn
 from markupsafe import Markup
@@ -27,7 +29,21 @@ def told(study: Study, error: PatrolscopeError) -> Markup:
     text = str(error)
     for root in sorted({study.root, study.base}, key=len, reverse=True):
         text = text.replace(f"{root}/", "").replace(root, "STUDY")
+    # A folder with a blank in its name ends a path for the pattern below; those that the settings name are known.
+    for path in sorted(_texts(study.settings.model_dump(mode="json")), key=len, reverse=True):
+        folder = path.rpartition("/")[0]
+        if folder and (path.startswith(("/", "~")) or "://" in path):
+            text = text.replace(f"{folder}/", "")
     return Markup('<p class="status warning">{}</p>').format(_FOLDERS.sub("", text))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts among settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
 
 
 def message(html: Markup) -> pn.Column:

@@ -232,6 +232,16 @@ def test_a_message_names_no_folder(tmp_path):
     assert "patrolscope run --study STUDY" in told(study, NotYetMade(f"run `patrolscope run --study {study.root}`"))
 
 
+def test_a_message_names_no_folder_with_a_blank_in_its_name(tmp_path):
+    gone = str(tmp_path / "my secret" / "the press" / "images of a day.csv")
+    settings = {"sources": {"metadata": [gone], "validation": "the labels/validation set.csv"}}
+    study = create_study(tmp_path / "study", Settings.model_validate(settings))
+    assert told(study, SourceError(f"{gone} is not there")) == (
+        '<p class="status warning">images of a day.csv is not there</p>'
+    )
+    assert "the labels/validation set.csv" in told(study, SourceError("the labels/validation set.csv is not there"))
+
+
 @pytest.mark.parametrize("address", ["", "javascript:alert(1)", "file:///etc/passwd", "tcp://127.0.0.1:8786"])
 def test_only_an_address_of_the_web_becomes_a_link_to_dasks_dashboard(address):
     assert scheduler_html(address) == ""
