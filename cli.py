@@ -259,7 +259,7 @@ def detect(
     """
     with _errors():
         from pipeline.detect.labels_out import write_label_files
-        from pipeline.detect.stage import WEIGHTS, adopt_detector, detect_stage, summary
+        from pipeline.detect.stage import adopt_detector, detect_stage, summary, weights_stage
         from pipeline.images import INDEX, PREFIXES
 
         asked = {
@@ -279,7 +279,7 @@ def detect(
         wanted = None if police_class is None else _name_or_number(police_class)
         for line in adopt_detector(study, asked, classes=chosen, police_class=wanted, threshold=threshold):
             _say(line)
-        made = _run(study, [WEIGHTS, PREFIXES, INDEX, detect_stage], cluster)
+        made = _run(study, [weights_stage, PREFIXES, INDEX, detect_stage], cluster)
         for line in summary(made):
             _say(line)
         if write_labels is not None:
@@ -967,13 +967,13 @@ def _in_words(value: Any) -> str:
 
 def _stages_of_images(root: str) -> list[Stage | Callable[[Study], Stage]]:
     """Stages from images to detections, where the study has weights."""
-    from pipeline.detect.stage import WEIGHTS, detect_stage
+    from pipeline.detect.stage import detect_stage, weights_stage
     from pipeline.images import INDEX, PREFIXES
     from pipeline.store import open_study
 
     images = open_study(root).settings.images
     indexed = [PREFIXES, INDEX] if images.sources else []
-    return [WEIGHTS, *indexed, detect_stage] if images.weights is not None else [*indexed]
+    return [weights_stage, *indexed, detect_stage] if images.weights is not None else [*indexed]
 
 
 def _stages_of_scenes(root: str) -> list[Stage]:

@@ -14,7 +14,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,16 @@ def police_class_number(study: Study, names: Sequence[str]) -> int:
 
 
 WEIGHTS = Stage("weights", unit="files", folders=(), plan=plan_weights, process=process_weights, resource=RESOURCE)
+
+
+def weights_stage(study: Study) -> Stage:
+    """WEIGHTS, on a worker that can hold the network: a pool that is too small is refused before anything is begun.
+
+    Raises
+    ------
+    WeightsError : there is no such file
+    """
+    return replace(WEIGHTS, memory_gb=_memory_gb(_version(_weights(study))[0]))
 
 
 # What the command asks.

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.config import Settings
-from pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
+from pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights, weights_stage
 from pipeline.errors import NotYetMade, PlanError, SourceError
 from pipeline.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit, refuse_what_is_missing
 from pipeline.stages import Shard, Stage
@@ -90,6 +90,11 @@ def test_detection_needs_a_worker_that_holds_the_network(tmp_path, megabytes, ne
     with weights.open("wb") as file:
         file.truncate(megabytes * 1_000_000)
     study = create_study(tmp_path / "study", Settings.model_validate({"images": {"weights": str(weights)}}))
+    # Before the weights have been opened, too, when nothing has been begun.
+    planned = plan_stages(study, [weights_stage, detect_stage], {"rows": Workers("CPU", needs_gb, 1, 1)})
+    assert [one.memory_gb for one in planned] == [needs_gb, 0.0]
+    with pytest.raises(PlanError, match=f"weights needs {needs_gb:g} GB a task"):
+        refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb - 0.1, 1, 1)})
     (opened,) = plan_weights(study)
     facts = {"result": "large", "detector": "", "police_class": 1}
     study.commit(WEIGHTS.name, Record(opened.name, WEIGHTS.fingerprint(opened), (), 1, 1, facts=facts))
