@@ -448,6 +448,7 @@ def test_a_result_that_names_no_threshold_leaves_the_one_of_the_study(source, tm
         (["detect", "--weights", "{root}/study.yaml", "--size", "7"], "images.size"),
         (["detect", "--precision", "int4"], "images.precision"),
         (["detect", "--threshold", "7"], "estimate.threshold"),
+        (["detect", "--weights", "nothing://bucket/a.pt"], "is no path or URL that can be opened"),
     ],
 )
 def test_what_can_not_be_asked_for_is_one_line_and_leaves_the_settings(tmp_path, arguments, complaint):

@@ -24,11 +24,10 @@ def trained_threshold(weights: str, police_class: str | int) -> float | None:
     -------
     None where no training of `patrolscope train` left its result beside the weights, or it did not find the class
     """
-    fs, place = fsspec.core.url_to_fs(weights)
-    file = f"{str(place).rpartition('/')[0]}/{RESULT_FILE}"
     try:
-        content: Any = json.loads(fs.cat_file(file))
-    except ValueError:  # not JSON
+        fs, place = fsspec.core.url_to_fs(weights)
+        content: Any = json.loads(fs.cat_file(f"{str(place).rpartition('/')[0]}/{RESULT_FILE}"))
+    except (ValueError, ImportError):  # not JSON, or no address: who opens the weights says so
         return None
     except remote_errors():
         return None
