@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 
-import dask
 import distributed
+
+from cluster.workers import quiet
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def two_workers() -> AbstractContextManager[distributed.Client]:
 def workers(number: int) -> Iterator[distributed.Client]:
     """A cluster of so many processes of one thread, on loopback."""
     with (
-        dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
+        quiet(),
         distributed.LocalCluster(
             n_workers=number, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
         ) as cluster,

@@ -25,7 +25,7 @@ from pipeline.detect.train.loop import collate, train  # noqa: E402
 from pipeline.detect.train.network import narrowed, network_from, new_network  # noqa: E402
 from pipeline.detect.train.result import trained_threshold  # noqa: E402
 from pipeline.detect.train.schedule import Average, Schedule, accumulated, cosine, make_optimizer  # noqa: E402
-from pipeline.detect.train.settings import RECIPES, Asked, Recipe  # noqa: E402
+from pipeline.detect.train.settings import RECIPES, Asked, Recipe, changed  # noqa: E402
 from pipeline.errors import PatrolscopeError, TrainingError, WeightsError  # noqa: E402
 from pipeline.seeds import stream  # noqa: E402
 from tests import official_form  # noqa: E402
@@ -178,6 +178,8 @@ def test_warm_up_lasts_three_epochs_or_a_thousand_iterations_and_never_more_than
     assert Schedule(RECIPES["p5"], 300, 500).warmup == 1_500
     assert Schedule(RECIPES["p5"], 300, 100).warmup == 1_000
     assert Schedule(RECIPES["p5"], 10, 100).warmup == 250
+    short = changed(RECIPES["p5"], ["warmup_epochs=0.5", "warmup_iterations=0"])
+    assert Schedule(short, 10, 100).warmup == 50
 
 
 def test_warm_up_raises_weights_from_zero_and_lowers_biases_from_a_tenth():

@@ -12,7 +12,6 @@ from torch import nn
 from pipeline.detect.train.settings import Recipe
 from pipeline.detect.yolov7 import Network
 
-_LEAST_WARMUP = 1_000  # iterations
 _MOST_WARMUP = 1 / 4  # of all iterations: a short training would be over before it is warm
 _EMA_DECAY, _EMA_UPDATES = 0.9999, 2_000
 
@@ -38,8 +37,8 @@ class Schedule:
     @property
     def warmup(self) -> int:
         """Iterations until the learning rate is the schedule's own."""
-        asked = max(round(self.recipe.warmup_epochs * self.batches), _LEAST_WARMUP)
-        return min(asked, int(_MOST_WARMUP * self.epochs * self.batches))
+        asked = max(self.recipe.warmup_epochs * self.batches, self.recipe.warmup_iterations)
+        return min(round(asked), int(_MOST_WARMUP * self.epochs * self.batches))
 
     def set(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
         """Put the values of an iteration, counted over all epochs, into the optimiser."""

@@ -39,7 +39,8 @@ class Recipe:
     nominal_batch: float = 64  # images that a step of the optimiser stands for
     momentum: float = 0.937
     weight_decay: float = 5e-4
-    warmup_epochs: float = 3.0
+    warmup_epochs: float = 3.0  # or, where they are more, so many iterations
+    warmup_iterations: float = 1_000
     warmup_momentum: float = 0.8
     warmup_bias_lr: float = 0.1
     box: float = 0.05
