@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,8 +170,10 @@ def measure_reader(study: Study) -> list[Comparison]:
         rows = [Comparison("opening the page, until the first picture", min(opened_s), 3.0, "s", 1, "limit")]
         rows += limits("pan or zoom in a browser", moves_s(browser, address))
         rows.append(Comparison("another filter in a browser", filter_s(browser, address), 0.5, "s", 1, "limit"))
-        with others(address):
-            rows += limits(f"pan or zoom beside {READERS - 1} other readers", moves_s(browser, address))
+        with others(address, wander_without_browser):
+            rows += limits(f"pan or zoom beside {READERS - 1} readers elsewhere", moves_s(browser, address))
+        with others(address, wander):
+            rows += limits(f"pan or zoom beside {READERS - 1} readers on these cores", moves_s(browser, address))
             held_gb = psutil.Process(server.pid).memory_info().rss / 2**30
         browser.close()
     return [*rows, Comparison(f"memory of the server, {READERS} readers", held_gb, 2.0, "GB", 1, "limit")]
@@ -244,11 +246,9 @@ def filter_s(browser: Any, address: str) -> float:
 
 
 @contextmanager
-def others(address: str) -> Iterator[None]:
-    """Other readers, each in a browser of its own, who move every second or so."""
-    code = (
-        "import sys, time; from benchmarks.dashboard import wander; wander(sys.argv[1], float(sys.argv[2]))"
-    )  # fmt: skip
+def others(address: str, how: Callable[[str, float], None]) -> Iterator[None]:
+    """Other readers, each a process, who move every second or so."""
+    code = f"import sys; from benchmarks.dashboard import {how.__name__} as go; go(sys.argv[1], float(sys.argv[2]))"
     with ThreadPoolExecutor(READERS) as pool:
         processes = [
             subprocess.Popen([sys.executable, "-c", code, address, str(60)], cwd=CLI.parent) for _ in range(READERS - 1)
@@ -279,3 +279,25 @@ def wander(address: str, for_s: float) -> None:
             page.mouse.move(x, y)
             page.mouse.wheel(0, float(rng.choice([-300, 300])))
             page.wait_for_timeout(1_500)
+
+
+def wander_without_browser(address: str, for_s: float) -> None:
+    """Such a reader with a browser on other cores than the server: asks for pictures and receives them, draws none."""
+    import panel as pn  # noqa: F401 - its models are on the page
+    from bokeh.client import pull_session
+    from bokeh.models import Plot
+
+    rng = np.random.default_rng(os.getpid())
+    with pull_session(url=address) as session:
+        (plot,) = session.document.select({"type": Plot, "name": "map"})
+        across, up = plot.x_range, plot.y_range
+        middle = np.array([across.start + across.end, up.start + up.end]) / 2
+        sides = np.array([across.end - across.start, up.end - up.start])
+        end_s = time.monotonic() + for_s
+        while time.monotonic() < end_s:
+            x, y = middle + rng.uniform(-0.2, 0.2, 2) * sides
+            wide, tall = sides * float(rng.choice([0.05, 0.2, 0.5]))
+            across.update(start=x - wide / 2, end=x + wide / 2)
+            up.update(start=y - tall / 2, end=y + tall / 2)
+            time.sleep(1.5)
+            session.force_roundtrip()

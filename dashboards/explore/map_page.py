@@ -6,6 +6,7 @@ import asyncio
 import html
 import io
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import panel as pn
 from bokeh.events import Tap
 from bokeh.models import (
     ColumnDataSource,
-    CustomJSHover,
+    CustomJS,
     HoverTool,
     ImperialLength,
     LinearColorMapper,
@@ -41,10 +42,7 @@ _FINEST_FT, _COARSEST = 0.25, 4.0  # a pixel; times the whole city
 _SAME = 1e-6  # of a side, that two windows may differ and still be the same
 _HOVER_PX = 4  # of the picture, along a cell of what hovering looks up
 
-_TOOLTIP = """
-<div style="max-width:260px;font:13px/1.4 Helvetica,Arial,sans-serif">
-<b>@image{place}</b><br>@image{level}<br>@image{images}<br>@image{persons}</div>
-"""
+_HOVER = Path(__file__).with_name("hover.js").read_text(encoding="utf-8")
 _threads = ThreadPoolExecutor(2, thread_name_prefix="map")
 
 
@@ -209,6 +207,7 @@ class _Map:
     def _figure(self) -> Any:
         window = self.window
         plot: Any = figure(
+            name="map",
             x_range=Range1d(window.west_ft, window.east_ft),
             y_range=Range1d(window.south_ft, window.north_ft),
             tools="pan,wheel_zoom,box_zoom,tap",
@@ -226,10 +225,8 @@ class _Map:
         place = {"x": "x", "y": "y", "dw": "dw", "dh": "dh"}
         plot.image("image", **place, source=self.picture, color_mapper=_colours())
         looked_up = plot.image("image", **place, source=self.places, global_alpha=0.0)
-        said = CustomJSHover(
-            args={"cards": self.cards}, code="return value < 0 ? '' : cards.data[format][Math.round(value)]"
-        )
-        plot.add_tools(HoverTool(renderers=[looked_up], tooltips=_TOOLTIP, formatters={"@image": said}))
+        said = CustomJS(args={"cards": self.cards, "places": self.places}, code=_HOVER)
+        plot.add_tools(HoverTool(renderers=[looked_up], tooltips=None, callback=said))
         bar = ScaleBar(range=plot.x_range, unit="ft", dimensional=ImperialLength(include=["ft", "mi"]))
         bar.update(location="bottom_left", bar_length=0.12, background_fill_alpha=0.8, border_line_color=None)
         plot.add_layout(bar)

@@ -185,6 +185,29 @@ def test_a_wheel_zooms_and_a_click_tells_of_a_place(address, open_page):
     page.get_by_text(re.compile("times the average")).first.wait_for()
 
 
+def test_a_pointer_on_the_map_is_told_the_place_and_a_drag_is_not(address, open_page):
+    page = open_page(address)
+    page.wait_for_function(f"() => {_DRAWN} > 0")
+    wait_for_picture(page, 0)
+    box = page.locator("canvas").first.bounding_box()
+    x, y = box["x"] + 0.62 * box["width"], box["y"] + 0.5 * box["height"]
+    said = page.get_by_role("tooltip")
+    page.mouse.move(x, y, steps=3)
+    said.wait_for(state="visible")
+    assert re.search(r"times the average|unknown", said.inner_text())
+    assert re.search(r"[\d,]+ images, [\d,]+ with police\n[\d,]+ people", said.inner_text())
+    near = said.bounding_box()
+    assert abs(near["x"] - x) < 40
+    page.mouse.down()
+    page.mouse.move(x - 60, y + 30, steps=4)
+    assert not said.is_visible()
+    page.mouse.up()
+    page.mouse.move(x, y, steps=3)
+    said.wait_for(state="visible")
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] - 60)
+    said.wait_for(state="hidden")
+
+
 def test_a_place_is_found_by_its_name(address, open_page):
     page = open_page(address)
     page.wait_for_function(f"() => {_DRAWN} > 0")
