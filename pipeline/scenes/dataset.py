@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from pipeline.errors import SettingsError
@@ -15,7 +17,7 @@ _SPLITS = ("train",) * 8 + ("validation", "test")
 
 
 def write_scenes(out: Path, *, images: int, seed: int) -> Iterator[int]:
-    """Write a folder, image by image; yields how many there are.
+    """Write a folder on all cores, ride by ride; yields how many images there are.
 
     Raises
     ------
@@ -23,18 +25,35 @@ def write_scenes(out: Path, *, images: int, seed: int) -> Iterator[int]:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SettingsError(f"{out} is not an empty folder: name a new one")
-    rides: list[str] = []
-    for number in range(images):
-        ride = f"{number // _RIDE_IMAGES:05d}"
+    firsts = range(0, images, _RIDE_IMAGES)
+    written = 0
+    # A scene follows from its seed and key, whichever process renders it.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        rides = [
+            pool.submit(_write_ride, out, range(first, min(first + _RIDE_IMAGES, images)), seed) for first in firsts
+        ]
+        for ride in rides:
+            for _ in range(ride.result()):
+                written += 1
+                yield written
+    (out / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
+    lines = [f"{_ride(first)},{_SPLITS[number % len(_SPLITS)]}\n" for number, first in enumerate(firsts)]
+    (out / "splits.csv").write_text("ride,split\n" + "".join(lines))
+
+
+def _ride(number: int) -> str:
+    """Name of the ride that an image belongs to."""
+    return f"{number // _RIDE_IMAGES:05d}"
+
+
+def _write_ride(out: Path, numbers: range, seed: int) -> int:
+    """Images and labels of one ride; how many they are."""
+    ride = _ride(numbers[0])
+    for folder in ("images", "labels"):
+        (out / folder / ride).mkdir(parents=True)
+    for number in numbers:
         key = f"{ride}/{number % _RIDE_IMAGES:03d}"
-        if not rides or rides[-1] != ride:
-            rides.append(ride)
-            (out / "images" / ride).mkdir(parents=True)
-            (out / "labels" / ride).mkdir(parents=True)
         taken = photograph(seed, key, police=number % _WITHOUT_POLICE != 0)
         (out / "images" / f"{key}.jpg").write_bytes(taken.jpeg)
         (out / "labels" / f"{key}.txt").write_text(label_text(taken.boxes))
-        yield number + 1
-    (out / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
-    lines = [f"{ride},{_SPLITS[number % len(_SPLITS)]}\n" for number, ride in enumerate(rides)]
-    (out / "splits.csv").write_text("ride,split\n" + "".join(lines))
+    return len(numbers)
