@@ -46,7 +46,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 test: lint
-	PATROLSCOPE_SCREENSHOTS=test-artefacts $(BIN)/python -m pytest
+	PATROLSCOPE_SCREENSHOTS=test-artefacts $(BIN)/python -m pytest --durations=25
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks all

@@ -138,18 +138,21 @@ def limits(name: str, times_s: list[float]) -> list[Comparison]:
 
 # A reader.
 
-# Number of the picture that the map shows.
-_SHOWN = """(() => { const find = (root) => { for (const one of root.querySelectorAll('*')) {
-  if (one.dataset && one.dataset.drawn) return Number(one.dataset.drawn);
-  if (one.shadowRoot) { const found = find(one.shadowRoot); if (found) return found; } } return 0; };
+# What holds the number of the picture that the map shows; and that number.
+_HOLDER = """(() => { const find = (root) => { for (const one of root.querySelectorAll('*')) {
+  if (one.dataset && one.dataset.drawn) return one.parentNode;
+  if (one.shadowRoot) { const found = find(one.shadowRoot); if (found) return found; } } return null; };
   return find(document); })()"""
-# Milliseconds from the next turn of the wheel, drag or choice until the map shows the picture after it.
+_SHOWN = f"Number({_HOLDER}?.firstElementChild.dataset.drawn ?? 0)"
+# Milliseconds from the next turn of the wheel, drag or choice until the map shows the picture after it. The holder is
+# looked for once: to look through the whole page at every frame would be a part of what is measured.
 _WATCH = f"""() => {{ window.seen = new Promise((resolve) => {{
-  const before = {_SHOWN}; let start = null;
+  const holder = {_HOLDER}; const shown = () => Number(holder.firstElementChild.dataset.drawn);
+  const before = shown(); let start = null;
   const begin = (event) => {{ if (start === null && (event.type !== 'pointermove' || event.buttons))
     start = performance.now(); }};
   for (const kind of ['wheel', 'pointermove', 'input']) window.addEventListener(kind, begin, true);
-  const look = () => {{ if (start !== null && {_SHOWN} > before) resolve(performance.now() - start);
+  const look = () => {{ if (start !== null && shown() > before) resolve(performance.now() - start);
     else requestAnimationFrame(look); }};
   look(); }}); }}"""
 

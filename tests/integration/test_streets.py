@@ -127,8 +127,8 @@ def test_the_detector_finds_police_in_the_study_s_scenes_and_the_sheet_shows_it(
     assert facts["images"] == IMAGES
     assert facts["ap50"] == round(found["ap50"], 3)
     # Less than what the card says: there are few positives here.
-    assert found["ap50"] > 0.25
-    assert found["image_auc"] > 0.7
+    assert found["ap50"] > 0.6
+    assert found["image_auc"] > 0.85
     with Image.open(detected.path("figures/streets.png")) as sheet:
         assert sheet.size[0] > 1_500
 

@@ -35,9 +35,12 @@ class Ranks:
     def sum_gradients(self, network: Network) -> None:
         """Add up the gradients of all processes: the loss of each is that of its images, so the sum is the batch's."""
         if self.world > 1:
-            for parameter in network.parameters():
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
+            gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)  # once: every call waits for all processes
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
 
     def total(self, values: Tensor) -> Tensor:
         """Sum over the processes, where the values are."""
@@ -80,13 +83,15 @@ class SharedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        count = _summed(values.new_tensor(values.numel() / self.num_features))
-        mean = _summed(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _summed(centred.square().sum((0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        count = values.new_tensor([values.numel() / self.num_features])
+        counts, means, variances = _of_all(torch.cat([count, mean, variance])).split([1, len(mean), len(mean)], dim=1)
+        share = counts / counts.sum()
+        mean = (share * means).sum(0)
+        variance = (share * (variances + (means - mean).square())).sum(0)
+        self._remember(mean.detach(), variance.detach() / (1 - 1 / counts.sum()))
         gain = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * gain[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (values * gain[:, None, None] + (self.bias - mean * gain)[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
@@ -111,8 +116,11 @@ class _Summed(torch.autograd.Function):
         return total
 
 
-def _summed(values: Tensor) -> Tensor:
-    return cast("Tensor", _Summed.apply(values))
+def _of_all(values: Tensor) -> Tensor:
+    """Values (n,) of every process, as (processes, n)."""
+    mine = torch.zeros(dist.get_world_size(), 1, device=values.device, dtype=values.dtype)
+    mine[dist.get_rank()] = 1
+    return cast("Tensor", _Summed.apply(mine * values))
 
 
 @contextmanager
