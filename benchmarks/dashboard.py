@@ -10,8 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +137,8 @@ def limits(name: str, times_s: list[float]) -> list[Comparison]:
 
 # A reader.
 
+_HERE = "here\n"  # what another one prints when it sees the map
+
 # What holds the number of the picture that the map shows; and that number.
 _HOLDER = """(() => { const find = (root) => { for (const one of root.querySelectorAll('*')) {
   if (one.dataset && one.dataset.drawn) return one.parentNode;
@@ -252,17 +253,20 @@ def filter_s(browser: Any, address: str) -> float:
 def others(address: str, how: Callable[[str, float], None]) -> Iterator[None]:
     """Other readers, each a process, who move every second or so."""
     code = f"import sys; from benchmarks.dashboard import {how.__name__} as go; go(sys.argv[1], float(sys.argv[2]))"
-    with ThreadPoolExecutor(READERS) as pool:
+    command = [sys.executable, "-c", code, address, str(60)]
+    with ExitStack() as stack:
         processes = [
-            subprocess.Popen([sys.executable, "-c", code, address, str(60)], cwd=CLI.parent) for _ in range(READERS - 1)
+            stack.enter_context(subprocess.Popen(command, cwd=CLI.parent, stdout=subprocess.PIPE, text=True))
+            for _ in range(READERS - 1)
         ]
-        time.sleep(8)
         try:
+            for process in processes:
+                if process.stdout is None or process.stdout.readline() != _HERE:
+                    raise RuntimeError("a reader ended before it saw the map")
             yield
         finally:
             for process in processes:
                 process.terminate()
-            list(pool.map(lambda process: process.wait(), processes))
 
 
 def wander(address: str, for_s: float) -> None:
@@ -276,6 +280,7 @@ def wander(address: str, for_s: float) -> None:
         page.goto(address)
         page.wait_for_function(f"() => {_SHOWN} > 1")
         box = page.locator("canvas").first.bounding_box()
+        print(_HERE, end="", flush=True)
         end_s = time.monotonic() + for_s
         while time.monotonic() < end_s:
             x, y = (box[a] + rng.uniform(0.3, 0.7) * box[side] for a, side in (("x", "width"), ("y", "height")))
@@ -296,6 +301,7 @@ def wander_without_browser(address: str, for_s: float) -> None:
         across, up = plot.x_range, plot.y_range
         middle = np.array([across.start + across.end, up.start + up.end]) / 2
         sides = np.array([across.end - across.start, up.end - up.start])
+        print(_HERE, end="", flush=True)
         end_s = time.monotonic() + for_s
         while time.monotonic() < end_s:
             x, y = middle + rng.uniform(-0.2, 0.2, 2) * sides

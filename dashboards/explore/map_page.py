@@ -6,6 +6,7 @@ import asyncio
 import html
 import io
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 from dashboards.explore.city import LEVEL_NAMES, called
-from dashboards.explore.compose import MEASURES, PALETTE, View, window_around
+from dashboards.explore.compose import MEASURES, PALETTE, Painter, View, window_around
 from dashboards.explore.filters import Filter
 from dashboards.explore.legend import legend_html
 from dashboards.explore.points import Window
@@ -186,7 +187,7 @@ class _Map:
         return {"picture": picture, "under": under, "window": view.window}
 
     def _describe(self) -> dict[str, list[str]]:
-        return cards(self.site, self._level(), self.state)
+        return cards(self.site.painter, self._level(), self.state.filter)
 
     def _put(self, painted: dict[str, Any], described: dict[str, list[str]]) -> None:
         window = painted["window"]
@@ -373,14 +374,15 @@ class _Map:
         )
 
 
-def cards(site: Site, level: str, state: State) -> dict[str, list[str]]:
-    """What hovering says of each place of a level, as text."""
-    levels = site.painter.levels(level, state.filter)
+@lru_cache(maxsize=64)
+def cards(painter: Painter, level: str, keep: Filter) -> dict[str, list[str]]:
+    """What hovering says of each place of a level, as text; kept, as a move of the map changes none of it."""
+    rows = painter.levels(level, keep).to_dict("records")
     return {
-        "place": [called(level, name) for name in levels["place"]],
-        "level": [_level_words(row) for row in levels.to_dict("records")],
-        "images": [f"{row['images']:,} images, {row['positives']:,} with police" for row in levels.to_dict("records")],
-        "persons": [f"{persons:,.0f} people" for persons in levels["persons"]],
+        "place": [called(level, row["place"]) for row in rows],
+        "level": [_level_words(row) for row in rows],
+        "images": [f"{row['images']:,} images, {row['positives']:,} with police" for row in rows],
+        "persons": [f"{row['persons']:,.0f} people" for row in rows],
     }
 
 

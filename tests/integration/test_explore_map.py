@@ -164,7 +164,7 @@ def test_a_poster_that_can_not_be_made_is_refused(site, asked, said):
 
 def test_hovering_says_what_the_table_says(site):
     row, _, _ = place_of(site, "neighbourhood")
-    said = cards(site, "neighbourhood", State())
+    said = cards(site.painter, "neighbourhood", Filter())
     at = said["place"].index(row["place"])
     assert said["images"][at] == f"{row['images']:,} images, {row['positives']:,} with police"
     assert said["level"][at].startswith(f"{row['relative']:.2f} times the average")

@@ -38,7 +38,7 @@ class Ranks:
             gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat)  # once: every call waits for all processes
-            parts = flat.split([gradient.numel() for gradient in gradients])
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
@@ -85,7 +85,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         values = x.float()
         variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
         count = values.new_tensor([values.numel() / self.num_features])
-        counts, means, variances = _of_all(torch.cat([count, mean, variance])).split([1, len(mean), len(mean)], dim=1)
+        found = _of_all(torch.cat([count, mean, variance]))
+        counts, means, variances = torch.split(found, [1, len(mean), len(mean)], dim=1)
         share = counts / counts.sum()
         mean = (share * means).sum(0)
         variance = (share * (variances + (means - mean).square())).sum(0)
