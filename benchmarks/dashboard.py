@@ -145,15 +145,18 @@ _HOLDER = """(() => { const find = (root) => { for (const one of root.querySelec
   if (one.shadowRoot) { const found = find(one.shadowRoot); if (found) return found; } } return null; };
   return find(document); })()"""
 _SHOWN = f"Number({_HOLDER}?.firstElementChild.dataset.drawn ?? 0)"
-# Milliseconds from the next turn of the wheel, drag or choice until the map shows the picture after it. The holder is
-# looked for once: to look through the whole page at every frame would be a part of what is measured.
+# Milliseconds from the next turn of the wheel, drag or choice until the map shows the last picture that follows from it
+# within a second, and how many there were. The holder is looked for once: to look through the whole page at every frame
+# would be a part of what is measured.
 _WATCH = f"""() => {{ window.seen = new Promise((resolve) => {{
   const holder = {_HOLDER}; const shown = () => Number(holder.firstElementChild.dataset.drawn);
-  const before = shown(); let start = null;
+  const before = shown(); let start = null, last = before, at = null;
   const begin = (event) => {{ if (start === null && (event.type !== 'pointermove' || event.buttons))
     start = performance.now(); }};
   for (const kind of ['wheel', 'pointermove', 'input']) window.addEventListener(kind, begin, true);
-  const look = () => {{ if (start !== null && shown() > before) resolve(performance.now() - start);
+  const look = () => {{ const now = performance.now();
+    if (start !== null && shown() > last) {{ last = shown(); at = now; }}
+    if (at !== null && now - start > 1000) resolve([at - start, last - before]);
     else requestAnimationFrame(look); }};
   look(); }}); }}"""
 
@@ -217,7 +220,7 @@ def moves_s(browser: Any, address: str) -> list[float]:
     page.wait_for_timeout(1_000)
     box = page.locator("canvas").first.bounding_box()
     x, y = box["x"] + 0.6 * box["width"], box["y"] + 0.45 * box["height"]
-    times_s = []
+    times_s, drawn = [], []
     for move in ["pan", "zoom", "pan", "zoom", "pan", "pan"] * 3:
         page.evaluate(_WATCH)
         page.mouse.move(x, y)
@@ -227,9 +230,11 @@ def moves_s(browser: Any, address: str) -> list[float]:
             page.mouse.down()
             page.mouse.move(x - 120, y + 60)
             page.mouse.up()
-        times_s.append(page.evaluate("() => window.seen") / 1_000)
-        page.wait_for_timeout(400)
+        took_ms, pictures = page.evaluate("() => window.seen")
+        times_s.append(took_ms / 1_000)
+        drawn.append(pictures)
     page.close()
+    print(f"{np.mean(drawn):.2f} pictures a move")
     return times_s
 
 
@@ -243,8 +248,7 @@ def filter_s(browser: Any, address: str) -> float:
     for label, option in (("Light", "Night"), ("Light", "Daylight"), ("From hour", "07:00"), ("To hour", "18:59")):
         page.evaluate(_WATCH)
         page.get_by_label(label).select_option(option)
-        times_s.append(page.evaluate("() => window.seen") / 1_000)
-        page.wait_for_timeout(400)
+        times_s.append(page.evaluate("() => window.seen")[0] / 1_000)
     page.close()
     return float(np.median(times_s))
 

@@ -40,6 +40,7 @@ _TALL_PX = 640
 _MOST_PX = 2_400  # along a side: a browser can say anything
 _STEP = 1 / 3  # of the view, that an arrow moves
 _FINEST_FT, _COARSEST = 0.25, 4.0  # a pixel; times the whole city
+_SETTLE_MS = 5  # after the first change; a second axis was told of within 1 ms of the first
 _SAME = 1e-6  # of a side, that two windows may differ and still be the same
 _HOVER_PX = 4  # of the picture, along a cell of what hovering looks up
 
@@ -158,7 +159,11 @@ class _Map:
     # Drawing.
 
     def _ask(self) -> None:
-        """Draw soon: what is asked for until then is one picture."""
+        """Draw soon: what is asked for until then is one picture.
+
+        A browser sends the axes one after the other. To draw at the first would hold the document until its picture is
+        done, half moved, and every move would be two pictures.
+        """
         if self._wanted:
             return
         self._wanted = True
@@ -167,7 +172,7 @@ class _Map:
             self._wanted = False
             self._put(self._paint(), self._describe())
             return
-        document.add_next_tick_callback(self._draw)
+        document.add_timeout_callback(self._draw, _SETTLE_MS)
 
     async def _draw(self) -> None:
         self._wanted = False
