@@ -310,7 +310,6 @@ def wander_without_browser(address: str, for_s: float) -> None:
         while time.monotonic() < end_s:
             x, y = middle + rng.uniform(-0.2, 0.2, 2) * sides
             wide, tall = sides * float(rng.choice([0.05, 0.2, 0.5]))
-            across.update(start=x - wide / 2, end=x + wide / 2)
-            up.update(start=y - tall / 2, end=y + tall / 2)
+            plot.tags = [x - wide / 2, x + wide / 2, y - tall / 2, y + tall / 2]
             time.sleep(1.5)
             session.force_roundtrip()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import html
 import io
+import itertools
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -40,10 +42,29 @@ _TALL_PX = 640
 _MOST_PX = 2_400  # along a side: a browser can say anything
 _STEP = 1 / 3  # of the view, that an arrow moves
 _FINEST_FT, _COARSEST = 0.25, 4.0  # a pixel; times the whole city
-_SETTLE_MS = 5  # after the first change; a second axis was told of within 1 ms of the first
 _SAME = 1e-6  # of a side, that two windows may differ and still be the same
 _HOVER_PX = 4  # of the picture, along a cell of what hovering looks up
 
+# Reader and server tell each other the ends of both axes at once, as the plot's tags. Bokeh sends one axis after the
+# other, and a picture between the two would be half moved.
+_AXES = """
+let telling = false;
+export default ({ plot }, changed) => {
+  const { x_range: x, y_range: y } = plot;
+  if (changed === plot) {
+    const [west, east, south, north] = plot.tags;
+    x.setv({ start: west, end: east });
+    y.setv({ start: south, end: north });
+  } else if (!telling) {
+    telling = true;
+    queueMicrotask(() => {
+      telling = false;
+      const ends = [x.start, x.end, y.start, y.end];
+      if (ends.some((end, number) => end !== plot.tags[number])) plot.tags = ends;
+    });
+  }
+};
+"""
 _HOVER = Path(__file__).with_name("hover.js").read_text(encoding="utf-8")
 _threads = ThreadPoolExecutor(2, thread_name_prefix="map")
 
@@ -73,8 +94,7 @@ class _Map:
         self.plot = self._figure()
         self.drawn = 0  # pictures sent
         self._wanted = False
-        self._placing = False  # whether the server itself moves the axes
-        self._followed = True  # whether the window is that of the axes
+        self._told: list[float] = []  # ends of the axes that a reader has moved to, until they are followed
         self.status = pn.pane.HTML("", styles={"color": "#5a636e", "font-size": "13px"}, margin=(2, 0))
         self._put(self._paint(), self._describe())
         state.param.watch(lambda *_: self._ask(), ["filter", "measure", "level", "chosen"])
@@ -99,19 +119,14 @@ class _Map:
     def _show(self, window: Window) -> None:
         """Go to a window."""
         self.window = window
-        self._place(window)
+        self._place()
         self._ask()
 
-    def _place(self, window: Window) -> None:
-        """Let the browser's axes show a window."""
-        self._placing = True
-        for axis, ends in (
-            (self.plot.x_range, (window.west_ft, window.east_ft)),
-            (self.plot.y_range, (window.south_ft, window.north_ft)),
-        ):
-            axis.update(start=ends[0], end=ends[1])
-        self._placing = False
-        self._followed = True
+    def _place(self) -> None:
+        """Let the browser's axes show the window."""
+        window = self.window
+        self._told = []
+        self.plot.tags = [window.west_ft, window.east_ft, window.south_ft, window.north_ft]
 
     def _around(self, x_ft: float, y_ft: float, pixel_ft: float) -> Window:
         coarsest = _COARSEST * self.site.painter.whole(self.window.columns, self.window.rows).pixel_ft
@@ -119,26 +134,33 @@ class _Map:
             x_ft, y_ft, min(max(pixel_ft, _FINEST_FT), coarsest), self.window.columns, self.window.rows
         )
 
-    def _moved(self, _attr: str, _old: object, _new: object) -> None:
+    def _moved(self, _attr: str, _old: object, ends: list[Any]) -> None:
         """The reader pans or zooms: told at every step, while Bokeh's own event of it waits for half a second."""
-        if not self._placing:
-            self._followed = False
+        if len(ends) != 4 or not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
+            return
+        west, east, south, north = ends
+        window = self.window
+        known = window.west_ft, window.east_ft, window.south_ft, window.north_ft
+        off = max(abs(end - of) for end, of in zip(ends, known, strict=True))
+        # The server's own change comes here, too.
+        if west < east and south < north and off > _SAME * (east - west):
+            self._told = ends
             self._ask()
 
     def _follow(self) -> None:
-        """Take the window from the browser's axes, once all their ends have moved."""
-        across, up = self.plot.x_range, self.plot.y_range
-        if self._followed or None in (across.start, across.end, up.start, up.end):
+        """Take the window that the reader has moved to."""
+        if not self._told:
             return
-        self._followed = True
+        west, east, south, north = self._told
+        self._told = []
         self._resize()
-        pixel_ft = abs(across.end - across.start) / self.window.columns
-        asked = self._around((across.start + across.end) / 2, (up.start + up.end) / 2, pixel_ft)
+        pixel_ft = (east - west) / self.window.columns
+        asked = self._around((west + east) / 2, (south + north) / 2, pixel_ft)
         tall_ft = asked.north_ft - asked.south_ft
-        off = max(abs(asked.pixel_ft - pixel_ft) / pixel_ft, abs(abs(up.end - up.start) - tall_ft) / tall_ft)
-        if off > _SAME:  # closer or further than the map goes, or pixels that are not square
-            self._place(asked)
+        off = max(abs(asked.pixel_ft - pixel_ft) / pixel_ft, abs(north - south - tall_ft) / tall_ft)
         self.window = asked
+        if off > _SAME:  # closer or further than the map goes, or pixels that are not square
+            self._place()
 
     def _resize(self) -> None:
         """Take as many pixels as the browser shows, for the same scale."""
@@ -159,11 +181,7 @@ class _Map:
     # Drawing.
 
     def _ask(self) -> None:
-        """Draw soon: what is asked for until then is one picture.
-
-        A browser sends the axes one after the other. To draw at the first would hold the document until its picture is
-        done, half moved, and every move would be two pictures.
-        """
+        """Draw soon: what is asked for until then is one picture."""
         if self._wanted:
             return
         self._wanted = True
@@ -172,7 +190,7 @@ class _Map:
             self._wanted = False
             self._put(self._paint(), self._describe())
             return
-        document.add_timeout_callback(self._draw, _SETTLE_MS)
+        document.add_next_tick_callback(self._draw)
 
     async def _draw(self) -> None:
         self._wanted = False
@@ -240,9 +258,11 @@ class _Map:
             *self.site.city.stations_ft.T, marker="square_pin", size=7, fill_color="#1b1f24", line_color="white",
             name="stations",
         )  # fmt: skip
-        for axis in (plot.x_range, plot.y_range):
-            axis.on_change("start", self._moved)
-            axis.on_change("end", self._moved)
+        axes = CustomJS(args={"plot": plot}, code=_AXES)
+        for model, name in itertools.product((plot.x_range, plot.y_range), ("start", "end")):
+            model.js_on_change(name, axes)
+        plot.js_on_change("tags", axes)
+        plot.on_change("tags", self._moved)
         plot.on_event(Tap, self._tapped)
         plot.on_change("inner_width", self._fitted)
         plot.on_change("inner_height", self._fitted)

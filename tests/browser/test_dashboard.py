@@ -172,13 +172,12 @@ def test_the_map_can_be_steered_without_a_mouse(address, open_page):
 
 def test_a_wheel_zooms_and_a_click_tells_of_a_place(address, open_page):
     page = open_page(f"{address}?measure=level")
-    page.wait_for_function(f"() => {_DRAWN} > 0")
-    before = drawn(page)
+    before = wait_for_picture(page, 0)
     box = page.locator("canvas").first.bounding_box()
     x, y = box["x"] + 0.62 * box["width"], box["y"] + 0.5 * box["height"]
     page.mouse.move(x, y)
     page.mouse.wheel(0, -300)
-    before = wait_for_picture(page, before)
+    assert wait_for_picture(page, before) == before + 1, "a picture before both axes had moved"
     page.mouse.click(x, y)
     wait_for_address(page, "chosen=")
     page.get_by_role("heading", level=2).first.wait_for()
