@@ -142,9 +142,10 @@ class _Map:
         window = self.window
         known = window.west_ft, window.east_ft, window.south_ft, window.north_ft
         off = max(abs(end - of) for end, of in zip(ends, known, strict=True))
-        # The server's own change comes here, too.
-        if west < east and south < north and off > _SAME * (east - west):
-            self._told = ends
+        if west < east and south < north:
+            # The server's own change comes here, too, and a reader can go back to where the map still is.
+            self._told = ends if off > _SAME * (east - west) else []
+        if self._told:
             self._ask()
 
     def _follow(self) -> None:
