@@ -21,10 +21,14 @@ def write_scenes(out: Path, *, images: int, seed: int) -> Iterator[int]:
 
     Raises
     ------
-    SettingsError : the folder is not empty
+    SettingsError : the folder is not empty, or can not be made
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise SettingsError(f"{out} is not an empty folder: name a new one")
+    try:
+        (out / "images").mkdir(parents=True)
+    except OSError as error:
+        raise SettingsError(f"{out} can not be made ({error.strerror}): name a folder where you may write") from None
     firsts = range(0, images, _RIDE_IMAGES)
     written = 0
     # A scene follows from its seed and key, whichever process renders it.
@@ -32,10 +36,13 @@ def write_scenes(out: Path, *, images: int, seed: int) -> Iterator[int]:
         rides = [
             pool.submit(_write_ride, out, range(first, min(first + _RIDE_IMAGES, images)), seed) for first in firsts
         ]
-        for ride in rides:
-            for _ in range(ride.result()):
-                written += 1
-                yield written
+        try:
+            for ride in rides:
+                for _ in range(ride.result()):
+                    written += 1
+                    yield written
+        finally:
+            pool.shutdown(cancel_futures=True)  # who stops it does not wait for the rest
     (out / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
     lines = [f"{_ride(first)},{_SPLITS[number % len(_SPLITS)]}\n" for number, first in enumerate(firsts)]
     (out / "splits.csv").write_text("ride,split\n" + "".join(lines))

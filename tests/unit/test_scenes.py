@@ -132,3 +132,5 @@ def test_a_folder_of_scenes_grows_by_rides_and_is_never_written_over(tmp_path):
     assert len(of["a"]) == 25
     with pytest.raises(SettingsError, match="not an empty folder"):
         list(write_scenes(tmp_path / "a", images=10, seed=1))
+    with pytest.raises(SettingsError, match=r"can not be made \(Not a directory\)"):
+        list(write_scenes(tmp_path / "a" / "classes.txt" / "b", images=10, seed=1))
