@@ -400,7 +400,7 @@ class _Map:
         )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # 2 MB each at 6,807 block groups
 def cards(painter: Painter, level: str, keep: Filter) -> dict[str, list[str]]:
     """What hovering says of each place of a level, as text; kept, as a move of the map changes none of it."""
     rows = painter.levels(level, keep).to_dict("records")

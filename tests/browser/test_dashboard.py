@@ -186,7 +186,6 @@ def test_a_wheel_zooms_and_a_click_tells_of_a_place(address, open_page):
 
 def test_a_pointer_on_the_map_is_told_the_place_and_a_drag_is_not(address, open_page):
     page = open_page(address)
-    page.wait_for_function(f"() => {_DRAWN} > 0")
     wait_for_picture(page, 0)
     box = page.locator("canvas").first.bounding_box()
     x, y = box["x"] + 0.62 * box["width"], box["y"] + 0.5 * box["height"]
