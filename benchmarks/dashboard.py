@@ -139,23 +139,20 @@ def limits(name: str, times_s: list[float]) -> list[Comparison]:
 
 _HERE = "here\n"  # what another one prints when it sees the map
 
-# What holds the number of the picture that the map shows; and that number.
-_HOLDER = """(() => { const find = (root) => { for (const one of root.querySelectorAll('*')) {
-  if (one.dataset && one.dataset.drawn) return one.parentNode;
-  if (one.shadowRoot) { const found = find(one.shadowRoot); if (found) return found; } } return null; };
-  return find(document); })()"""
-_SHOWN = f"Number({_HOLDER}?.firstElementChild.dataset.drawn ?? 0)"
+# Number of the picture that the browser has.
+_SHOWN = "(window.Bokeh?.documents[0]?.get_model_by_name('picture')?.data.number[0] ?? 0)"
 # Milliseconds from the next turn of the wheel, drag or choice until the map shows the last picture that follows from it
-# within a second, and how many there were. The holder is looked for once: to look through the whole page at every frame
-# would be a part of what is measured.
+# within a second, and how many there were. A picture is shown at the end of the frame in which the browser has it; the
+# time is taken at the start of the next.
 _WATCH = f"""() => {{ window.seen = new Promise((resolve) => {{
-  const holder = {_HOLDER}; const shown = () => Number(holder.firstElementChild.dataset.drawn);
-  const before = shown(); let start = null, last = before, at = null;
+  const shown = () => {_SHOWN};
+  const before = shown(); let start = null, last = before, had = false, at = null;
   const begin = (event) => {{ if (start === null && (event.type !== 'pointermove' || event.buttons))
     start = performance.now(); }};
   for (const kind of ['wheel', 'pointermove', 'input']) window.addEventListener(kind, begin, true);
   const look = () => {{ const now = performance.now();
-    if (start !== null && shown() > last) {{ last = shown(); at = now; }}
+    if (had) {{ at = now; had = false; }}
+    if (start !== null && shown() > last) {{ last = shown(); had = true; }}
     if (at !== null && now - start > 1000) resolve([at - start, last - before]);
     else requestAnimationFrame(look); }};
   look(); }}); }}"""

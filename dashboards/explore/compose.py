@@ -166,16 +166,17 @@ def _fill_level(picture: Picture, under: npt.NDArray[np.int32], levels: pd.DataF
     relative = levels["relative"].to_numpy()
     colours = _FIRST["level"] + np.searchsorted(LEVEL_EDGES, np.nan_to_num(relative, nan=1.0))
     colours[np.isnan(relative)] = _PLAIN[EMPTY]
-    seen = under != OUTSIDE
-    picture[seen] = colours[under[seen]]
     stroke = stroke_of(window)
     few = ((levels["images"] < FEW_IMAGES) | (levels["positives"] == 0)).to_numpy() & ~np.isnan(relative)
     # Counted from the city's corner, so that stripes stay where they are while the map moves.
     row, column = (round(side / window.pixel_ft) for side in (window.south_ft, window.west_ft))
-    stripes = (
-        np.arange(row, row + window.rows)[:, None] - np.arange(column, column + window.columns)
-    ) // stroke % 7 < 2
-    picture[seen & stripes & few[under]] = _PLAIN[HATCH]
+    across, up = (
+        np.arange(start, start + n, dtype=np.int32) for start, n in ((column, window.columns), (row, window.rows))
+    )
+    stripes = (up[:, None] - across) % (7 * stroke) < 2 * stroke
+    # The last colour is for `OUTSIDE`, which counts from the end.
+    plain, hatched = (np.append(some, 0).astype(np.uint8) for some in (colours, np.where(few, _PLAIN[HATCH], colours)))
+    np.copyto(picture, np.where(stripes, hatched[under], plain[under]), where=under != OUTSIDE)
 
 
 def _fill_points(picture: Picture, painter: Painter, view: View, land: Shown) -> None:
@@ -189,13 +190,13 @@ def _fill_points(picture: Picture, painter: Painter, view: View, land: Shown) ->
     if view.measure == "images":
         values = _density(images, window)[inner]
         shown = values > 0
-        place = np.log(np.maximum(values, 1)) / np.log(scales.images)
+        place = np.log(np.maximum(values[shown], 1)) / np.log(scales.images)
     else:
         picture[land] = _PLAIN[EMPTY]
         values = _looked_up(_shares(painter, view.keep), window)
         shown = np.isfinite(values) & land
-        place = np.nan_to_num(values) / scales.share
-    steps = (place[shown] * (_STEPS - 1)).clip(0, _STEPS - 1).astype(np.uint8)
+        place = values[shown] / scales.share
+    steps = (place * (_STEPS - 1)).clip(0, _STEPS - 1).astype(np.uint8)
     picture[shown] = steps + np.uint8(_FIRST[view.measure])
     if dots:
         for counts, colour, size in ((images, INK, 3), (positives, CHOSEN, 5)):

@@ -30,11 +30,14 @@ document.addEventListener("pointerdown", () => { pressed = true; show(null); }, 
 for (const end of ["pointerup", "pointercancel"])
   document.addEventListener(end, () => { pressed = false; }, { capture: true, passive: true });
 
-export default ({ cards, places }, _tool, { index }) => {
-  const [cell] = index.image_indices;
-  const place = cell === undefined ? -1 : Math.round(places.data.image[0][cell.flat_index]);
+export default ({ cards, places }, { event_name, x, y }) => {
+  const { image: [numbers], x: [west], y: [south], dw: [wide], dh: [tall] } = places.data;
+  const [rows, columns] = numbers.shape;
+  const column = Math.floor(((x - west) / wide) * columns), row = Math.floor(((y - south) / tall) * rows);
+  const within = column >= 0 && column < columns && row >= 0 && row < rows;
+  const place = within ? numbers[row * columns + column] : -1;
   const { data } = cards;
   const placed = box.style.transform !== ""; // this is loaded at the first move, and told the pointer's place at the second
   const texts = [data.place, data.level, data.images, data.persons].map((column) => column[place]);
-  show(pressed || place < 0 || !placed ? null : texts);
+  show(event_name === "mouseleave" || pressed || place < 0 || !placed ? null : texts);
 };
