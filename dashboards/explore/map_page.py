@@ -42,6 +42,7 @@ _MOST_PX = 2_400  # along a side: a browser can say anything
 _STEP = 1 / 3  # of the view, that an arrow moves
 _FINEST_FT, _COARSEST = 0.25, 4.0  # a pixel; times the whole city
 _SAME = 1e-6  # of a side, that two windows may differ and still be the same
+_BAR_LENGTHS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000]  # feet or miles, of the scale bar
 _HOVER_PX = 4  # of the picture, along a cell of what hovering looks up
 
 # Reader and server tell each other the ends of both axes at once, as the plot's tags. Bokeh sends one axis after the
@@ -255,7 +256,9 @@ class _Map:
         hover = CustomJS(args={"cards": self.cards, "places": self.places}, code=_HOVER)
         for event in (MouseMove, MouseLeave):
             plot.js_on_event(event, hover)
-        bar = ScaleBar(range=plot.x_range, unit="ft", dimensional=ImperialLength(include=["ft", "mi"]))
+        # Bokeh's own ticks end at 60, which would be 60 ft for all that is shorter than a mile.
+        lengths = ImperialLength(include=["ft", "mi"], ticks=_BAR_LENGTHS)
+        bar = ScaleBar(range=plot.x_range, unit="ft", dimensional=lengths)
         bar.update(location="bottom_left", bar_length=0.12, background_fill_alpha=0.8, border_line_color=None)
         plot.add_layout(bar)
         plot.scatter(
