@@ -410,7 +410,7 @@ def scenes(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Rendered street scenes with labels, to try a training on; photographs they are not."""
-    with _errors():
+    with _errors(stopped=f"remove {out}, and start again"):
         from rich.progress import track
 
         from pipeline.scenes.dataset import write_scenes
@@ -1066,7 +1066,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(stopped: str = "the same command goes on from here") -> Iterator[None]:
     """A user's mistake ends with its message and status 2; a defect keeps its trace."""
     from cluster.profiles import ClusterError
     from pipeline.errors import PatrolscopeError
@@ -1077,7 +1077,7 @@ def _errors() -> Iterator[None]:
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
         raise typer.Exit(getattr(error, "status", 2)) from error
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
+        typer.echo(f"stopped; {stopped}", err=True)
         raise typer.Exit(130) from None
 
 
