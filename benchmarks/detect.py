@@ -93,7 +93,14 @@ def write_weights(file: Path, name: str) -> Path:
 
 def make_study(folder: Path, name: str, weights: Path, **images: Any) -> Study:
     """A study whose images are those of `folder`/store, in shards of 20."""
-    asked = {"sources": [str(folder / "store")], "weights": str(weights), "size": SIZE, "shard_images": 20, **images}
+    asked = {
+        "sources": [str(folder / "store")],
+        "weights": str(weights),
+        "size": SIZE,
+        "shard_images": 20,
+        "device": "cpu",
+        **images,
+    }
     shutil.rmtree(folder / name, ignore_errors=True)
     settings = {"images": asked, "detection": {"police_class": 1}}
     return create_study(folder / name, Settings.model_validate(settings))
@@ -169,7 +176,7 @@ def forward_passes(weights: str, file: str, count: int, threads: int) -> None:
 
 def one_at_a_time(weights: Path, files: list[Path], order: torch.memory_format) -> None:
     """A plain loop of decode, letterbox, forward, NMS."""
-    detector = load_detector(str(weights), size=SIZE, threads=THREADS)  # which are then torch's
+    detector = load_detector(str(weights), size=SIZE, threads=THREADS, device="cpu")  # which are then torch's
     network = read_checkpoint(weights).network().fuse().to(memory_format=order)
     anchors = cast("torch.Tensor", network.head.anchor_grid).reshape(len(network.strides), -1, 2)
     with torch.inference_mode():
@@ -183,7 +190,7 @@ def one_at_a_time(weights: Path, files: list[Path], order: torch.memory_format) 
 @lru_cache(maxsize=1)
 def _bare(weights: str) -> tuple[Detector, Network]:
     network = read_checkpoint(Path(weights)).network().fuse().to(memory_format=torch.channels_last)
-    return load_detector(weights, size=SIZE, threads=1), network
+    return load_detector(weights, size=SIZE, threads=1, device="cpu"), network
 
 
 def compare_ultralytics(folder: Path, files: list[Path], client: distributed.Client) -> list[Comparison]:
@@ -210,7 +217,7 @@ class _RayModel:
     """An actor of a Ray Data pipeline: the same decoding, detector and thresholds."""
 
     def __init__(self, weights: str) -> None:
-        self.detector = load_detector(weights, size=SIZE, threads=1)
+        self.detector = load_detector(weights, size=SIZE, threads=1, device="cpu")
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
         scores = []
@@ -247,7 +254,7 @@ def compare_memory(folder: Path, images: int) -> Comparison:
     """Memory of this process after a tenth of the images, and after all: pictures of 320 x 180, at 64 pixels."""
     weights = folder / "tiny.pt"
     files = write_pictures(folder / "small", 50, 320, 180)
-    detector = load_detector(str(weights), size=64, threads=1)
+    detector = load_detector(str(weights), size=64, threads=1, device="cpu")
     process = psutil.Process()
 
     def held_mb(count: int) -> float:

@@ -13,7 +13,7 @@ from distributed.deploy import ssh
 from distributed.security import Security
 
 from cluster.certificates import by_path
-from cluster.profiles import LOOPBACK, Certificates, ClusterError, Pool, Profile, seconds
+from cluster.profiles import LOOPBACK, Certificates, ClusterError, Pool, Profile, granted_gpus, seconds
 
 DEATH_TIMEOUT_S = 60  # a worker that does not find its scheduler for so long gives its place back
 PLACEHOLDER = "SCHEDULER"  # its address is not known before it runs
@@ -22,17 +22,25 @@ LIST_COMMANDS = {"slurm": ("squeue", "--me", "--noheader", "--format=%A")}
 LIST_TIMEOUT_S = 10
 
 
-def job_spec(profile: Profile, pool_name: str, number: int, security: Security | None) -> tuple[str, dict[str, Any]]:
-    """Name and specification of a job, as distributed.SpecCluster takes it."""
+def job_spec(
+    profile: Profile, pool_name: str, number: int, place: int, security: Security | None
+) -> tuple[str, dict[str, Any]]:
+    """Name and specification of a job, as distributed.SpecCluster takes it.
+
+    Parameters
+    ----------
+    number : of the job in its pool, never twice
+    place : the lowest that no other job of the pool has: says which GPU of this machine, or which host is its own
+    """
     pool = profile.pools[pool_name]
     name = f"{pool_name}-{number}"
     if profile.kind == "local":
-        return name, {"cls": distributed.Nanny, "options": _process(profile, pool, number, security)}
+        return name, {"cls": distributed.Nanny, "options": _process(profile, pool, place, security)}
     if profile.kind == "ssh":
         options = {
-            "address": pool.hosts[number % len(pool.hosts)],
+            "address": pool.hosts[place % len(pool.hosts)],
             "connect_options": {},
-            "kwargs": _over_ssh(profile, pool, name),
+            "kwargs": _over_ssh(profile, pool, name, place),
             "remote_python": pool.python,
         }
         return name, {"cls": ssh.Worker, "options": options}
@@ -48,7 +56,7 @@ def job_script(profile: Profile, pool_name: str) -> str:
     if secured == "temporary":
         folder = profile.home / "tls-of-the-run"
         secured = Certificates(ca=f"{folder}/ca.pem", cert=f"{folder}/cert.pem", key=f"{folder}/key.pem")
-    name, spec = job_spec(profile, pool_name, 0, None if secured == "none" else by_path(secured))
+    name, spec = job_spec(profile, pool_name, 0, 0, None if secured == "none" else by_path(secured))
     if profile.kind in ("local", "ssh"):
         pool = profile.pools[pool_name]
         where = "on this machine" if profile.kind == "local" else f"on {', '.join(dict.fromkeys(pool.hosts))}, by ssh"
@@ -189,7 +197,7 @@ def _worker_arguments(profile: Profile, pool: Pool) -> list[str]:
     return arguments
 
 
-def _process(profile: Profile, pool: Pool, number: int, security: Security | None) -> dict[str, Any]:
+def _process(profile: Profile, pool: Pool, place: int, security: Security | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         "nthreads": pool.threads,
         "memory_limit": round(pool.process_memory_gb * 2**30),
@@ -204,11 +212,12 @@ def _process(profile: Profile, pool: Pool, number: int, security: Security | Non
         "silence_logs": "CRITICAL",
     }
     if pool.kind == "gpu":
-        options["env"] = {"CUDA_VISIBLE_DEVICES": str(number % pool.maximum)}
+        granted = granted_gpus()
+        options["env"] = {"CUDA_VISIBLE_DEVICES": granted[place % len(granted)] if granted else str(place)}
     return options
 
 
-def _over_ssh(profile: Profile, pool: Pool, name: str) -> dict[str, Any]:
+def _over_ssh(profile: Profile, pool: Pool, name: str, place: int) -> dict[str, Any]:
     # Certificates come as paths with Dask's configuration, which distributed.deploy.ssh hands on.
     options: dict[str, Any] = {
         "name": name,
@@ -224,7 +233,8 @@ def _over_ssh(profile: Profile, pool: Pool, name: str) -> dict[str, Any]:
     if profile.on_loopback:
         options["host"] = LOOPBACK[0]
     if pool.kind == "gpu":
-        options["env"] = {"CUDA_VISIBLE_DEVICES": "0"}
+        at = place % len(pool.hosts)
+        options["env"] = {"CUDA_VISIBLE_DEVICES": str(pool.hosts[:at].count(pool.hosts[at]))}
     if pool.lifetime_s is not None:
         options["lifetime"], options["lifetime_stagger"] = (f"{time_s}s" for time_s in pool.lifetime_s)
     return options

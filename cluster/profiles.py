@@ -300,11 +300,16 @@ def _on_this_machine(content: dict[str, Any]) -> dict[str, Any]:
     return rest | {"pools": counted}
 
 
+def granted_gpus() -> list[str]:
+    """GPUs of this machine that its user, or a queue, has set aside for this process; empty: it may have all."""
+    return [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+
+
 def _counted(pool: dict[str, Any]) -> dict[str, Any]:
     if "auto" not in (pool.get("minimum"), pool.get("maximum")):
         return dict(pool)
     if pool.get("kind") == "gpu":
-        there = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        there = len(granted_gpus()) or len(list(Path("/dev").glob("nvidia[0-9]*")))
         if not there:
             raise ClusterError("no NVIDIA GPU on this machine: use --cluster local, which detects on its cores")
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import Counter
@@ -44,6 +45,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
         self.profile = profile
         self.troubles: dict[str, str] = {}  # with the jobs of a pool, by its name; until others are asked for
         self._numbers = dict.fromkeys(profile.pools, 0)
+        self._places: dict[str, int] = {}  # of jobs among those of their pool
         self._needed_at = dict.fromkeys(profile.pools, -math.inf)
         self._seen_at: dict[str, float] = {}  # when a job was last seen to have a worker
         self._ask_again_at = dict.fromkeys(profile.pools, -math.inf)
@@ -198,8 +200,12 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
 
     def _ask_for(self, pool: str, jobs: int) -> None:
         for _ in range(jobs):
-            name, spec = job_spec(self.profile, pool, self._numbers[pool], self.security if self._is_secure else None)
+            taken = {self._places[job] for job in self.jobs(pool)}
+            place = next(one for one in itertools.count() if one not in taken)
+            security = self.security if self._is_secure else None
+            name, spec = job_spec(self.profile, pool, self._numbers[pool], place, security)
             self._numbers[pool] += 1
+            self._places[name] = place
             self.worker_spec[name] = spec
 
     @property
@@ -209,6 +215,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
     def _drop(self, job: str) -> None:
         self.worker_spec.pop(job, None)
         self._seen_at.pop(job, None)
+        self._places.pop(job, None)
 
     async def _make_it_so(self, now: float) -> None:
         """Let SpecCluster send and cancel jobs; one that the queue refuses is kept as what it said."""

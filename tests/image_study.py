@@ -45,7 +45,13 @@ def image_study(folder: Path, client: distributed.Client, images: int = 400) -> 
             path.write_bytes(encoded(picture(64, 64, colour=tuple(rng.integers(0, 256, 3).tolist())), quality=90))
     save(Path(study.path("source", "small.pt")))
     changes = {
-        "images": {"sources": ["source/store"], "weights": "source/small.pt", "size": 64, "shard_images": 50},
+        "images": {
+            "sources": ["source/store"],
+            "weights": "source/small.pt",
+            "size": 64,
+            "shard_images": 50,
+            "device": "cpu",
+        },
         "detection": {"police_class": 1, "source": "detect"},
         "estimate": {"threshold": 0.36, "replicates": 200},
     }

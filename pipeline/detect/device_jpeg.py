@@ -58,13 +58,11 @@ class JpegDecoder:
     def _decoded(self, contents: Sequence[bytes]) -> list[Tensor | None]:
         try:
             return list(_decode(contents, self._arrivals.device))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            self._arrivals.settle()  # nvJPEG may still write to what is let go of now
             if _NO_MEMORY.search(str(error)):
                 # No matter of the image: it must not depend on memory by whom it is decoded.
                 raise MemoryError(str(error)) from error
-            self._arrivals.settle()
             if len(contents) == 1:
                 return [None]
             return [one for content in contents for one in self._decoded([content])]

@@ -8,7 +8,6 @@ size of a batch, whatever the number of images.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from pipeline.detect.decode import Status, decode
 from pipeline.detect.detector import Detector
+from pipeline.detect.room import empty_cache, is_out_of_memory
 from pipeline.errors import SettingsError
 
 Boxes = npt.NDArray[np.float32]
@@ -245,9 +245,10 @@ def _if_there_is_room(load: Callable[[list[_Prepared]], _Loaded], images: list[_
     try:
         return load(images)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        return None  # it comes when the batch before it has gone
+    empty_cache()
+    return None  # it comes when the batch before it has gone
 
 
 def _predict(
@@ -265,13 +266,21 @@ def _predict(
     while done < len(images):
         some = images[done : done + batch.size]
         start_s = time.perf_counter()
+        boxes = None
         try:
             now = load(some) if loaded is None else loaded.part(done, done + len(some))
             boxes = detector.predict(now.pixels, [_size(one.found) for one in now.images]) if now.images else []
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-            _make_room(len(some), error)
+            if len(some) == 1:
+                said = str(error).partition("\n")[0] or type(error).__name__
+                raise SettingsError(
+                    f"a single image does not fit the memory of the detector's device ({said}): lower images.size in "
+                    "study.yaml"
+                ) from error
+        if boxes is None:
+            empty_cache()
             batch.size = max(1, len(some) // 2)
             continue
         yield from ((one.position, one.found) for one in now.others)
@@ -280,22 +289,3 @@ def _predict(
             before = one.found
             yield one.position, Found("scored", its_boxes, before.width, before.height, before.seconds + share_s)
         done += len(some)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # By its name: torch is not there with every detector. Of a CPU it raises a plain RuntimeError.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
-
-
-def _make_room(images: int, error: Exception) -> None:
-    if images == 1:
-        raise SettingsError(
-            "a single image does not fit the memory of the detector's device: lower images.size in study.yaml"
-        ) from error
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()  # what the failed pass left in pieces

@@ -6,6 +6,7 @@ files for layouts of its own and returns nonsense without an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ GRID, END_TO_END = "grid", "end2end"
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 _ANCHORS = 3  # a cell
 _GPU_BATCH = 16  # a guess: torch does not see what onnxruntime allocates
+_NO_MEMORY = re.compile(r"out of memory|Failed to allocate memory|smaller than requested")  # onnxruntime's words
 _FAILURES = (
     failures.Fail,
     failures.InvalidArgument,
@@ -102,6 +104,8 @@ class Export:
         try:
             outputs = self._session.run(None, {self._input_name: images.astype(self._numbers)})
         except _FAILURES as error:
+            if _NO_MEMORY.search(str(error)):
+                raise MemoryError(str(error)) from error
             raise WeightsError(f"the export can not be run: {str(error).splitlines()[0]}") from error
         return [np.asarray(output) for output in outputs]
 
@@ -175,7 +179,7 @@ def _session(path: Path, device: torch.device, asked: str, threads: int | None) 
                 f"device {asked} is asked for, but this onnxruntime has no CUDA: install onnxruntime-gpu"
             )
     try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
     except _FAILURES as error:
         foreign = [node.op_type for node in _graph(path).graph.node if "TRT" in node.op_type]
         if foreign:
@@ -183,6 +187,10 @@ def _session(path: Path, device: torch.device, asked: str, threads: int | None) 
                 f"{path.name} was exported for TensorRT (operator {foreign[0]}): export again with --grid alone"
             ) from error
         raise WeightsError(f"{path.name} can not be opened by onnxruntime: {str(error).splitlines()[0]}") from error
+    # It goes on with the CPU where it can not load CUDA's libraries.
+    if device.type == "cuda" and asked != "auto" and "CUDAExecutionProvider" not in session.get_providers():
+        raise WeightsError(f"device {asked} is asked for, but onnxruntime could not load CUDA: do their versions fit?")
+    return session
 
 
 def _check_own_limits(path: Path, options: Options) -> None:

@@ -13,6 +13,7 @@ from pipeline.detect.augment import augmented
 from pipeline.detect.base import BoxDetector, Options, choose_device, choose_precision, dtype_of
 from pipeline.detect.boxes import Letterbox, decode, select
 from pipeline.detect.checkpoint import read_checkpoint
+from pipeline.detect.yolov7 import Network
 from pipeline.errors import WeightsError
 
 
@@ -38,7 +39,7 @@ class Yolov7Detector(BoxDetector):
         self.anchors = grid.reshape(len(self.strides), -1, 2).float().to(device)
         # Convolutions read this order of memory faster: on a GPU in half precision, and by a third on a CPU, too.
         placed = network.to(device, dtype_of(precision)).to(memory_format=torch.channels_last)
-        self._network: Callable[[Tensor], list[Tensor]] = torch.compile(placed) if options.compile else placed
+        self._network: Callable[[Tensor], list[Tensor]] = _compiled(placed) if options.compile else placed
 
     def _boxes(self, images: Tensor) -> list[Tensor]:
         rows = augmented(images, self._rows, self.stride) if self.options.augment else self._rows(images)
@@ -49,3 +50,11 @@ class Yolov7Detector(BoxDetector):
 
     def _rows(self, images: Tensor) -> Tensor:
         return self._check_numbers(decode(self._network(images), self.anchors, self.strides))
+
+
+def _compiled(network: Network) -> Callable[[Tensor], list[Tensor]]:
+    from torch import _dynamo as dynamo  # takes 1.3 s
+
+    # A graph for each shape and size of batches, some ten; beyond torch's limit of eight they would run as they are.
+    dynamo.config.cache_size_limit = max(64, dynamo.config.cache_size_limit)
+    return cast("Callable[[Tensor], list[Tensor]]", torch.compile(network))

@@ -57,7 +57,7 @@ def source(tmp_path_factory) -> Path:
 
 def study_of(folder: Path, source: Path, *, detection=(), sources=(), **images) -> Study:
     shutil.copytree(source, folder / "source")
-    asked = {"sources": ["source/store"], "weights": "source/small.pt", "size": 64, **images}
+    asked = {"sources": ["source/store"], "weights": "source/small.pt", "size": 64, "device": "cpu", **images}
     settings = {"images": asked, "detection": {"police_class": 1, **dict(detection)}, "sources": dict(sources)}
     return create_study(folder, Settings.model_validate(settings))
 

@@ -43,7 +43,10 @@ CPU = {"memory_gb": 1, "minimum": 1, "maximum": 1}
 GPU = {"kind": "gpu", "gpus": 1, "memory_gb": 1, "minimum": 0, "maximum": 1, "idle_s": 1}
 
 
-def test_rows_and_images_go_to_their_own_pool_and_gpu_workers_are_there_only_while_they_have_work(tmp_path):
+def test_rows_and_images_go_to_their_own_pool_and_gpu_workers_are_there_only_while_they_have_work(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     study = create_study(tmp_path / "study", Settings())
     with connection(write(tmp_path, pools={"cpu": CPU, "gpu": GPU})) as client:
         run_stages(study, [stage_of("rows", "")], client)
@@ -64,6 +67,25 @@ def test_a_stage_for_gpus_runs_on_cpu_workers_where_no_pool_has_gpus(tmp_path):
     with connection(write(tmp_path, pools={"cpu": CPU})) as client:
         (outcome,) = run_stages(study, [stage_of("images", "GPU")], client)
     assert outcome.rows_out == 6
+
+
+def test_a_worker_that_comes_for_one_that_is_lost_sees_the_same_gpu(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def seen():
+        found = client().run(os.getenv, "CUDA_VISIBLE_DEVICES")
+        names = {address: worker["name"] for address, worker in client().scheduler_info()["workers"].items()}
+        return {names[address]: gpu for address, gpu in found.items()}
+
+    with connection(write(tmp_path, pools={"gpu": GPU | {"minimum": 2, "maximum": 2}})) as client:
+        client().wait_for_workers(2, timeout=120)
+        assert seen() == {"gpu-0": "0", "gpu-1": "1"}
+        client().retire_workers(names=["gpu-0"], close_workers=True)
+        until = time.monotonic() + 60
+        while "gpu-2" not in {worker["name"] for worker in client().scheduler_info()["workers"].values()}:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert seen() == {"gpu-1": "1", "gpu-2": "0"}
 
 
 def test_a_pool_that_lost_its_worker_gets_another(tmp_path):

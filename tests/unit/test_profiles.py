@@ -98,8 +98,30 @@ def test_directives_and_setup_stand_in_the_script_before_the_worker(tmp_path):
 
 def test_every_job_of_a_pool_has_its_own_name_and_names_its_processes_as_dask_does(tmp_path):
     profile = profile_of(tmp_path)
-    name, spec = job_spec(profile, "cpu", 3, None)
+    name, spec = job_spec(profile, "cpu", 3, 0, None)
     assert (name, spec["group"]) == ("cpu-3", ["-0", "-1"])
+
+
+def gpus_of(profile, places):
+    return [job_spec(profile, "gpu", 9, place, None)[1] for place in places]
+
+
+@pytest.mark.parametrize(("granted", "seen"), [(None, ["0", "1", "2"]), ("2,3", ["2", "3", "2"])])
+def test_a_worker_of_this_machine_sees_the_gpu_of_its_place_among_those_granted(tmp_path, monkeypatch, granted, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if granted:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
+    pool = {"kind": "gpu", "gpus": 1, "maximum": 3, "memory_gb": 1}
+    profile = profile_of(tmp_path, kind="local", pools={"gpu": pool})
+    assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in gpus_of(profile, range(3))] == seen
+
+
+def test_a_host_that_is_named_twice_gives_each_of_its_processes_a_gpu(tmp_path):
+    pool = {"kind": "gpu", "gpus": 1, "maximum": 3, "memory_gb": 1, "hosts": ["a", "b", "a"]}
+    specs = gpus_of(profile_of(tmp_path, kind="ssh", pools={"gpu": pool}), range(4))
+    options = [spec["options"] for spec in specs]
+    assert [one["address"] for one in options] == ["a", "b", "a", "a"]
+    assert [one["kwargs"]["env"]["CUDA_VISIBLE_DEVICES"] for one in options] == ["0", "0", "1", "0"]
 
 
 def test_what_pools_cost_at_most_is_said(tmp_path):
