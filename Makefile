@@ -46,7 +46,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 test: lint
-	PATROLSCOPE_SCREENSHOTS=test-artefacts $(BIN)/python -m pytest --durations=25
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --durations=15
+	PATROLSCOPE_SCREENSHOTS=test-artefacts $(BIN)/python -m pytest -m alone --durations=15
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks all

@@ -21,6 +21,8 @@ from pipeline.run import run_stages
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, create_study
 
+pytestmark = pytest.mark.alone
+
 
 def write(folder: Path, **content) -> str:
     path = folder / "pools.yaml"

@@ -23,7 +23,7 @@ from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 from tests.slurm import jobs, running_slurm, two_pools
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
