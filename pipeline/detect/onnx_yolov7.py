@@ -95,12 +95,24 @@ class Export:
         self.height, self.width = height, width
         self.batch: int | None = batch if isinstance(batch, int) else None  # None: as many images as there are
         # Shapes of outputs are often left open in the file: one empty batch shows them.
-        shapes = [output.shape for output in self.run(np.zeros((self.batch or 1, 3, height, width), np.float32))]
+        try:
+            shapes = [output.shape for output in self.run(np.zeros((self.batch or 1, 3, height, width), np.float32))]
+        except MemoryError as error:
+            raise WeightsError(
+                f"{path.name}: {self.batch or 1} images of {height}x{width} do not fit the memory of {device}: export "
+                "it for fewer or smaller ones, or choose another device"
+            ) from error
         self.layout = layout_of(shapes, height, width)
         self.classes = shapes[0][2] - 5 if self.layout == GRID else None  # end2end does not say how many there are
 
     def run(self, images: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """Outputs for a batch (N, 3, H, W) in 0..1."""
+        """Outputs for a batch (N, 3, H, W) in 0..1.
+
+        Raises
+        ------
+        MemoryError : the batch does not fit the device
+        WeightsError : the export can not be run
+        """
         try:
             outputs = self._session.run(None, {self._input_name: images.astype(self._numbers)})
         except _FAILURES as error:

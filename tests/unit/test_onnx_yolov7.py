@@ -1,18 +1,21 @@
 """YOLOv7 exports: the layout is recognised or refused by name, and a grid gives the boxes of the checkpoint."""
 
 from importlib.resources import files
+from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from pipeline.detect.boxes import decode
 from pipeline.detect.describe import describe
 from pipeline.detect.detector import load_detector
-from pipeline.detect.onnx_yolov7 import END_TO_END, GRID, layout_of
+from pipeline.detect.onnx_yolov7 import END_TO_END, GRID, Export, layout_of
 from pipeline.errors import WeightsError
 from tests.official_form import save
 
@@ -186,6 +189,33 @@ def test_an_export_for_tensorrt_is_refused_by_its_operator(tmp_path):
 def test_what_an_export_can_not_do_is_said(tmp_path, options, message):
     with pytest.raises(WeightsError, match=message):
         load(export(tmp_path / "grid.onnx", rows_of()), **options)
+
+
+def without_room(session, *_):
+    raise failures.RuntimeException("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9")
+
+
+def test_a_lack_of_memory_is_told_from_an_export_that_can_not_be_run(tmp_path, monkeypatch):
+    file = export(tmp_path / "best.onnx", rows_of())
+    detector = load(file)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", without_room)
+    with pytest.raises(MemoryError, match="Failed to allocate"):  # by which `infer` halves the batch
+        detector.predict(np.zeros((1, 3, 128, 128), np.uint8), [(128, 128)])
+    with pytest.raises(WeightsError, match=r"best\.onnx: 1 images of 128x128 do not fit the memory of cpu"):
+        load(file)
+
+
+def test_cuda_that_onnxruntime_can_not_load_is_refused_where_it_was_asked_for(tmp_path, monkeypatch):
+    """onnxruntime itself goes on with the CPU; here it is told that it has CUDA, and has none."""
+    file = Path(export(tmp_path / "best.onnx", rows_of()))
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *args, providers: real(*args, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(WeightsError, match="device cuda is asked for, but onnxruntime could not load CUDA"):
+        Export(file, torch.device("cuda"), asked="cuda", threads=1)
+    Export(file, torch.device("cuda"), asked="auto", threads=1)
 
 
 def test_files_that_are_no_export_are_refused(tmp_path):
