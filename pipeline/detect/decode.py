@@ -91,6 +91,8 @@ def decode(content: bytes, *, max_pixels: int, leave_jpegs: bool = False) -> Dec
         # A PNG would be decoded to look for what is not there; a TIFF is turned by its reader.
         turn = image.getexif().get(_ORIENTATION, 1) if "exif" in image.info and image.format != "TIFF" else 1
         width, height = reversed(image.size) if turn in _SWAPS_SIDES else image.size
+    except Pillow.DecompressionBombError:
+        return Decoded("too_large")  # a WebP of more pixels than Pillow opens, whose size it does not let us see
     except _DAMAGED:
         return Decoded("unreadable")
     if width < 1 or height < 1:
