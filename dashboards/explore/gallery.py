@@ -221,7 +221,7 @@ def thumbnail(content: bytes, boxes: npt.NDArray[np.float64], *, max_pixels: int
             picture = Image.open(io.BytesIO(content), formats=["JPEG"])
             picture.draft("RGB", (2 * WIDTH_PX, 2 * WIDTH_PX))
             picture = picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
     gain = WIDTH_PX / decoded.width
     picture = picture.resize((WIDTH_PX, max(1, round(decoded.height * gain))), Image.Resampling.BILINEAR)

@@ -9,6 +9,7 @@ import pytest
 from pipeline.detect.train.check import check
 from pipeline.detect.train.data import check_classes, class_mapping, read_collection
 from pipeline.errors import SourceError
+from tests.image_files import of_every_kind
 from tests.labelled_squares import NAMES, SIDE, write
 
 
@@ -330,6 +331,18 @@ def test_xml_that_is_no_label_is_refused(folder, content, message):
     (folder / "annotations" / "a.xml").write_text(content)
     with pytest.raises(SourceError, match=message):
         read_collection(folder)
+
+
+def test_an_image_that_claims_too_many_pixels_to_be_opened_is_left_to_the_check(folder):
+    content = of_every_kind()["webp.webp"][0]
+    (folder / "images/ride0/0000.png").write_bytes(content[:15] + b"X" + content[16:])  # 103 billion, by its header
+    (folder / "labels").rename(folder / "other")
+    (folder / "annotations").mkdir()
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    for image in (folder / "images").rglob("*.png"):
+        one = f"<filename>{image.name}</filename><object><name>{NAMES[0]}</name>{box}</object>"
+        (folder / f"annotations/{image.stem}.xml").write_text(f"<annotation>{one}</annotation>")
+    assert any("images/ride0/0000.png: can not be decoded, left out" in line for line in check(folder, size=96))
 
 
 def test_a_check_says_what_is_in_a_set_and_every_fault(folder):

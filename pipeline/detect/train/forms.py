@@ -116,7 +116,7 @@ def _size(path: Path) -> tuple[float, float]:
     try:
         with Image.open(path) as image:
             return float(image.width), float(image.height)
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return 1.0, 1.0  # can not be decoded: it is left out later, and listed
 
 
