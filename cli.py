@@ -606,9 +606,11 @@ def _all_stages(root: str) -> list[Stage | Callable[[Study], Stage]]:
     from pipeline.ingest import ARRANGE, READ, SET_ASIDE
     from pipeline.labels import LABELS
 
-    detections = [LABELS, *_stages_of_images(root)]
-    layers, *annotated = _annotated_stages()  # layers first: what they lack is said before hours are spent
-    return [layers, READ, SET_ASIDE, ARRANGE, *detections, *annotated, *_estimate_stages(), *_stages_of_scenes(root)]
+    opened, looked_at = _stages_of_images(root)
+    layers, *annotated = _annotated_stages()
+    # First what needs data sets, weights and folders of images: that one is not there is said before hours are spent.
+    rows = [layers, *opened, READ, SET_ASIDE, ARRANGE, LABELS, *looked_at, *annotated]
+    return [*rows, *_estimate_stages(), *_stages_of_scenes(root)]
 
 
 def _is_running(cluster: str) -> bool:
@@ -965,15 +967,18 @@ def _in_words(value: Any) -> str:
     return "not said" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _stages_of_images(root: str) -> list[Stage | Callable[[Study], Stage]]:
-    """Stages from images to detections, where the study has weights."""
+def _stages_of_images(root: str) -> tuple[list[Stage | Callable[[Study], Stage]], ...]:
+    """Stages from images to detections, where the study has weights: those that open things, those that do the work."""
     from pipeline.detect.stage import detect_stage, weights_stage
     from pipeline.images import INDEX, PREFIXES
     from pipeline.store import open_study
 
     images = open_study(root).settings.images
-    indexed = [PREFIXES, INDEX] if images.sources else []
-    return [weights_stage, *indexed, detect_stage] if images.weights is not None else [*indexed]
+    opened: list[Stage | Callable[[Study], Stage]] = [PREFIXES] if images.sources else []
+    looked_at: list[Stage | Callable[[Study], Stage]] = [INDEX] if images.sources else []
+    if images.weights is not None:
+        return [weights_stage, *opened], [*looked_at, detect_stage]
+    return opened, looked_at
 
 
 def _stages_of_scenes(root: str) -> list[Stage]:

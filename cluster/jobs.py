@@ -213,7 +213,8 @@ def _process(profile: Profile, pool: Pool, place: int, security: Security | None
     }
     if pool.kind == "gpu":
         granted = granted_gpus()
-        options["env"] = {"CUDA_VISIBLE_DEVICES": granted[place % len(granted)] if granted else str(place)}
+        seen = str(place) if granted is None else granted[place % len(granted)] if granted else ""
+        options["env"] = {"CUDA_VISIBLE_DEVICES": seen}
     return options
 
 

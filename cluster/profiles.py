@@ -300,18 +300,26 @@ def _on_this_machine(content: dict[str, Any]) -> dict[str, Any]:
     return rest | {"pools": counted}
 
 
-def granted_gpus() -> list[str]:
-    """GPUs of this machine that its user, or a queue, has set aside for this process; empty: it may have all."""
-    return [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+def granted_gpus() -> list[str] | None:
+    """GPUs of this machine that its user or a queue has set aside for this process; None: nobody has, it may have all.
+
+    An empty CUDA_VISIBLE_DEVICES grants none, as it does for CUDA.
+    """
+    granted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if granted is None else [one for one in granted.split(",") if one]
 
 
 def _counted(pool: dict[str, Any]) -> dict[str, Any]:
     if "auto" not in (pool.get("minimum"), pool.get("maximum")):
         return dict(pool)
     if pool.get("kind") == "gpu":
-        there = len(granted_gpus()) or len(list(Path("/dev").glob("nvidia[0-9]*")))
+        granted = granted_gpus()
+        there = len(list(Path("/dev").glob("nvidia[0-9]*")) if granted is None else granted)
         if not there:
-            raise ClusterError("no NVIDIA GPU on this machine: use --cluster local, which detects on its cores")
+            hidden = "" if granted is None else ", as CUDA_VISIBLE_DEVICES is empty"
+            raise ClusterError(
+                f"no NVIDIA GPU on this machine{hidden}: use --cluster local, which detects on its cores"
+            )
     else:
         there = len(os.sched_getaffinity(0))
     return pool | {key: there for key in ("minimum", "maximum") if pool.get(key) == "auto"}

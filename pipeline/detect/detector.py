@@ -218,4 +218,4 @@ def require(*modules: str) -> None:
 
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise WeightsError(f"{', '.join(missing)} is not installed: pip install 'patrolscope[detect]'")
+        raise WeightsError(f"not installed: {', '.join(missing)} (pip install 'patrolscope[detect]')")

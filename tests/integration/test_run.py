@@ -154,6 +154,16 @@ def test_a_second_run_into_one_study_is_refused_by_name(finished):
             pass
 
 
+def test_a_folder_of_images_that_is_not_there_is_said_before_a_row_is_read(simulated):
+    study = branch(simulated, "nowhere", images={"sources": ["nowhere"]})
+    process = patrolscope("run", "--study", study.root)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "images.sources: nowhere is not there" in output
+    assert "Traceback" not in output
+    assert not study.exists("metadata")
+
+
 @pytest.mark.shared
 def test_on_the_real_city_intervals_cover_the_published_levels(shared_data, tmp_path, client):
     """Block groups, ACS tables and station houses are real; the images are simulated at the published levels.

@@ -144,5 +144,5 @@ def test_the_shipped_weights_are_small_and_say_what_they_are():
 
 def test_without_torch_scenes_are_refused_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match=r"torch, .* is not installed: pip install 'patrolscope\[detect\]'"):
+    with pytest.raises(WeightsError, match=r"not installed: torch, .* \(pip install 'patrolscope\[detect\]'\)"):
         simulate(str(tmp_path / "out"), images=5, client=lambda: None, scenes=True)

@@ -29,7 +29,8 @@ def profile_of(folder: Path, kind: str = "slurm", **content):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
-def test_every_profile_that_comes_with_the_program_can_be_used_as_it_is(name):
+def test_every_profile_that_comes_with_the_program_can_be_used_as_it_is(name, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if name == "local-gpu" and not list(Path("/dev").glob("nvidia[0-9]*")):
         with pytest.raises(ClusterError, match="no NVIDIA GPU on this machine"):
             load_profile(name)
@@ -106,14 +107,23 @@ def gpus_of(profile, places):
     return [job_spec(profile, "gpu", 9, place, None)[1] for place in places]
 
 
-@pytest.mark.parametrize(("granted", "seen"), [(None, ["0", "1", "2"]), ("2,3", ["2", "3", "2"])])
+@pytest.mark.parametrize(("granted", "seen"), [(None, ["0", "1", "2"]), ("2,3", ["2", "3", "2"]), ("", [""] * 3)])
 def test_a_worker_of_this_machine_sees_the_gpu_of_its_place_among_those_granted(tmp_path, monkeypatch, granted, seen):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if granted:
+    if granted is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
     pool = {"kind": "gpu", "gpus": 1, "maximum": 3, "memory_gb": 1}
     profile = profile_of(tmp_path, kind="local", pools={"gpu": pool})
     assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in gpus_of(profile, range(3))] == seen
+
+
+def test_a_pool_that_counts_gpus_is_refused_where_none_is_granted(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ClusterError, match="no NVIDIA GPU on this machine, as CUDA_VISIBLE_DEVICES is empty: use"):
+        load_profile("local-gpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-8e2d")
+    pool = load_profile("local-gpu").pools["gpu"]
+    assert (pool.minimum, pool.maximum) == (0, 2)
 
 
 def test_a_host_that_is_named_twice_gives_each_of_its_processes_a_gpu(tmp_path):

@@ -213,7 +213,7 @@ def test_what_can_not_be_done_is_said_in_one_line(small, options, message):
 def test_without_the_extra_the_answer_says_what_to_install(small, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        WeightsError, match=r"torch, torchvision, cv2 is not installed: pip install 'patrolscope\[detect\]'"
+        WeightsError, match=r"not installed: torch, torchvision, cv2 \(pip install 'patrolscope\[detect\]'\)"
     ):
         load(small)
 
