@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import fsspec
-
 from pipeline.config import Settings, with_changes
-from pipeline.store import SETTINGS_FILE, Study, create_study, open_study, study_at
+from pipeline.store import SETTINGS_FILE, Study, create_study, open_study, study_at, study_files
 
 
 def adopt(
@@ -35,8 +33,8 @@ def adopt(
     SettingsError : there is no study, or a value is impossible
     StudyBusy : a run is at work on the study
     """
-    fs, base = fsspec.core.url_to_fs(root)
-    new = may_make and not fs.exists(f"{str(base).rstrip('/')}/{SETTINGS_FILE}")
+    fs, base = study_files(root)
+    new = may_make and not fs.exists(f"{base}/{SETTINGS_FILE}")
     study = study_at(root, Settings()) if new else open_study(root)
     before = study.settings
     asked = {

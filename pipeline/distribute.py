@@ -38,7 +38,7 @@ LOST = (CancelledError, distributed.comm.CommClosedError, distributed.KilledWork
 
 
 def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards: Sequence[Shard]) -> Iterator[Record]:
-    """Records of shards in the order in which workers finish them.
+    """Records of shards in the order in which workers finish them; asks at once whether workers can do it.
 
     Few are on their way at a time, whatever their number, and they are sent and fetched in batches: a message each took
     the scheduler five times as long (benchmarks/scheduler.py).
@@ -51,9 +51,18 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
 
     Raises
     ------
+    PlanError : workers can not do it; nothing was sent
     ShardsSetAside : after the last of the others
     WorkersLost : the scheduler has gone
     """
+    room = _Room(client, stage)
+    check_workers(client, study, room.takes)
+    return _finished(client, study, stage, shards, room)
+
+
+def _finished(
+    client: distributed.Client, study: Study, stage: Stage, shards: Sequence[Shard], room: _Room
+) -> Iterator[Record]:
     run = uuid.uuid4().hex  # two runs of one scheduler do not answer each other
     waiting = deque(shards)
     alone: deque[Shard] = deque()
@@ -61,8 +70,6 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     set_aside: dict[str, str] = {}
     running: dict[distributed.Future, Shard] = {}
     finished = distributed.as_completed()
-    room = _Room(client, stage)
-    check_workers(client, study, room.takes)
     job = distributed.protocol.pickle.dumps((study, stage))
 
     def send(some: list[Shard]) -> None:

@@ -64,12 +64,10 @@ def run_stages(
     StudyBusy : another run is writing into the study
     PatrolscopeError : from a stage; what was finished stays finished
     """
-    with study.lock():
+    with study.lock() as held:
         ledger: Ledgers = {}
         return [
-            _run_stage(
-                study, stage if isinstance(stage, Stage) else stage(study), client, progress or Progress(), ledger
-            )
+            _run_stage(held, stage if isinstance(stage, Stage) else stage(held), client, progress or Progress(), ledger)
             for stage in stages
         ]
 
@@ -108,6 +106,10 @@ def _run_stage(
     records = study.records(stage.name)
     todo = unfinished(study, stage, shards, records)
     waiting = {shard.name: shard for shard in todo}
+    total = sum(shard.size for shard in shards)
+    progress.start(stage, total - sum(shard.size for shard in todo), total)
+    # Workers are asked for first: what they can not do costs nothing that was finished.
+    finished = finish_shards(client(), study, stage, todo) if todo else iter(())
     # A record that no longer holds goes before its shard is made again: a reader never sees old and new together.
     planned = {shard.name for shard in shards}
     kept = {name: record for name, record in records.items() if name in planned and name not in waiting}
@@ -117,13 +119,9 @@ def _run_stage(
             study.discard(stage.name, record, keep=named)
     for folder in stage.folders:
         study.sweep(folder, keep=named)
-
-    total = sum(shard.size for shard in shards)
-    progress.start(stage, total - sum(shard.size for shard in todo), total)
-    if todo:
-        for record in finish_shards(client(), study, stage, todo):
-            kept[record.shard] = record
-            progress.advance(stage, waiting[record.shard], record)
+    for record in finished:
+        kept[record.shard] = record
+        progress.advance(stage, waiting[record.shard], record)
     outcome = _outcome(stage, [kept[shard.name] for shard in shards], len(todo))
     ledger[stage.name] = ledger_lines(stage.name, sorted(kept.values(), key=lambda record: record.shard))
     write_ledger(study, ledger)

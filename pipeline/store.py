@@ -14,7 +14,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from pipeline.errors import NotYetMade, SettingsError, StudyBusy, StudyFull
 from pipeline.geoparquet import columns_on_disk, to_arrow, to_frame
 
 SETTINGS_FILE = "study.yaml"
+_LOCK = ".lock"
 # Rows of one Parquet row group, where the order of the rows tells a reader nothing.
 ROW_GROUP_ROWS = 65_536
 
@@ -81,25 +82,39 @@ class Record:
         return cls(**{**content, "files": tuple(content["files"]), "ledger": tuple(content["ledger"])})
 
 
+def study_files(root: str) -> tuple[Any, str]:
+    """File system of a study, and its root there.
+
+    Listings are not kept: on an object store a process would not see what others write.
+    """
+    fs, base = fsspec.core.url_to_fs(root, use_listings_cache=False)
+    return fs, str(base).rstrip("/")
+
+
 @dataclass(frozen=True)
 class Study:
-    """A study folder, local or any fsspec URL, and its settings. Small; travels to workers as it is."""
+    """A study folder, local or any fsspec URL, and its settings. Small; travels to workers as it is.
+
+    `run` is what `lock` calls the run that writes: once another one holds the study, it writes nothing more. Tasks of a
+    run that was stopped go on for a while on workers that stay.
+    """
 
     root: str
     settings: Settings
+    run: str = field(default="", compare=False)
 
     @cached_property
     def fs(self) -> Any:
         """File system of the study."""
-        return fsspec.core.url_to_fs(self.root)[0]
+        return study_files(self.root)[0]
 
     @cached_property
     def base(self) -> str:
         """Root as the file system names it."""
-        return str(fsspec.core.url_to_fs(self.root)[1]).rstrip("/")
+        return study_files(self.root)[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "settings": self.settings}
+        return {"root": self.root, "settings": self.settings, "run": self.run}
 
     @property
     def is_local(self) -> bool:
@@ -238,6 +253,7 @@ class Study:
 
         Raises
         ------
+        StudyBusy : the run that writes does not hold the study any more
         StudyFull : no room is left; what was written so far is gone, and makes none less
         """
         final = self.path(name)
@@ -247,10 +263,11 @@ class Study:
         try:
             self.fs.makedirs(folder, exist_ok=True)
             yield aside
+            self._refuse_if_replaced(name)
             if self.is_local:
                 os.replace(aside, final)  # noqa: PTH105 - the path is a string of the file system
             else:
-                self.fs.mv(aside, final)
+                self.fs.cp_file(aside, final)  # by its name; `mv` would read it as a pattern
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -261,6 +278,10 @@ class Study:
         finally:
             if self.fs.exists(aside):
                 self.fs.rm_file(aside)
+
+    def _refuse_if_replaced(self, name: str) -> None:
+        if self.run and not (self.exists(_LOCK) and self.read_bytes(_LOCK).decode(errors="replace").endswith(self.run)):
+            raise StudyBusy(f"{name} is not written: the run that asked for it does not hold {self.root} any more")
 
     # Records.
 
@@ -274,7 +295,7 @@ class Study:
         if not self.fs.exists(folder):
             return {}
         names = [str(name) for name in self.fs.find(folder) if str(name).endswith(".json")]
-        records = (Record.from_json(text.decode()) for text in self.fs.cat(names).values()) if names else ()
+        records = (Record.from_json(text.decode()) for text in contents_of(self.fs, names))
         return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
 
     def record(self, stage: str) -> Record:
@@ -325,27 +346,38 @@ class Study:
                 self.fs.rm_file(path)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the study against a second run.
+    def lock(self) -> Iterator[Study]:
+        """Hold the study against a second run; gives the study as this run writes into it.
 
         Raises
         ------
         StudyBusy : another run holds it; says which
         """
-        holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        mine = replace(self, run=uuid.uuid4().hex)
+        since = datetime.now(UTC)
+        holder = f"process {os.getpid()} on {socket.gethostname()}, since {since:%Y-%m-%d %H:%M} UTC\n{mine.run}"
         if self.is_local:
-            with _local_lock(Path(self.path(".lock")), holder, self.root):
-                yield
+            with _local_lock(Path(self.path(_LOCK)), holder, self.root):
+                yield mine
             return
-        marker = self.path(".lock")
+        marker = self.path(_LOCK)
         if self.fs.exists(marker):
-            other = self.fs.cat_file(marker).decode()
+            other = _holder(self.fs.cat_file(marker))
             raise StudyBusy(f"{self.root} is in use by {other}. If that run is dead, remove {marker} and start again")
         self.fs.pipe_file(marker, holder.encode())
         try:
-            yield
+            yield mine
         finally:
             self.fs.rm_file(marker)
+
+
+def contents_of(fs: Any, paths: list[str]) -> list[bytes]:
+    """Contents of files, side by side on an object store; `cat` would read [, * and ? in a name as a pattern."""
+    contents = fs.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="raise")
+    for content in contents:
+        if isinstance(content, Exception):  # fsspec before 2026 returns what it is asked to raise
+            raise content
+    return list(contents)
 
 
 @contextlib.contextmanager
@@ -359,13 +391,18 @@ def _local_lock(path: Path, holder: str, root: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            other = os.read(descriptor, 500).decode(errors="replace") or "another process"
+            other = _holder(os.read(descriptor, 500)) or "another process"
             raise StudyBusy(f"{root} is in use by {other}: wait for it, or stop it") from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, holder.encode())
         yield
     finally:
         os.close(descriptor)
+
+
+def _holder(content: bytes) -> str:
+    """Who holds a study, from its lock: the first line; the second names the run."""
+    return content.decode(errors="replace").partition("\n")[0]
 
 
 def _repeats(values: pa.ChunkedArray) -> bool:
@@ -390,8 +427,8 @@ def open_study(root: str | Path) -> Study:
     SettingsError : there is no study.yaml, or it can not be used
     """
     url = str(root)
-    fs, base = fsspec.core.url_to_fs(url)
-    where = f"{str(base).rstrip('/')}/{SETTINGS_FILE}"
+    fs, base = study_files(url)
+    where = f"{base}/{SETTINGS_FILE}"
     if not fs.exists(where):
         raise SettingsError(
             f"{url} is no study: it has no {SETTINGS_FILE}. `patrolscope simulate {url}` makes a simulated one, "

@@ -30,6 +30,29 @@ def client():
 
 
 @pytest.fixture(scope="session")
+def s3():
+    """A real HTTP server of the object store's protocol on loopback, which this process and its children know."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        import s3fs
+
+        yield s3fs.S3FileSystem()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def simulated(tmp_path_factory, client):
     """A simulated study of 60,000 images on the embedded city, before its first run."""
     from pipeline.simulate import simulate

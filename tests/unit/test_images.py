@@ -249,28 +249,6 @@ def test_an_image_more_in_a_large_or_among_small_folders_changes_few_shards():
 # On an object store.
 
 
-@pytest.fixture(scope="module")
-def s3():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        import s3fs
-
-        yield s3fs.S3FileSystem()
-    server.stop()
-
-
 def test_a_bucket_is_indexed_like_a_folder(tmp_path, s3):
     files = [*rides(5, 3), "top.jpg", "notes.txt"]
     s3.mkdir("dashcams")

@@ -283,6 +283,31 @@ def test_a_second_run_is_refused_on_an_object_store_too():
         assert study.exists(".lock")
 
 
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_run_writes_nothing_once_another_one_holds_the_study(where, tmp_path):
+    study = create_study(tmp_path if where == "disk" else f"memory://{uuid.uuid4().hex}", Settings())
+    with study.lock() as first:
+        first.write_bytes(b"1", "file")
+        travelled = pickle.loads(pickle.dumps(first))
+    with study.lock() as second:
+        assert second.write_bytes(b"2", "file") == "file"
+        with pytest.raises(StudyBusy, match="file is not written: the run that asked for it does not hold"):
+            travelled.write_bytes(b"1", "file")
+        with pytest.raises(StudyBusy):
+            travelled.commit("stage", Record("shard", "", (), 0, 0))
+    assert study.read_bytes("file") == b"2"
+    assert study.records("stage") == {}
+    assert sorted(name for name in study.find("") if not name.startswith(".lock")) == ["file", "study.yaml"]
+
+
+def test_records_are_found_in_a_study_whose_path_looks_like_a_pattern(tmp_path):
+    for root in (tmp_path / "study [2020]", f"memory://{uuid.uuid4().hex}/study [2020]"):
+        study = create_study(root, Settings())
+        for name in "ab":
+            study.commit("stage", Record(name, "", (), 1, 1))
+        assert list(study.records("stage")) == ["a", "b"]
+
+
 # Opening.
 
 
