@@ -1075,9 +1075,11 @@ def _errors(stopped: str = "the same command goes on from here") -> Iterator[Non
     """A user's mistake ends with its message and status 2; a defect keeps its trace."""
     from cluster.profiles import ClusterError
     from pipeline.errors import PatrolscopeError
+    from pipeline.remote import storage_faults_told
 
     try:
-        yield
+        with storage_faults_told():
+            yield
     except (PatrolscopeError, ClusterError) as error:
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
         raise typer.Exit(getattr(error, "status", 2)) from error

@@ -30,6 +30,7 @@ from analysis.clusters import Clusters, load_clusters, made_from_unit, read_imag
 from analysis.estimate import TOTAL_KEY, Analysis, Panel, analyses, frames, panels
 from analysis.published import Released
 from pipeline.errors import SourceError
+from pipeline.keys import from_images
 from pipeline.layers import AREAS_FILE
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
@@ -256,6 +257,12 @@ def refuse_empty(study: Study, counted: Counted, cells: pd.DataFrame) -> None:
     """
     rules, images = study.settings.estimate, counted.inside.sum(axis=1)
     if cells.empty:
+        sources = study.settings.sources
+        if not (sources.labels or sources.processed or from_images(study)):
+            raise SourceError(
+                f"{study.root} has no detections: name label files (`patrolscope labels`) or images and a detector's "
+                "weights (`patrolscope detect`)"
+            )
         raise SourceError(
             f"no image is left to analyse: of split {rules.split}, from {rules.first_day} on, run through the "
             f"detector. {study.root}/ledger.jsonl says where they went; the rules stand under estimate: in study.yaml"

@@ -22,6 +22,7 @@ from pipeline.assemble import detections_of, matches_fingerprint
 from pipeline.config import Settings
 from pipeline.distribute import SpatialJoin
 from pipeline.given import detections_from, differences_of, given_of, reconcile, without_unknown_areas
+from pipeline.keys import from_images
 from pipeline.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -222,11 +223,11 @@ def plan_annotate(study: Study) -> list[Shard]:
     common = {
         "annotate": settings.annotate.model_dump(mode="json"),
         "detection": settings.detection.model_dump(mode="json"),
-        "city": settings.city.model_dump(mode="json"),
+        "city": settings.city.model_dump(mode="json", include={"time_zone", "crs", "sun"}),
         "table": annotated_table(settings.annotate.felony_windows_h).fingerprint(),
         "layers": layers.fingerprint,
         "matches": matches_fingerprint(study),
-        "labels": bool(settings.sources.labels),
+        "own detections": bool(settings.sources.labels) or from_images(study),
         "trust": settings.ingest.trust,
     }
     return [
@@ -266,10 +267,10 @@ def process_annotate(study: Study, shard: Shard) -> Record:
 def detections(study: Study, file: str, given: pd.DataFrame | None, ledger: Ledger) -> pd.DataFrame:
     """Detection of every image of a file of metadata, as `annotate` takes it.
 
-    From the label files; in a study without any, from the annotated file that the rows came from.
+    From the label files or the images; in a study without either, from the annotated file that the rows came from.
     """
     prediction_above = study.settings.detection.prediction_above
-    if given is not None and not study.settings.sources.labels:
+    if given is not None and not study.settings.sources.labels and not from_images(study):
         return detections_from(given, ledger, prediction_above=prediction_above)
     found = detections_of(study, file)
     return found.assign(has_prediction=found["score_any"] > prediction_above)

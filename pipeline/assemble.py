@@ -137,8 +137,10 @@ def plan_match(study: Study) -> list[Shard]:
             f"{study.root} has no images: `patrolscope ingest --study {study.root}` reads them; where it has run, "
             f"quarantine/ and ledger.jsonl say why no row could be used"
         )
-    # Made from images, detections have a row for every image that was looked at: all others were not.
-    listed = from_images(study) or study.settings.sources.processed is not None
+    # Made from images, detections have a row for every image that was looked at: all others were not. Where there are
+    # no detections of any kind, none was.
+    sources = study.settings.sources
+    listed = from_images(study) or sources.processed is not None or not sources.labels
     work = {
         # Each file of keys, the file of metadata that it was made from, and its rows.
         IMAGES: [[*record.files, *record.facts["files"], record.rows_out] for record in images],

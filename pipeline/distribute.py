@@ -26,6 +26,7 @@ import pandas as pd
 from pipeline.catalog import layer_files
 from pipeline.contract import Table
 from pipeline.errors import PatrolscopeError, PlanError, ShardsSetAside, TooLittleMemory, WorkersLost
+from pipeline.remote import storage_faults_told
 from pipeline.spatial.coverage import in_order
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study
@@ -293,7 +294,8 @@ def _unpacked(job: bytes) -> tuple[Study, Stage]:
 def _finish(shard: Shard, *, job: bytes) -> Record | PatrolscopeError:
     study, stage = _unpacked(job)
     try:
-        return stage.finish(study, shard)
+        with storage_faults_told(f"stage {stage.name}, shard {shard.name}: "):
+            return stage.finish(study, shard)
     except PatrolscopeError as error:
         # As an answer: a worker would log a raised one with its stack, which tells a user nothing.
         return error

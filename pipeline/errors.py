@@ -43,6 +43,10 @@ class StudyFull(PatrolscopeError):
     """The disk of the study, or the user's share of it, is full."""
 
 
+class StorageError(PatrolscopeError):
+    """A disk or an object store can not be reached, read or written."""
+
+
 class TooLittleMemory(PatrolscopeError):
     """A shard needs more memory than a worker has."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from pipeline.adopt import adopt
 from pipeline.errors import SourceError
 from pipeline.labels import refuse_overlap
 from pipeline.ledger import Ledger
+from pipeline.remote import remote_errors
 from pipeline.run import unfinished
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint, modified_at, open_study
@@ -188,18 +188,6 @@ class Entry:
     bytes: int
     version: str
     modified: datetime | None
-
-
-def remote_errors() -> tuple[type[Exception], ...]:
-    """What a file system raises when it can not answer; the libraries of object stores have errors of their own."""
-    own = (
-        ("botocore.exceptions", "BotoCoreError"),
-        ("aiohttp", "ClientError"),
-        ("gcsfs.retry", "HttpError"),
-        ("google.auth.exceptions", "GoogleAuthError"),
-    )
-    loaded = (getattr(sys.modules[module], name) for module, name in own if module in sys.modules)
-    return (OSError, *loaded)
 
 
 def _known(info: dict[str, Any]) -> tuple[int, str, datetime | None]:

@@ -48,6 +48,7 @@ from pipeline.rawcsv import (
     unknown_columns,
 )
 from pipeline.rawfiles import RawFile, identity, raw_files
+from pipeline.remote import remote_errors
 from pipeline.spatial.order import ROW_GROUP_ROWS, hilbert_key
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
@@ -266,10 +267,10 @@ def _texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes | memo
                 for text in packed_lines(file, study.settings.ingest.block_bytes):
                     yield cut_lines(text)
             elif start >= first:
-                yield _pieces(file, start, stop, first=first, end=end)
+                yield _pieces(file, start, stop, first=first, end=end, where=place)
 
 
-def _pieces(file: IO[bytes], start: int, stop: int, *, first: int, end: int) -> Iterator[memoryview]:
+def _pieces(file: IO[bytes], start: int, stop: int, *, first: int, end: int, where: str) -> Iterator[memoryview]:
     """A piece holds until the next one is asked for."""
     # One buffer for all pieces but the first and the last. Dask has the allocator give memory back at once; a new one
     # for every piece costs as much as half of the parsing.
@@ -283,14 +284,16 @@ def _pieces(file: IO[bytes], start: int, stop: int, *, first: int, end: int) -> 
         return file.read(until - since)
 
     for at in range(start, stop, PIECE_BYTES):
-        yield owned_lines(read, at, min(at + PIECE_BYTES, stop), first=first, end=end)
+        with _readable(where):
+            piece = owned_lines(read, at, min(at + PIECE_BYTES, stop), first=first, end=end)
+        yield piece
 
 
 @contextmanager
 def _readable(place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, zlib.error) as error:
+    except remote_errors(EOFError, zlib.error) as error:
         raise SourceError(f"{place} can not be read, or is damaged: {error}. Restore it and start again") from error
 
 

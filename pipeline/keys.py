@@ -26,6 +26,7 @@ from pipeline.labels import LABELS
 from pipeline.ledger import Ledger
 from pipeline.rawcsv import owned_lines
 from pipeline.rawfiles import identity
+from pipeline.remote import remote_errors
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint
 
@@ -272,7 +273,7 @@ def _text(study: Study, work: dict[str, Any]) -> bytes:
             first=0,
             end=work["bytes"],
         )
-    except OSError as error:
+    except remote_errors() as error:
         raise SourceError(f"{place} can not be read: {error}. Restore it and start again") from error
     return bytes(lines) if work["start"] else bytes(lines).removeprefix(codecs.BOM_UTF8)
 

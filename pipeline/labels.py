@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pipeline.adopt import adopt
 from pipeline.errors import SourceError
 from pipeline.ledger import Ledger
+from pipeline.remote import contents_of, remote_errors
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint, open_study
 from pipeline.tables import DETECTIONS
@@ -163,7 +164,7 @@ def plan_labels(study: Study) -> list[Shard]:
 
     Raises
     ------
-    SourceError : a folder is not there, or lies in another one
+    SourceError : a folder is not there, holds no label file, or lies in another one
     """
     settings = study.settings
     roots = [fsspec.core.url_to_fs(study.resolve(root)) for root in settings.sources.labels]
@@ -174,7 +175,14 @@ def plan_labels(study: Study) -> list[Shard]:
             raise SourceError(
                 f"sources.labels: {entry} is not a folder; expected one with YOLO label files (*{ENDING})"
             )
-        for part, cut in enumerate(_cuts(fs, str(place).rstrip("/"))):
+        cuts = list(_cuts(fs, str(place).rstrip("/")))
+        if not cuts:
+            # An image without a file is one without a box: every image would count as such.
+            raise SourceError(
+                f"sources.labels: {entry} holds no label file (*{ENDING}): is the disk there? A folder in which the "
+                "detector found nothing at all is to be left out"
+            )
+        for part, cut in enumerate(cuts):
             made_from = fingerprint(
                 cut.digest.hexdigest(), settings.detection.police_class_number, DETECTIONS.fingerprint()
             )
@@ -241,7 +249,7 @@ def _entries(fs: Any, place: str) -> Iterator[tuple[str, bool]]:
                 if not entry.name.startswith("."):
                     yield entry.name, entry.is_dir(follow_symlinks=False)
         return
-    for one in fs.ls(place.rstrip("/"), detail=True):
+    for one in fs.ls(place.rstrip("/"), detail=True, refresh=True):  # not what this process saw before
         name = str(one["name"]).rstrip("/").rsplit("/", 1)[-1]
         if not name.startswith("."):
             yield name, one["type"] == "directory"
@@ -266,7 +274,7 @@ def process_labels(study: Study, shard: Shard) -> Record:
 
     Raises
     ------
-    SourceError : a file can not be read
+    SourceError : a file can not be read, or files came or went since they were listed
     """
     fs, place = fsspec.core.url_to_fs(study.resolve(shard.work["root"]))
     root = str(place).rstrip("/")
@@ -279,6 +287,11 @@ def process_labels(study: Study, shard: Shard) -> Record:
             if first <= name <= last and _is_label_file(name, is_folder)
         )
     ]
+    if len(files) != shard.size:
+        raise SourceError(
+            f"sources.labels: {shard.work['root']} had {shard.size} label files for shard {shard.name} when they were "
+            f"listed, and has {len(files)} now: start again when nothing writes there any more"
+        )
     ledger = Ledger("labels", len(files))
     police_class = study.settings.detection.police_class_number
     parts = [
@@ -305,7 +318,7 @@ def _contents(fs: Any, paths: list[str]) -> Iterator[list[bytes]]:
             some = paths[start : start + _FILES_AT_ONCE]
             try:
                 contents = _read_all(fs, some, readers)
-            except OSError as error:
+            except remote_errors() as error:
                 raise SourceError(f"a label file can not be read: {error}. Restore it and start again") from error
             batch += contents
             held_bytes += sum(map(len, contents))
@@ -318,8 +331,7 @@ def _contents(fs: Any, paths: list[str]) -> Iterator[list[bytes]]:
 
 def _read_all(fs: Any, paths: list[str], readers: ThreadPoolExecutor) -> list[bytes]:
     if not _is_local(fs):
-        contents = fs.cat(paths)
-        return [contents[path] for path in paths]
+        return contents_of(fs, paths)
     shares = [paths[start : start + _FILES_A_READER] for start in range(0, len(paths), _FILES_A_READER)]
     return [content for share in readers.map(_heads, shares) for content in share]
 

@@ -141,7 +141,7 @@ def plan_layers(study: Study) -> list[Shard]:
     settings = study.settings
     work = {
         "files": made_from,
-        "city": settings.city.model_dump(mode="json"),
+        "city": settings.city.model_dump(mode="json", include={"time_zone", "crs"}),
         "zone_share": settings.estimate.zone_share,
         "felony_category": settings.annotate.felony_category,
         "tables": [table.fingerprint() for table in (AREAS, CENSUS, TRACTS, LEVELS, PLACES, STATIONS, FELONIES)],

@@ -89,7 +89,14 @@ def _open(study: Study, fs: Any, place: str) -> RawFile:
 
 
 def identity(fs: Any, place: str) -> tuple[int, str]:
-    """Size and what the file system says of a file's version: changes when the file does."""
+    """Size and what the file system says of a file's version: changes when the file does.
+
+    Raises
+    ------
+    SourceError : it does not say the size, as some web servers do not
+    """
     info = fs.info(place)
+    if info["size"] is None:
+        raise SourceError(f"{place}: the server does not say how large it is; put a copy on a disk or an object store")
     keys = ("mtime", "ETag", "etag", "generation", "LastModified", "last_modified", "created")
     return int(info["size"]), next((f"{key} {info[key]}" for key in keys if info.get(key)), "")

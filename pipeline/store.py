@@ -32,6 +32,7 @@ from pipeline.config import Settings, dump_settings, parse_settings
 from pipeline.contract import Table
 from pipeline.errors import NotYetMade, SettingsError, StudyBusy, StudyFull
 from pipeline.geoparquet import columns_on_disk, to_arrow, to_frame
+from pipeline.remote import contents_of
 
 SETTINGS_FILE = "study.yaml"
 _LOCK = ".lock"
@@ -369,15 +370,6 @@ class Study:
             yield mine
         finally:
             self.fs.rm_file(marker)
-
-
-def contents_of(fs: Any, paths: list[str]) -> list[bytes]:
-    """Contents of files, side by side on an object store; `cat` would read [, * and ? in a name as a pattern."""
-    contents = fs.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="raise")
-    for content in contents:
-        if isinstance(content, Exception):  # fsspec before 2026 returns what it is asked to raise
-            raise content
-    return list(contents)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,10 @@ from pipeline.detect.inference import Batch, Clock, Found, infer
 from pipeline.detect.memory import kept_memory
 from pipeline.detect.train.result import RESULT_FILE, trained_threshold
 from pipeline.errors import NotYetMade, SourceError, WeightsError
-from pipeline.images import Store, indexed_shards, no_images, remote_errors
+from pipeline.images import Store, indexed_shards, no_images
 from pipeline.ledger import Ledger
 from pipeline.rawfiles import identity
+from pipeline.remote import remote_errors
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, fingerprint, open_study
 from pipeline.tables import DETECTIONS, IMAGE_INDEX

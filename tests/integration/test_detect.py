@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.measure import two_workers
+from pipeline.annotate import ANNOTATE
 from pipeline.assemble import MATCH, detections_of
 from pipeline.config import Settings, with_changes
 from pipeline.detect.labels_out import write_label_files
@@ -28,6 +29,7 @@ from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, create_study, open_study
 from pipeline.tables import DETECTIONS
 from tests.image_files import encoded, of_every_kind, picture
+from tests.image_study import TO_ESTIMATES, copy_of
 from tests.integration.test_cli import invoke
 from tests.official_form import save
 
@@ -339,6 +341,24 @@ def test_a_study_with_label_files_and_weights_must_say_which_to_use(source, tmp_
     run_stages(detected, stages, lambda: client)
     rows = detections(detected).set_index("image_id")
     assert evidence(detected)["score"].tolist() == [rows.loc[f"ride/{0:032x}/00", "score"]]
+
+
+def test_what_the_metadata_say_of_detections_does_not_take_the_place_of_those_of_the_images(
+    undisturbed, tmp_path, client
+):
+    study = copy_of(undisturbed, tmp_path / "study")
+    for file in Path(study.path("source", "metadata")).glob("*.csv"):
+        rows = pd.read_csv(file)
+        rows.assign(conf=0.123, camera="A").to_csv(file, index=False)
+    study = create_study(study.root, with_changes(study.settings, {"ingest": {"keep_unknown": True}}))
+    run_stages(study, TO_ESTIMATES[: TO_ESTIMATES.index(ANNOTATE) + 1], lambda: client)
+    assert study.exists("given")
+    conf = [
+        pd.concat([one.read(file) for file in one.files("annotated")]).set_index("image_ref")["conf"].sort_index()
+        for one in (study, undisturbed)
+    ]
+    assert conf[1].notna().any()
+    pd.testing.assert_series_equal(*conf)
 
 
 # What can not work is said before hours are spent.

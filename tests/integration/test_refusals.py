@@ -61,6 +61,7 @@ def study(tmp_path) -> Study:
         (sources / folder).mkdir(parents=True)
     header = "image_ref,timestamp,lat,lng,split\n"
     (sources / "raw" / "1601870400000.csv").write_text(header)
+    (sources / "labels" / "1.txt").touch()
     for file in ("validation.csv", "weights.pt", "areas.geojson"):
         (sources / file).write_text(file)
     settings = {

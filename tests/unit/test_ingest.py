@@ -1,3 +1,4 @@
+import errno
 import gzip
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileOpener
 from pandas.testing import assert_frame_equal
 
 from benchmarks.workloads import write_raw_files
@@ -226,6 +228,19 @@ def test_a_gzip_file_that_ends_early_is_refused_by_name(tmp_path):
     study = raw_study(tmp_path, {"1.csv.gz": gzip.compress(HEADER + lines)[:-40_000]})
     with pytest.raises(SourceError, match=r"1\.csv\.gz can not be read, or is damaged"):
         finish(study)
+
+
+def test_a_disk_that_fails_while_a_file_is_read_is_told_with_the_file(tmp_path, monkeypatch):
+    study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
+    (shard,) = READ.plan(study)
+
+    def broken(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    for method in ("read", "readinto"):
+        monkeypatch.setattr(LocalFileOpener, method, broken, raising=False)
+    with pytest.raises(SourceError, match=r"1\.csv can not be read, or is damaged: .*Input/output error"):
+        READ.finish(study, shard)
 
 
 def test_a_file_that_changes_between_plan_and_reading_is_refused(tmp_path):

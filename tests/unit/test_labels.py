@@ -249,6 +249,21 @@ def test_a_folder_that_is_not_there_is_refused_by_name(tmp_path):
         LABELS.plan(label_study(tmp_path, {}))
 
 
+def test_a_folder_that_holds_no_label_file_is_refused_as_a_disk_that_is_not_there(tmp_path):
+    with pytest.raises(SourceError, match=r"sources\.labels: labels holds no label file .* is the disk there"):
+        LABELS.plan(label_study(tmp_path, {"labels/list.csv": b""}))
+
+
+def test_files_that_come_while_labels_are_read_are_not_left_out(tmp_path):
+    study = label_study(tmp_path, {"labels/a.txt": VEHICLE, "labels/c.txt": VEHICLE})
+    (shard,) = LABELS.plan(study)
+    label_study(tmp_path, {"labels/b.txt": VEHICLE})
+    with pytest.raises(
+        SourceError, match="labels had 2 label files for shard 00-00000 when they were listed, and has 3"
+    ):
+        LABELS.finish(study, shard)
+
+
 def test_a_study_without_label_folders_has_nothing_to_read(tmp_path):
     assert LABELS.plan(label_study(tmp_path, {}, roots=())) == []
 
@@ -260,3 +275,12 @@ def test_labels_on_an_object_store_are_read():
         store.pipe_file(f"{root.removeprefix('memory:/')}/labels/{name}", content)
     study = create_study(root, Settings.model_validate({"sources": {"labels": "labels"}}))
     assert finish(study)["image_id"].tolist() == ["b", "ride/a"]
+
+
+def test_label_files_that_came_to_a_bucket_since_it_was_listed_are_read(tmp_path, s3):
+    s3.mkdir("labels")
+    elsewhere = type(s3)(skip_instance_cache=True)  # as another machine
+    study = create_study(tmp_path, Settings.model_validate({"sources": {"labels": "s3://labels"}}))
+    for names in (["a", "b [1]"], ["a", "b [1]", "c"]):
+        elsewhere.pipe({f"labels/ride/{name}.txt": VEHICLE for name in names})
+        assert finish(study)["image_id"].tolist() == [f"ride/{name}" for name in names]

@@ -201,7 +201,7 @@ def test_buckets_are_about_equally_full_and_no_larger_than_asked_for():
 
 def stored_study(folder, images, detections, files=(1, 1), processed=None) -> Study:
     """A study whose metadata and detections lie in so many files, and say nothing but names and scores."""
-    sources = {"processed": None if processed is None else "processed.txt"}
+    sources = {"labels": ["labels"], "processed": None if processed is None else "processed.txt"}
     study = create_study(folder, Settings.model_validate({"sources": sources, "ingest": {"block_bytes": 1024}}))
     if processed is not None:
         study.write_bytes(processed, "processed.txt")
@@ -276,12 +276,19 @@ def test_every_line_of_the_processed_list_is_accounted_for_whatever_the_blocks(e
     assert sum(record.rows_in - record.rows_out for record in records) == 2
 
 
-def test_without_detections_every_image_counts_as_processed(tmp_path):
+def test_without_a_list_every_image_counts_as_processed_where_there_are_label_files(tmp_path):
     study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
     finish(study, [KEYS, MATCH])
     found = answers(study)
     assert found["processed"].tolist() == [True]
     assert found[["score", "score_any"]].isna().all(axis=None)
+
+
+def test_a_study_without_detections_of_any_kind_has_no_evidence(tmp_path):
+    study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
+    study = create_study(study.root, with_changes(study.settings, {"sources": {"labels": []}}))
+    finish(study, [KEYS, MATCH])
+    assert answers(study)["processed"].tolist() == [False]
 
 
 def test_more_buckets_make_all_answers_to_be_made_again_and_a_new_detection_only_its_keys(

@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.images import remote_errors
+from pipeline.remote import remote_errors
 
 RESULT_FILE = "evaluation.json"
 

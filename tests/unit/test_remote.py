@@ -1,0 +1,29 @@
+"""Faults of disks and object stores are told in a line; what may be a defect of the program keeps its trace."""
+
+import errno
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from pipeline.errors import StorageError
+from pipeline.remote import storage_faults_told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error", "/data/1.csv"),
+        PermissionError(errno.EACCES, "Permission denied", "/data/1.csv"),
+        EndpointConnectionError(endpoint_url="http://127.0.0.1:9/data/1.csv"),
+    ],
+)
+def test_a_fault_of_the_storage_is_a_line_that_says_where(error):
+    told = r"stage read: .*/data/1\.csv.*: a disk or an object store failed"
+    with pytest.raises(StorageError, match=told), storage_faults_told("stage read: "):
+        raise error
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("1.csv"), BrokenPipeError(), ValueError("no storage")])
+def test_other_errors_stay_what_they_are(error):
+    with pytest.raises(type(error)), storage_faults_told():
+        raise error
