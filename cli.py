@@ -6,6 +6,7 @@ Heavy imports wait inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -155,7 +156,7 @@ def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
         from cluster.connect import connection
         from pipeline.simulate import simulate as make
 
-        with connection(cluster) as client, _progress() as progress:
+        with _progress() as progress, connection(cluster, progress.tell) as client:
             make(out, client=client, progress=progress, **arguments)
 
 
@@ -285,7 +286,7 @@ def detect(
         if write_labels is not None:
             from cluster.connect import connection
 
-            with connection(cluster) as client, _progress() as progress:
+            with _progress() as progress, connection(cluster, progress.tell) as client:
                 _say(write_label_files(made, _absolute(write_labels), client=client, progress=progress))
 
 
@@ -388,7 +389,7 @@ def train(
             precision=precision,
             device=device,
         )
-        with joined() as ranks:
+        with joined(device) as ranks:
             if ours:
                 from pipeline.detect.train.loop import train as train_yolov7
 
@@ -682,7 +683,7 @@ def export(
         if not published:
             raise SettingsError("say what to export: --published is the wide file with the published names and order")
         opened = open_study(study)
-        with connection(cluster) as client, _progress() as progress:
+        with _progress() as progress, connection(cluster, progress.tell) as client:
             written = export_published(opened, out, client=client, form=form, force=force, progress=progress)
     _say(written)
 
@@ -1027,7 +1028,7 @@ def _run(
 
         study = open_study(root)
         study = replace(study, settings=with_changes(study.settings, changes))
-        with connection(cluster) as client, _progress() as progress:
+        with _progress() as progress, connection(cluster, progress.tell) as client:
 
             @cache
             def fitting() -> distributed.Client:
@@ -1117,6 +1118,9 @@ class _Drawn:
         self.task: TaskID | None = None
         self.bytes = 0
 
+    def tell(self, text: str) -> None:
+        self.say(text, highlight=False, style="yellow")
+
     def start(self, stage: Stage, done: int, total: int) -> None:
         self.bytes = 0
         self.task = self.bar.add_task(stage.name, completed=done, total=total, amount=f"of {total:,} {stage.unit}")
@@ -1142,6 +1146,10 @@ class _Drawn:
 
 def main() -> None:
     """Entry point of the command."""
+    # Asked to end, as by a queue or a lost terminal, it puts away what it made, keys above all, as after Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, signal.default_int_handler)
     app()
 
 

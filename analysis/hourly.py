@@ -29,7 +29,6 @@ from pipeline.tables import HOURLY
 HOURS = 24
 CALIBRATIONS_FILE = "staging/recalibrate/calibrations.json"
 _KEY = ["area", "day", "hour", "nighttime", "step"]
-_SUMS = ["images", "logistic_sum", "isotonic_sum"]
 _COLUMNS = ["area", "conf", "processed", "split", "captured_local", "nighttime", "station_distance_ft"]
 
 Floats = npt.NDArray[np.float64]

@@ -23,11 +23,15 @@ CONNECT_TIMEOUT_S = 20
 
 
 @contextmanager
-def connection(name: str) -> Iterator[Callable[[], distributed.Client]]:
+def connection(name: str, say: Callable[[str], None] | None = None) -> Iterator[Callable[[], distributed.Client]]:
     """A function that gives the client of a cluster profile, and starts it at the first call.
 
     An up-to-date study thus starts nothing. What was started here ends with the block; a scheduler that ran before
     goes on.
+
+    Parameters
+    ----------
+    say : is told, from another thread, what goes wrong with the jobs of a pool later
 
     Raises
     ------
@@ -39,13 +43,15 @@ def connection(name: str) -> Iterator[Callable[[], distributed.Client]]:
 
         def client() -> distributed.Client:
             if not clients:
-                clients.append(connect(name, profile, stack))
+                clients.append(connect(name, profile, stack, say))
             return clients[0]
 
         yield client
 
 
-def connect(name: str, profile: Profile | Address, stack: ExitStack) -> distributed.Client:
+def connect(
+    name: str, profile: Profile | Address, stack: ExitStack, say: Callable[[str], None] | None = None
+) -> distributed.Client:
     """The client of a scheduler that runs, or of one that is started here and ends with the stack.
 
     Raises
@@ -53,7 +59,7 @@ def connect(name: str, profile: Profile | Address, stack: ExitStack) -> distribu
     ClusterError : as for `connection`
     """
     if isinstance(profile, Profile):
-        pools, _ = start(profile, stack)
+        pools, _ = start(profile, stack, say)
         return stack.enter_context(distributed.Client(pools))
     # A scheduler that ends would be told with stacks; the one line is pipeline.distribute's.
     stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
@@ -69,7 +75,9 @@ def connect(name: str, profile: Profile | Address, stack: ExitStack) -> distribu
         ) from error
 
 
-def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | None]:
+def start(
+    profile: Profile, stack: ExitStack, say: Callable[[str], None] | None = None
+) -> tuple[Pools, Certificates | None]:
     """A scheduler with the pools of a profile, and its certificates; both go when the stack ends.
 
     Raises
@@ -103,6 +111,7 @@ def start(profile: Profile, stack: ExitStack) -> tuple[Pools, Certificates | Non
         ) from error
     if pools.troubles:
         raise ClusterError("; ".join(pools.troubles.values()))
+    pools.say = say
     return pools, tls
 
 

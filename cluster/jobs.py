@@ -22,6 +22,26 @@ LIST_COMMANDS = {"slurm": ("squeue", "--me", "--noheader", "--format=%A")}
 LIST_TIMEOUT_S = 10
 
 
+class SshWorker(ssh.Worker):  # type: ignore[misc]  # distributed ships no types
+    """A worker over ssh."""
+
+    async def start(self) -> None:
+        """Start it.
+
+        Raises
+        ------
+        RuntimeError : says on which host it did not start, and why
+        """
+        try:
+            await super().start()
+        except Exception as error:  # distributed raises just this, and asyncssh's have no other base
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise RuntimeError(
+                f"no worker starts on {self.address} by ssh ({why}): `ssh {self.address}` must get in without a "
+                "question, and find the python of the profile with this environment"
+            ) from error
+
+
 def job_spec(
     profile: Profile, pool_name: str, number: int, place: int, security: Security | None
 ) -> tuple[str, dict[str, Any]]:
@@ -43,7 +63,7 @@ def job_spec(
             "kwargs": _over_ssh(profile, pool, name, place),
             "remote_python": pool.python,
         }
-        return name, {"cls": ssh.Worker, "options": options}
+        return name, {"cls": SshWorker, "options": options}
     spec: dict[str, Any] = {"cls": _job_class(profile.kind), "options": _queued(profile, pool_name, pool, security)}
     if pool.processes > 1:
         spec["group"] = [f"-{index}" for index in range(pool.processes)]  # as `dask worker --nworkers` names them
@@ -211,10 +231,10 @@ def _process(profile: Profile, pool: Pool, place: int, security: Security | None
         "local_directory": pool.scratch,
         "silence_logs": "CRITICAL",
     }
-    if pool.kind == "gpu":
-        granted = granted_gpus()
-        seen = str(place) if granted is None else granted[place % len(granted)] if granted else ""
-        options["env"] = {"CUDA_VISIBLE_DEVICES": seen}
+    granted = granted_gpus() if pool.kind == "gpu" else []
+    seen = str(place) if granted is None else granted[place % len(granted)] if granted else ""
+    # Workers for rows see none: each of them would take the same one for the images where no pool has GPUs.
+    options["env"] = {"CUDA_VISIBLE_DEVICES": seen}
     return options
 
 
@@ -233,9 +253,9 @@ def _over_ssh(profile: Profile, pool: Pool, name: str, place: int) -> dict[str, 
     }
     if profile.on_loopback:
         options["host"] = LOOPBACK[0]
-    if pool.kind == "gpu":
-        at = place % len(pool.hosts)
-        options["env"] = {"CUDA_VISIBLE_DEVICES": str(pool.hosts[:at].count(pool.hosts[at]))}
+    at = place % len(pool.hosts)
+    seen = str(pool.hosts[:at].count(pool.hosts[at])) if pool.kind == "gpu" else ""
+    options["env"] = {"CUDA_VISIBLE_DEVICES": seen}
     if pool.lifetime_s is not None:
         options["lifetime"], options["lifetime_stagger"] = (f"{time_s}s" for time_s in pool.lifetime_s)
     return options

@@ -37,7 +37,7 @@ def launch(name: str, file: str | None, say: Callable[[str], None]) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: ended.set())
     with ExitStack() as stack:
-        pools, tls = start(profile, stack)
+        pools, tls = start(profile, stack, say)
         content = {
             "address": pools.scheduler_address,
             "dashboard": pools.dashboard_link,
@@ -48,11 +48,8 @@ def launch(name: str, file: str | None, say: Callable[[str], None]) -> None:
             say(f"scheduler  {content['address']}" + ("" if tls is None else "  (TLS, certificates of this run)"))
             say(f"dashboard  {content['dashboard']}")
             say(f"file       {path}: give it to --cluster; `patrolscope cluster stop {path}` ends this")
-            known: set[str] = set()
             while pools.scheduler.status == Status.running and not ended.wait(1):
-                for said in sorted(set(pools.troubles.values()) - known):
-                    say(said)
-                known = set(pools.troubles.values())
+                pass
         finally:
             path.unlink(missing_ok=True)
 

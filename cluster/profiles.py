@@ -321,7 +321,9 @@ def _counted(pool: dict[str, Any]) -> dict[str, Any]:
                 f"no NVIDIA GPU on this machine{hidden}: use --cluster local, which detects on its cores"
             )
     else:
-        there = len(os.sched_getaffinity(0))
+        from dask.system import CPU_COUNT
+
+        there = CPU_COUNT
     return pool | {key: there for key in ("minimum", "maximum") if pool.get(key) == "auto"}
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dask
@@ -44,6 +44,8 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
     def __init__(self, profile: Profile, security: Security | None) -> None:
         self.profile = profile
         self.troubles: dict[str, str] = {}  # with the jobs of a pool, by its name; until others are asked for
+        self.say: Callable[[str], None] | None = None  # is told of troubles, of each once
+        self._said: dict[str, str] = {}
         self._numbers = dict.fromkeys(profile.pools, 0)
         self._places: dict[str, int] = {}  # of jobs among those of their pool
         self._needed_at = dict.fromkeys(profile.pools, -math.inf)
@@ -197,6 +199,9 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
         pool = job.rpartition("-")[0]
         self.troubles[pool] = f"pool {pool}: {said}"
         self._ask_again_at[pool] = time.monotonic() + REFUSED_FOR_S
+        if self.say is not None and self._said.get(pool) != self.troubles[pool]:
+            self._said[pool] = self.troubles[pool]
+            self.say(self.troubles[pool])
 
     def _ask_for(self, pool: str, jobs: int) -> None:
         for _ in range(jobs):
@@ -229,7 +234,7 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
                     worker.status = Status.failed
                     del self.workers[job]
                     self._drop(job)
-                    self._trouble(job, f"the queue refuses its jobs: {said}")
+                    self._trouble(job, f"its jobs can not be started: {said}")
 
 
 def _in_one_line(error: Exception) -> str:

@@ -59,12 +59,13 @@ def resolve_classes(wanted: Sequence[str | int] | None, names: Sequence[str]) ->
 
 
 def choose_device(device: str) -> torch.device:
-    """The device meant by `auto`, `cpu`, `cuda` or `cuda:0`.
+    """The device meant by `auto`, `cpu`, `cuda` or `cuda:0`; one that computes fp32 as such, and not in TF32.
 
     Raises
     ------
     WeightsError : it is not there
     """
+    torch.backends.cudnn.allow_tf32 = False  # convolutions would round to 10 bits by default
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -120,8 +121,6 @@ class BoxDetector(ABC):
         self.dtype = dtype_of(precision)
         numbers = resolve_classes(options.classes, class_names)
         self.wanted = None if numbers is None else torch.tensor(numbers, device=self.device)
-        if self.device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # fp32 is meant: convolutions would round to 10 bits by default
         self._arrivals = Arrivals(self.device)
         self.jpegs = jpeg_decoder(options.jpeg, self._arrivals, letterbox)
         # The device is left out: a CPU and a GPU agree but for rounding. Its own decoding of JPEGs is not.

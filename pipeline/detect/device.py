@@ -15,9 +15,9 @@ from pipeline.detect.room import is_out_of_memory
 
 # Of the memory that is free: the rest is for images that come while others are computed, for many boxes, for pieces.
 _SHARE = 0.8
-# In one pass: more gain nothing, and the largest map of yolov7-e6e at 1280 has 33 million numbers an image, of which
-# more than 2**31 at a time need other kernels.
-_MOST_IMAGES = 64
+# In one pass: more gain nothing, and the largest maps at 1280 have up to 65 million numbers an image (yolov7x; of
+# yolov7-e6e 33), of which more than 2**31 at a time need other kernels.
+_MOST_IMAGES = 32
 
 
 class Arrivals:

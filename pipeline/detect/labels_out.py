@@ -1,7 +1,8 @@
 """Detections as YOLO label files, for other tools: one file an image with boxes, and the list of images looked at.
 
 `patrolscope labels` reads both back. A file is written for every image with a box, best box first, with its confidence;
-no file means no box where the image is on the list, and nothing where it is not.
+no file means no box where the image is on the list, and nothing where it is not. Images that have an id in common, by
+which a file would be named, are left out of both.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from pipeline.detect.stage import stage_name
 from pipeline.errors import SettingsError
+from pipeline.hashing import text_keys
 from pipeline.ledger import Ledger
 from pipeline.run import Progress, run_stages
 from pipeline.stages import Shard, Stage
@@ -80,16 +84,31 @@ def _stage(study: Study) -> Stage:
 
 
 def _plan(study: Study, _folder: Study) -> list[Shard]:
-    return [
-        Shard(record.shard, {"file": file}, size=record.rows_out, made_from=record.fingerprint)
-        for record in study.records(stage_name(study)).values()
-        for file in record.files
-    ]
+    """One shard a file of detections, which is told the ids of its images that others have, too."""
+    records = [(record, file) for record in study.records(stage_name(study)).values() for file in record.files]
+    keys, times = np.unique(
+        np.concatenate([np.empty(0, np.uint64), *(text_keys(_ids(study, file)) for _, file in records)]),
+        return_counts=True,
+    )
+    shared = keys[times > 1]
+    shards = []
+    for record, file in records:
+        ids: list[str] = []
+        if len(shared):
+            all_ids = _ids(study, file)
+            ids = sorted(set(all_ids.filter(pa.array(np.isin(text_keys(all_ids), shared))).to_pylist()))
+        shards.append(Shard(record.shard, {"file": file, "shared": ids}, record.rows_out, record.fingerprint))
+    return shards
+
+
+def _ids(study: Study, file: str) -> pa.ChunkedArray:
+    return study.read_arrow(file, ["image_id"])["image_id"]
 
 
 def _process(study: Study, folder: Study, shard: Shard) -> Record:
     detections = study.read(shard.work["file"], columns=_COLUMNS + _BOX_COLUMNS)
-    scored = detections[detections["status"] == "scored"]
+    shared = detections["image_id"].isin(shard.work["shared"])
+    scored = detections[(detections["status"] == "scored") & ~shared]
     files = []
     for row in scored[scored["boxes"] > 0].to_dict("records"):
         boxes = pd.DataFrame({name: row[name] for name in _BOX_COLUMNS})
@@ -98,7 +117,8 @@ def _process(study: Study, folder: Study, shard: Shard) -> Record:
     lines = "".join(f"{image_id}\n" for image_id in scored["image_id"])
     files.append(folder.write_bytes(lines.encode(), LISTS_FOLDER, f"{shard.name}.txt"))
     ledger = Ledger("write-labels", len(detections))
-    ledger.drop(len(detections) - len(scored), why="image that was not looked at: not on the list")
+    ledger.drop(int(shared.sum()), why="id of several images, which would share a label file: not on the list")
+    ledger.drop(len(detections) - len(scored) - int(shared.sum()), why="image that was not looked at: not on the list")
     return Record("", "", tuple(files), len(detections), len(scored), (ledger.close(len(scored)),))
 
 

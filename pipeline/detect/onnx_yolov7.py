@@ -185,7 +185,7 @@ def _session(path: Path, device: torch.device, asked: str, threads: int | None) 
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}))
         elif asked != "auto":
             raise WeightsError(
                 f"device {asked} is asked for, but this onnxruntime has no CUDA: install onnxruntime-gpu"

@@ -319,6 +319,22 @@ def test_label_files_that_are_written_read_back_as_the_same_evidence(finished, s
     pd.testing.assert_frame_equal(evidence(again), evidence(study), rtol=1e-7)
 
 
+def test_images_that_share_an_id_get_no_label_file_and_are_not_on_the_list(source, tmp_path, client):
+    store = tmp_path / "store"
+    store.mkdir()
+    for name, form in (("a.jpg", "JPEG"), ("a.png", "PNG"), ("b.jpg", "JPEG")):
+        (store / name).write_bytes(encoded(picture(), form))
+    study = study_of(tmp_path / "study", source, score_above=1e-9)
+    study = create_study(study.root, with_changes(study.settings, {"images": {"sources": [str(store)]}}))
+    run_stages(study, DETECT, lambda: client)
+    assert sorted(detections(study)["image_id"]) == ["a", "a", "b"]
+    write_label_files(study, str(tmp_path / "out"), client=lambda: client)
+    assert [file.name for file in tmp_path.glob("out/labels/**/*.txt")] == ["b.txt"]
+    assert (tmp_path / "out" / "processed.txt").read_text() == "b\n"
+    dropped = [json.loads(line)["dropped"] for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
+    assert dropped == [{"id of several images, which would share a label file: not on the list": 2}]
+
+
 def test_label_files_are_not_written_among_files_of_others(finished, tmp_path, client):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SettingsError, match="did not write"):

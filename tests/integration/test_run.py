@@ -154,6 +154,25 @@ def test_a_second_run_into_one_study_is_refused_by_name(finished):
             pass
 
 
+def test_a_run_that_is_asked_to_end_puts_its_keys_away(finished, tmp_path):
+    home = tmp_path / "home"
+    profile = tmp_path / "secured.yaml"
+    profile.write_text(
+        f"kind: local\ntls: temporary\nfolder: {home}\npools: {{cpu: {{minimum: 1, maximum: 1, memory_gb: 2.5}}}}\n"
+    )
+    study = branch(finished, "secured")
+    process = patrolscope("run", "--study", study.root, "--cluster", str(profile))
+    deadline = time.monotonic() + 120
+    while not list(home.glob("tls-*/*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, "stopped; the same command goes on" in output) == (130, True)
+    assert not list(home.rglob("*.pem"))
+
+
 def test_a_folder_of_images_that_is_not_there_is_said_before_a_row_is_read(simulated):
     study = branch(simulated, "nowhere", images={"sources": ["nowhere"]})
     process = patrolscope("run", "--study", study.root)

@@ -138,7 +138,7 @@ def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(sl
 
 def test_a_job_that_the_queue_refuses_is_one_line(slurm, tmp_path):
     profile = two_pools(tmp_path, minimum=1, queue="nowhere")
-    said = r"pool cpu: the queue refuses its jobs: .*partition"
+    said = r"pool cpu: its jobs can not be started: .*partition"
     with connection(profile) as client, pytest.raises(ClusterError, match=said):
         client()
 

@@ -6,13 +6,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline.detect.base import choose_device
 from pipeline.detect.yolov7 import Network
+
+# The first process evaluates alone after an epoch, while the others wait: hours with 100,000 images. Torch would end
+# them after ten minutes.
+_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -125,13 +131,21 @@ def _of_all(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """The processes that torchrun started, or this one alone."""
+def joined(device: str) -> Iterator[Ranks]:
+    """The processes that torchrun started, or this one alone.
+
+    Parameters
+    ----------
+    device : that they train on, as `choose_device` takes it
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Ranks()
         return
     local = int(os.environ["LOCAL_RANK"])
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    on_gpu = choose_device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), local)
     finally:
