@@ -35,7 +35,7 @@ demo: $(VENV)/.installed
 
 dashboard: $(VENV)/.installed
 	test -f $(STUDY)/study.yaml || $(BIN)/patrolscope demo --study $(STUDY)
-	$(BIN)/patrolscope dashboard --study $(STUDY)
+	$(BIN)/patrolscope dashboard --study $(STUDY) --show
 
 streets: $(VENV)/.installed-detect
 	$(BIN)/patrolscope streets --study $(STUDY)/streets

@@ -41,9 +41,13 @@ ClusterOption = Annotated[
 
 @app.command()
 def demo(study: StudyOption = "demo-study", images: int = 1_000_000, cluster: ClusterOption = "local") -> None:
-    """The whole study on the embedded city, without network: real boundaries, simulated images and people."""
+    """The whole study on the embedded city, without network: real boundaries, simulated images and people.
+
+    Where the extra `detect` is installed, a small study of rendered street scenes follows.
+    """
     _simulate(study, images=images, city="embedded", cluster=cluster)
     run(study, cluster)
+    _say("\nA second study, of rendered street scenes that the detector looks at:")
     _streets(f"{study.rstrip('/')}/streets", cluster, wanted=False)
 
 
@@ -113,6 +117,9 @@ def init(
         if "://" not in study and (Path(study) / SETTINGS_FILE).exists():
             raise SettingsError(f"{study} has a {SETTINGS_FILE} already: edit it, or name another folder")
         made = create_study(study, Settings(sources=sources))
+        for path in (*sources.metadata, *sources.labels, sources.validation, sources.test):
+            if path is not None and "://" not in path and not any(Path("/").glob(path.lstrip("/"))):
+                _say(f"{path} is not there yet")
     _say(f"{made.path(SETTINGS_FILE)}: look it through, then `patrolscope run --study {study}`")
 
 
@@ -187,7 +194,14 @@ def ingest(
     with _errors():
         for line in adopt(study, sources=tuple(map(_absolute, sources or ())), trust=trust, keep_unknown=keep_unknown):
             _say(line)
-    _run(study, list(STAGES), cluster)
+    made = _run(study, list(STAGES), cluster)
+    with _errors():
+        if not any(record.rows_out for record in made.records("ingest").values()):
+            from pipeline.errors import SourceError
+
+            raise SourceError(
+                f"no image could be read: {made.path('quarantine')} and {made.path('ledger.jsonl')} say why"
+            )
 
 
 @app.command()
@@ -571,6 +585,7 @@ def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Every stage that is not up to date, in order."""
     with _errors():
         stages = _all_stages(study)
+        _read_labelled(study)
     made = _run(study, stages, cluster)
     _summary(made)
 
@@ -586,6 +601,7 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
         from pipeline.plan import refuse_what_does_not_fit, refuse_what_is_missing
         from pipeline.store import open_study
 
+        _read_labelled(study)
         pools = _pools(cluster)
         planned = _plan(open_study(study), pools)
         _print_plan(planned, pools)
@@ -601,6 +617,14 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
                     check_workers(client(), open_study(study), {offered: 1} if offered else None)
             _say("workers see the study and its sources, can write there, and have the same versions")
         refuse_what_is_missing(planned)
+
+
+def _read_labelled(root: str) -> None:
+    """Read the labelled sets now: what is wrong with them would be said after all other stages."""
+    from analysis.calibrate import read_labelled_sets
+    from pipeline.store import open_study
+
+    read_labelled_sets(open_study(root))
 
 
 def _all_stages(root: str) -> list[Stage | Callable[[Study], Stage]]:
@@ -659,7 +683,12 @@ def _print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
         without = [one.stage for one in mine if one.shards is None or one.slot_hours is None]
         beside = f", without {', '.join(without)}" if without else ""
         unit = "GPU" if workers.offers == "GPU" else "core"
-        _say(f"pool {name}: about {hours:.2f} hours on {workers.slots} {unit}s, {slot_hours:.2f} {unit} hours{beside}")
+        spent = f"{_hours(hours)} hours on {workers.slots} {unit}s, {_hours(slot_hours)} {unit} hours"
+        _say(f"pool {name}: about {spent}{beside}")
+
+
+def _hours(hours: float) -> str:
+    return "0" if hours == 0 else f"{hours:.2f}" if hours >= 0.01 else "less than 0.01"
 
 
 @app.command()
@@ -768,6 +797,11 @@ def dashboard(
         from cluster.launch import dashboard_link
 
         stages, scheduler = tuple(_all_stages(study)), dashboard_link(cluster)
+        _check_origins(allow or ())
+        if published:
+            from analysis.published import read_released
+
+            read_released(published)
     site = _site(study, cluster, published=published, stages=stages, scheduler=scheduler)
     with _errors():
         if static is not None:
@@ -781,6 +815,15 @@ def dashboard(
         serve(site, address=address, port=port, origins=allow or (), show=show, say=_say)
 
 
+def _check_origins(origins: Sequence[str]) -> None:
+    from pipeline.errors import SettingsError
+
+    for origin in origins:
+        name, colon, port = origin.rpartition(":")
+        if "/" in origin or (colon and not (name and port.isdecimal())):
+            raise SettingsError(f"--allow {origin}: host:port is expected, as it stands in the browser's address")
+
+
 @app.command(name="map")
 def draw_map(
     study: StudyOption,
@@ -791,10 +834,12 @@ def draw_map(
     ),
     within: Annotated[str, typer.Option(help="Only around this place of the level, instead of the whole city.")] = "",
     view: Annotated[str, typer.Option(help="What stands after ? in the address of a dashboard's map.")] = "",
-    width: Annotated[int, typer.Option(min=200, help="Pixels.")] = 12_000,
+    width: Annotated[int, typer.Option(min=800, help="Pixels.")] = 12_000,
     cluster: ClusterOption = "local",
 ) -> None:
     """A poster of the city, or of a part of it, with its legend."""
+    with _errors():
+        _check_png(out)
     site = _site(study, cluster)
     with _errors():
         from dashboards.explore.poster import ask_for, write_poster
@@ -802,9 +847,19 @@ def draw_map(
         asked = ask_for(site, measure=measure, level=level, within=within, query=view, width=width)
         with _rows() as say:
             content = write_poster(site, asked, say)
-        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
         _say(f"{out}: {asked.window.columns:,} x {asked.window.rows:,} pixels and the legend, {len(content):,} bytes")
+
+
+def _check_png(out: Path) -> None:
+    from pipeline.errors import SettingsError
+
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise SettingsError(f"--out {out}: the name of a PNG file is expected, such as city.png")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--out {out}: its folder can not be made ({error.strerror})") from error
 
 
 def _site(root: str, cluster: str, **options: Any) -> Any:
@@ -1053,12 +1108,13 @@ def _summary(study: Study) -> None:
         _say(
             f"{truth['covered']} of {truth['neighbourhoods']} true neighbourhood levels lie in their "
             f"{summary['interval_percent']:g} % intervals"
-            + ("" if truth["share"] is None else f" ({truth['share']:.1%})")
+            + ("" if truth["share"] is None else f" ({truth['share']:.1%})".replace("%", " %"))
         )
-        _say(
-            f"{truth['covered_with_enough']} of the {truth['with_enough_positives']} with at least "
-            f"{truth['enough_positives']} positive images; below that, intervals are too narrow"
-        )
+        if truth["with_enough_positives"]:
+            _say(
+                f"{truth['covered_with_enough']} of the {truth['with_enough_positives']} with at least "
+                f"{truth['enough_positives']} positive images; below that, intervals are too narrow"
+            )
     for name, file in (("map", "figures/map.png"), ("report", "report.html"), ("tables", "estimates/tables.csv")):
         _say(f"{name + ':':8} {study.path(file)}")
 

@@ -111,6 +111,8 @@ def read_labelled(path: str, *, where: str) -> pd.DataFrame:
         raise SourceError(f"{path} ({where}) is not a CSV file: {error}") from error
     if absent := [column for column in names if column not in frame.columns]:
         raise SourceError(f"{path} ({where}) has no column {', '.join(absent)}; it has {', '.join(frame.columns)}")
+    if frame.empty:
+        raise SourceError(f"{path} ({where}) has a header and no rows: expected labelled images")
     frame = frame[list(names)].rename(columns=names)
     for column in ("ground_truth", "score", "captured_at_utc", "lat", "lng"):
         if not pd.api.types.is_numeric_dtype(frame[column]):

@@ -97,12 +97,15 @@ def read_released(folder: str) -> tuple[dict[str, Released], list[str]]:
         fs, root = fsspec.url_to_fs(folder)
     except ValueError as error:
         raise SourceError(f"{folder} can not be opened: {error}") from error
+    if not fs.isdir(root):
+        raise SourceError(f"{folder} is no folder: name one that holds the released JSON files")
     there = {name: file for name, file in PUBLISHED_FILES.items() if fs.isfile(f"{root}/{file}")}
     if not there:
         files = _some(PUBLISHED_FILES.values())
         advice = "name a folder that holds the released JSON files, or the estimates/ folder of a study"
-        if fs.isdir(f"{root}/estimates"):
-            advice = f"did you mean {folder.rstrip('/')}/estimates?"
+        for below in ("estimates", "plot_data"):
+            if fs.isdir(f"{root}/{below}"):
+                advice = f"did you mean {folder.rstrip('/')}/{below}?"
         raise SourceError(f"{folder} has none of the {len(PUBLISHED_FILES)} result files ({files}): {advice}")
     results = {}
     for name, file in there.items():

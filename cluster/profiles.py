@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 PROFILES = Path(__file__).with_name("profiles")
 QUEUES = ("slurm", "pbs", "lsf", "sge", "htcondor")
@@ -232,6 +233,8 @@ def load_profile(name: str) -> Profile | Address:
         return _validated(name, {"kind": "address", "address": name})
     given = "/" in name or name.endswith((".yaml", ".json"))
     path = Path(name).expanduser() if given else PROFILES / f"{name}.yaml"
+    if given and not path.is_file():
+        raise ClusterError(f"no file {name}: a cluster profile (.yaml), or what a running scheduler wrote (.json)")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
         raise ClusterError(
@@ -262,8 +265,20 @@ def _validated(where: str, content: dict[str, Any]) -> Profile | Address:
             return Address.model_validate(content)
         return Profile.model_validate({"kind": kind} | (_on_this_machine(content) if kind == "local" else content))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ClusterError(f"{where}: {faults}") from error
+        raise ClusterError(f"{where}: {'; '.join(dict.fromkeys(map(_fault, error.errors())))}") from error
+
+
+def _fault(fault: ErrorDetails) -> str:
+    """A fault as a reader of profiles would say it, without the value, which may be a secret.
+
+    Of a value that may be of two types, pydantic names each.
+    """
+    place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("constrained-", "literal[")))
+    if fault["type"] == "extra_forbidden":
+        return f"{place}: unknown key; remove it or mend its name"
+    if fault["type"] == "missing":
+        return f"{place}: missing"
+    return f"{place}: {fault['msg']}" if place else fault["msg"]
 
 
 # This machine.

@@ -18,7 +18,7 @@ def check_folder(out: Path, known_by: str) -> None:
     if out.exists() and not out.is_dir():
         raise SourceError(f"{out} is a file: name a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / known_by).is_file():
-        raise SourceError(f"{out} holds files that are no earlier result of this command: name a new folder with --out")
+        raise SourceError(f"{out} holds files that are no earlier result of this command: name a new or empty one")
 
 
 def fill_folder(out: Path, content: dict[str, bytes], may_have: Iterable[str] = ()) -> None:

@@ -264,7 +264,7 @@ def _how_to_get(name: str, entry: CatalogEntry) -> str:
     files = " or ".join(file.name for file in entry.files)
     from_folder = f"`patrolscope fetch --from DIR {name}` takes it from a folder that holds {files}"
     if entry.downloadable:
-        return f"`patrolscope fetch {name}` brings it from {entry.address}; {from_folder}"
+        return f"`patrolscope fetch {name}` (with --cache, if given here) brings it from {entry.address}; {from_folder}"
     return f"{from_folder}. {entry.how} ({entry.address})"
 
 

@@ -35,7 +35,7 @@ class Box(Frozen):
     @model_validator(mode="after")
     def _has_extent(self) -> Box:
         if self.west >= self.east or self.south >= self.north:
-            raise ValueError(f"west {self.west} < east {self.east} and south {self.south} < north {self.north}")
+            raise ValueError("west is to be less than east, and south less than north")
         return self
 
 

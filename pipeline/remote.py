@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,10 @@ def storage_faults_told(where: str = "") -> Iterator[None]:
     try:
         yield
     except remote_errors() as error:
-        if isinstance(error, (PermissionError, *_loaded())) or getattr(error, "errno", None) in _FAULTS:
+        if (
+            isinstance(error, (PermissionError, socket.gaierror, *_loaded()))
+            or getattr(error, "errno", None) in _FAULTS
+        ):
             raise StorageError(
                 f"{where}{error}: a disk or an object store failed or may not be used; mend that, and the same command "
                 "goes on from here"

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Settings, dump_settings, parse_settings
 from pipeline.contract import Table
-from pipeline.errors import NotYetMade, SettingsError, StudyBusy, StudyFull
+from pipeline.errors import NotYetMade, SettingsError, StorageError, StudyBusy, StudyFull
 from pipeline.geoparquet import columns_on_disk, to_arrow, to_frame
 from pipeline.remote import contents_of
 
@@ -170,7 +170,7 @@ class Study:
         geometry: bool = False,
     ) -> pd.DataFrame:
         """One Parquet file of the study as a frame; a GeoDataFrame with its CRS when `geometry`."""
-        with self.fs.open(self.path(file), "rb") as handle:
+        with self._opened(file) as handle:
             if geometry:
                 return gpd.read_parquet(handle, columns=columns)
             stored = columns_on_disk(pq.read_schema(handle), columns)
@@ -187,13 +187,31 @@ class Study:
 
     def read_arrow(self, file: str, columns: list[str]) -> pa.Table:
         """Columns of one Parquet file of the study as Arrow holds them: text stays bytes."""
-        with self.fs.open(self.path(file), "rb") as handle:
+        with self._opened(file) as handle:
             return pq.read_table(handle, columns=columns, partitioning=None)
+
+    @contextlib.contextmanager
+    def _opened(self, file: str) -> Iterator[Any]:
+        """A file of Arrow's.
+
+        Raises
+        ------
+        StorageError : it is damaged
+        """
+        try:
+            with self.fs.open(self.path(file), "rb") as handle:
+                yield handle
+        except pa.ArrowInvalid as error:
+            why = str(error).partition("\n")[0]
+            raise StorageError(
+                f"{file} of {self.root} is damaged ({why}): remove it, and `patrolscope run --study {self.root}` makes "
+                "it again"
+            ) from error
 
     @contextlib.contextmanager
     def open_parts(self, file: str) -> Iterator[pa.ipc.RecordBatchFileReader]:
         """A file of `write_parts`: any part can be read without the others, by `get_batch`."""
-        with self.fs.open(self.path(file), "rb") as handle, pa.ipc.open_file(handle) as reader:
+        with self._opened(file) as handle, pa.ipc.open_file(handle) as reader:
             yield reader
 
     # Writing.
@@ -254,6 +272,7 @@ class Study:
 
         Raises
         ------
+        StorageError : there can be no such folder
         StudyBusy : the run that writes does not hold the study any more
         StudyFull : no room is left; what was written so far is gone, and makes none less
         """
@@ -262,7 +281,7 @@ class Study:
         # Also on an object store: fsspec closes a file after an error, and so would show what was written until then.
         aside = f"{folder}/.{leaf}.{uuid.uuid4().hex}.tmp"
         try:
-            self.fs.makedirs(folder, exist_ok=True)
+            self._make_folder(folder)
             yield aside
             self._refuse_if_replaced(name)
             if self.is_local:
@@ -279,6 +298,12 @@ class Study:
         finally:
             if self.fs.exists(aside):
                 self.fs.rm_file(aside)
+
+    def _make_folder(self, path: str) -> None:
+        try:
+            self.fs.makedirs(path, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise StorageError(f"{path} can be no folder ({error.strerror}): name another place") from error
 
     def _refuse_if_replaced(self, name: str) -> None:
         if self.run and not (self.exists(_LOCK) and self.read_bytes(_LOCK).decode(errors="replace").endswith(self.run)):
@@ -421,9 +446,9 @@ def open_study(root: str | Path) -> Study:
     url = str(root)
     fs, base = study_files(url)
     where = f"{base}/{SETTINGS_FILE}"
-    if not fs.exists(where):
+    if not fs.isfile(where):
         raise SettingsError(
-            f"{url} is no study: it has no {SETTINGS_FILE}. `patrolscope simulate {url}` makes a simulated one, "
+            f"{url} is no study: it has no {SETTINGS_FILE}. `patrolscope simulate {url} --images 100000` makes one, "
             f"`patrolscope init {url}` one for your own data"
         )
     try:

@@ -114,5 +114,5 @@ def _free(address: str, port: int) -> int:
             return int(knock.getsockname()[1])
     except OSError as error:
         raise SettingsError(
-            f"{address}:{port} can not be listened at ({error.strerror}): take another --port"
+            f"{address}:{port} can not be listened at ({error.strerror}): take another --port or --address"
         ) from error

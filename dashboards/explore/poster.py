@@ -75,7 +75,7 @@ def ask_for(site: Site, *, measure: str, level: str, within: str, query: str, wi
     if width * rows > MOST_PIXELS:
         raise SettingsError(f"{width:,} x {rows:,} pixels: at most {MOST_PIXELS:,} in all; take another --width")
     window = window_around(centre_x, centre_y, pixel_ft, width, rows)
-    return View(window, state.measure, state.level, state.filter, state.chosen)
+    return View(window, state.measure, state.level, state.filter, within or state.chosen)
 
 
 def _like(name: str, places: tuple[str, ...]) -> str:
@@ -152,7 +152,7 @@ def _strip(figure: Figure, site: Site, view: View, share: float) -> None:
     figure.patches.append(
         Rectangle((0, 0), 1, share, facecolor="white", transform=figure.transFigure, figure=figure, zorder=-1)
     )
-    put(0.25, 1.08, MEASURES[view.measure], 13, weight="bold")
+    put(0.25, 1.08, MEASURES[view.measure] + (f", {view.chosen}" if view.chosen else ""), 13, weight="bold")
     put(0.25, 0.88, view.keep.in_words(), 8.5, MUTED)
     scale = figure.add_axes(box(0.25, 0.52, 4.4, 0.16))
     scale.imshow(TABLES[view.measure][None], aspect="auto", extent=(0, 1, 0, 1), interpolation="none")

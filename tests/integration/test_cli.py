@@ -198,3 +198,25 @@ def test_results_that_can_not_be_read_end_with_one_line(tmp_path):
         (line,) = [line for line in output.splitlines() if line.startswith("error:")]
         assert "race_bootstraps.json is not whole JSON" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_file_is_no_success(tmp_path):
+    (tmp_path / "1.csv").write_text("image_ref,timestamp,lat,lng,split\n")
+    code, output = invoke("ingest", "--study", str(tmp_path / "study"), str(tmp_path / "1.csv"))
+    assert (code, "no image could be read" in output.replace("\n", " ")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("map", "--out", "."), "the name of a PNG file is expected"),
+        (("map", "--out", "city.pdf"), "the name of a PNG file is expected"),
+        (("dashboard", "--allow", "http://name"), "host:port is expected"),
+        (("dashboard", "--published", "nowhere"), "nowhere is no folder"),
+    ],
+)
+def test_what_a_picture_or_a_page_can_not_be_is_said_before_anything_is_made(arguments, said, tmp_path):
+    (tmp_path / "study.yaml").write_text("name: x")
+    code, output = invoke(*arguments, "--study", str(tmp_path))
+    assert (code, said in output) == (2, True)
+    assert [file.name for file in tmp_path.iterdir()] == ["study.yaml"]

@@ -104,3 +104,9 @@ def test_a_good_set_comes_back_in_the_declared_form(tmp_path):
     frame = read_labelled(str(path), where="sources.validation")
     assert frame["captured_at_utc"].iloc[0] == pd.Timestamp(10**12, unit="ms", tz="UTC")
     assert frame["score"].isna().tolist() == [False, True]
+
+
+def test_a_labelled_file_without_rows_is_refused(tmp_path):
+    (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n")
+    with pytest.raises(SourceError, match=r"v\.csv \(sources\.validation\) has a header and no rows"):
+        read_labelled(str(tmp_path / "v.csv"), where="sources.validation")

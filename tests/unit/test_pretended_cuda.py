@@ -21,7 +21,10 @@ from pipeline.detect.yolov7 import Network  # noqa: E402
 from tests.pretend_cuda import OnCuda, pretended_cuda  # noqa: E402
 from tests.ultralytics_models import BUS, made  # noqa: E402
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device: pytest -m gpu")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real CUDA device: pytest -m gpu"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision"),
+]
 CONTENTS = [BUS.read_bytes(), (BUS.parent / "zidane.jpg").read_bytes(), b"no image"]
 
 

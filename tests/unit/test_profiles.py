@@ -149,12 +149,12 @@ def test_what_pools_cost_at_most_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kind: local\nworker: 3", "worker: Extra inputs are not permitted"),
+        ("kind: local\nworker: 3", "worker: unknown key"),
         ("kind: local\nworkers: 0", "greater than or equal to 1"),
         ("kind: slrum", "kind: 'slrum' is no queue system that we know: one of local, slurm, pbs"),
-        ("kind: slurm", "pools: Field required"),
+        ("kind: slurm", "pools: missing"),
         ("kind: slurm\npools: {}", "pools: Dictionary should have at least 1 item"),
-        ("kind: slurm\npools: {cpu: {memory_gb: 1, maximum: 1, core: 2}}", "pools.cpu.core: Extra inputs"),
+        ("kind: slurm\npools: {cpu: {memory_gb: 1, maximum: 1, core: 2}}", "pools.cpu.core: unknown key"),
         ("kind: slurm\npools: {cpu: {memory_gb: 1, minimum: 3, maximum: 2}}", "maximum 2 is below minimum 3"),
         ("kind: slurm\npools: {g: {kind: gpu, memory_gb: 1, maximum: 1}}", "a worker process has one GPU: 0 gpus"),
         ("kind: slurm\npools: {c: {gpus: 1, memory_gb: 1, maximum: 1}}", "make it kind: gpu"),

@@ -126,8 +126,10 @@ def test_a_folder_is_read_in_the_papers_order_and_what_it_lacks_is_named(tmp_pat
 
 
 def test_a_folder_without_results_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(SourceError, match=r"none of the 9 result files .*: name a folder"):
+    with pytest.raises(SourceError, match=r"nowhere is no folder: name one that holds"):
         read_released(str(tmp_path / "nowhere"))
+    with pytest.raises(SourceError, match=r"none of the 9 result files .*: name a folder"):
+        read_released(str(tmp_path))
     write_released(tmp_path / "estimates", "race")
     with pytest.raises(SourceError, match=r"did you mean .*/estimates\?"):
         read_released(str(tmp_path))

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import Settings
 from pipeline.contract import Column, Table
-from pipeline.errors import NotYetMade, SettingsError, SourceError, StudyBusy
+from pipeline.errors import NotYetMade, SettingsError, SourceError, StorageError, StudyBusy
 from pipeline.run import run_stages, unfinished
 from pipeline.stages import Shard, Stage
 from pipeline.store import Record, Study, create_study, fingerprint, open_study
@@ -325,3 +325,17 @@ def test_a_study_travels_to_a_worker_as_root_and_settings(study):
     again = pickle.loads(pickle.dumps(study))
     assert again == study
     assert again.exists("study.yaml")
+
+
+def test_a_damaged_file_is_named_with_what_makes_it_again(study):
+    study.write_bytes(b"PAR1 half of it", "areas", "areas.parquet")
+    with pytest.raises(
+        StorageError, match=r"areas/areas\.parquet of .* is damaged .*: remove it, and `patrolscope run"
+    ):
+        study.read("areas/areas.parquet")
+
+
+def test_a_study_can_not_lie_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="can be no folder"):
+        create_study(tmp_path / "file", Settings())
