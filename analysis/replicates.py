@@ -27,7 +27,7 @@ from analysis.bootstrap import (
 from analysis.calibrate import TwoClass, load_calibration
 from analysis.cells import PROBABILITY_STEP, load_cells
 from analysis.clusters import Clusters, load_clusters, made_from_unit, read_images
-from analysis.estimate import TOTAL_KEY, Analysis, Panel, analyses, frames, panels
+from analysis.estimate import TOTAL_KEY, Analysis, Panel, analyses, area_means, frames, panels
 from analysis.published import Released
 from pipeline.errors import SourceError
 from pipeline.layers import AREAS_FILE
@@ -114,8 +114,7 @@ def two_class_means(drawn: Counts, probabilities: Floats) -> Floats:
 
     Missing where an area has no image.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((drawn * probabilities).sum(axis=1) / drawn.sum(axis=1))
+    return area_means(drawn[:, 1], drawn.sum(axis=1), probabilities[1], probabilities[0])
 
 
 def image_replicates(counted: Counted, probabilities: Floats, *, replicates: range, seed: int) -> list[Floats]:
@@ -335,4 +334,6 @@ def without_replicates(one: Released) -> Released:
     )
 
 
-REPLICATE = Stage("replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates)
+REPLICATE = Stage(
+    "replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates, version=2
+)

@@ -255,5 +255,5 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
 
 
 ESTIMATE = Stage(
-    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=2
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=3
 )

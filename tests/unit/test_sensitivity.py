@@ -405,6 +405,22 @@ def test_a_variant_of_other_people_is_not_compared(images, areas, calibrations):
     assert found["at least 750 images"].reason == ("its areas hold 10% of the people of the base's: less than 50%")
 
 
+def test_areas_without_a_positive_image_are_tied_in_every_variant_of_two_classes(images, areas, calibrations):
+    """Hours count alike or not: their level is that of negative images, whatever the images and hours of each."""
+    images = images.assign(conf=images["conf"].where(~images["area"].isin(["a", "c", "e", "f"])))
+    variants = tried(images, areas, calibrations)
+    draws = draw_days(np.arange(12) >= 3, replicates=20, seed=1)
+    made = [one for one in variants.values() if isinstance(one, Variant) and one.kind != "calibration"]
+    assert any(one.kind == "even hours" for one in made)
+    for one in made:
+        for means in (one.means(), one.means(draws[:, one.days])):
+            rows = means[:, one.areas["area"].isin(["a", "c", "e", "f", "t2", "t4"])]
+            assert set(rows[~np.isnan(rows)]) == {one.probabilities[1]}, one.name
+        places = evaluate_variant(one, draws)
+        tied = places.groups["key"].isin(["n2", "n4"]) & (places.estimate > 0)
+        assert places.estimate[tied].tolist() in ([], [places.estimate[tied][0]] * tied.sum())
+
+
 def test_a_study_without_images_where_people_live_is_refused(images, areas, calibrations):
     outside = images.assign(area=pd.Series(np.nan, index=images.index, dtype="str"))
     with pytest.raises(SourceError, match="none of 6000 images of split 1 lies in an area with people from 2020-10-28"):
