@@ -27,7 +27,7 @@ from analysis.bootstrap import (
 from analysis.calibrate import TwoClass, load_calibration
 from analysis.cells import PROBABILITY_STEP, load_cells
 from analysis.clusters import Clusters, load_clusters, made_from_unit, read_images
-from analysis.estimate import TOTAL_KEY, Analysis, Panel, analyses, area_means, frames, panels
+from analysis.estimate import TOTAL_KEY, Analysis, Bools, Panel, analyses, area_means, frames, panels
 from analysis.published import Released
 from pipeline.errors import SourceError
 from pipeline.layers import AREAS_FILE
@@ -325,12 +325,12 @@ def released(wanted: list[Panel], point: list[Floats], replicates: list[Floats])
     }
 
 
-def without_replicates(one: Released) -> Released:
-    """The same estimates, with replicates that say nothing."""
+def without_replicates(one: Released, groups: Bools) -> Released:
+    """The same estimates, with replicates that say nothing of some groups: (1 + groups,), everyone first."""
     return replace(
         one,
-        replicate_totals=np.full_like(one.replicate_totals, np.nan),
-        replicate_means=np.full_like(one.replicate_means, np.nan),
+        replicate_totals=np.where(groups[0], np.nan, one.replicate_totals),
+        replicate_means=np.where(groups[1:], np.nan, one.replicate_means),
     )
 
 

@@ -23,7 +23,7 @@ from analysis.variants import BASE, NotMade, Variant
 
 Floats = npt.NDArray[np.float64]
 
-# With fewer days, draws of them say nothing: of 4 days one draw in 256 is a single day.
+# With fewer days that touch a group, draws of them say nothing: of 4 days one draw in 64 is a single day.
 DAYS_FOR_AN_INTERVAL = 5
 RANKED_ENDS = 10  # neighbourhoods at each end of a ranking
 # Analyses whose groups have an order of their own: the last is set against the first, not every pair.
@@ -54,7 +54,7 @@ class Levels:
     ----------
     groups : one row a group: analysis, group (name for a reader), key, images and areas behind it
     estimate : (groups,) missing where nobody of the group lives in an area with images
-    replicates : (replicates, groups); none where the variant has too few days
+    replicates : (replicates, groups); none where the variant has too few days, missing where too few touch the group
     """
 
     kind: str
@@ -89,9 +89,12 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
     point, drawn = variant.means(), np.empty((0, len(images)))
     if variant.days_with_images >= DAYS_FOR_AN_INTERVAL:
         drawn = variant.means(draws[:, variant.days])
+    seen = (variant.images.any(axis=2) & (images > 0)).T.astype(np.int64)  # of each area and day
     relative = {}
     for panel in panels(wanted, variant.areas):
         once, often = panel.means(point.T), panel.means(drawn.T)
+        days = ((panel.weights > 0) @ seen > 0).sum(axis=1)
+        often[days < DAYS_FOR_AN_INTERVAL] = np.nan
         for name, rows in panel.rows.items():
             relative[name] = once[rows, 0] / once[0, 0], (often[rows] / often[0]).T
     all_frames = frames(variant.areas)
@@ -130,7 +133,7 @@ def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) ->
     kind, variant, analysis, group, key, estimate, lower, upper, images, areas, days
     change, change_lower, change_upper : difference from the base, of the same draws of days
 
-    A group without an estimate has no row; intervals are missing where there are too few days.
+    A group without an estimate has no row; intervals are missing where too few days touch the group.
     """
     parts = []
     for one in levels:

@@ -276,7 +276,8 @@ def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: f
 
 def ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
     """Limits and ticks for ratios: in steps of doubling where they differ much, else linear."""
-    ends = rows[[column for column in rows if column in ("lower", "upper", "second_lower", "second_upper")]]
+    drawn = ("estimate", "lower", "upper", "second_lower", "second_upper")  # a dot without a line needs its place, too
+    ends = rows[[column for column in rows if column in drawn]]
     low, high = float(np.nanmin([1, *ends.min()])), float(np.nanmax([1, *ends.max()]))
     if low <= 0 or high / low < 6:
         room = 0.06 * (high - low) or 0.1
@@ -375,7 +376,7 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     bare(axes, both=True)
     many = frame["images"] >= FEW_IMAGES
     positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
-    values = frame.loc[positive & many, ["truth", "lower", "upper"]].replace(0, np.nan).to_numpy()
+    values = frame.loc[positive & many, ["truth", "estimate", "lower", "upper"]].replace(0, np.nan).to_numpy()
     low, high = (np.nanmin(values) / 1.15, np.nanmax(values) * 1.15) if np.isfinite(values).any() else (0.5, 2.0)
     for scale, limit, axis in (
         (axes.set_xscale, axes.set_xlim, axes.xaxis),

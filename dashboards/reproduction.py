@@ -203,7 +203,7 @@ def _section(results: ReleasedGroups, analysis: str, title: str, figures: Collec
     first = analysis == figure or not results.has(figure)
     return {
         "title": title,
-        "replicates": rows["replicates"].iloc[0],
+        "replicates": rows["replicates"].max(),  # a single group can have fewer, or none
         "average": rows.loc[rows["group"] == AVERAGE, "estimate"].iloc[0],
         # The neighbourhoods are too many for a page: both ends follow, all of them are in neighbourhoods.csv.
         "rows": [] if analysis == "neighbourhood" else side_by_side(results.tables, analysis).to_dict("records"),

@@ -378,6 +378,18 @@ def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
     assert b"No intervals: 1 days of images" in to_svg(sensitivity_figure(made, simulated=""))
 
 
+def test_a_group_that_fewer_than_five_days_touch_has_no_interval(images, areas, calibrations):
+    """n4 has images of four of the nine analysed days: an estimate, of which draws of days know little."""
+    seldom = (images["area"] == "f") & (images["captured_local"] >= "2020-11-01")
+    found = levels_of(tried(images[~seldom], areas, calibrations), days=12)
+    table = sensitivity_table([one for one in found if isinstance(one, Levels)], found[0], 95)
+    base = table[(table["kind"] == BASE) & (table["analysis"] == "neighbourhood")].set_index("key")
+    assert base["estimate"].notna().all()
+    assert base.index[base["lower"].isna() & base["change_lower"].isna()].tolist() == ["n4"]
+    assert base.index[base["upper"].isna()].tolist() == ["n4"]
+    assert table.loc[(table["kind"] == BASE) & (table["analysis"] == "race"), "lower"].notna().all()
+
+
 def test_without_night_images_and_with_one_hour_those_variants_are_not_possible(images, areas, calibrations):
     noon = images.assign(
         captured_local=images["captured_local"].dt.normalize() + pd.Timedelta(hours=12), nighttime=False
