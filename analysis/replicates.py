@@ -69,7 +69,7 @@ def possible_ways(study: Study) -> tuple[list[Way], dict[str, str]]:
         return wanted, {}
     why = (
         "the labelled images give no station-adjusted calibration: there are no stations, or score and distance part "
-        "the images that show a police vehicle from the others without error"
+        "the images that show a police vehicle from the others, and no regression fits best"
     )
     possible = [way for way in wanted if way.prediction != "station_adjusted"]
     if not possible:
