@@ -227,7 +227,7 @@ def test_a_neighbourhood_without_a_positive_image_is_hollow_and_hatched(tmp_path
     tables.loc[(tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average"), "estimate"] = 0.01
     study = made_study(tmp_path, images=10, tables=tables)
     groups = read_results(study).groups("neighbourhood").set_index("group")
-    assert groups.index[groups["none_positive"]].tolist() == ["Gramercy"]
+    assert groups.index[groups["hollow"]].tolist() == ["Gramercy"]
     figures = figures_of(study)
     assert "Hollow" in texts(figures["neighbourhood"])
     assert "Hollow" not in texts(figures["borough"])
