@@ -284,25 +284,35 @@ def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str,
     """Neighbourhoods ranked as in the base: how many, rank correlation, overlap of both ends.
 
     Ranked are those with at least `ranked_images` images in the base, and an estimate in both. Each end is of ten, or
-    of half the neighbourhoods where there are fewer than twenty.
+    of half the neighbourhoods where there are fewer than twenty. Where levels tie across the tenth place, in the base
+    or the variant, nobody knows which are the ten, and their overlap is missing.
     """
     estimate, _ = one.in_order_of(base)
     chosen = (base.groups["analysis"] == PLACES).to_numpy() & (base.groups["images"] >= ranked_images).to_numpy()
     chosen &= ~np.isnan(estimate) & ~np.isnan(base.estimate)
     mine, theirs = estimate[chosen], base.estimate[chosen]
     ends = min(RANKED_ENDS, len(mine) // 2)
-    shared = [
-        len(set(np.argsort(sign * mine, kind="stable")[:ends]) & set(np.argsort(sign * theirs, kind="stable")[:ends]))
-        for sign in (-1, 1)
-    ]
+    highest, lowest = (_shared(_first(sign * mine, ends), _first(sign * theirs, ends)) for sign in (-1, 1))
     varies = len(mine) >= 3 and np.ptp(mine) > 0 and np.ptp(theirs) > 0
     return {
         "neighbourhoods": len(mine),
         "rank_correlation": float(stats.spearmanr(mine, theirs).statistic) if varies else np.nan,
         "ends": ends,
-        "highest_shared": shared[0],
-        "lowest_shared": shared[1],
+        "highest_shared": highest,
+        "lowest_shared": lowest,
     }
+
+
+def _first(values: Floats, number: int) -> set[int] | None:
+    """Places of the so many smallest values; None where a tie leaves open which they are."""
+    order = np.argsort(values)
+    if 0 < number < len(values) and values[order[number - 1]] == values[order[number]]:
+        return None
+    return set(order[:number].tolist())
+
+
+def _shared(one: set[int] | None, other: set[int] | None) -> int | None:
+    return None if one is None or other is None else len(one & other)
 
 
 def variants_table(tried: list[Levels | NotMade], ranked_images: int) -> pd.DataFrame:

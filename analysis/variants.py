@@ -218,7 +218,7 @@ def _levels(base: Variant, wanted: tuple[str, ...], zone_share: float) -> Iterat
         tract = base.areas[level]
         if tract.isna().all():
             yield NotMade("area level", f"{level}s", f"the study has no {level}s")
-        elif not tract.duplicated().any():
+        elif not tract.dropna().duplicated().any():
             yield NotMade("area level", f"{level}s", f"the study's areas are {level}s already")
         else:
             tracts = tracts_of(base.areas, zone_share)

@@ -342,5 +342,5 @@ SENSITIVITY = Stage(
     folders=(SENSITIVITY_FOLDER, COVERAGE_FOLDER),
     plan=plan_sensitivity,
     process=process_sensitivity,
-    version=2,
+    version=3,
 )

@@ -405,6 +405,9 @@ def test_a_level_that_the_study_lacks_or_has_already_is_not_possible(images, are
     assert tried(images, without, calibrations)["tracts"].reason == "the study has no tracts"
     already = areas.assign(tract=areas["area"])
     assert tried(images, already, calibrations)["tracts"].reason == "the study's areas are tracts already"
+    # Areas whose centroid lies in no tract share none.
+    some = areas.assign(tract=areas["area"].mask(areas["area"].isin(["g", "h"])))
+    assert tried(images, some, calibrations)["tracts"].reason == "the study's areas are tracts already"
 
 
 def test_a_variant_of_other_people_is_not_compared(images, areas, calibrations):
@@ -555,6 +558,34 @@ def test_rankings_are_compared_over_neighbourhoods_with_enough_images():
     alone = compare_rankings(other, base, 1_000)
     assert alone["neighbourhoods"] == alone["ends"] == 0
     assert np.isnan(alone["rank_correlation"])
+
+
+def places(levels: np.ndarray) -> Levels:
+    """Neighbourhoods, named by their number."""
+    names = [f"n{number}" for number in range(len(levels))]
+    groups = pd.DataFrame({"analysis": "neighbourhood", "group": names, "key": names, "images": 500, "areas": 5})
+    return Levels(BASE, BASE, 10, 1, 1.0, groups, levels, np.empty((0, len(levels))), {})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_end_that_a_tie_leaves_open_has_no_overlap_whatever_the_order_of_the_file(seed):
+    """25 of 60 neighbourhoods without a positive image are tied lowest; the levels of the others are independent."""
+    order = np.random.default_rng(seed).permutation(60)
+    generator = np.random.default_rng(9)
+    base, other = (np.where(np.arange(60) < 25, 0.11, generator.uniform(0.3, 3, 60))[order] for _ in range(2))
+    base_places, other_places = places(base), places(other)
+    found = compare_rankings(other_places, base_places, 200)
+    assert found["lowest_shared"] is None
+    assert found["highest_shared"] == len(set(np.argsort(base)[-10:]) & set(np.argsort(other)[-10:]))
+    untied = places(np.arange(60.0)[order])
+    assert compare_rankings(untied, base_places, 200)["lowest_shared"] is None
+    assert compare_rankings(base_places, untied, 200)["lowest_shared"] is None
+    # Ten that tie with each other alone are the ten lowest.
+    ten = places(np.where(np.arange(60) < 10, 0.0, np.arange(60.0))[order])
+    assert compare_rankings(ten, untied, 200)["lowest_shared"] == 10
+    table = variants_table([base_places, other_places], 200)
+    assert table["lowest_shared"].isna().all()
+    assert table["highest_shared"].tolist() == [10, found["highest_shared"]]
 
 
 # Coverage.
