@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+from scipy import sparse
 
 from analysis.calibrate import Adjusted, load_calibration
 from analysis.cells import COLUMNS, PROBABILITY_STEP, adjusted_probability, analysed, annotated_shards
@@ -110,6 +111,20 @@ def gather(parts: list[pa.RecordBatch]) -> tuple[pa.RecordBatch, int]:
     return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=_PART), len(keys)
 
 
+def clusters_touching(clusters: Clusters, weights: sparse.csr_array) -> npt.NDArray[np.int64]:
+    """How many clusters have an image where someone of a group lives, (groups,).
+
+    Parameters
+    ----------
+    weights : (groups, areas) persons
+    """
+    areas = weights.shape[1]
+    inside = clusters.cell < 2 * areas
+    at = clusters.cluster[inside], clusters.cell[inside] // 2
+    images = sparse.csr_array((clusters.images[inside], at), shape=(clusters.number, areas))
+    return np.diff((images @ (weights > 0).T).tocsc().indptr)
+
+
 # The stages: parts of one file and unit, so that another unit leaves those there as they are; then all of a unit.
 
 
@@ -160,11 +175,6 @@ def made_from_unit(study: Study, unit: str) -> list[str]:
     if unit == "image":
         return [record.fingerprint for record in _parts(study, unit)]
     return [_gathered(study, unit).fingerprint]
-
-
-def clusters_of(study: Study, unit: str) -> int:
-    """Number of rides or days that have an analysed image."""
-    return int(_gathered(study, unit).facts["clusters"])
 
 
 def load_clusters(study: Study, unit: str) -> Clusters:

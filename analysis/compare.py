@@ -53,8 +53,9 @@ def summarise(compared: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    analysis; both, only_a, only_b (groups); overlapping (groups in both whose intervals overlap); rank_correlation
-    (Spearman's, missing below three groups); largest_ratio (of the two levels of a group, the higher by the lower)
+    analysis; both, only_a, only_b (groups); with_intervals (groups with an interval in both sets), overlapping (of
+    them, those whose intervals overlap); rank_correlation (Spearman's, missing below three groups); largest_ratio (of
+    the two levels of a group, the higher by the lower)
     """
     levels = compared[compared["quantity"] == "relative_to_average"]
     rows = []
@@ -68,6 +69,7 @@ def summarise(compared: pd.DataFrame) -> pd.DataFrame:
                 "both": len(both),
                 "only_a": int((groups["found_in"] == "a").sum()),
                 "only_b": int((groups["found_in"] == "b").sum()),
+                "with_intervals": int(both["intervals_overlap"].notna().sum()),
                 "overlapping": int(both["intervals_overlap"].fillna(value=False).sum()),
                 "rank_correlation": float(stats.spearmanr(named["estimate_a"], named["estimate_b"]).statistic)
                 if ranked

@@ -197,25 +197,37 @@ def analyses(
 def area_means(
     positives: npt.NDArray[np.int64] | Floats,
     images: npt.NDArray[np.int64] | Floats,
-    p_positive: float,
-    p_negative: float,
+    p_positive: float | Floats,
+    p_negative: float | Floats,
 ) -> Floats:
     """Mean calibrated prediction of each area, (..., areas); missing where an area has no image."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (p_positive * positives + p_negative * (images - positives)) / images
+        return level_of_share(positives / images, p_positive, p_negative)
+
+
+def level_of_share(share: Floats, p_positive: float | Floats, p_negative: float | Floats) -> Floats:
+    """Mean calibrated prediction of images of which a share is positive.
+
+    Equal shares have levels that are equal to the last digit: ranks, correlations and ties see no rounding. The sum of
+    both classes by the images, which is the same number, rounds differently from one number of images to the next.
+    """
+    return np.asarray(p_negative + (p_positive - p_negative) * share)
 
 
 def _weighted(weights: sparse.csr_array, means: Floats, times: npt.NDArray[np.integer] | None = None) -> Floats:
     """(groups, areas) weights and (areas, n) means to (groups, n); `times` says how often each area counts."""
     seen = ~np.isnan(means)
-    values, counted = np.where(seen, means, 0.0), seen.astype(np.float64)
+    # What lies above the lowest mean is weighed: a group of which every area has that one, as all without a positive
+    # image have, then has exactly it, and is tied with the others of its kind, not some rounding above or below them.
+    lowest = np.fmin.reduce(means, axis=0, initial=np.inf)
+    values, counted = means - lowest, seen.astype(np.float64)
+    values[~seen] = 0.0
     if times is not None:
         values *= times
         counted *= times
     with np.errstate(invalid="ignore", divide="ignore"):
-        if counted.all() and times is None:
-            return np.asarray((weights @ values) / weights.sum(axis=1)[:, None])
-        return np.asarray((weights @ values) / (weights @ counted))
+        people = weights.sum(axis=1)[:, None] if counted.all() and times is None else weights @ counted
+        return np.asarray(lowest + (weights @ values) / people)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from analysis.bootstrap import (
 from analysis.calibrate import TwoClass, load_calibration
 from analysis.cells import PROBABILITY_STEP, load_cells
 from analysis.clusters import Clusters, load_clusters, made_from_unit, read_images
-from analysis.estimate import TOTAL_KEY, Analysis, Panel, analyses, frames, panels
+from analysis.estimate import TOTAL_KEY, Analysis, Bools, Panel, analyses, area_means, frames, panels
 from analysis.published import Released
 from pipeline.errors import SourceError
 from pipeline.keys import from_images
@@ -70,7 +70,7 @@ def possible_ways(study: Study) -> tuple[list[Way], dict[str, str]]:
         return wanted, {}
     why = (
         "the labelled images give no station-adjusted calibration: there are no stations, or score and distance part "
-        "the images that show a police vehicle from the others without error"
+        "the images that show a police vehicle from the others, and no regression fits best"
     )
     possible = [way for way in wanted if way.prediction != "station_adjusted"]
     if not possible:
@@ -115,8 +115,7 @@ def two_class_means(drawn: Counts, probabilities: Floats) -> Floats:
 
     Missing where an area has no image.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((drawn * probabilities).sum(axis=1) / drawn.sum(axis=1))
+    return area_means(drawn[:, 1], drawn.sum(axis=1), probabilities[1], probabilities[0])
 
 
 def image_replicates(counted: Counted, probabilities: Floats, *, replicates: range, seed: int) -> list[Floats]:
@@ -333,13 +332,15 @@ def released(wanted: list[Panel], point: list[Floats], replicates: list[Floats])
     }
 
 
-def without_replicates(one: Released) -> Released:
-    """The same estimates, with replicates that say nothing."""
+def without_replicates(one: Released, groups: Bools) -> Released:
+    """The same estimates, with replicates that say nothing of some groups: (1 + groups,), everyone first."""
     return replace(
         one,
-        replicate_totals=np.full_like(one.replicate_totals, np.nan),
-        replicate_means=np.full_like(one.replicate_means, np.nan),
+        replicate_totals=np.where(groups[0], np.nan, one.replicate_totals),
+        replicate_means=np.where(groups[1:], np.nan, one.replicate_means),
     )
 
 
-REPLICATE = Stage("replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates)
+REPLICATE = Stage(
+    "replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates, version=2
+)

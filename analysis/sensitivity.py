@@ -23,7 +23,7 @@ from analysis.variants import BASE, NotMade, Variant
 
 Floats = npt.NDArray[np.float64]
 
-# With fewer days, draws of them say nothing: of 4 days one draw in 256 is a single day.
+# With fewer days that touch a group, draws of them say nothing: of 4 days one draw in 64 is a single day.
 DAYS_FOR_AN_INTERVAL = 5
 RANKED_ENDS = 10  # neighbourhoods at each end of a ranking
 # Analyses whose groups have an order of their own: the last is set against the first, not every pair.
@@ -54,7 +54,7 @@ class Levels:
     ----------
     groups : one row a group: analysis, group (name for a reader), key, images and areas behind it
     estimate : (groups,) missing where nobody of the group lives in an area with images
-    replicates : (replicates, groups); none where the variant has too few days
+    replicates : (replicates, groups); none where the variant has too few days, missing where too few touch the group
     """
 
     kind: str
@@ -89,9 +89,12 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
     point, drawn = variant.means(), np.empty((0, len(images)))
     if variant.days_with_images >= DAYS_FOR_AN_INTERVAL:
         drawn = variant.means(draws[:, variant.days])
+    seen = (variant.images.any(axis=2) & (images > 0)).T.astype(np.int64)  # of each area and day
     relative = {}
     for panel in panels(wanted, variant.areas):
         once, often = panel.means(point.T), panel.means(drawn.T)
+        days = ((panel.weights > 0) @ seen > 0).sum(axis=1)
+        often[days < DAYS_FOR_AN_INTERVAL] = np.nan
         for name, rows in panel.rows.items():
             relative[name] = once[rows, 0] / once[0, 0], (often[rows] / often[0]).T
     all_frames = frames(variant.areas)
@@ -130,7 +133,7 @@ def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) ->
     kind, variant, analysis, group, key, estimate, lower, upper, images, areas, days
     change, change_lower, change_upper : difference from the base, of the same draws of days
 
-    A group without an estimate has no row; intervals are missing where there are too few days.
+    A group without an estimate has no row; intervals are missing where too few days touch the group.
     """
     parts = []
     for one in levels:
@@ -281,25 +284,35 @@ def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str,
     """Neighbourhoods ranked as in the base: how many, rank correlation, overlap of both ends.
 
     Ranked are those with at least `ranked_images` images in the base, and an estimate in both. Each end is of ten, or
-    of half the neighbourhoods where there are fewer than twenty.
+    of half the neighbourhoods where there are fewer than twenty. Where levels tie across the tenth place, in the base
+    or the variant, nobody knows which are the ten, and their overlap is missing.
     """
     estimate, _ = one.in_order_of(base)
     chosen = (base.groups["analysis"] == PLACES).to_numpy() & (base.groups["images"] >= ranked_images).to_numpy()
     chosen &= ~np.isnan(estimate) & ~np.isnan(base.estimate)
     mine, theirs = estimate[chosen], base.estimate[chosen]
     ends = min(RANKED_ENDS, len(mine) // 2)
-    shared = [
-        len(set(np.argsort(sign * mine, kind="stable")[:ends]) & set(np.argsort(sign * theirs, kind="stable")[:ends]))
-        for sign in (-1, 1)
-    ]
+    highest, lowest = (_shared(_first(sign * mine, ends), _first(sign * theirs, ends)) for sign in (-1, 1))
     varies = len(mine) >= 3 and np.ptp(mine) > 0 and np.ptp(theirs) > 0
     return {
         "neighbourhoods": len(mine),
         "rank_correlation": float(stats.spearmanr(mine, theirs).statistic) if varies else np.nan,
         "ends": ends,
-        "highest_shared": shared[0],
-        "lowest_shared": shared[1],
+        "highest_shared": highest,
+        "lowest_shared": lowest,
     }
+
+
+def _first(values: Floats, number: int) -> set[int] | None:
+    """Places of the so many smallest values; None where a tie leaves open which they are."""
+    order = np.argsort(values)
+    if 0 < number < len(values) and values[order[number - 1]] == values[order[number]]:
+        return None
+    return set(order[:number].tolist())
+
+
+def _shared(one: set[int] | None, other: set[int] | None) -> int | None:
+    return None if one is None or other is None else len(one & other)
 
 
 def variants_table(tried: list[Levels | NotMade], ranked_images: int) -> pd.DataFrame:

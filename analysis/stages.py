@@ -12,8 +12,8 @@ import pandas as pd
 from analysis.bootstrap import Counts, Floats
 from analysis.calibrate import TwoClass, load_calibration
 from analysis.cells import PROBABILITY_STEP
-from analysis.clusters import clusters_of, load_clusters
-from analysis.estimate import Analysis, frames
+from analysis.clusters import clusters_touching, load_clusters
+from analysis.estimate import TOTAL_KEY, Analysis, frames
 from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
 from analysis.published import Released
 from analysis.replicates import (
@@ -42,7 +42,7 @@ from pipeline.store import Record, Study, fingerprint
 from pipeline.tables import CELLS
 
 ESTIMATES = "estimates"
-# Rides, days or areas: with fewer, draws of them say nothing. Of 4 days one draw in 64 is a single day.
+# Rides, days or areas that touch a group: with fewer, draws of them say nothing. Of 4 one draw in 64 is a single one.
 UNITS_FOR_AN_INTERVAL = 5
 TABLES_FILE = f"{ESTIMATES}/tables.csv"
 AREAS_CSV_FILE = f"{ESTIMATES}/areas.csv"
@@ -73,10 +73,12 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
     for way in possible:
         folder = f"{ESTIMATES}/{way.folder}" if tables else ESTIMATES
         results, accelerated = _results(study, way, counted, cells, calibration)
-        few = _too_few(study, way, counted)
-        if few:
-            results = {name: without_replicates(one) for name, one in results.items()}
-        tables[folder] = _tables(wanted, results, accelerated, counted, rules)
+        units = _units(study, way, counted)
+        if way.unit != "image":
+            results = {
+                name: without_replicates(one, units[name] < UNITS_FOR_AN_INTERVAL) for name, one in results.items()
+            }
+        tables[folder] = _tables(wanted, results, accelerated, units, counted, rules)
         replicates = next(iter(results.values())).replicate_totals
         made.append(
             {
@@ -85,7 +87,7 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
                 "folder": folder,
                 "replicates": len(replicates),
                 "without_an_estimate": int(np.isnan(replicates).sum()),
-                "without_intervals": few,
+                "without_intervals": _too_few(way, units),
                 "redraw_calibration": rules.redraw_calibration and way.prediction == "two_class",
             }
         )
@@ -213,35 +215,44 @@ def _spread_within(
     return second - means * first, third - 3 * means * second + 2 * means**2 * first
 
 
-def _too_few(study: Study, way: Way, counted: Counted) -> str:
-    """Why the units of a way are too few for an interval, else empty."""
-    if way.unit == "image":
-        return ""
-    number = int((counted.inside.sum(axis=1) > 0).sum()) if way.unit == "area" else clusters_of(study, way.unit)
-    return (
-        f"{number} {way.unit}s: fewer than {UNITS_FOR_AN_INTERVAL} say nothing"
-        if number < UNITS_FOR_AN_INTERVAL
-        else ""
-    )
+def _units(study: Study, way: Way, counted: Counted) -> dict[str, Counts]:
+    """How many units of a way have an image where someone of a group lives, (1 + groups,) of each analysis."""
+    images = counted.inside.sum(axis=1)
+    clusters = load_clusters(study, way.unit) if way.unit in ("ride", "day") else None
+    units = {}
+    for panel in counted.panels:
+        if clusters is not None:
+            touching = clusters_touching(clusters, panel.weights)
+        else:
+            touching = (panel.weights > 0) @ (images if way.unit == "image" else images > 0).astype(np.int64)
+        for name, rows in panel.rows.items():
+            units[name] = np.concatenate([touching[:1], touching[rows]])
+    return units
+
+
+def _too_few(way: Way, units: dict[str, Counts]) -> str:
+    """Why no group has an interval, where the units of a way are too few for everyone, else empty."""
+    number = max(int(touching[0]) for touching in units.values())
+    few = way.unit != "image" and number < UNITS_FOR_AN_INTERVAL
+    return f"{number} {way.unit}s: fewer than {UNITS_FOR_AN_INTERVAL} say nothing" if few else ""
 
 
 def _tables(
     wanted: list[Analysis],
     results: dict[str, Released],
     accelerated: dict[str, Accelerations],
+    units: dict[str, Counts],
     counted: Counted,
     rules: Estimate,
 ) -> pd.DataFrame:
     all_frames, images = frames(counted.areas), counted.inside.sum(axis=1)
-    rows = [
-        with_counts(
-            released_table(one.name, results[one.name], rules.interval_percent, rules.interval, accelerated[one.name]),
-            one,
-            all_frames[one.frame],
-            images,
+    rows = []
+    for one in wanted:
+        table = released_table(
+            one.name, results[one.name], rules.interval_percent, rules.interval, accelerated[one.name]
         )
-        for one in wanted
-    ]
+        touching = dict(zip((TOTAL_KEY, *one.keys), units[one.name], strict=True))
+        rows.append(with_counts(table, one, all_frames[one.frame], images).assign(units=table["key"].map(touching)))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -255,5 +266,5 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
 
 
 ESTIMATE = Stage(
-    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=2
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=4
 )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.estimate import area_means
+from analysis.estimate import level_of_share
 from analysis.hourly import Calibrations, HourlyCounts
 from pipeline.config import Settings
 from pipeline.errors import SourceError
@@ -90,18 +90,15 @@ class Variant:
                 (drawn @ counts[:, part].reshape(days, -1).astype(np.float64)).reshape(len(drawn), -1, strata)
                 for counts in (self.images, self.sums)
             )
-            means[:, part] = _mean_of_strata(area_means(sums, images, *self.probabilities))
+            means[:, part] = level_of_share(_mean_share(sums, images), *self.probabilities)
         means[:, self.area_images == 0] = np.nan
         return means
 
 
-def _mean_of_strata(means: Floats) -> Floats:
-    """Mean over the last axis, without missing ones; missing where all are."""
-    if means.shape[-1] == 1:
-        return means[..., 0]
-    seen = ~np.isnan(means)
-    with np.errstate(invalid="ignore"):
-        return np.where(seen, means, 0.0).sum(axis=-1) / seen.sum(axis=-1)
+def _mean_share(sums: Floats, images: Floats) -> Floats:
+    """Mean share of the strata, the last axis, that have images; missing where none has."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(images > 0, sums / images, 0.0).sum(axis=-1) / (images > 0).sum(axis=-1)
 
 
 @dataclass(frozen=True)
@@ -221,7 +218,7 @@ def _levels(base: Variant, wanted: tuple[str, ...], zone_share: float) -> Iterat
         tract = base.areas[level]
         if tract.isna().all():
             yield NotMade("area level", f"{level}s", f"the study has no {level}s")
-        elif not tract.duplicated().any():
+        elif not tract.dropna().duplicated().any():
             yield NotMade("area level", f"{level}s", f"the study's areas are {level}s already")
         else:
             tracts = tracts_of(base.areas, zone_share)

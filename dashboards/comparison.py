@@ -71,7 +71,9 @@ def agreement_lines(groups: pd.DataFrame, facts: pd.Series[Any]) -> Iterator[str
     if not facts["both"]:
         yield f"only in {'A' if facts['only_a'] else 'B'}"
         return
-    line = f"{facts['overlapping']} of {facts['both']} intervals overlap"
+    line = "no intervals to compare"
+    if facts["with_intervals"]:
+        line = f"{facts['overlapping']} of {facts['with_intervals']} intervals overlap"
     if pd.notna(facts["rank_correlation"]):
         line += f"; rank correlation {facts['rank_correlation']:.3f}"
     if pd.notna(facts["largest_ratio"]):

@@ -128,7 +128,7 @@ def subgroup_figure(evaluation: Evaluation, name: str, simulated: str) -> Figure
     """AUC and average precision on both sides of every split of one set, with intervals."""
     quality = evaluation.quality[evaluation.quality["set"] == name]
     groups = list(dict.fromkeys(quality["subgroup"]))
-    notice = notice_lines(simulated, hollow=False)
+    notice = notice_lines(simulated)
     row_pt, left_pt, right_pt, gap_pt = 24.0, 122.0, 40.0, 12.0
     top_pt, bottom_pt = 12 + 4 * LINE_PT + 26, 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(groups) + bottom_pt
@@ -251,7 +251,7 @@ def _side_legend(figure: Figure, height_pt: float) -> None:
 
 def _square(title: str, subtitle: str, labels: tuple[str, str], simulated: str) -> tuple[Figure, Axes]:
     """Figure with square axes from 0 to 1; `labels` are those of the x and the y axis."""
-    notice = notice_lines(simulated, hollow=False)
+    notice = notice_lines(simulated)
     top_pt, bottom_pt, left_pt, right_pt = 48.0 + LINE_PT, 40.0 + LINE_PT * len(notice), 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt

@@ -74,11 +74,15 @@ class Grouped(Protocol):
     def drawn(self) -> Sequence[str]:
         """What is drawn again for the intervals, in words: one way, or two."""
 
+    @property
+    def hollow_means(self) -> str:
+        """What is true of the groups that are drawn hollow, in words."""
+
     def has(self, analysis: str) -> bool:
         """Whether an analysis was made."""
 
     def groups(self, analysis: str) -> pd.DataFrame:
-        """Levels relative to the average: group, estimate, lower, upper, none_positive.
+        """Levels relative to the average: group, estimate, lower, upper, hollow (its interval says nothing).
 
         Beside them images, second_lower and second_upper where known.
         """
@@ -119,7 +123,13 @@ def draw_groups(results: Grouped, *, interval_percent: float, simulated: str, pa
         # Released results can lack the file of the whole city.
         of = "" if results.has(name) else f", {series[0].name}"
         figures[name] = interval_figure(
-            series, rows, title=title + of, subtitle=subtitle, simulated=simulated, part=part
+            series,
+            rows,
+            title=title + of,
+            subtitle=subtitle,
+            simulated=simulated,
+            hollow_means=results.hollow_means,
+            part=part,
         )
     return figures
 
@@ -167,7 +177,14 @@ def rows_of_ends(highest: pd.DataFrame, lowest: pd.DataFrame) -> list[Row]:
 
 
 def interval_figure(
-    series: Sequence[Series], rows: Sequence[Row], *, title: str, subtitle: str, simulated: str, part: str = ""
+    series: Sequence[Series],
+    rows: Sequence[Row],
+    *,
+    title: str,
+    subtitle: str,
+    simulated: str,
+    hollow_means: str = "",
+    part: str = "",
 ) -> Figure:
     """Dot and whisker for every group, a line at the average; on the right the images, else the estimate in figures."""
     row_pt = 25.0 if len(series) > 1 else 20.0
@@ -175,7 +192,8 @@ def interval_figure(
     label_chars = max((len(line) for row, lines in zip(rows, labels, strict=True) if row.group for line in lines))
     left_pt, right_pt = min(12 + 5.0 * label_chars, 138), 58.0
     shown = [one.rows[one.rows["group"].isin([row.group for row in rows])] for one in series]
-    notice = notice_lines(simulated, hollow=any(frame["none_positive"].any() for frame in shown), part=part)
+    hollow = any(frame["hollow"].any() for frame in shown)
+    notice = notice_lines(simulated, hollow=hollow_means if hollow else "", part=part)
     top_pt = 12 + 3 * LINE_PT + (LINE_PT + 4 if len(series) > 1 else 0) + 14
     bottom_pt = 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(rows) + bottom_pt
@@ -212,7 +230,7 @@ def interval_figure(
 
 def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, scale: float = 1.0) -> None:
     """Dots and lines of groups at their height `y`; `scale` is for the size of both."""
-    solid = frame[~frame["none_positive"]]
+    solid = frame[~frame["hollow"]]
     axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8 * scale, zorder=3)
     if "second_lower" in solid:
         second = solid["second_lower"], solid["second_upper"]
@@ -221,7 +239,7 @@ def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, scale: float =
             axes.plot(end, solid["y"], "|", color=series.colour, markersize=4 * scale, markeredgewidth=0.6, zorder=3)
     # Small enough that the short intervals of large groups show beside it.
     size = 3.8 if series.marker == "o" else 3.4
-    for hollow, part in frame.groupby("none_positive"):
+    for hollow, part in frame.groupby("hollow"):
         face = "none" if hollow else series.colour
         axes.plot(
             part["estimate"],
@@ -276,7 +294,8 @@ def _row_label(axes: Axes, position: int, row: Row, lines: list[str], left_pt: f
 
 def ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
     """Limits and ticks for ratios: in steps of doubling where they differ much, else linear."""
-    ends = rows[[column for column in rows if column in ("lower", "upper", "second_lower", "second_upper")]]
+    drawn = ("estimate", "lower", "upper", "second_lower", "second_upper")  # a dot without a line needs its place, too
+    ends = rows[[column for column in rows if column in drawn]]
     low, high = float(np.nanmin([1, *ends.min()])), float(np.nanmax([1, *ends.max()]))
     if low <= 0 or high / low < 6:
         room = 0.06 * (high - low) or 0.1
@@ -305,11 +324,13 @@ def ratio_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def ranking_figure(series: Sequence[Series], *, title: str, subtitle: str, simulated: str) -> Figure:
+def ranking_figure(
+    series: Sequence[Series], *, title: str, subtitle: str, simulated: str, hollow_means: str = ""
+) -> Figure:
     """Every group of the series, ranked together from the highest, in columns; a line at the average."""
     everything = from_the_highest(pd.concat([one.rows for one in series]))
     column_rows = math.ceil(len(everything) / RANKING_COLUMNS)
-    notice = notice_lines(simulated, hollow=bool(everything["none_positive"].any()))
+    notice = notice_lines(simulated, hollow=hollow_means if everything["hollow"].any() else "")
     top_pt, bottom_pt = 12 + 3 * LINE_PT + LINE_PT + 18, 36 + LINE_PT * len(notice)
     label_pt, column_pt = 204.0, 340.0
     width_pt, height_pt = RANKING_COLUMNS * column_pt + 8, top_pt + RANKING_ROW_PT * column_rows + bottom_pt
@@ -361,7 +382,7 @@ def _rank_label(axes: Axes, row: int, text: str) -> None:
 def truth_figure(results: Results, *, interval_percent: float, simulated: str) -> Figure:
     """Estimated level of each neighbourhood against its true one, both relative to the average."""
     frame = against_truth(results)
-    notice = notice_lines(simulated, hollow=bool(frame["none_positive"].any()))
+    notice = notice_lines(simulated, hollow=results.hollow_means if frame["hollow"].any() else "")
     top_pt, bottom_pt, left_pt, right_pt = 48.0 + LINE_PT, 40.0 + LINE_PT * len(notice), 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt
@@ -375,7 +396,7 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     bare(axes, both=True)
     many = frame["images"] >= FEW_IMAGES
     positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
-    values = frame.loc[positive & many, ["truth", "lower", "upper"]].replace(0, np.nan).to_numpy()
+    values = frame.loc[positive & many, ["truth", "estimate", "lower", "upper"]].replace(0, np.nan).to_numpy()
     low, high = (np.nanmin(values) / 1.15, np.nanmax(values) * 1.15) if np.isfinite(values).any() else (0.5, 2.0)
     for scale, limit, axis in (
         (axes.set_xscale, axes.set_xlim, axes.xaxis),
@@ -387,7 +408,7 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(ratio_text))
     axes.plot([low, high], [low, high], color=INK, linewidth=0.9, zorder=1)
-    hollow = frame["none_positive"]
+    hollow = frame["hollow"]
     for chosen, colour, marker, face, label in (
         (positive & many & ~hollow, BLUE, "o", BLUE, f"at least {FEW_IMAGES} images"),
         (positive & ~many & ~hollow, GRID, "s", GRID, "fewer"),
@@ -428,9 +449,15 @@ def against_truth(results: Results) -> pd.DataFrame:
 # Shared parts of a figure.
 
 
-def notice_lines(simulated: str, *, hollow: bool, part: str = "") -> list[tuple[str, str]]:
-    """Lines at the foot of a figure, each with its colour; `part` says which images it is of, if not of all."""
-    lines = [("Hollow: none of the images is positive, so that no interval can be known.", MUTED)] * hollow
+def notice_lines(simulated: str, *, hollow: str = "", part: str = "") -> list[tuple[str, str]]:
+    """Lines at the foot of a figure, each with its colour.
+
+    Parameters
+    ----------
+    hollow : what is true of the groups drawn hollow, if some are
+    part : which images the figure is of, if not of all
+    """
+    lines = [(f"Hollow: {hollow}, so that the interval says nothing.", MUTED)] if hollow else []
     if part:
         lines += [(line, INK) for line in textwrap.wrap(f"Only: {part}", 84)]
     if simulated:

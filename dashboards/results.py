@@ -62,6 +62,7 @@ class Results:
     summary: dict[str, Any]
     truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
     second: pd.DataFrame | None = None  # intervals of the second way of resampling: key, second_lower, second_upper
+    hollow_means = "none of the images is positive"
 
     @property
     def drawn(self) -> list[str]:
@@ -83,8 +84,8 @@ class Results:
         """Groups of an analysis, without the average, in the order of the file; empty if it was not made.
 
         The columns second_lower and second_upper are there where there is a second way of resampling. The column
-        none_positive says whether a group's level is that of negative images alone: drawing such images
-        again never gives another level, so that its interval says nothing.
+        hollow says whether a group's level is that of negative images alone: drawing such images again never gives
+        another level, so that its interval says nothing.
         """
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
@@ -94,7 +95,7 @@ class Results:
         negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
         if self.second is not None:
             groups = groups.merge(self.second, on=_KEY, how="left")
-        return groups.assign(none_positive=groups["key"].isin(negative))
+        return groups.assign(hollow=groups["key"].isin(negative))
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Neighbourhoods with the highest and the lowest level, of those with enough images; none stands in both."""

@@ -120,7 +120,7 @@ def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
     groups = {name: list(base.loc[base["analysis"] == name, "group"]) for name in SHOWN}
     panels = {name: members for name, members in groups.items() if members}
     kinds = [kind for kind in KINDS if kind in STYLES and (found.table["kind"] == kind).any()]
-    notice = [*_notes(found.summary), *notice_lines(simulated, hollow=False)]
+    notice = [*_notes(found.summary), *notice_lines(simulated)]
     top_pt = 18 + 3 * LINE_PT + LINE_PT * 1.25 * -(-len(kinds) // 4)
     bottom_pt = 12 + LINE_PT * len(notice)
     height_pt = top_pt + sum(_ABOVE_PT + _ROW_PT * len(rows) + _BELOW_PT for rows in panels.values()) + bottom_pt
@@ -342,4 +342,5 @@ SENSITIVITY = Stage(
     folders=(SENSITIVITY_FOLDER, COVERAGE_FOLDER),
     plan=plan_sensitivity,
     process=process_sensitivity,
+    version=3,
 )

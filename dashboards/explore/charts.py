@@ -244,7 +244,7 @@ def interval_chart(series: Sequence[Series], groups: Sequence[str], *, alt: str)
 
     Parameters
     ----------
-    series : rows with group, estimate, lower, upper; images and none_positive where known
+    series : rows with group, estimate, lower, upper; images and hollow where known
     groups : from the top
     """
     lanes = max(1, len(series))
@@ -288,7 +288,7 @@ def ranking_chart(rows: pd.DataFrame, chosen: Sequence[str], *, alt: str) -> fig
 
     Parameters
     ----------
-    rows : group, estimate, lower, upper, images, none_positive; sorted
+    rows : group, estimate, lower, upper, images, hollow; sorted
     """
     series = [Series("all", rows)]
     low, high = _ends(series, rows["group"].to_list())
@@ -329,7 +329,7 @@ def ranking_chart(rows: pd.DataFrame, chosen: Sequence[str], *, alt: str) -> fig
 
 def _faces(rows: pd.DataFrame, colour: str) -> list[str]:
     """Hollow where no image is positive, so that no interval can be known."""
-    hollow = rows["none_positive"] if "none_positive" in rows else pd.Series(False, index=rows.index)
+    hollow = rows["hollow"] if "hollow" in rows else pd.Series(False, index=rows.index)
     return ["#ffffff" if one else colour for one in hollow]
 
 

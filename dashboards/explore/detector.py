@@ -284,7 +284,7 @@ def _threshold_figure(series: list[Series], groups: list[str], title: str, keep:
     dots = [
         replace(one, rows=one.rows.assign(lower=one.rows["estimate"], upper=one.rows["estimate"])) for one in series
     ]
-    dots = [replace(one, rows=one.rows.assign(none_positive=False)) for one in dots]
+    dots = [replace(one, rows=one.rows.assign(hollow=False)) for one in dots]
     rows = [Row(group, group) for group in groups]
     part = "" if keep.is_all else keep.in_words()
     subtitle = f"{MEASURE}\nDot: estimate, calibrated at the threshold"

@@ -164,7 +164,7 @@ def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], kee
 
 
 def place_table(site: Site, results: Results, published: pd.DataFrame | None) -> pd.DataFrame:
-    """Every neighbourhood from the highest to the lowest: columns of `TABLE`, with few and none_positive."""
+    """Every neighbourhood from the highest to the lowest: columns of `TABLE`, with few and hollow."""
     rows = from_the_highest(results.groups("neighbourhood"))
     level = results.groups("neighbourhood", "weighted_mean").set_index("key")["estimate"]
     rows = rows.assign(level=100 * rows["key"].map(level), few=rows["images"] < FEW_IMAGES)
@@ -176,7 +176,7 @@ def place_table(site: Site, results: Results, published: pd.DataFrame | None) ->
         ]
         rows = rows.assign(published=rows["key"].map(theirs.set_index("key")["estimate"]))
     columns = [name for name in TABLE if name in rows]
-    return rows[[*columns, "few", "none_positive"]].reset_index(drop=True)
+    return rows[[*columns, "few", "hollow"]].reset_index(drop=True)
 
 
 def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[str], keep: Filter) -> Chart:
@@ -345,7 +345,7 @@ def status_of(site: Site, keep: Filter, results: Results) -> Markup:
 
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of the table of neighbourhoods under the names that a reader sees."""
-    shown = table.drop(columns=["few", "none_positive"])
+    shown = table.drop(columns=["few", "hollow"])
     # An unknown number is an empty cell; NaN would be written there.
     return shown.astype(object).where(shown.notna(), None).rename(columns=TABLE)
 

@@ -153,7 +153,7 @@ def time_chart(site: Site, table: pd.DataFrame) -> Chart:
 
 def _time_figure(names: list[str], seconds: Any, title: str, simulated: str) -> Figure:
     """The same for print."""
-    notice = notice_lines(simulated, hollow=False)
+    notice = notice_lines(simulated)
     top_pt, bottom_pt = 12 + 2 * LINE_PT + 8, 36 + LINE_PT * len(notice)
     height_pt = top_pt + _ROW_PT * len(names) + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))

@@ -13,6 +13,7 @@ import pytest
 
 from analysis.published import read_released
 from analysis.replicates import REPLICATE
+from analysis.reproduce import tabulate
 from pipeline.errors import SourceError
 from pipeline.run import run_stages
 from tests.integration.studies import TO_ESTIMATES, branch, table
@@ -66,6 +67,38 @@ def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estima
     # The calibration is redrawn for the classes alone, and adds its own spread to the mean level.
     everyone = ("race", "Estimate_Total", "weighted_mean")
     assert two[everyone] > 1.2 * adjusted[everyone]
+
+
+def test_a_group_has_an_interval_when_five_rides_days_or_areas_touch_it(every_way):
+    """Units counted on the annotated images in plain pandas: those with an image where someone of a group lives."""
+    images = table(every_way, "annotated", ["image_ref"])
+    rules, areas = every_way.settings.estimate, every_way.read("areas/areas.parquet").set_index("area")
+    analysed = (images["split"] == rules.split) & images["processed"]
+    images = images[analysed & (images["captured_local"] >= pd.Timestamp(rules.first_day)) & images["area"].notna()]
+    lived_in = images[images["area"].map(areas["persons"]) > 0]
+    place = lived_in["area"].map(areas["neighbourhood"])
+    unit_of = {"ride": lived_in["ride_id"], "day": lived_in["captured_local"].dt.date, "area": lived_in["area"]}
+    unit_of["image"] = lived_in["image_ref"]
+    for way in json.loads(every_way.read_bytes("estimates/summary.json"))["ways"]:
+        unit, folder = way["unit"], way["folder"]
+        rows = pd.read_csv(every_way.path(folder, "tables.csv"))
+        rows = rows[rows["analysis"] == "neighbourhood"].set_index("key")
+        expected = unit_of[unit].groupby(place).nunique()
+        expected["Estimate_Total"] = unit_of[unit].nunique()
+        assert rows["units"].to_dict() == expected[rows.index].to_dict()
+        few = (rows["units"] < 5) & (unit != "image")
+        assert unit == "image" or few.sum() > 0
+        columns = ["lower", "upper", "sd"]
+        assert rows.loc[few, columns].isna().all(axis=None)
+        assert rows.loc[~few, columns].notna().all(axis=None)
+        assert (rows.loc[few, "replicates"] == 0).all()
+        assert rows["estimate"].notna().all()
+        every = pd.read_csv(every_way.path(folder, "intervals.csv"))
+        every = every[every["analysis"] == "neighbourhood"].set_index("key")
+        assert every.loc[rows.index[few].unique(), ["lower", "upper"]].isna().all(axis=None)
+        # Who reads the released form and takes percentiles of it finds no interval of them, either.
+        again = tabulate(read_released(every_way.path(folder))[0]).query("analysis == 'neighbourhood'").set_index("key")
+        assert set(again.index[again["lower"].isna()]) == set(rows.index[few])
 
 
 def test_further_ways_lie_in_the_released_form_in_folders_of_their_own(every_way):

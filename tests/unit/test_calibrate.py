@@ -59,6 +59,46 @@ def test_the_station_adjusted_regression_finds_the_odds_that_made_the_data():
     assert abs((residual * score).sum()) < 1e-3
 
 
+def labelled_images(seed: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+    """Truth of 40 to 3,000 images, a tenth of which show a police vehicle, and their distances."""
+    generator = np.random.default_rng(seed)
+    images = int(generator.integers(40, 3_000))
+    truth = generator.uniform(size=images) < 0.1
+    truth[:2] = True, False
+    return generator, truth, generator.uniform(0, 9_000, images)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_score_or_distance_part_the_truth_there_is_no_regression(seed):
+    """No finite coefficients have the greatest likelihood: with a gap, or with images of both kinds on the line."""
+    generator, truth, station_ft = labelled_images(seed)
+    chance = generator.uniform(size=len(truth))
+    with_a_gap = np.where(truth, 0.6 + 0.4 * chance, 0.5 * chance)
+    no_miss = np.where(truth | (chance < 0.1), 0.9, 0.0)  # every image that shows one has a score, some others, too
+    no_false_alarm = np.where(truth & (chance < 0.8), 0.9, 0.0)  # an image with a score shows one, some without, too
+    for score in (with_a_gap, no_miss, no_false_alarm):
+        assert station_adjusted(truth, score, station_ft) is None
+    assert station_adjusted(truth, chance, np.where(truth, 100.0, 5_000.0) + station_ft / 10) is None
+    # Neither parts them alone, but a line through both does.
+    assert station_adjusted(truth, chance, 5_000 * chance + np.where(truth, 10, -10)) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("overlap", [0.3, 1e-2])
+def test_one_image_on_the_other_side_is_enough_for_a_regression(seed, overlap):
+    """Then the likelihood has its maximum where the residuals are orthogonal to every column, and nowhere else."""
+    generator, truth, station_ft = labelled_images(seed)
+    score = np.where(truth, generator.uniform(0.6, 1, len(truth)), generator.uniform(0, 0.5, len(truth)))
+    lowest = np.flatnonzero(truth)[score[truth].argmin()]
+    truth, score = np.append(truth, False), np.append(score, score[lowest] + overlap)
+    station_ft = np.append(station_ft, station_ft[lowest])
+    fit = station_adjusted(truth, score, station_ft)
+    assert fit is not None
+    residual = truth - fit.probability(score, station_ft)
+    for column in (np.ones(len(truth)), score, station_ft / 9_000):
+        assert abs((residual * column).sum()) < 1e-6
+
+
 def test_without_stations_there_is_no_adjusted_calibration():
     assert station_adjusted([1, 0], [0.9, 0.1], [np.nan, np.nan]) is None
 

@@ -8,7 +8,7 @@ import pytest
 from analysis.bootstrap import Counts, counts_by_area, draw_clusters
 from analysis.calibrate import TwoClass
 from analysis.cells import PROBABILITY_STEP
-from analysis.clusters import Clusters, gather, part_of
+from analysis.clusters import Clusters, clusters_touching, gather, part_of
 from analysis.estimate import analyses, frames, panels
 from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
 from analysis.replicates import Counted, adjusted_means, area_replicates, cluster_sums, two_class_means
@@ -118,6 +118,24 @@ def test_drawing_clusters_is_repeating_their_rows(areas, images, unit):  # noqa:
             total, levels = weighted_levels(analysis, panel.frame, means.T, persons)
             np.testing.assert_allclose(together[0], total, rtol=1e-12)
             np.testing.assert_allclose(together[panel.rows[analysis.name]].T, levels, rtol=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["ride", "day"])
+def test_a_cluster_touches_a_group_when_it_has_an_image_where_someone_of_it_lives(areas, images, unit):  # noqa: F811
+    images = images.assign(area=images["area"].mask((images["area"] == "c") & (images["ride_id"] > "ride005")))
+    clusters = gathered(images, areas["area"], unit)
+    cells = cells_of(images[["area", "positive"]])
+    inside, _ = counts_by_area(cells, areas["area"])
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    name = "ride_id" if unit == "ride" else "captured_local"
+    counted = set()
+    for panel in panels(wanted, areas):
+        touching = clusters_touching(clusters, panel.weights)
+        for row, people in enumerate(panel.weights.toarray()):
+            homes = areas["area"][people > 0]
+            assert touching[row] == images[name][images["area"].isin(homes)].nunique()
+            counted.add(int(touching[row]))
+    assert {0, 3} <= counted if unit == "day" else min(counted - {0}) < 5 < max(counted)
 
 
 def test_an_area_drawn_twice_counts_as_two_areas(areas, images):  # noqa: F811

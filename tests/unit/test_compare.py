@@ -74,7 +74,20 @@ def test_a_set_without_replicates_has_no_intervals_that_could_overlap():
     compared = compare(tables("race"), tables("race", replicates=0))
     assert compared["intervals_overlap"].isna().all()
     assert compared["difference"].notna().all()
-    assert summarise(compared)["overlapping"].tolist() == [0]
+    assert summarise(compared)[["both", "with_intervals", "overlapping"]].to_numpy().tolist() == [[4, 0, 0]]
+    text = printed(compared)
+    assert "no intervals to compare; rank correlation 1.000" in text
+    assert "overlap;" not in text
+
+
+def test_of_the_groups_in_both_those_with_an_interval_in_both_can_overlap():
+    """Four boroughs in both: W apart, X shares a point, Y and Z lack an interval in one of the sets."""
+    means = dict.fromkeys("WXYZ", 0.01)
+    a = tabulate({"borough": released(means, [[0.01, 0.01, np.nan, 0.01], [0.02, 0.02, np.nan, 0.01]])})
+    b = tabulate({"borough": released(means, [[0.03, 0.01, 0.01, np.nan], [0.04, 0.02, 0.01, np.nan]])})
+    compared = compare(a, b)
+    assert summarise(compared)[["both", "with_intervals", "overlapping"]].to_numpy().tolist() == [[4, 2, 1]]
+    assert "1 of 2 intervals overlap" in printed(compared)
 
 
 def test_the_same_set_twice_agrees_in_everything():

@@ -196,6 +196,18 @@ def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images)
         assert abs(np.log(ours[:, group].std() / sd)) < 5 / np.sqrt(replicates)
 
 
+def test_groups_without_a_positive_image_have_one_level_to_the_last_digit(areas, images):
+    """That of negative images, in the estimate and in every replicate: tied, and with intervals of no width."""
+    images.loc[images["area"].isin(["c", "d", "e", "f"]), "positive"] = False
+    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    results = by_images(areas, inside, (162 / 209, 33 / 19_791), outside=outside, replicates=50, seed=1)
+    places = results["neighbourhood"]
+    negative = [key in ("n2", "n3", "n4") for key in places.keys]
+    assert (places.means[negative] == 33 / 19_791).all()
+    assert (places.replicate_means[:, negative] == 33 / 19_791).all()
+    assert len(set(places.relative[negative])) == 1
+
+
 def test_a_group_that_a_replicate_does_not_touch_is_left_out_of_its_interval():
     replicates = np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
     lower, upper = percentile_interval(replicates, 50)

@@ -65,7 +65,7 @@ def groups(*names):
         lower=frame["estimate"] * 0.9,
         upper=frame["estimate"] * 1.1,
         images=1_000,
-        none_positive=False,
+        hollow=False,
         few=False,
         borough=EVIL,
         level=1.0,
@@ -129,7 +129,7 @@ def test_words_on_a_page_are_escaped_once_whenever_they_change():
 
 
 def test_a_table_of_names_shows_them_as_plain_text():
-    table = tabulator(groups("Harlem", EVIL)[["group", "borough", "estimate", "few", "none_positive"]])
+    table = tabulator(groups("Harlem", EVIL)[["group", "borough", "estimate", "few", "hollow"]])
     assert table.formatters["Neighbourhood"] == {"type": "plaintext"}
     assert table.formatters["Borough"] == {"type": "plaintext"}
     assert table.value["Neighbourhood"].tolist() == ["Harlem", EVIL]
@@ -171,7 +171,7 @@ def test_ratios_that_differ_much_stand_on_steps_of_doubling(ends, kind):
 
 
 def test_a_group_without_a_positive_image_is_hollow_and_one_without_an_interval_has_a_dot():
-    rows = groups("a", "b").assign(none_positive=[True, False], lower=np.nan, upper=np.nan)
+    rows = groups("a", "b").assign(hollow=[True, False], lower=np.nan, upper=np.nan)
     drawn = interval_chart([Series("ours", rows)], ["a", "b"], alt="")
     data = next(one.data_source.data for one in drawn.renderers if one.glyph.__class__.__name__ == "Scatter")
     assert list(data["face"]) == ["#ffffff", "#3b7dc4"]

@@ -227,7 +227,7 @@ def test_a_neighbourhood_without_a_positive_image_is_hollow_and_hatched(tmp_path
     tables.loc[(tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average"), "estimate"] = 0.01
     study = made_study(tmp_path, images=10, tables=tables)
     groups = read_results(study).groups("neighbourhood").set_index("group")
-    assert groups.index[groups["none_positive"]].tolist() == ["Gramercy"]
+    assert groups.index[groups["hollow"]].tolist() == ["Gramercy"]
     figures = figures_of(study)
     assert "Hollow" in texts(figures["neighbourhood"])
     assert "Hollow" not in texts(figures["borough"])
@@ -248,6 +248,17 @@ def test_a_missing_interval_or_a_zero_does_not_stop_a_figure(tmp_path):
     tables.loc[tables["group"] == "Queens", ["lower", "upper", "sd"]] = np.nan
     tables.loc[tables["group"] == "Bronx", ["estimate", "lower"]] = 0.0
     assert len(to_svg(figures_of(made_study(tmp_path, images=10, tables=tables))["borough"])) > 1000
+
+
+def test_a_group_without_an_interval_has_its_dot_within_the_axes_of_each_figure(tmp_path):
+    tables = made_tables()
+    high = (tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average")
+    tables.loc[high, ["estimate", "images"]] = 50.0, 5_000
+    tables.loc[high, ["lower", "upper", "sd"]] = np.nan
+    figures = figures_of(made_study(tmp_path, images=10, tables=tables))
+    for name, low_and_high in (("neighbourhood", "get_xlim"), ("truth", "get_ylim")):
+        low, high = getattr(figures[name].axes[0], low_and_high)()
+        assert low < 50 < high, name
 
 
 def test_the_truth_is_averaged_over_people_in_areas_with_images(tmp_path):

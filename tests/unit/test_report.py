@@ -6,11 +6,12 @@ import base64
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from dashboards.figures import draw_figures, to_png, to_svg
 from dashboards.report import headline, read_steps, render_report
-from dashboards.results import ANALYSES, read_results
+from dashboards.results import ANALYSES, UNKNOWN, read_results
 from dashboards.stages import REPORT
 from tests.picture_study import SIMULATED, made_study, made_summary, made_tables
 
@@ -198,6 +199,20 @@ def test_the_headline_speaks_of_images_with_the_highest_and_the_lowest_group(stu
     ranked = results.groups("race").sort_values("estimate")
     assert f"most often around {ranked.iloc[-1]['group']} residents, {ranked.iloc[-1]['estimate']:.3f} times" in second
     assert f"least often around {ranked.iloc[0]['group']} residents, {ranked.iloc[0]['estimate']:.3f} times" in second
+
+
+def test_a_group_that_too_few_units_touch_has_no_interval_and_the_page_says_why(tmp_path):
+    tables = made_tables()
+    tables.loc[tables["group"].isin(["White", "Black", "Queens"]), ["lower", "upper", "sd"]] = np.nan
+    study = made_study(tmp_path, images=10, tables=tables)
+    page = Page(report_of(study))
+    (queens,) = [row for row in page.rows if row[0] == "Queens" and len(row) == 6 and "to" not in row[2]]
+    assert queens[2:4] == [UNKNOWN, UNKNOWN]  # of single images, and of whole rides
+    assert "A group that fewer than 5 rides, days or areas touch has no interval of them" in page.text
+    results = read_results(study)
+    _, sentence = headline(results, "New York City", 95)
+    ends = results.groups("race").sort_values("estimate").iloc[[0, -1]]
+    assert sentence.count("95\N{NO-BREAK SPACE}% interval") == ends["lower"].notna().sum() < 2
 
 
 def test_a_simulated_study_says_so_first_and_a_real_one_does_not(page, tmp_path):

@@ -327,18 +327,25 @@ def test_neighbourhoods_of_another_city_are_ranked_and_said_not_to_be_on_the_map
     assert "cemeteries" not in written
 
 
-def test_a_group_whose_replicates_never_differ_is_hollow(tmp_path):
+@pytest.mark.parametrize("level", [0.002128, 0.0371, 0.777])
+def test_a_group_whose_replicates_never_differ_is_hollow_and_nothing_is_said_of_its_images(tmp_path, level):
+    """It can be one of negative images alone, of a single ride with some of both, or of positive images alone."""
     results = write_released(tmp_path, "neighbourhood")
 
     def constant(content):
         for named in (content["point_estimate"], *content["bootstrap_statistics"]):
-            named["Gramercy_weighted_mean"] = 0.002128
-            named["Gramercy_relative_to_average"] = 0.002128 / named["Estimate_Total_weighted_mean"]
+            named["Gramercy_weighted_mean"] = level
+            named["Gramercy_relative_to_average"] = level / named["Estimate_Total_weighted_mean"]
 
     change(results, "neighbourhood", constant)
     ranked, tables = ranked_of(results)
     groups = ReleasedGroups(tables, ranked).groups("neighbourhood")
-    assert groups.loc[groups["none_positive"], "group"].tolist() == ["Gramercy"]
+    assert groups.loc[groups["hollow"], "group"].tolist() == ["Gramercy"]
+    run(results, tmp_path / "out")
+    for name in ("neighbourhood", "neighbourhood_all"):
+        written = " ".join(svg_texts(tmp_path / "out" / f"{name}.svg"))
+        assert "Hollow: every replicate has the same level, so that the interval says nothing." in written
+        assert "positive" not in written
 
 
 def test_without_replicates_there_are_estimates_without_intervals(tmp_path):

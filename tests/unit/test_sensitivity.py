@@ -378,6 +378,18 @@ def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
     assert b"No intervals: 1 days of images" in to_svg(sensitivity_figure(made, simulated=""))
 
 
+def test_a_group_that_fewer_than_five_days_touch_has_no_interval(images, areas, calibrations):
+    """n4 has images of four of the nine analysed days: an estimate, of which draws of days know little."""
+    seldom = (images["area"] == "f") & (images["captured_local"] >= "2020-11-01")
+    found = levels_of(tried(images[~seldom], areas, calibrations), days=12)
+    table = sensitivity_table([one for one in found if isinstance(one, Levels)], found[0], 95)
+    base = table[(table["kind"] == BASE) & (table["analysis"] == "neighbourhood")].set_index("key")
+    assert base["estimate"].notna().all()
+    assert base.index[base["lower"].isna() & base["change_lower"].isna()].tolist() == ["n4"]
+    assert base.index[base["upper"].isna()].tolist() == ["n4"]
+    assert table.loc[(table["kind"] == BASE) & (table["analysis"] == "race"), "lower"].notna().all()
+
+
 def test_without_night_images_and_with_one_hour_those_variants_are_not_possible(images, areas, calibrations):
     noon = images.assign(
         captured_local=images["captured_local"].dt.normalize() + pd.Timedelta(hours=12), nighttime=False
@@ -393,6 +405,9 @@ def test_a_level_that_the_study_lacks_or_has_already_is_not_possible(images, are
     assert tried(images, without, calibrations)["tracts"].reason == "the study has no tracts"
     already = areas.assign(tract=areas["area"])
     assert tried(images, already, calibrations)["tracts"].reason == "the study's areas are tracts already"
+    # Areas whose centroid lies in no tract share none.
+    some = areas.assign(tract=areas["area"].mask(areas["area"].isin(["g", "h"])))
+    assert tried(images, some, calibrations)["tracts"].reason == "the study's areas are tracts already"
 
 
 def test_a_variant_of_other_people_is_not_compared(images, areas, calibrations):
@@ -403,6 +418,22 @@ def test_a_variant_of_other_people_is_not_compared(images, areas, calibrations):
         images, areas.assign(persons=areas["persons"].where(areas["area"] != "g", 5_000)), calibrations, settings
     )
     assert found["at least 750 images"].reason == ("its areas hold 10% of the people of the base's: less than 50%")
+
+
+def test_areas_without_a_positive_image_are_tied_in_every_variant_of_two_classes(images, areas, calibrations):
+    """Hours count alike or not: their level is that of negative images, whatever the images and hours of each."""
+    images = images.assign(conf=images["conf"].where(~images["area"].isin(["a", "c", "e", "f"])))
+    variants = tried(images, areas, calibrations)
+    draws = draw_days(np.arange(12) >= 3, replicates=20, seed=1)
+    made = [one for one in variants.values() if isinstance(one, Variant) and one.kind != "calibration"]
+    assert any(one.kind == "even hours" for one in made)
+    for one in made:
+        for means in (one.means(), one.means(draws[:, one.days])):
+            rows = means[:, one.areas["area"].isin(["a", "c", "e", "f", "t2", "t4"])]
+            assert set(rows[~np.isnan(rows)]) == {one.probabilities[1]}, one.name
+        places = evaluate_variant(one, draws)
+        tied = places.groups["key"].isin(["n2", "n4"]) & (places.estimate > 0)
+        assert places.estimate[tied].tolist() in ([], [places.estimate[tied][0]] * tied.sum())
 
 
 def test_a_study_without_images_where_people_live_is_refused(images, areas, calibrations):
@@ -527,6 +558,34 @@ def test_rankings_are_compared_over_neighbourhoods_with_enough_images():
     alone = compare_rankings(other, base, 1_000)
     assert alone["neighbourhoods"] == alone["ends"] == 0
     assert np.isnan(alone["rank_correlation"])
+
+
+def places(levels: np.ndarray) -> Levels:
+    """Neighbourhoods, named by their number."""
+    names = [f"n{number}" for number in range(len(levels))]
+    groups = pd.DataFrame({"analysis": "neighbourhood", "group": names, "key": names, "images": 500, "areas": 5})
+    return Levels(BASE, BASE, 10, 1, 1.0, groups, levels, np.empty((0, len(levels))), {})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_end_that_a_tie_leaves_open_has_no_overlap_whatever_the_order_of_the_file(seed):
+    """25 of 60 neighbourhoods without a positive image are tied lowest; the levels of the others are independent."""
+    order = np.random.default_rng(seed).permutation(60)
+    generator = np.random.default_rng(9)
+    base, other = (np.where(np.arange(60) < 25, 0.11, generator.uniform(0.3, 3, 60))[order] for _ in range(2))
+    base_places, other_places = places(base), places(other)
+    found = compare_rankings(other_places, base_places, 200)
+    assert found["lowest_shared"] is None
+    assert found["highest_shared"] == len(set(np.argsort(base)[-10:]) & set(np.argsort(other)[-10:]))
+    untied = places(np.arange(60.0)[order])
+    assert compare_rankings(untied, base_places, 200)["lowest_shared"] is None
+    assert compare_rankings(base_places, untied, 200)["lowest_shared"] is None
+    # Ten that tie with each other alone are the ten lowest.
+    ten = places(np.where(np.arange(60) < 10, 0.0, np.arange(60.0))[order])
+    assert compare_rankings(ten, untied, 200)["lowest_shared"] == 10
+    table = variants_table([base_places, other_places], 200)
+    assert table["lowest_shared"].isna().all()
+    assert table["highest_shared"].tolist() == [10, found["highest_shared"]]
 
 
 # Coverage.

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from analysis.estimate import area_means
 from analysis.spatial_statistics import area_variables, correlations, moran, neighbours, usable_areas, weighted_ranks
 
 
@@ -92,6 +93,32 @@ def test_a_correlation_that_is_not_defined_is_missing_with_the_reason():
     assert (rare["spearman"], rare["reason"]) == (None, "fewer than 3 areas have both")
     assert flat["pearson_replicates"] == rare["spearman_replicates"] == 0
     assert rare["pearson_lower"] is rare["pearson_upper"] is None
+
+
+# A calibration of which n times Pr(police vehicle | negative), divided by n, is not that probability for many n.
+CALIBRATION = 162 / 209, 33 / 19_791
+
+
+def test_areas_without_a_positive_image_are_tied_whatever_their_images():
+    """2,000 areas of 1 to 60 images, most without a positive one: ranked are their shares, not what rounding leaves."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(1, 60, 2_000)
+    positives = generator.binomial(images, 0.004)
+    other = images + generator.normal(size=2_000)
+    levels = area_means(positives, images, *CALIBRATION)
+    (row,) = correlations(pd.DataFrame({"level": levels, "other": other}), replicates=2, seed=1, percent=95)
+    assert 1_000 < (positives == 0).sum() < 2_000
+    assert row["spearman"] == pytest.approx(stats.spearmanr(positives / images, other).statistic, abs=1e-13)
+    assert row["pearson"] == pytest.approx(stats.pearsonr(positives / images, other).statistic, abs=1e-9)
+
+
+def test_where_no_image_is_positive_the_level_has_no_correlation_and_no_index():
+    images = np.sort(np.random.default_rng(0).integers(1, 60, 400))  # neighbours have as many images
+    levels = area_means(np.zeros(400, dtype=np.int64), images, *CALIBRATION)
+    (row,) = correlations(pd.DataFrame({"level": levels, "images": images}), replicates=2, seed=1, percent=95)
+    found = moran(levels, neighbours(grid(20), 0.0), seed=1)
+    assert (row["spearman"], row["reason"]) == (None, "level does not vary")
+    assert (found.index, found.p, found.reason) == (None, None, "the level does not vary")
 
 
 def test_a_replicate_that_draws_one_value_alone_is_left_out_and_not_counted():
