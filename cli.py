@@ -47,7 +47,6 @@ def demo(study: StudyOption = "demo-study", images: int = 1_000_000, cluster: Cl
     """
     _simulate(study, images=images, city="embedded", cluster=cluster)
     run(study, cluster)
-    _say("\nA second study, of rendered street scenes that the detector looks at:")
     _streets(f"{study.rstrip('/')}/streets", cluster, wanted=False)
 
 
@@ -74,6 +73,8 @@ def _streets(study: str, cluster: str, *, wanted: bool, images: int = 300) -> No
                 raise
             _say(f"street scenes are left out: {error}, or make streets")
             return
+    if not wanted:
+        _say("\nA second study, of rendered street scenes that the detector looks at:")
     _simulate(study, images=images, city="embedded", scenes=True, cluster=cluster)
     run(study, cluster)
     from pipeline.simulate import IMAGES_SHOWN_FILE
@@ -601,7 +602,6 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
         from pipeline.plan import refuse_what_does_not_fit, refuse_what_is_missing
         from pipeline.store import open_study
 
-        _read_labelled(study)
         pools = _pools(cluster)
         planned = _plan(open_study(study), pools)
         _print_plan(planned, pools)
@@ -617,6 +617,7 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
                     check_workers(client(), open_study(study), {offered: 1} if offered else None)
             _say("workers see the study and its sources, can write there, and have the same versions")
         refuse_what_is_missing(planned)
+        _read_labelled(study)
 
 
 def _read_labelled(root: str) -> None:
@@ -1108,7 +1109,7 @@ def _summary(study: Study) -> None:
         _say(
             f"{truth['covered']} of {truth['neighbourhoods']} true neighbourhood levels lie in their "
             f"{summary['interval_percent']:g} % intervals"
-            + ("" if truth["share"] is None else f" ({truth['share']:.1%})".replace("%", " %"))
+            + ("" if truth["share"] is None else f" ({100 * truth['share']:.1f} %)")
         )
         if truth["with_enough_positives"]:
             _say(

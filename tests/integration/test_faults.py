@@ -27,8 +27,6 @@ from pipeline.store import Record, Study, create_study, open_study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory):
