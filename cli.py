@@ -605,8 +605,8 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
         pools = _pools(cluster)
         planned = _plan(open_study(study), pools)
         _print_plan(planned, pools)
-        if not any(workers.offers == "GPU" for workers in pools.values()):
-            _say("no pool has GPUs: images are looked at on CPU workers")
+        for line in _without_gpus(pools):
+            _say(line)
         refuse_what_does_not_fit(planned, pools)
         if _is_running(cluster):
             from cluster.connect import connection
@@ -660,6 +660,16 @@ def _pools(cluster: str) -> dict[str, Workers]:
     return {name: Workers(**one) for name, one in facts.items()}
 
 
+def _without_gpus(pools: dict[str, Workers]) -> list[str]:
+    """A line where images are looked at without GPUs."""
+    from cluster.profiles import gpus_here
+
+    if any(workers.offers == "GPU" for workers in pools.values()):
+        return []
+    hint = "; this machine has some, and --cluster local-gpu uses them" if gpus_here() else ""
+    return [f"no pool has GPUs: images are looked at on CPU workers{hint}"]
+
+
 def _plan(study: Study, pools: dict[str, Workers]) -> list[Planned]:
     from pipeline.plan import plan_stages
 
@@ -685,11 +695,11 @@ def _print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
         beside = f", without {', '.join(without)}" if without else ""
         unit = "GPU" if workers.offers == "GPU" else "core"
         spent = f"{_hours(hours)} hours on {workers.slots} {unit}s, {_hours(slot_hours)} {unit} hours"
-        _say(f"pool {name}: about {spent}{beside}")
+        _say(f"pool {name}: {spent}{beside}")
 
 
 def _hours(hours: float) -> str:
-    return "0" if hours == 0 else f"{hours:.2f}" if hours >= 0.01 else "less than 0.01"
+    return "0" if hours == 0 else f"about {hours:.2f}" if hours >= 0.01 else "less than 0.01"
 
 
 @app.command()
@@ -1090,7 +1100,11 @@ def _run(
             def fitting() -> distributed.Client:
                 # While it is still a plan: before a job is sent.
                 pools = _pools(cluster)
-                refuse_what_does_not_fit(plan_stages(study, stages, pools), pools)
+                planned = plan_stages(study, stages, pools)
+                refuse_what_does_not_fit(planned, pools)
+                if any(one.wants == "GPU" and not one.is_done for one in planned):
+                    for line in _without_gpus(pools):
+                        progress.tell(line)
                 return client()
 
             run_stages(study, stages, fitting, progress)

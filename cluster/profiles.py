@@ -324,14 +324,19 @@ def granted_gpus() -> list[str] | None:
     return None if granted is None else [one for one in granted.split(",") if one]
 
 
+def gpus_here() -> int:
+    """Number of NVIDIA GPUs of this machine that this process may have."""
+    granted = granted_gpus()
+    return len(list(Path("/dev").glob("nvidia[0-9]*")) if granted is None else granted)
+
+
 def _counted(pool: dict[str, Any]) -> dict[str, Any]:
     if "auto" not in (pool.get("minimum"), pool.get("maximum")):
         return dict(pool)
     if pool.get("kind") == "gpu":
-        granted = granted_gpus()
-        there = len(list(Path("/dev").glob("nvidia[0-9]*")) if granted is None else granted)
+        there = gpus_here()
         if not there:
-            hidden = "" if granted is None else ", as CUDA_VISIBLE_DEVICES is empty"
+            hidden = "" if granted_gpus() is None else ", as CUDA_VISIBLE_DEVICES is empty"
             raise ClusterError(
                 f"no NVIDIA GPU on this machine{hidden}: use --cluster local, which detects on its cores"
             )

@@ -55,6 +55,12 @@ class Planned:
     left: int  # in the stage's unit
     slot_hours: float | None  # of one core, or of one GPU; None: no rate has been measured
     missing: str = ""  # what it needs from outside the study and does not find
+    wants: str = ""  # GPU, where the stage is best done by one
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left of it."""
+        return self.shards is not None and self.done >= self.shards
 
     def hours(self, pools: Mapping[str, Workers]) -> float | None:
         """Hours that the whole pool needs."""
@@ -73,7 +79,7 @@ def plan_stages(
     planned: list[Planned] = []
     for stage in stages:
         one = _planned(study, stage, pools)
-        unfinished_before = any(before.shards is None or before.done < before.shards for before in planned)
+        unfinished_before = any(not before.is_done for before in planned)
         if unfinished_before and one.shards == 0:
             one = replace(one, shards=None, slot_hours=None)  # it may get some from what is not there yet
         planned.append(one)
@@ -93,11 +99,11 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
         if not isinstance(stage, Stage):
             # It does not know its own name yet.
             name = getattr(stage, "__name__", "stage").removesuffix("_stage")
-            return Planned(name, "", _pool_for("GPU", pools), 0.0, None, 0, 0, None, missing)
+            return Planned(name, "", _pool_for("GPU", pools), 0.0, None, 0, 0, None, missing, "GPU")
         made = stage
     pool = _pool_for(made.resource, pools)
     if shards is None:
-        return Planned(made.name, made.unit, pool, made.memory_gb, None, 0, 0, None, missing)
+        return Planned(made.name, made.unit, pool, made.memory_gb, None, 0, 0, None, missing, made.resource)
     records = study.records(made.name)
     todo = unfinished(study, made, shards, records)
     left = sum(shard.size for shard in todo)
@@ -107,7 +113,8 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
     # What the study has measured itself goes before what was measured elsewhere.
     rate_s = seconds / size if size and seconds else CORE_SECONDS.get(made.name)
     hours = 0.0 if not left else None if rate_s is None else left * rate_s / 3600
-    return Planned(made.name, made.unit, pool, made.memory_gb, len(shards), len(shards) - len(todo), left, hours)
+    done = len(shards) - len(todo)
+    return Planned(made.name, made.unit, pool, made.memory_gb, len(shards), done, left, hours, wants=made.resource)
 
 
 def _pool_for(resource: str, pools: Mapping[str, Workers]) -> str:
@@ -129,7 +136,7 @@ def refuse_what_does_not_fit(planned: Sequence[Planned], pools: Mapping[str, Wor
     for one in planned:
         workers = pools[one.pool]
         room_gb = workers.memory_gb / workers.tasks
-        if (one.shards is None or one.done < one.shards) and one.memory_gb > room_gb:
+        if not one.is_done and one.memory_gb > room_gb:
             among = "" if workers.tasks == 1 else f" for each of its {workers.tasks} tasks at a time"
             raise PlanError(
                 f"{one.stage} needs {one.memory_gb:g} GB a task, a worker of pool {one.pool} has {room_gb:.2g}{among}: "
