@@ -342,12 +342,27 @@ def test_coverage_of_a_part_is_what_pandas_says(site, images, keep):
     weekly = part.groupby(["day_of_week", "hour"]).size()
     expected = weekly.reindex(pd.MultiIndex.from_product([range(7), range(24)]), fill_value=0)
     np.testing.assert_array_equal(found.by_week.ravel(), expected)
+    # A place or a zone has its own areas and people; hours and days leave all of them.
     areas = site.points.areas
-    seen = areas["area"].isin(part["area"])
+    for column, wanted in (("zone", keep.zone), keep.place or ("borough", "")):
+        areas = areas[areas[column] == wanted] if wanted else areas
+    never = areas[~areas["area"].isin(part["area"])]
+    facts = found.coverage.summary
+    assert (facts["areas"], facts["areas_never_seen"]) == (len(areas), len(never))
     people = found.coverage.people.set_index("group")
-    assert people.loc["Everyone", "share_never_seen"] == pytest.approx(
-        areas.loc[~seen, "persons"].sum() / areas["persons"].sum()
-    )
+    assert people.loc["Everyone", "persons"] == pytest.approx(areas["persons"].sum())
+    for group, column in (("Everyone", "persons"), *((name, column) for column, name in RACES.items())):
+        share = never[column].sum() / areas[column].sum()
+        assert people.loc[group, "share_never_seen"] == pytest.approx(share), group
+    said = str(coverage.area_html(site, keep))
+    assert f"{len(never):,} of {len(areas):,} areas are never seen" in said
+    assert ("Areas and people are those of" in said) == bool(keep.place or keep.zone)
+
+
+def test_coverage_of_a_place_without_an_area_is_told(site):
+    nowhere = Filter(zone="M", place=("neighbourhood", "no such place"))
+    assert coverage.people_charts(site, nowhere) == []
+    assert "No image is left" in coverage.area_html(site, nowhere)
 
 
 def test_the_page_of_coverage_follows_the_filter(site, images):
