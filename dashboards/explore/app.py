@@ -45,7 +45,7 @@ def _application(site: Site, path: str) -> Callable[[], pn.Template]:
     def make() -> pn.Template:
         state = State()
         if pn.state.location is not None:
-            state.follow(pn.state.location)
+            state.follow(pn.state.location, site.city)
         template = pn.Template(_TEMPLATE.read_text(encoding="utf-8"), nb_template=None, location=True)
         for name, value in (
             ("page_title", title),

@@ -109,6 +109,10 @@ class City:
         (found,) = self.level(level).shapes.locate([x_ft], [y_ft])
         return "" if found == OUTSIDE else self.level(level).places[found]
 
+    def has(self, level: str, place: str) -> bool:
+        """Whether there is such a place."""
+        return level in self.levels and place in self.level(level).places
+
     def bounds_of(self, level: str, place: str) -> Box | None:
         """West, south, east, north of a place, feet from the south-western corner; None: there is no such place."""
         one = self.level(level)

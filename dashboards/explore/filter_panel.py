@@ -26,7 +26,10 @@ def filter_panel(site: Site, state: State) -> pn.Column:
     first, last = (day.date() for day in (site.points.days[0], site.points.days[-1]))
     hours = [f"{hour:02}:00" for hour in range(HOURS)]
     ends = [f"{hour:02}:59" for hour in range(HOURS)]
-    levels = {_EVERYWHERE: "", **{LEVEL_NAMES[level][0]: level for level in site.city.levels if level != "area"}}
+    # Of single areas, thousands, only an address can ask.
+    asked = state.filter.place[0] if state.filter.place else ""
+    offered = [level for level in site.city.levels if level != "area" or asked == "area"]
+    levels = {_EVERYWHERE: "", **{LEVEL_NAMES[level][0]: level for level in offered}}
     widgets = {
         "first_day": pn.widgets.DatePicker(name="From", start=first, end=last, value=first, **_WIDE),
         "last_day": pn.widgets.DatePicker(name="To", start=first, end=last, value=last, **_WIDE),

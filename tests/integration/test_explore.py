@@ -16,6 +16,7 @@ from sklearn.metrics import precision_score, recall_score
 from analysis.calibrate import read_labelled_sets
 from analysis.estimate import RACES
 from dashboards.explore import coverage, detector, disparities, run_page
+from dashboards.explore.filter_panel import filter_panel
 from dashboards.explore.filters import Filter
 from dashboards.explore.gallery import BANDS, load_gallery, show
 from dashboards.explore.parts import counts_of, groups_of, images_left, part_results
@@ -147,6 +148,27 @@ def test_intervals_of_a_part_hold_its_estimates_and_come_with_the_same_seed(site
     quick = part_results(site, NIGHT, intervals=False).tables
     np.testing.assert_array_equal(quick["estimate"], once["estimate"])
     assert quick["lower"].isna().all()
+
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "level", "chosen"),
+    [
+        ({"place": "neighbourhood:Atlantis"}, None, "neighbourhood", ""),
+        ({"place": "precinct:5", "level": "precinct", "chosen": "5"}, None, "neighbourhood", ""),
+        ({"place": "borough:Bronx", "level": "borough", "chosen": "Atlantis"}, BRONX.place, "borough", ""),
+        ({"place": "borough:Bronx", "level": "borough", "chosen": "Queens"}, BRONX.place, "borough", "Queens"),
+    ],
+)
+def test_places_that_the_city_does_not_have_are_dropped_from_an_address(site, query, place, level, chosen):
+    state = State()
+    state.read(query)
+    state.fit(site.city)
+    assert (state.filter.place, state.level, state.chosen) == (place, level, chosen)
+    filter_panel(site, state)
+    assert state.filter.place == place, "a widget made another place of it"
 
 
 # The page of disparities.
