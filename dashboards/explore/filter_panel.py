@@ -9,7 +9,6 @@ from typing import Any, cast
 import panel as pn
 
 from analysis.estimate import ZONE_NAMES
-from dashboards.explore.city import LEVEL_NAMES
 from dashboards.explore.filters import HOURS, WEEKDAYS, Filter
 from dashboards.explore.points import area_counts
 from dashboards.explore.site import Site
@@ -29,7 +28,7 @@ def filter_panel(site: Site, state: State) -> pn.Column:
     # Of single areas, thousands, only an address can ask.
     asked = state.filter.place[0] if state.filter.place else ""
     offered = [level for level in site.city.levels if level != "area" or asked == "area"]
-    levels = {_EVERYWHERE: "", **{LEVEL_NAMES[level][0]: level for level in offered}}
+    levels = {_EVERYWHERE: "", **{site.city.names[level][0]: level for level in offered}}
     widgets = {
         "first_day": pn.widgets.DatePicker(name="From", start=first, end=last, value=first, **_WIDE),
         "last_day": pn.widgets.DatePicker(name="To", start=first, end=last, value=last, **_WIDE),

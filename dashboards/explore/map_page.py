@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import panel as pn
 from bokeh.events import MouseLeave, MouseMove, Tap
 from bokeh.models import (
@@ -25,15 +24,14 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from dashboards.explore.city import LEVEL_NAMES, called
 from dashboards.explore.compose import MEASURES, PALETTE, Painter, View, window_around
 from dashboards.explore.filters import Filter
 from dashboards.explore.legend import legend_html
+from dashboards.explore.levels import images_words, level_words
 from dashboards.explore.points import Window
 from dashboards.explore.profile import profile
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
-from dashboards.results import UNKNOWN
 
 # Before a browser has said how large its map is.
 _COLUMNS, _ROWS = 960, 640
@@ -288,7 +286,7 @@ class _Map:
         )
         level = pn.widgets.Select(
             name="Areas",
-            options={LEVEL_NAMES[name][1]: name for name in city.levels},
+            options={city.names[name][1]: name for name in city.levels},
             value=self._level(),
             width=190,
             margin=(0, 12, 6, 0),
@@ -333,7 +331,7 @@ class _Map:
             self._steering(),
             self.status,
             pn.pane.HTML(
-                pn.bind(lambda measure, level: legend_html(self.site.painter.scales, measure, level),
+                pn.bind(lambda measure, _: legend_html(self.site.painter, measure, self._level()),
                         state.param.measure, state.param.level),
                 sizing_mode="stretch_width",
             ),
@@ -411,17 +409,11 @@ def cards(painter: Painter, level: str, keep: Filter) -> dict[str, list[str]]:
     """What hovering says of each place of a level, as text; kept, as a move of the map changes none of it."""
     rows = painter.levels(level, keep).to_dict("records")
     return {
-        "place": [called(level, row["place"]) for row in rows],
-        "level": [_level_words(row) for row in rows],
-        "images": [f"{row['images']:,} images, {row['positives']:,} with police" for row in rows],
+        "place": [painter.city.called(level, row["place"]) for row in rows],
+        "level": [level_words(row) for row in rows],
+        "images": [images_words(row, "with police") for row in rows],
         "persons": [f"{row['persons']:,.0f} people" for row in rows],
     }
-
-
-def _level_words(row: dict[Any, Any]) -> str:
-    if pd.isna(row["relative"]):
-        return f"level {UNKNOWN}"
-    return f"{row['relative']:.2f} times the average ({row['lower']:.2f} to {row['upper']:.2f})"
 
 
 def _centre(window: Window) -> tuple[float, float]:

@@ -168,8 +168,8 @@ def _strip(figure: Figure, site: Site, view: View, share: float) -> None:
     scale.tick_params(length=2, pad=2)
     for side in scale.spines.values():
         side.set_visible(False)
-    put(0.25, 0.72, unit_of(view.measure, view.level), 8.5)
-    for place, (colour, text) in enumerate(notes_of(view.measure)):
+    put(0.25, 0.72, unit_of(view.measure, site.city.names[view.level][0]), 8.5)
+    for place, (colour, text) in enumerate(notes_of(view.measure, view.level)):
         y_in = 0.58 - 0.19 * place
         patch = figure.add_axes(box(5.1, y_in, 0.34, 0.13))
         patch.set_axis_off()

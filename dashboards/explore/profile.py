@@ -12,11 +12,11 @@ import pandas as pd
 import panel as pn
 
 from analysis.calibrate import TwoClass
-from dashboards.explore.city import called
 from dashboards.explore.filters import HOURS, Filter
+from dashboards.explore.levels import images_words, level_words
 from dashboards.explore.site import Site
 from dashboards.figures import BLUE, MUTED, ORANGE
-from dashboards.results import FEW_IMAGES, UNKNOWN
+from dashboards.results import FEW_IMAGES
 
 _TALL_PX = 230
 # Hours with fewer images are left out of a curve: a positive one more would move it by a tenth of the scale.
@@ -29,12 +29,10 @@ def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Vie
         return pn.pane.Markdown("Click the map, or find a place by name, to see how its level changes by hour and day.")
     levels = site.painter.levels(level, keep)
     row = levels[levels["place"] == place].iloc[0]
-    name = html.escape(called(level, place))
+    name = html.escape(site.city.called(level, place))
     said = [
-        f"<b>{row['relative']:.2f}</b> times the average ({row['lower']:.2f} to {row['upper']:.2f}, 95 %)"
-        if pd.notna(row["relative"])
-        else f"level {UNKNOWN}",
-        f"{row['images']:,} images, {row['positives']:,} with a detected police vehicle",
+        level_words(row),
+        images_words(row, "with a detected police vehicle"),
         f"{row['persons']:,.0f} people",
     ]
     if row["images"] < FEW_IMAGES or row["positives"] == 0:
