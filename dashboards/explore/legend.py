@@ -34,7 +34,7 @@ def ticks_of(measure: Measure, scales: Scales) -> list[tuple[float, str]]:
         ]
     if measure == "share":
         percent = 100 * scales.share
-        marks = [(tick / percent, f"{tick:g}") for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, percent)]
+        marks = [(tick / percent, f"{tick:g}") for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, percent)]
         end = f"{percent:.2g}"
     else:
         top = math.log10(scales.images)
@@ -66,7 +66,8 @@ def legend_html(painter: Painter, measure: Measure, level: str) -> str:
     else:
         stops = ",".join(colours[::15] + colours[-1:])
     marks = "".join(
-        f'<span style="position:absolute;left:{100 * place:.1f}%;transform:translateX(-50%)">{text}</span>'
+        f'<span style="position:absolute;left:{100 * place:.1f}%;transform:translateX(-50%);white-space:nowrap">'
+        f"{text}</span>"
         for place, text in ticks_of(measure, painter.scales)
     )
     notes = "".join(
@@ -84,5 +85,6 @@ def legend_html(painter: Painter, measure: Measure, level: str) -> str:
         '<div role="img" aria-label="Legend" style="font-size:13px;max-width:560px;margin:2px 0 8px">'
         f"<div>{unit_of(measure, painter.city.names[level][0])}</div>"
         f'<div style="height:12px;margin:3px 14px 0;background:linear-gradient(90deg,{stops})"></div>'
-        f'<div style="position:relative;height:18px;margin:0 14px">{marks}</div>{notes}</div>'
+        f'<div style="position:relative;height:18px;margin:0 14px">{marks}</div>'
+        f'<div style="display:flex;flex-wrap:wrap">{notes}</div></div>'
     )

@@ -63,6 +63,16 @@ export default ({ plot }, changed) => {
   }
 };
 """
+# On a screen that is swiped, a swipe scrolls the page; the buttons, or the tool that drags, move the map.
+_SWIPED = """
+let first = true;
+export default ({ pan }) => {
+  if (first && window.matchMedia("(pointer: coarse)").matches) pan.active = false;
+  first = false;
+};
+"""
+# Of a small screen the page keeps some, by which it is scrolled.
+_LOWER = "@media (max-width: 860px) { :host { max-height: 60vh; } }"
 _HOVER = Path(__file__).with_name("hover.js").read_text(encoding="utf-8")
 _threads = ThreadPoolExecutor(2, thread_name_prefix="map")
 
@@ -240,6 +250,7 @@ class _Map:
             tools="pan,wheel_zoom,box_zoom,tap",
             active_scroll="wheel_zoom",
             height=_TALL_PX,
+            stylesheets=[_LOWER],
             sizing_mode="stretch_width",
             toolbar_location="above",
             min_border=0,
@@ -267,6 +278,8 @@ class _Map:
         for model, name in itertools.product((plot.x_range, plot.y_range), ("start", "end")):
             model.js_on_change(name, axes)
         plot.js_on_change("tags", axes)
+        # The first thing that a browser says of a plot.
+        plot.js_on_change("inner_width", CustomJS(args={"pan": plot.toolbar.tools[0]}, code=_SWIPED))
         plot.on_change("tags", self._moved)
         plot.on_event(Tap, self._tapped)
         plot.on_change("inner_width", self._fitted)

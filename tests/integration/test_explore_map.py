@@ -166,7 +166,7 @@ def test_a_poster_in_bands_is_the_picture_in_one(site, monkeypatch, measure):
         ({"measure": "foo"}, "measure 'foo': this study has images, share, level"),
         ({"level": "ward"}, "level 'ward': this study has area"),
         ({"within": "Bushwik"}, "no neighbourhood 'Bushwik': is it Bushwick"),
-        ({"query": "place=borough:Brnx"}, "no borough 'Brnx': is it Bronx?"),
+        ({"query": "place=borough:Quens"}, "no borough 'Quens': is it Queens?"),
         ({"query": "place=precinct:5"}, "no precinct '5': this study has none"),
         ({"width": 30_000}, "pixels: at most 200,000,000 in all"),
         ({"query": "nonsense"}, "--view 'nonsense': what stands after"),
