@@ -87,6 +87,8 @@ def time_charts(site: Site, keep: Filter) -> list[Chart]:
     of_days = (
         f"{len(days):,} days from {dates[0]:%-d %B %Y} to {dates[-1]:%-d %B %Y}; between {by_day.min():,} and "
         f"{by_day.max():,} images a day."
+        if len(days) > 1
+        else f"One day, {dates[0]:%-d %B %Y}: {by_day[0]:,} images."
     )
     weekday, hour = divmod(int(found.by_week.argmax()), HOURS)
     of_week = f"Most on {WEEKDAYS[weekday]} at {hour:02}:00, {found.by_week.max():,} images in all."

@@ -197,7 +197,10 @@ def test_without_a_filter_the_page_shows_the_stored_estimates(site):
             np.testing.assert_allclose(mine[column], expected[column], rtol=1e-12)
     places = pd.read_csv(csv["neighbourhood.csv"].callback())
     assert len(places) == len(site.results.groups("neighbourhood"))
-    assert places["estimate"].is_monotonic_decreasing
+    assert places["few"].is_monotonic_increasing, "those with few images come last"
+    for _, part in places.groupby("few"):
+        assert part["estimate"].is_monotonic_decreasing
+    assert places["note"].notna().equals(places["few"] | places["none_positive"])
     for label, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
         race = next(one for one in of_label(found, label) if one.filename.startswith("race"))
         assert race.callback().read().startswith(start)
@@ -233,8 +236,29 @@ def test_a_filter_is_acted_on_at_once_and_its_intervals_follow(site, images, mon
     mine = last.set_index("group")["estimate"]
     np.testing.assert_allclose(mine, [expected["borough", group] for group in mine.index], rtol=1e-10)
     assert f"{len(part):,} images" in page.status.object
-    assert "made again from these images" in page.status.object
+    assert "made again from these images by the two-class prediction" in page.status.object
     assert page.way.disabled
+
+
+def test_a_page_without_an_image_waits_for_no_interval(site):
+    nothing = Filter(weekdays=())
+    said = disparities.status_of(site, nothing, part_results(site, nothing, intervals=False))
+    assert "0 images" in said
+    assert "follow" not in said
+
+
+def test_quartiles_of_both_sets_of_areas_are_named_with_their_unit(site):
+    chart = disparities.group_chart(site, site.results, "income", disparities.ZONES["Both"], None, Filter())
+    for name, group in (("whole city", "income"), ("residential zones only", "income_residential")):
+        cuts = "; ".join(f"{cut:,.0f}" for cut in site.results.summary["cut_points"][group])
+        assert f"{cuts} USD ({name})" in chart.note
+
+
+def test_verdicts_of_the_sensitivity_analysis_are_counted_in_words(site):
+    verdicts = json.loads(site.study.read_bytes("sensitivity/summary.json"))["verdicts"]
+    said = disparities.sensitivity_html(site.study)
+    for verdict, number in verdicts.items():
+        assert f"{number:,} {disparities.VERDICTS[verdict][number != 1]}" in said
 
 
 def test_a_neighbourhood_that_is_looked_for_is_named_in_the_ranking(site):
@@ -429,7 +453,10 @@ def test_a_stage_that_is_not_finished_is_told(site, tmp_path):
     study.discard("hourly", record)
     table = run_page.stage_table(replace(site, study=study)).set_index("stage")
     assert table.loc["hourly", "done"] == table.loc["hourly", "shards"] - 1
-    assert "stages complete" in run_page.summary_text(table.reset_index())
+    table = run_page.stage_table(site)
+    planned = table["shards"].notna().sum()
+    assert 0 < planned < len(table)
+    assert run_page.summary_text(table).startswith(f"{planned} of {planned} stages of the run complete")
 
 
 # Pages without a server.
