@@ -27,6 +27,7 @@ PAGES: dict[str, tuple[str, Page]] = {
     "coverage": ("Coverage", coverage.page),
     "run": ("Run", run_page.page),
 }
+UNFILTERED = ("run",)  # of records, not of images
 LOOPBACK = ("127.0.0.1", "localhost")
 _TEMPLATE = Path(__file__).with_name("page.html")
 _logger = logging.getLogger(__name__)
@@ -45,17 +46,19 @@ def _application(site: Site, path: str) -> Callable[[], pn.Template]:
     def make() -> pn.Template:
         state = State()
         if pn.state.location is not None:
-            state.follow(pn.state.location)
+            state.follow(pn.state.location, site.city)
         template = pn.Template(_TEMPLATE.read_text(encoding="utf-8"), nb_template=None, location=True)
         for name, value in (
             ("page_title", title),
             ("study_name", site.name),
             ("simulated", site.simulated),
             ("here", path),
+            ("filtered", path not in UNFILTERED),
             ("pages", [(name, shown) for name, (shown, _) in PAGES.items()]),
         ):
             template.add_variable(name, value)
-        template.add_panel("filters", _tried(site, "filters", lambda: filter_panel(site, state)))
+        if path not in UNFILTERED:
+            template.add_panel("filters", _tried(site, "filters", lambda: filter_panel(site, state)))
         template.add_panel("main", _tried(site, title, lambda: page(site, state)))
         return template
 

@@ -62,7 +62,11 @@ thead th {{ color: {MUTED}; font-weight: 600; border-top: 0; }}
 th:first-child, td:first-child, td.text, th.text {{ text-align: left; }}
 tbody td {{ white-space: nowrap; }} tbody td.text {{ white-space: normal; }}
 td.text:last-child {{ min-width: 15rem; }}
-.scroll {{ overflow-x: auto; }}
+/* A shadow where there is more to the right; what the first column says stays. */
+.scroll {{ overflow-x: auto;
+  background: linear-gradient(90deg, transparent, #fff 60%) right / 36px 100% no-repeat local,
+  linear-gradient(90deg, transparent, rgba(27, 31, 36, .22)) right / 14px 100% no-repeat scroll; }}
+th:first-child, td:first-child {{ position: sticky; left: 0; background: #fff; }}
 a {{ color: #1f5fa8; }}
 """
 CARD = {

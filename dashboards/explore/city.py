@@ -19,18 +19,15 @@ from pipeline.spatial.coverage import Coverage
 from pipeline.store import Study
 
 LEVEL_NAMES = {
-    "area": ("block group", "block groups"),
+    "area": ("area", "areas"),
     "precinct": ("precinct", "precincts"),
     "neighbourhood": ("neighbourhood", "neighbourhoods"),
     "community_district": ("community district", "community districts"),
     "borough": ("borough", "boroughs"),
 }
+# Digits of the census's codes.
+AREA_NAMES = {11: ("tract", "tracts"), 12: ("block group", "block groups")}
 OUTSIDE = -1
-
-
-def called(level: str, place: str) -> str:
-    """A place for a reader: one that has a code or a number for its name is told with its level."""
-    return f"{LEVEL_NAMES[level][0].capitalize()} {place}" if level in ("area", "precinct") else place
 
 
 @dataclass(frozen=True)
@@ -86,6 +83,16 @@ class City:
         known = set(self.study.read(PLACES_FILE)["level"])
         return tuple(level for level in LEVELS if level == "area" or level in known)
 
+    @cached_property
+    def names(self) -> dict[str, tuple[str, str]]:
+        """What one place of a level is called, and many of them; an area by the length of its code."""
+        digits = {len(code) if code.isdigit() else 0 for code in self.areas["area"]}
+        return LEVEL_NAMES | {"area": AREA_NAMES.get(digits.pop() if len(digits) == 1 else 0, LEVEL_NAMES["area"])}
+
+    def called(self, level: str, place: str) -> str:
+        """A place for a reader: one that has a code or a number for its name is told with its level."""
+        return f"{self.names[level][0].capitalize()} {place}" if level in ("area", "precinct") else place
+
     @property
     def size_ft(self) -> tuple[float, float]:
         """Width and height."""
@@ -108,6 +115,10 @@ class City:
         """Name of the place at a point; empty where there is none."""
         (found,) = self.level(level).shapes.locate([x_ft], [y_ft])
         return "" if found == OUTSIDE else self.level(level).places[found]
+
+    def has(self, level: str, place: str) -> bool:
+        """Whether there is such a place."""
+        return level in self.levels and place in self.level(level).places
 
     def bounds_of(self, level: str, place: str) -> Box | None:
         """West, south, east, north of a place, feet from the south-western corner; None: there is no such place."""

@@ -21,12 +21,12 @@ from scipy import ndimage
 from analysis.calibrate import TwoClass
 from dashboards.explore.city import OUTSIDE, City
 from dashboards.explore.filters import Filter
-from dashboards.explore.levels import place_levels
+from dashboards.explore.levels import place_levels, with_bootstrap
 from dashboards.explore.points import Points, Window, area_counts
 from dashboards.figures import INK
 from dashboards.maps import EMPTY, HATCH, LAND, LEAST_IMAGES, LEVEL_CENTRES, LEVEL_STEP, OUTLINE, WATER, WIDEST_FT
 from dashboards.raster import Counts, smoothed_share
-from dashboards.results import FEW_IMAGES
+from dashboards.results import FEW_IMAGES, Results
 
 Measure = Literal["images", "share", "level"]
 MEASURES: dict[Measure, str] = {
@@ -99,11 +99,17 @@ class Scales:
 
 @dataclass(frozen=True, eq=False)
 class Painter:
-    """Makes pictures of a study."""
+    """Makes pictures of a study.
+
+    Attributes
+    ----------
+    stored : two-class estimates with the intervals of all images; None: there are none
+    """
 
     points: Points
     city: City
     calibration: TwoClass | None
+    stored: Results | None = None
 
     def whole(self, columns: int, rows: int | None = None, margin: float = 0.02) -> Window:
         """A window of square pixels that holds the whole city."""
@@ -125,7 +131,7 @@ class Painter:
         )
 
     def levels(self, level: str, keep: Filter) -> pd.DataFrame:
-        """Levels of all places of a level under a filter: see `place_levels`."""
+        """Levels of all places of a level under a filter: see `place_levels`, and `with_bootstrap` for all images."""
         return _levels(self, level, keep)
 
     def paint(self, view: View) -> Picture:
@@ -141,7 +147,11 @@ def window_around(x_ft: float, y_ft: float, pixel_ft: float, columns: int, rows:
 
 @lru_cache(maxsize=128)
 def _levels(painter: Painter, level: str, keep: Filter) -> pd.DataFrame:
-    return place_levels(painter.city, level, area_counts(painter.points, keep), painter.calibration)
+    percent = painter.city.study.settings.estimate.interval_percent
+    made = place_levels(painter.city, level, area_counts(painter.points, keep), painter.calibration, percent=percent)
+    if painter.stored is None or not keep.is_all:
+        return made
+    return with_bootstrap(made, level, painter.stored, percent=percent)
 
 
 def _paint(painter: Painter, view: View) -> Picture:

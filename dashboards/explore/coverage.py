@@ -48,7 +48,7 @@ class Covered:
     Attributes
     ----------
     by_week : (7, 24) by weekday and local hour
-    coverage : by hour, day and area, and the people there
+    coverage : by hour, day and area, and the people there; areas are those of the filter's place and zone
     """
 
     by_week: npt.NDArray[np.int64]
@@ -64,7 +64,9 @@ def covered(site: Site, keep: Filter) -> Covered:
     days = points.days[kept]
     by_week = np.zeros((len(WEEKDAYS), HOURS), dtype=np.int64)
     np.add.at(by_week, days.day_of_week, counts.sum(axis=2))
-    coverage = coverage_of(counts.sum(axis=0), counts.sum(axis=1), counts_of(site, keep), days=days, areas=points.areas)
+    within = keep.area_mask(points.areas)[:-1]
+    by_area = counts_of(site, keep)[np.append(within, True)]
+    coverage = coverage_of(counts.sum(axis=0), counts.sum(axis=1), by_area, days=days, areas=points.areas.loc[within])
     return Covered(by_week, coverage)
 
 
@@ -85,6 +87,8 @@ def time_charts(site: Site, keep: Filter) -> list[Chart]:
     of_days = (
         f"{len(days):,} days from {dates[0]:%-d %B %Y} to {dates[-1]:%-d %B %Y}; between {by_day.min():,} and "
         f"{by_day.max():,} images a day."
+        if len(days) > 1
+        else f"One day, {dates[0]:%-d %B %Y}: {by_day[0]:,} images."
     )
     weekday, hour = divmod(int(found.by_week.argmax()), HOURS)
     of_week = f"Most on {WEEKDAYS[weekday]} at {hour:02}:00, {found.by_week.max():,} images in all."
@@ -115,12 +119,13 @@ def people_charts(site: Site, keep: Filter) -> list[Chart]:
     charts = []
     for by in ("race", "borough"):
         name = f"people_{by}"
-        images, most = found.areas["images"], max(10, int(found.areas["images"].max()))
+        images = found.areas["images"].to_numpy()
+        most = max(10, int(images.max(initial=0)))
         lines, rows = [], []
         groups = {group: persons for group, persons in people_groups(found, by).items() if persons.sum() > 0}
         others = [group for group in groups if group != EVERYONE]
         for group, persons in groups.items():
-            at, shares = cumulative(images.to_numpy(), persons.to_numpy())
+            at, shares = cumulative(images, persons.to_numpy())
             place = others.index(group) if group in others else -1
             colour = INK if place < 0 else LINES[place % len(LINES)][0]
             dash = "solid" if place < 0 else _DASHES[place % len(_DASHES)]
@@ -166,7 +171,9 @@ def area_html(site: Site, keep: Filter) -> Markup:
     """How images are spread over areas, and who lives where few are, as HTML."""
     found = covered(site, keep).coverage
     facts = found.summary
-    text = (
+    where = Filter(zone=keep.zone, place=keep.place)
+    text = "" if where.is_all else f"Areas and people are those of {where.in_words()} alone. "
+    text += (
         f"{facts['areas_never_seen']:,} of {facts['areas']:,} areas are never seen, {facts['areas_below_100']:,} have "
         f"fewer than 100 images. The tenth of areas with the most images has "
         f"{share(facts['images_in_the_busiest_tenth_of_areas'], 1)} of them. "
@@ -174,7 +181,7 @@ def area_html(site: Site, keep: Filter) -> Markup:
         if facts["images"]
         else "No image is left."
     )
-    people = found.people
+    people = found.people[found.people["persons"] > 0] if not where.is_all else found.people
     table = pd.DataFrame(
         {
             "Group": people["group"],

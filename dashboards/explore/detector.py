@@ -287,7 +287,7 @@ def _threshold_figure(series: list[Series], groups: list[str], title: str, keep:
     dots = [replace(one, rows=one.rows.assign(hollow=False)) for one in dots]
     rows = [Row(group, group) for group in groups]
     part = "" if keep.is_all else keep.in_words()
-    subtitle = f"{MEASURE}\nDot: estimate, calibrated at the threshold"
+    subtitle = f"{MEASURE}\nDot: two-class estimate, calibrated at the threshold"
     return interval_figure(dots, rows, title=title, subtitle=subtitle, simulated=simulated, part=part)
 
 
@@ -357,7 +357,9 @@ class _Threshold:
         except SourceError as error:
             self.said.say(told(self.site.study, error))
             return
-        self.said.say(paragraph(f"Levels: {images_left(self.site, self.state.filter)}.", "note"))
+        self.said.say(
+            paragraph(f"Levels by the two-class prediction: {images_left(self.site, self.state.filter)}.", "note")
+        )
         if [card.chart.name for card in self.cards] != [chart.name for chart in charts]:
             self.cards = [Card(chart, level=3) for chart in charts]
             self.levels.objects = [card.view for card in self.cards]
@@ -479,6 +481,7 @@ def refused_view(gallery: Gallery) -> pn.viewable.Viewable:
             table,
             show_index=False,
             disabled=True,
+            selectable=False,
             pagination="local",
             page_size=10,
             layout="fit_columns",

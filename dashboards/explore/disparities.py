@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from analysis.published import read_released
 from analysis.reproduce import tabulate
 from analysis.results import from_the_highest
+from analysis.sensitivity import DEPENDS, DIRECTION, HOLDS
 from dashboards.explore.charts import (
     CARD,
     Card,
@@ -31,7 +32,7 @@ from dashboards.explore.charts import (
 )
 from dashboards.explore.filters import Filter
 from dashboards.explore.messages import message, not_yet
-from dashboards.explore.parts import images_left, part_results
+from dashboards.explore.parts import counts_of, images_left, part_results, part_words
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
 from dashboards.figures import BLUE, MEASURE, ORANGE, Series, draw_groups
@@ -59,7 +60,15 @@ TABLE = {
     "upper": "Upper",
     "level": "Level, %",
     "images": "Images",
+    "note": "Note",
     "published": "Published",
+}
+TEXTS = ("group", "borough", "note")
+# Of one conclusion, and of many.
+VERDICTS = {
+    HOLDS: ("holds under all changes", "hold under all changes"),
+    DIRECTION: ("holds in direction only", "hold in direction only"),
+    DEPENDS: ("depends on what is changed", "depend on what is changed"),
 }
 NAMED = 5  # neighbourhoods at each end that are told in words
 
@@ -134,9 +143,9 @@ def group_chart(
     if kind not in ("density", "income"):  # quartiles stand in their own order
         first = from_the_highest(first)
     told = "; ".join(f"{row['group']} {with_interval(row)}" for _, row in first.iterrows())
-    cuts = results.summary["cut_points"].get(kind if "" in zones else f"{kind}_residential")
-    if cuts and "quartile" in note:
-        note = f"{note.removesuffix('.')}, cut at {'; '.join(f'{cut:,.0f}' for cut in cuts)}."
+    cuts = cuts_in_words(results, kind, zones)
+    if cuts:
+        note = f"{note.removesuffix('.')}, cut at {cuts}."
     caption = f"{ours[0].name[0].upper()}{ours[0].name[1:]}: {told}."
     return Chart(
         kind,
@@ -150,6 +159,19 @@ def group_chart(
     )
 
 
+def cuts_in_words(results: Results, kind: str, zones: tuple[str, ...]) -> str:
+    """Where the quartiles of one kind of groups are cut, for all images and for those of residential zones."""
+    unit = " USD" if kind == "income" else ""
+    found = {
+        name: results.summary["cut_points"].get(f"{kind}{suffix}")
+        for suffix, name in (("", WHOLE), ("_residential", RESIDENTIAL))
+        if suffix in zones
+    }
+    return " and ".join(
+        f"{'; '.join(f'{cut:,.0f}' for cut in cuts)}{unit} ({name})" for name, cuts in found.items() if cuts
+    )
+
+
 def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], keep: Filter) -> Figure:
     """One kind of groups for print, as a page shows it."""
     settings = site.study.settings
@@ -159,15 +181,24 @@ def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], kee
         replace(results, tables=tables),
         interval_percent=settings.estimate.interval_percent,
         simulated=settings.simulated,
-        part="" if keep.is_all else keep.in_words(),
+        part=part_words(keep),
     )[kind]
 
 
 def place_table(site: Site, results: Results, published: pd.DataFrame | None) -> pd.DataFrame:
-    """Every neighbourhood from the highest to the lowest: columns of `TABLE`, with few and hollow."""
+    """Every neighbourhood from the highest to the lowest, then those with few images.
+
+    Returns
+    -------
+    columns of `TABLE`, few, hollow
+    """
     rows = from_the_highest(results.groups("neighbourhood"))
     level = results.groups("neighbourhood", "weighted_mean").set_index("key")["estimate"]
     rows = rows.assign(level=100 * rows["key"].map(level), few=rows["images"] < FEW_IMAGES)
+    few, none = "few images", "none with police"
+    notes = {(True, True): f"{few}, {none}", (True, False): few, (False, True): none, (False, False): ""}
+    rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["none_positive"], strict=True)]
+    rows = rows.sort_values("few", kind="stable")
     boroughs = site.points.areas.dropna(subset=["neighbourhood"]).groupby("neighbourhood")["borough"].first()
     rows = rows.assign(borough=rows["key"].map(boroughs))
     if published is not None:
@@ -242,7 +273,8 @@ class _Page:
         self.cards = {kind: Card(self._group(kind), wide=kind == "race") for kind in KINDS}
         self.table = place_table(site, self.results, self._published())
         self.listed = tabulator(self.table)
-        self.places = Card(self._place(), beside=(self.search, self.listed), wide=True)
+        tick = Words(paragraph("A row that is ticked is named in the chart, if it is ranked there.", "note"))
+        self.places = Card(self._place(), beside=(self.search, tick, self.listed), wide=True)
         self._say()
         for widget in (self.zones, self.way, self.beside):
             widget.param.watch(self._changed, "value")
@@ -334,7 +366,10 @@ def status_of(site: Site, keep: Filter, results: Results) -> Markup:
         text += f"No intervals: {few}. " if few else f"Line: {percent:g} % interval, {results.drawn[0]} drawn again. "
         return paragraph(f"{text}{MEASURE}; the line at 1 is the average. Hollow: none of the images is positive.")
     done = results.tables["lower"].notna().any()
-    text = f"{images_left(site, keep)}. Levels are made again from these images; the average, 1, is theirs. "
+    text = f"{images_left(site, keep)}. "
+    if not counts_of(site, keep).sum():
+        return paragraph(text)
+    text += "Levels are made again from these images by the two-class prediction; the average, 1, is theirs. "
     text += "Groups are those of the whole study: quartiles stay as they are. "
     if done:
         text += f"Line: {percent:g} % interval from {way['replicates']} draws of single images."
@@ -353,7 +388,7 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
 def tabulator(table: pd.DataFrame) -> pn.widgets.Tabulator:
     """Neighbourhoods, to be sorted and searched in the browser; every cell is shown as plain text."""
     shown = shown_table(table)
-    texts = [TABLE["group"], TABLE["borough"]]
+    texts = [TABLE[name] for name in TEXTS]
     decimals = {TABLE[name]: digits for name, digits in (("level", 3), ("images", 0))}
     money = {"type": "money", "thousand": ",", "decimal": ".", "symbol": ""}
     return pn.widgets.Tabulator(
@@ -365,12 +400,13 @@ def tabulator(table: pd.DataFrame) -> pn.widgets.Tabulator:
         layout="fit_data_stretch",
         selectable="checkbox",
         sizing_mode="stretch_width",
-        header_filters={name: {"type": "input", "func": "like", "placeholder": "find"} for name in texts},
+        header_filters={name: {"type": "input", "func": "like", "placeholder": "find"} for name in texts[:2]},
         formatters={
             name: {"type": "plaintext"} if name in texts else {**money, "precision": decimals.get(name, 3)}
             for name in TABLE.values()
         },
         text_align={name: "left" if name in texts else "right" for name in TABLE.values()},
+        widths={TABLE["note"]: 190},
         theme="simple",
         configuration={"headerFilterLiveFilterDelay": 150},
         margin=(8, 0),
@@ -386,7 +422,7 @@ def sensitivity_html(study: Study) -> Markup:
     if not study.exists(SENSITIVITY_SUMMARY):
         return title + not_yet("The sensitivity analysis is", "sensitivity")
     facts = json.loads(study.read_bytes(SENSITIVITY_SUMMARY))
-    counted = "; ".join(f"{number:,} {verdict}" for verdict, number in facts["verdicts"].items())
+    counted = "; ".join(f"{number:,} {VERDICTS[verdict][number != 1]}" for verdict, number in facts["verdicts"].items())
     text = (
         f"The estimates of all images again, {facts['variants']:,} times, each with one thing changed: threshold, "
         f"calibration, size of areas, dates, time of day. Of {facts['conclusions']:,} conclusions: {counted}."

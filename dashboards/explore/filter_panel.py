@@ -9,7 +9,6 @@ from typing import Any, cast
 import panel as pn
 
 from analysis.estimate import ZONE_NAMES
-from dashboards.explore.city import LEVEL_NAMES
 from dashboards.explore.filters import HOURS, WEEKDAYS, Filter
 from dashboards.explore.points import area_counts
 from dashboards.explore.site import Site
@@ -26,21 +25,24 @@ def filter_panel(site: Site, state: State) -> pn.Column:
     first, last = (day.date() for day in (site.points.days[0], site.points.days[-1]))
     hours = [f"{hour:02}:00" for hour in range(HOURS)]
     ends = [f"{hour:02}:59" for hour in range(HOURS)]
-    levels = {_EVERYWHERE: "", **{LEVEL_NAMES[level][0]: level for level in site.city.levels if level != "area"}}
+    # Of single areas, thousands, only an address can ask.
+    asked = state.filter.place[0] if state.filter.place else ""
+    offered = [level for level in site.city.levels if level != "area" or asked == "area"]
+    levels = {_EVERYWHERE: "", **{site.city.names[level][0]: level for level in offered}}
     widgets = {
-        "first_day": pn.widgets.DatePicker(name="From", start=first, end=last, value=first, **_WIDE),
-        "last_day": pn.widgets.DatePicker(name="To", start=first, end=last, value=last, **_WIDE),
-        "first_hour": pn.widgets.Select(name="From hour", options=hours, value=hours[0], **_WIDE),
-        "last_hour": pn.widgets.Select(name="To hour", options=ends, value=ends[-1], **_WIDE),
+        "first_day": pn.widgets.DatePicker(label="From", start=first, end=last, value=first, **_WIDE),
+        "last_day": pn.widgets.DatePicker(label="To", start=first, end=last, value=last, **_WIDE),
+        "first_hour": pn.widgets.Select(label="From hour", options=hours, value=hours[0], **_WIDE),
+        "last_hour": pn.widgets.Select(label="To hour", options=ends, value=ends[-1], **_WIDE),
         "weekdays": pn.widgets.CheckBoxGroup(
-            name="Weekdays", options=list(WEEKDAYS), value=list(WEEKDAYS), inline=True, stylesheets=[_WRAPPED], **_WIDE
+            label="Weekdays", options=list(WEEKDAYS), value=list(WEEKDAYS), inline=True, stylesheets=[_WRAPPED], **_WIDE
         ),
-        "light": pn.widgets.Select(name="Light", options=_LIGHTS, **_WIDE),
+        "light": pn.widgets.Select(label="Light", options=_LIGHTS, **_WIDE),
         "zone": pn.widgets.Select(
-            name="Zone", options={"All zones": "", **{name: zone for zone, name in ZONE_NAMES.items()}}, **_WIDE
+            label="Zone", options={"All zones": "", **{name: zone for zone, name in ZONE_NAMES.items()}}, **_WIDE
         ),
-        "level": pn.widgets.Select(name="Only within", options=levels, **_WIDE),
-        "place": pn.widgets.Select(name="Place", options=[], visible=False, **_WIDE),
+        "level": pn.widgets.Select(label="Only within", options=levels, **_WIDE),
+        "place": pn.widgets.Select(label="Place", options=[], visible=False, **_WIDE),
     }
     busy = {"shows": False}
 
@@ -88,7 +90,9 @@ def filter_panel(site: Site, state: State) -> pn.Column:
     def left(keep: Filter) -> str:
         images = int(area_counts(site.points, keep).sum())
         share = images / site.points.images if site.points.images else 0.0
-        return f"**{images:,}** of {site.points.images:,} images ({share:.1%})"
+        turned = keep.first_day and keep.last_day and keep.first_day > keep.last_day
+        why = "<br>*From* is after *To*." if turned else ""
+        return f"**{images:,}** of {site.points.images:,} images ({share:.1%}){why}"
 
     def reset(_event: Any) -> None:
         state.filter = Filter()
@@ -97,7 +101,7 @@ def filter_panel(site: Site, state: State) -> pn.Column:
     state.param.watch(show, "filter")
     for widget in widgets.values():
         widget.param.watch(take, "value")
-    clear = pn.widgets.Button(name="Show all images", button_type="default", **_WIDE)
+    clear = pn.widgets.Button(label="Show all images", **_WIDE)
     clear.on_click(reset)
     return pn.Column(
         pn.pane.Markdown(pn.bind(left, state.param.filter), margin=(0, 0, 6, 0)),

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import panel as pn
 from bokeh.events import MouseLeave, MouseMove, Tap
 from bokeh.models import (
@@ -25,15 +24,14 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from dashboards.explore.city import LEVEL_NAMES, called
 from dashboards.explore.compose import MEASURES, PALETTE, Painter, View, window_around
 from dashboards.explore.filters import Filter
 from dashboards.explore.legend import legend_html
+from dashboards.explore.levels import images_words, level_words
 from dashboards.explore.points import Window
 from dashboards.explore.profile import profile
 from dashboards.explore.site import Site
 from dashboards.explore.state import State
-from dashboards.results import UNKNOWN
 
 # Before a browser has said how large its map is.
 _COLUMNS, _ROWS = 960, 640
@@ -65,6 +63,16 @@ export default ({ plot }, changed) => {
   }
 };
 """
+# On a screen that is swiped, a swipe scrolls the page; the buttons, or the tool that drags, move the map.
+_SWIPED = """
+let first = true;
+export default ({ pan }) => {
+  if (first && window.matchMedia("(pointer: coarse)").matches) pan.active = false;
+  first = false;
+};
+"""
+# Of a small screen the page keeps some, by which it is scrolled.
+_LOWER = "@media (max-width: 860px) { :host { max-height: 60vh; } }"
 _HOVER = Path(__file__).with_name("hover.js").read_text(encoding="utf-8")
 _threads = ThreadPoolExecutor(2, thread_name_prefix="map")
 
@@ -242,6 +250,7 @@ class _Map:
             tools="pan,wheel_zoom,box_zoom,tap",
             active_scroll="wheel_zoom",
             height=_TALL_PX,
+            stylesheets=[_LOWER],
             sizing_mode="stretch_width",
             toolbar_location="above",
             min_border=0,
@@ -269,6 +278,8 @@ class _Map:
         for model, name in itertools.product((plot.x_range, plot.y_range), ("start", "end")):
             model.js_on_change(name, axes)
         plot.js_on_change("tags", axes)
+        # The first thing that a browser says of a plot.
+        plot.js_on_change("inner_width", CustomJS(args={"pan": plot.toolbar.tools[0]}, code=_SWIPED))
         plot.on_change("tags", self._moved)
         plot.on_event(Tap, self._tapped)
         plot.on_change("inner_width", self._fitted)
@@ -288,7 +299,7 @@ class _Map:
         )
         level = pn.widgets.Select(
             name="Areas",
-            options={LEVEL_NAMES[name][1]: name for name in city.levels},
+            options={city.names[name][1]: name for name in city.levels},
             value=self._level(),
             width=190,
             margin=(0, 12, 6, 0),
@@ -333,7 +344,7 @@ class _Map:
             self._steering(),
             self.status,
             pn.pane.HTML(
-                pn.bind(lambda measure, level: legend_html(self.site.painter.scales, measure, level),
+                pn.bind(lambda measure, _: legend_html(self.site.painter, measure, self._level()),
                         state.param.measure, state.param.level),
                 sizing_mode="stretch_width",
             ),
@@ -411,17 +422,11 @@ def cards(painter: Painter, level: str, keep: Filter) -> dict[str, list[str]]:
     """What hovering says of each place of a level, as text; kept, as a move of the map changes none of it."""
     rows = painter.levels(level, keep).to_dict("records")
     return {
-        "place": [called(level, row["place"]) for row in rows],
-        "level": [_level_words(row) for row in rows],
-        "images": [f"{row['images']:,} images, {row['positives']:,} with police" for row in rows],
+        "place": [painter.city.called(level, row["place"]) for row in rows],
+        "level": [level_words(row) for row in rows],
+        "images": [images_words(row, "with police") for row in rows],
         "persons": [f"{row['persons']:,.0f} people" for row in rows],
     }
-
-
-def _level_words(row: dict[Any, Any]) -> str:
-    if pd.isna(row["relative"]):
-        return f"level {UNKNOWN}"
-    return f"{row['relative']:.2f} times the average ({row['lower']:.2f} to {row['upper']:.2f})"
 
 
 def _centre(window: Window) -> tuple[float, float]:

@@ -67,6 +67,11 @@ def levels_at(site: Site, keep: Filter, calibration: TwoClass, threshold: float 
     return groups.table(groups.levels(counts, calibration), counts, percent=percent)
 
 
+def part_words(keep: Filter) -> str:
+    """Which images a figure is of whose levels are made again, and how; empty for all."""
+    return "" if keep.is_all else f"{keep.in_words()}; two-class prediction"
+
+
 def images_left(site: Site, keep: Filter) -> str:
     """How many images a filter leaves, and which share, in words."""
     left, whole = (int(counts_of(site, one).sum()) for one in (keep, Filter()))

@@ -59,6 +59,10 @@ def ask_for(site: Site, *, measure: str, level: str, within: str, query: str, wi
             raise SettingsError(f"{name} {value!r}: this study has {', '.join(known)}")
     if state.measure == "level" and site.calibration is None:
         raise SettingsError("the study has no calibration yet, so no levels: run `patrolscope run`, or --measure share")
+    if state.filter.place is not None and not site.city.has(*state.filter.place):
+        of, name = state.filter.place
+        known = site.city.level(of).places if of in site.city.levels else ()
+        raise SettingsError(f"no {of} {name!r}: {_like(name, known)}")
     whole = site.painter.whole(width)
     centre_x, centre_y, pixel_ft = site.city.size_ft[0] / 2, site.city.size_ft[1] / 2, whole.pixel_ft
     rows = whole.rows
@@ -80,7 +84,9 @@ def ask_for(site: Site, *, measure: str, level: str, within: str, query: str, wi
 
 def _like(name: str, places: tuple[str, ...]) -> str:
     found = difflib.get_close_matches(name, places, n=4, cutoff=0.4)
-    return f"is it {' or '.join(found)}?" if found else f"there are {len(places)}, such as {places[0]}"
+    if found:
+        return f"is it {' or '.join(found)}?"
+    return f"there are {len(places)}, such as {places[0]}" if places else "this study has none"
 
 
 def map_figure(site: Site, view: View) -> Figure:
@@ -162,8 +168,8 @@ def _strip(figure: Figure, site: Site, view: View, share: float) -> None:
     scale.tick_params(length=2, pad=2)
     for side in scale.spines.values():
         side.set_visible(False)
-    put(0.25, 0.72, unit_of(view.measure, view.level), 8.5)
-    for place, (colour, text) in enumerate(notes_of(view.measure)):
+    put(0.25, 0.72, unit_of(view.measure, site.city.names[view.level][0]), 8.5)
+    for place, (colour, text) in enumerate(notes_of(view.measure, view.level)):
         y_in = 0.58 - 0.19 * place
         patch = figure.add_axes(box(5.1, y_in, 0.34, 0.13))
         patch.set_axis_off()

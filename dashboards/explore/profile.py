@@ -12,11 +12,12 @@ import pandas as pd
 import panel as pn
 
 from analysis.calibrate import TwoClass
-from dashboards.explore.city import called
+from dashboards.explore.charts import Words, paragraph
 from dashboards.explore.filters import HOURS, Filter
+from dashboards.explore.levels import images_words, level_words
 from dashboards.explore.site import Site
 from dashboards.figures import BLUE, MUTED, ORANGE
-from dashboards.results import FEW_IMAGES, UNKNOWN
+from dashboards.results import FEW_IMAGES
 
 _TALL_PX = 230
 # Hours with fewer images are left out of a curve: a positive one more would move it by a tenth of the scale.
@@ -29,12 +30,10 @@ def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Vie
         return pn.pane.Markdown("Click the map, or find a place by name, to see how its level changes by hour and day.")
     levels = site.painter.levels(level, keep)
     row = levels[levels["place"] == place].iloc[0]
-    name = html.escape(called(level, place))
+    name = html.escape(site.city.called(level, place))
     said = [
-        f"<b>{row['relative']:.2f}</b> times the average ({row['lower']:.2f} to {row['upper']:.2f}, 95 %)"
-        if pd.notna(row["relative"])
-        else f"level {UNKNOWN}",
-        f"{row['images']:,} images, {row['positives']:,} with a detected police vehicle",
+        level_words(row),
+        images_words(row, "with a detected police vehicle"),
         f"{row['persons']:,.0f} people",
     ]
     if row["images"] < FEW_IMAGES or row["positives"] == 0:
@@ -50,7 +49,9 @@ def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Vie
         times: list[object] = list(range(HOURS)) if by == "hour" else list(site.points.days)
         curves = {name: by_time(some.sum(axis=other), site.calibration, times, by) for name, some in counts.items()}
         parts.append(pn.pane.HoloViews(_chart(curves, by), sizing_mode="stretch_width", height=_TALL_PX))
-    return pn.Column(parts[0], pn.FlexBox(*parts[1:], flex_direction="row"), sizing_mode="stretch_width")
+    charts = pn.FlexBox(*parts[1:], flex_direction="row")
+    left_out = paragraph(f"Hours and days with fewer than {_LEAST_A_POINT} images are left out.", "note")
+    return pn.Column(parts[0], charts, Words(left_out), sizing_mode="stretch_width")
 
 
 def borough_of(site: Site, level: str, place: str) -> str:
@@ -80,18 +81,20 @@ def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels:
 
 def _chart(curves: dict[str, pd.DataFrame], by: str) -> hv.Overlay:
     colours = dict(zip(curves, (ORANGE, BLUE, MUTED), strict=False))
-    return hv.Overlay(
-        [
-            hv.Curve(frame, by, ["percent", "images"], label=name).opts(
-                color=colours[name], line_width=2, tools=["hover"]
-            )
-            for name, frame in curves.items()
-        ]
-    ).opts(
+    drawn: list[hv.Element] = []
+    for name, frame in curves.items():
+        style = {"color": colours[name], "tools": ["hover"]}
+        drawn.append(hv.Curve(frame, by, ["percent", "images"], label=name).opts(line_width=2, **style))
+        # A point between two that are left out has no line.
+        known = frame["percent"].notna()
+        alone = known & ~known.shift(fill_value=False) & ~known.shift(-1, fill_value=False)
+        drawn.append(hv.Scatter(frame[alone], by, ["percent", "images"], label=name).opts(size=6, **style))
+    return hv.Overlay(drawn).opts(
         title=f"By {by}",
         xlabel="local hour" if by == "hour" else "local day",
         ylabel="% of images with police",
         legend_position="top_left",
+        legend_opts={"background_fill_alpha": 0.5},
         responsive=True,
         height=_TALL_PX,
         toolbar=None,

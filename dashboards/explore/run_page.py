@@ -126,12 +126,13 @@ def summary_text(table: pd.DataFrame) -> str:
     """How far the run is, in words."""
     if table.empty:
         return "No stage has run yet."
-    known = table.dropna(subset=["shards"])
+    known, others = table.dropna(subset=["shards"]), int(table["shards"].isna().sum())
     text = f"{len(table)} stages, {int(table['done'].sum()):,} shards done"
     if len(known):
         complete = int((known["done"] >= known["shards"]).sum())
-        text = f"{complete} of {len(table)} stages complete, {int(known['done'].sum()):,} of "
+        text = f"{complete} of {len(known)} stages of the run complete, {int(known['done'].sum()):,} of "
         text += f"{int(known['shards'].sum()):,} shards done"
+        text += f"; {others} more {'stage' if others == 1 else 'stages'} outside it" if others else ""
     return f"{text}, {table['seconds'].sum():,.0f} seconds of work by all workers together."
 
 
@@ -209,7 +210,7 @@ class _Page:
         self._draw(table, ledger_table(site.study))
 
     def _draw(self, table: pd.DataFrame, ledger: pd.DataFrame) -> None:
-        self.status.say(paragraph(summary_text(table) + " Filters do not act on this page."))
+        self.status.say(paragraph(summary_text(table)))
         self.stages.say(Markup("<h2>Stages</h2>") + stages_html(table))
         self.ledger.say(Markup("<h2>Where rows went</h2>") + ledger_html(ledger))
 

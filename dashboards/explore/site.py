@@ -12,7 +12,7 @@ from dashboards.explore.city import City
 from dashboards.explore.compose import Painter
 from dashboards.explore.filters import Filter
 from dashboards.explore.points import Points
-from dashboards.results import Results, read_results
+from dashboards.results import Results, read_results, results_of_way
 from pipeline.errors import NotYetMade
 from pipeline.stages import Stage
 from pipeline.store import Study
@@ -72,7 +72,13 @@ class Site:
     @cached_property
     def painter(self) -> Painter:
         """Makes its maps."""
-        return Painter(self.points, self.city, self.calibration)
+        return Painter(self.points, self.city, self.calibration, self._two_class())
+
+    def _two_class(self) -> Results | None:
+        """Estimates of the prediction that maps are of, with the intervals of its first way of resampling."""
+        ways = self.results.summary["ways"] if self.results else []
+        found = next((way for way in ways if way["prediction"] == "two_class"), None)
+        return results_of_way(self.study, self.results, found) if self.results and found else None
 
     def warm(self) -> None:
         """Make now what the first reader would wait for."""

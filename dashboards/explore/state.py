@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import param
 
+from dashboards.explore.city import City
 from dashboards.explore.compose import MEASURES
 from dashboards.explore.filters import LEVELS, Filter, from_query, to_query
 
@@ -36,6 +38,15 @@ class State(param.Parameterized):  # type: ignore[misc]  # param ships no types
         new["at"] = _numbers(query.get("at", ""))
         self.param.update(**new)
 
+    def fit(self, city: City) -> None:
+        """Drop what the city does not have: an address can name any level and any place."""
+        if self.filter.place is not None and not city.has(*self.filter.place):
+            self.filter = replace(self.filter, place=None)
+        if self.level not in city.levels:
+            self.level = self.param.level.default if self.param.level.default in city.levels else city.levels[-1]
+        if not city.has(self.level, self.chosen):
+            self.chosen = ""
+
     def query(self) -> str:
         """The address's query: what is not as on a fresh page."""
         written = to_query(self.filter)
@@ -47,14 +58,16 @@ class State(param.Parameterized):  # type: ignore[misc]  # param ships no types
             written["at"] = f"{x_ft:.0f},{y_ft:.0f},{pixel_ft:.2f}"
         return urlencode(written)
 
-    def follow(self, location: Any) -> None:
+    def follow(self, location: Any, city: City) -> None:
         """Read the page's address now, and keep it up to date from now on.
 
         Parameters
         ----------
         location : `panel.state.location`
+        city : whose places it can name
         """
         self.read(dict(parse_qsl((location.search or "").removeprefix("?"))))
+        self.fit(city)
 
         def write(*_events: Any) -> None:
             query = self.query()

@@ -22,6 +22,7 @@ from dashboards.explore.detector import curve_charts, evaluation_of, quality_htm
 from dashboards.explore.disparities import (
     KINDS,
     TABLE,
+    TEXTS,
     ZONES,
     group_chart,
     place_chart,
@@ -265,7 +266,7 @@ def _sensitivity(site: Site) -> Section:
 def found_table(table: pd.DataFrame) -> Markup:
     """Neighbourhoods as a table that the page's script searches and sorts, as HTML."""
     columns = [name for name in TABLE if name in table]
-    texts = {"group", "borough"}
+    texts = set(TEXTS)
     digits = {"level": 3, "images": 0}
     head = Markup("").join(
         Markup('<th scope="col"{}><button type="button">{}</button></th>').format(

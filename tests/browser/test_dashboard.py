@@ -113,7 +113,8 @@ _DRAWN = "(window.Bokeh?.documents[0]?.get_model_by_name('picture')?.data.number
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_opens_reads_well_and_says_no_error(address, open_page, path, width):
     page = open_page(address.replace("/map", f"/{path}"), width)
-    page.get_by_text(re.compile(r"of [\d,]+ images")).first.wait_for(state="attached")
+    waits_for = r"shards done" if path == "run" else r"of [\d,]+ images"
+    page.get_by_text(re.compile(waits_for)).first.wait_for(state="attached")
     assert page.title().startswith(PAGES[path])
     assert page.locator("html").get_attribute("lang") == "en"
     assert page.get_by_role("heading", level=1).inner_text() == PAGES[path]

@@ -16,6 +16,7 @@ from sklearn.metrics import precision_score, recall_score
 from analysis.calibrate import read_labelled_sets
 from analysis.estimate import RACES
 from dashboards.explore import coverage, detector, disparities, run_page
+from dashboards.explore.filter_panel import filter_panel
 from dashboards.explore.filters import Filter
 from dashboards.explore.gallery import BANDS, load_gallery, show
 from dashboards.explore.parts import counts_of, groups_of, images_left, part_results
@@ -149,6 +150,27 @@ def test_intervals_of_a_part_hold_its_estimates_and_come_with_the_same_seed(site
     assert quick["lower"].isna().all()
 
 
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "level", "chosen"),
+    [
+        ({"place": "neighbourhood:Atlantis"}, None, "neighbourhood", ""),
+        ({"place": "precinct:5", "level": "precinct", "chosen": "5"}, None, "neighbourhood", ""),
+        ({"place": "borough:Bronx", "level": "borough", "chosen": "Atlantis"}, BRONX.place, "borough", ""),
+        ({"place": "borough:Bronx", "level": "borough", "chosen": "Queens"}, BRONX.place, "borough", "Queens"),
+    ],
+)
+def test_places_that_the_city_does_not_have_are_dropped_from_an_address(site, query, place, level, chosen):
+    state = State()
+    state.read(query)
+    state.fit(site.city)
+    assert (state.filter.place, state.level, state.chosen) == (place, level, chosen)
+    filter_panel(site, state)
+    assert state.filter.place == place, "a widget made another place of it"
+
+
 # The page of disparities.
 
 
@@ -175,7 +197,10 @@ def test_without_a_filter_the_page_shows_the_stored_estimates(site):
             np.testing.assert_allclose(mine[column], expected[column], rtol=1e-12)
     places = pd.read_csv(csv["neighbourhood.csv"].callback())
     assert len(places) == len(site.results.groups("neighbourhood"))
-    assert places["estimate"].is_monotonic_decreasing
+    assert places["few"].is_monotonic_increasing, "those with few images come last"
+    for _, part in places.groupby("few"):
+        assert part["estimate"].is_monotonic_decreasing
+    assert places["note"].notna().equals(places["few"] | places["none_positive"])
     for label, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
         race = next(one for one in of_label(found, label) if one.filename.startswith("race"))
         assert race.callback().read().startswith(start)
@@ -211,8 +236,29 @@ def test_a_filter_is_acted_on_at_once_and_its_intervals_follow(site, images, mon
     mine = last.set_index("group")["estimate"]
     np.testing.assert_allclose(mine, [expected["borough", group] for group in mine.index], rtol=1e-10)
     assert f"{len(part):,} images" in page.status.object
-    assert "made again from these images" in page.status.object
+    assert "made again from these images by the two-class prediction" in page.status.object
     assert page.way.disabled
+
+
+def test_a_page_without_an_image_waits_for_no_interval(site):
+    nothing = Filter(weekdays=())
+    said = disparities.status_of(site, nothing, part_results(site, nothing, intervals=False))
+    assert "0 images" in said
+    assert "follow" not in said
+
+
+def test_quartiles_of_both_sets_of_areas_are_named_with_their_unit(site):
+    chart = disparities.group_chart(site, site.results, "income", disparities.ZONES["Both"], None, Filter())
+    for name, group in (("whole city", "income"), ("residential zones only", "income_residential")):
+        cuts = "; ".join(f"{cut:,.0f}" for cut in site.results.summary["cut_points"][group])
+        assert f"{cuts} USD ({name})" in chart.note
+
+
+def test_verdicts_of_the_sensitivity_analysis_are_counted_in_words(site):
+    verdicts = json.loads(site.study.read_bytes("sensitivity/summary.json"))["verdicts"]
+    said = disparities.sensitivity_html(site.study)
+    for verdict, number in verdicts.items():
+        assert f"{number:,} {disparities.VERDICTS[verdict][number != 1]}" in said
 
 
 def test_a_neighbourhood_that_is_looked_for_is_named_in_the_ranking(site):
@@ -342,12 +388,27 @@ def test_coverage_of_a_part_is_what_pandas_says(site, images, keep):
     weekly = part.groupby(["day_of_week", "hour"]).size()
     expected = weekly.reindex(pd.MultiIndex.from_product([range(7), range(24)]), fill_value=0)
     np.testing.assert_array_equal(found.by_week.ravel(), expected)
+    # A place or a zone has its own areas and people; hours and days leave all of them.
     areas = site.points.areas
-    seen = areas["area"].isin(part["area"])
+    for column, wanted in (("zone", keep.zone), keep.place or ("borough", "")):
+        areas = areas[areas[column] == wanted] if wanted else areas
+    never = areas[~areas["area"].isin(part["area"])]
+    facts = found.coverage.summary
+    assert (facts["areas"], facts["areas_never_seen"]) == (len(areas), len(never))
     people = found.coverage.people.set_index("group")
-    assert people.loc["Everyone", "share_never_seen"] == pytest.approx(
-        areas.loc[~seen, "persons"].sum() / areas["persons"].sum()
-    )
+    assert people.loc["Everyone", "persons"] == pytest.approx(areas["persons"].sum())
+    for group, column in (("Everyone", "persons"), *((name, column) for column, name in RACES.items())):
+        share = never[column].sum() / areas[column].sum()
+        assert people.loc[group, "share_never_seen"] == pytest.approx(share), group
+    said = str(coverage.area_html(site, keep))
+    assert f"{len(never):,} of {len(areas):,} areas are never seen" in said
+    assert ("Areas and people are those of" in said) == bool(keep.place or keep.zone)
+
+
+def test_coverage_of_a_place_without_an_area_is_told(site):
+    nowhere = Filter(zone="M", place=("neighbourhood", "no such place"))
+    assert coverage.people_charts(site, nowhere) == []
+    assert "No image is left" in coverage.area_html(site, nowhere)
 
 
 def test_the_page_of_coverage_follows_the_filter(site, images):
@@ -392,7 +453,10 @@ def test_a_stage_that_is_not_finished_is_told(site, tmp_path):
     study.discard("hourly", record)
     table = run_page.stage_table(replace(site, study=study)).set_index("stage")
     assert table.loc["hourly", "done"] == table.loc["hourly", "shards"] - 1
-    assert "stages complete" in run_page.summary_text(table.reset_index())
+    table = run_page.stage_table(site)
+    planned = table["shards"].notna().sum()
+    assert 0 < planned < len(table)
+    assert run_page.summary_text(table).startswith(f"{planned} of {planned} stages of the run complete")
 
 
 # Pages without a server.

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dashboards.explore import poster
-from dashboards.explore.compose import LEVEL_EDGES, PALETTE, TABLES, View, window_around
+from dashboards.explore.compose import LEVEL_EDGES, PALETTE, TABLES, Scales, View, window_around
 from dashboards.explore.filters import Filter
+from dashboards.explore.legend import legend_html, ticks_of
+from dashboards.explore.levels import place_levels
 from dashboards.explore.map_page import cards
-from dashboards.explore.points import POINTS, Points
+from dashboards.explore.points import POINTS, Points, area_counts
 from dashboards.explore.poster import ask_for, write_poster
 from dashboards.explore.profile import borough_of, profile
 from dashboards.explore.site import Site
@@ -50,8 +52,21 @@ def test_levels_of_all_images_are_those_of_the_tables(site, level):
     np.testing.assert_allclose(made.loc[table.index, "relative"], table["estimate"], rtol=1e-9)
 
 
+@pytest.mark.parametrize("level", ["neighbourhood", "borough"])
+def test_without_a_filter_a_place_has_the_images_and_the_interval_of_the_tables(site, level):
+    made = site.painter.levels(level, Filter()).set_index("place")
+    table = released(site, level)
+    made = made.loc[table.index]
+    np.testing.assert_array_equal(made["images"], table["images"])
+    np.testing.assert_array_equal(made[["lower", "upper"]], table[["lower", "upper"]])
+    assert set(made["interval"]) == {"95 %, single images drawn again"}
+    part = site.painter.levels(level, Filter(light="night"))
+    assert set(part.loc[part["relative"].notna(), "interval"]) == {"95 %, linear approximation"}
+
+
 def test_quick_intervals_are_as_wide_as_those_of_the_bootstrap(site):
-    made = site.painter.levels("neighbourhood", Filter()).set_index("place")
+    counts = area_counts(site.points, Filter())
+    made = place_levels(site.city, "neighbourhood", counts, site.calibration, percent=95).set_index("place")
     table = released(site, "neighbourhood")
     made = made.loc[table.index]
     enough = (made["positives"] >= 10).to_numpy()
@@ -65,7 +80,8 @@ def test_a_server_is_warm_for_every_level_that_the_study_has(site):
     site.warm()
     assert site.city.levels == ("area", "neighbourhood", "community_district", "borough")
     for level in site.city.levels:
-        assert site.painter.levels(level, Filter())["images"].sum() > 50_000
+        levels = site.painter.levels(level, Filter())
+        assert levels[["images", "images_without_residents"]].to_numpy().sum() > 50_000
 
 
 def test_levels_of_areas_are_those_of_the_area_table(site, finished):
@@ -84,9 +100,11 @@ def test_places_are_made_of_the_images_of_their_areas(site, finished):
     residential = site.points.areas.loc[site.points.areas["zone"] == "R", "area"]
     images = images[images["area"].isin(residential) & ((images["hour"] >= 20) | (images["hour"] <= 5))]
     made = site.painter.levels("neighbourhood", keep).set_index("place")
-    assert images["neighbourhood"].notna().sum() == made["images"].sum() > 1_000
-    counted = images.groupby("neighbourhood").size()
-    assert (made.loc[counted.index, "images"] == counted).all()
+    living = images["area"].isin(site.points.areas.loc[site.points.areas["persons"] > 0, "area"])
+    for column, part in (("images", images[living]), ("images_without_residents", images[~living])):
+        counted = part.groupby("neighbourhood").size()
+        assert made[column].sum() == counted.sum() > 0
+        assert (made.loc[counted.index, column] == counted).all()
 
 
 # Pixels.
@@ -148,6 +166,8 @@ def test_a_poster_in_bands_is_the_picture_in_one(site, monkeypatch, measure):
         ({"measure": "foo"}, "measure 'foo': this study has images, share, level"),
         ({"level": "ward"}, "level 'ward': this study has area"),
         ({"within": "Bushwik"}, "no neighbourhood 'Bushwik': is it Bushwick"),
+        ({"query": "place=borough:Quens"}, "no borough 'Quens': is it Queens?"),
+        ({"query": "place=precinct:5"}, "no precinct '5': this study has none"),
         ({"width": 30_000}, "pixels: at most 200,000,000 in all"),
         ({"query": "nonsense"}, "--view 'nonsense': what stands after"),
     ],
@@ -166,8 +186,17 @@ def test_hovering_says_what_the_table_says(site):
     row, _, _ = place_of(site, "neighbourhood")
     said = cards(site.painter, "neighbourhood", Filter())
     at = said["place"].index(row["place"])
-    assert said["images"][at] == f"{row['images']:,} images, {row['positives']:,} with police"
+    assert said["images"][at].startswith(f"{row['images']:,} images, {row['positives']:,} with police")
     assert said["level"][at].startswith(f"{row['relative']:.2f} times the average")
+
+
+def test_the_legend_names_what_areas_are_and_the_end_of_a_scale(site):
+    assert "two-class level of each tract" in legend_html(site.painter, "level", "area")
+    assert "nobody" not in legend_html(site.painter, "level", "area")
+    assert "police station" in legend_html(site.painter, "images", "borough")
+    scales = Scales(images=45.3, share=0.053)
+    assert [text for _, text in ticks_of("share", scales)] == ["0", "1", "2", "3", "4", "\u2265 5.3"]
+    assert [text for _, text in ticks_of("images", scales)] == ["1", "10", "\u2265 45"]
 
 
 def test_the_profile_of_a_place_stands_beside_its_borough(site):
