@@ -21,6 +21,7 @@ import pandas as pd
 from analysis.results import from_the_highest
 from dashboards.figures import GRID, INK, MUTED, WARNING
 from dashboards.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
+from dashboards.results import UNITS as DRAWN
 from dashboards.sensitivity import COVERAGE_FOLDER, COVERAGE_SUMMARY, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
@@ -46,7 +47,7 @@ SECTIONS = (
     ("race", "Race and ethnicity", "Weighted by where people of each group live."),
     ("density", "Population density", "Areas by quartile of people per square mile, over images."),
     ("income", "Median household income", "Areas by quartile of median household income, over images."),
-    ("zone", "Zone", "Areas by the zone that covers at least {zone_share:.0%} of them."),
+    ("zone", "Zone", "Areas by the zone that covers at least {zone_share} of them."),
     ("borough", "Borough", ""),
     ("neighbourhood", "Neighbourhood", ""),
 )
@@ -133,6 +134,12 @@ def render_report(study: Study, results: Results) -> str:
         study=settings,
         percent=f"{settings.estimate.interval_percent:g}{NBSP}%",
         drawn=results.drawn,
+        prediction=results.prediction,
+        without_intervals={
+            DRAWN[way["unit"]]: way["without_intervals"]
+            for way in results.summary["ways"]
+            if way.get("without_intervals") and way["prediction"] == results.prediction
+        },
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),
         maps=[{"name": n, "title": t, "caption": c, "uri": pictures[n]} for n, t, c in MAPS if pictures[n]],
         sections=[
@@ -159,7 +166,10 @@ def render_report(study: Study, results: Results) -> str:
 
 
 def headline(results: Results, city: str, interval_percent: float) -> list[str]:
-    """The main numbers in two sentences, about images, not about officers."""
+    """The main numbers in two sentences, about images, not about officers.
+
+    Where two ways of resampling give intervals it is the second that is named: single images make too narrow ones.
+    """
     images = results.summary["images"]
     share = images["positive"] / images["analysed"] if images["analysed"] else 0.0
     images_sentence = (
@@ -173,19 +183,25 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
         groups = results.groups(analysis).sort_values("estimate", kind="stable")
         if len(groups) >= 2:
             low, high = groups.iloc[0], groups.iloc[-1]
+            interval = f"{interval_percent:g}{NBSP}% interval, {results.drawn[-1]} drawn again: "
             groups_sentence = (
-                f"{start} show one most often {place.format(high['group'])}, {_with_interval(high, interval_percent)}, "
-                f"and least often {place.format(low['group'])}, {_with_interval(low, interval_percent)}."
+                f"{start} show one most often {place.format(high['group'])}, {ratio(high['estimate'])} times the "
+                f"city's average{_in_brackets(high, interval)}, and least often {place.format(low['group'])}, "
+                f"{ratio(low['estimate'])} times{_in_brackets(low)}."
             )
             return [images_sentence, groups_sentence]
     return [images_sentence]
 
 
-def _with_interval(row: pd.Series[Any], percent: float) -> str:
-    return (
-        f"{ratio(row['estimate'])} times the city's average ({percent:g}{NBSP}% interval {ratio(row['lower'])} to "
-        f"{ratio(row['upper'])})"
-    )
+def _in_brackets(row: pd.Series[Any], interval: str = "") -> str:
+    """The last of a group's intervals, and what it leaves open; nothing where there is none."""
+    if row["none_positive"]:
+        return " (none of its images is positive)"
+    lower, upper = (row.get(f"second_{end}", row[end]) for end in ("lower", "upper"))
+    if np.isnan(lower) or np.isnan(upper):
+        return ""
+    left_open = ", not distinguishable from the average" if lower <= 1 <= upper else ""
+    return f" ({interval}{ratio(lower)} to {ratio(upper)}{left_open})"
 
 
 def _section(
@@ -197,7 +213,7 @@ def _section(
     return {
         "name": name,
         "title": title,
-        "about": about.format(zone_share=zone_share),
+        "about": about.format(zone_share=percentage(zone_share, 0)),
         "uri": uri,
         "tables": [
             {

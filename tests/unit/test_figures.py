@@ -238,6 +238,21 @@ def test_a_neighbourhood_without_a_positive_image_is_hollow_and_hatched(tmp_path
     assert set(level.index[level["few"]]) == {"Gramercy", *groups.index[groups["images"] < FEW_IMAGES]}
 
 
+def test_under_a_logistic_prediction_places_without_a_positive_image_are_marked_by_their_images(tmp_path):
+    summary = made_summary()
+    for way in summary["ways"]:
+        way["prediction"] = "station_adjusted"
+    study = made_study(tmp_path, images=10, summary=summary)
+    areas = pd.read_csv(study.path("estimates/areas.csv"), dtype={"area": str})
+    inside = tracts().set_index("area").loc[areas["area"], "neighbourhood"].to_numpy() == "Gramercy"
+    areas = areas.assign(images=5000, positives=np.where(inside, 0, 9))
+    study.write_bytes(areas.to_csv(index=False).encode(), "estimates", "areas.csv")
+    results = read_results(study)
+    groups = results.groups("neighbourhood")
+    assert groups.loc[groups["none_positive"], "group"].tolist() == ["Gramercy"]
+    assert not results.groups("race")["none_positive"].any()
+
+
 def test_when_every_neighbourhood_has_few_images_there_is_no_ranking(tmp_path):
     tables = made_tables().assign(images=FEW_IMAGES - 1)
     assert "neighbourhood" not in figures_of(made_study(tmp_path, images=10, tables=tables))

@@ -6,6 +6,7 @@ import base64
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from dashboards.figures import draw_figures, to_png, to_svg
@@ -198,6 +199,46 @@ def test_the_headline_speaks_of_images_with_the_highest_and_the_lowest_group(stu
     ranked = results.groups("race").sort_values("estimate")
     assert f"most often around {ranked.iloc[-1]['group']} residents, {ranked.iloc[-1]['estimate']:.3f} times" in second
     assert f"least often around {ranked.iloc[0]['group']} residents, {ranked.iloc[0]['estimate']:.3f} times" in second
+
+
+def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_open(tmp_path):
+    tables = made_tables()
+    levels = (tables["analysis"] == "race") & (tables["quantity"] == "relative_to_average")
+    for group, values in {"Asian": (1.2, 1.1, 1.3), "White": (0.96, 0.94, 0.98)}.items():
+        tables.loc[levels & (tables["group"] == group), ["estimate", "lower", "upper"]] = values
+    tables.loc[levels & tables["group"].isin(["Black", "Hispanic or Latino"]), "estimate"] = 1.0
+    rides = tables.copy()
+    rides.loc[levels & (tables["group"] == "White"), "upper"] = 1.01
+    study = made_study(tmp_path, images=10, tables=tables)
+    study.write_bytes(rides.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
+    assert headline(read_results(study), "New York City", 95)[1] == (
+        "Weighted by where people live, images show one most often around Asian residents, 1.200 times the city's "
+        "average (95\u00a0% interval, whole rides drawn again: 1.100 to 1.300), and least often around White "
+        "residents, 0.960 times (0.940 to 1.010, not distinguishable from the average)."
+    )
+
+
+def test_a_second_way_without_intervals_is_not_shown_and_its_reason_is_said(tmp_path):
+    summary = made_summary()
+    summary["ways"][1]["without_intervals"] = "3 rides: fewer than 5 say nothing"
+    study = made_study(tmp_path, images=10, summary=summary)
+    none = made_tables().assign(lower=np.nan, upper=np.nan)
+    study.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
+    page = Page(report_of(study))
+    assert "the same, whole rides" not in page.text
+    assert "single images drawn again: " in headline(read_results(study), "New York City", 95)[1]
+    assert "There are no intervals from whole rides: 3 rides: fewer than 5 say nothing." in page.text
+
+
+def test_the_page_names_the_prediction_that_its_tables_average(page, tmp_path):
+    assert "Every image of the study counts with the one or the other of these two probabilities" in page.text
+    summary = made_summary()
+    for way in summary["ways"]:
+        way["prediction"] = "station_adjusted"
+    adjusted = Page(report_of(made_study(tmp_path, images=10, summary=summary)))
+    assert "the one or the other" not in adjusted.text
+    assert "counts with the probability of a logistic regression of the label" in adjusted.text
+    assert "Here, and in Moran's I below, images count with one of the two probabilities above" in adjusted.text
 
 
 def test_a_simulated_study_says_so_first_and_a_real_one_does_not(page, tmp_path):
