@@ -8,10 +8,12 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
-from dashboards.figures import draw_figures, to_png, to_svg
+from dashboards.figures import PNG_DPI, draw_figures, linear_ticks, to_png, to_svg
 from dashboards.maps import draw_maps, load_city
 from dashboards.raster import Counts, count_study
 from dashboards.results import FEW_IMAGES, RANKED, read_results
@@ -171,6 +173,51 @@ def test_a_city_whose_projection_is_in_metres_is_mapped_in_feet(tmp_path):
     assert extent.west_ft < x_ft.min() < x_ft.max() < extent.east_ft
     assert extent.south_ft < y_ft.min() < y_ft.max() < extent.north_ft
     assert extent.east_ft - extent.west_ft < 1.2 * (x_ft.max() - x_ft.min())
+
+
+def test_no_text_of_a_figure_reaches_over_its_edge(study):
+    for name, figure in figures_of(study).items():
+        figure.set_dpi(PNG_DPI)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # labels of axes have their place only then
+        renderer = canvas.get_renderer()
+        for text in figure.findobj(Text):
+            if text.get_text() and text.get_visible():
+                box = text.get_window_extent(renderer)
+                assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, (name, text.get_text())
+                assert 0 <= box.y0 <= box.y1 <= figure.bbox.height, (name, text.get_text())
+
+
+def test_a_second_interval_lies_below_the_first_and_is_told_of_only_where_it_is_drawn(study, tmp_path):
+    borough = figures_of(study)["borough"]
+    assert "Thin line below it: whole rides drawn again" in texts(borough)
+    first, second = borough.axes[0].collections[-2:]
+    for above, below in zip(first.get_segments(), second.get_segments(), strict=True):
+        assert above[0][1] < below[0][1] < above[0][1] + 0.5  # the axis runs down
+    few = made_study(tmp_path, images=10)
+    none = made_tables().assign(lower=np.nan, upper=np.nan)
+    few.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
+    assert "whole rides" not in texts(figures_of(few)["borough"])
+
+
+def test_images_that_are_the_same_in_every_row_are_said_once(study):
+    figures = figures_of(study)
+    assert texts(figures["race"]).count("900,000") == 2  # of the whole city and of residential zones
+    assert "estimate" in [text.get_text() for text in figures["race"].axes[0].texts]
+    assert "images" in [text.get_text() for text in figures["neighbourhood"].axes[0].texts]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.55, 1.6, [0.75, 1, 1.25, 1.5]), (0.92, 1.15, [0.95, 1, 1.05, 1.1, 1.15]), (0.3, 1.04, None), (0.98, 3, None)],
+)
+def test_an_axis_of_ratios_has_three_ticks_or_more_with_one_on_either_side_of_1(low, high, ticks):
+    found = linear_ticks(low, high)
+    assert len(found) >= 3
+    assert all(low <= tick <= high for tick in found)
+    if ticks is not None:
+        assert found == pytest.approx(ticks)
+        assert found[0] < 1 < found[-1]
 
 
 def test_an_analysis_that_was_not_made_has_no_figure(tmp_path):
