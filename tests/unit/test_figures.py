@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -18,6 +20,7 @@ from dashboards.maps import draw_maps, load_city
 from dashboards.raster import Counts, count_study
 from dashboards.results import FEW_IMAGES, RANKED, read_results
 from dashboards.stages import MAPS
+from dashboards.streets import _free_place
 from pipeline.config import City
 from pipeline.errors import NotYetMade, SourceError
 from pipeline.spatial.crs import project_ft
@@ -160,8 +163,10 @@ def test_a_city_without_neighbourhoods_is_mapped_by_area(tmp_path):
 def test_a_map_without_a_single_image_is_drawn(tmp_path):
     study = made_study(tmp_path, images=100)
     city = load_city(study, read_results(study), cells=200)
-    for figure, _ in draw_maps(study, city, Counts.none(city.extent)).values():
+    maps = draw_maps(study, city, Counts.none(city.extent))
+    for figure, _ in maps.values():
         assert len(to_png(figure, 20)) > 1000
+    assert "Too few images for a share anywhere" in texts(maps["map_share"][0])
 
 
 def test_a_city_whose_projection_is_in_metres_is_mapped_in_feet(tmp_path):
@@ -310,6 +315,32 @@ def test_a_missing_interval_or_a_zero_does_not_stop_a_figure(tmp_path):
     tables.loc[tables["group"] == "Queens", ["lower", "upper", "sd"]] = np.nan
     tables.loc[tables["group"] == "Bronx", ["estimate", "lower"]] = 0.0
     assert len(to_svg(figures_of(made_study(tmp_path, images=10, tables=tables))["borough"])) > 1000
+
+
+def test_what_lies_outside_the_axes_of_the_truth_is_said(tmp_path):
+    study = made_study(tmp_path, images=10)
+    assert "Outside the axes" not in texts(truth_of(study, images=5000, estimate=1.0))
+    assert "Outside the axes: 1 estimate." in texts(truth_of(study, images=FEW_IMAGES - 1, estimate=99.0))
+    assert "fewer than 200 images" in texts(figures_of(study)["truth"])
+
+
+def truth_of(study, **gramercy):
+    """The figure of the truth, with another row for one neighbourhood and many images of all others."""
+    results = read_results(study)
+    tables = results.tables.assign(images=5000)
+    levels = (tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average")
+    tables.loc[levels, list(gramercy)] = list(gramercy.values())
+    return draw_figures(replace(results, tables=tables), interval_percent=95, simulated="")["truth"]
+
+
+def test_a_label_on_a_scene_hides_no_other():
+    boxes = [(300.0, 100.0, 340.0, 130.0), (295.0, 98.0, 345.0, 140.0), (298.0, 99.0, 350.0, 135.0)]
+    places = []
+    for box in boxes:
+        places.append(_free_place(box, 90.0, places))
+    for one, other in itertools.combinations(places, 2):
+        assert one[3] <= other[1] or other[3] <= one[1]
+    assert _free_place((540.0, 2.0, 560.0, 30.0), 90.0, []) == (470.0, 0.0, 560.0, 17.0)  # inside the picture
 
 
 def test_the_truth_is_averaged_over_people_in_areas_with_images(tmp_path):
