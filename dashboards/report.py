@@ -123,6 +123,14 @@ class Step:
     notes: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page embeds it, and its files beside the page by their kind."""
+
+    uri: str
+    files: dict[str, str]
+
+
 def render_report(study: Study, results: Results) -> str:
     """Text of report.html."""
     settings = study.settings
@@ -141,9 +149,9 @@ def render_report(study: Study, results: Results) -> str:
             if way.get("without_intervals") and way["prediction"] == results.prediction
         },
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),
-        maps=[{"name": n, "title": t, "caption": c, "uri": pictures[n]} for n, t, c in MAPS if pictures[n]],
+        maps=[{"name": n, "title": t, "caption": c, "picture": pictures[n]} for n, t, c in MAPS if pictures[n]],
         sections=[
-            _section(results, *section, uri=pictures[section[0]], zone_share=settings.estimate.zone_share)
+            _section(results, *section, picture=pictures[section[0]], zone_share=settings.estimate.zone_share)
             for section in SECTIONS
         ],
         ends=[
@@ -152,7 +160,7 @@ def render_report(study: Study, results: Results) -> str:
             if len(groups)
         ],
         truth=results.summary["truth"],
-        truth_uri=pictures["truth"],
+        truth_picture=pictures["truth"],
         sensitivity=_sensitivity(study),
         coverage=_coverage(study),
         summary=results.summary,
@@ -205,7 +213,7 @@ def _in_brackets(row: pd.Series[Any], interval: str = "") -> str:
 
 
 def _section(
-    results: Results, name: str, title: str, about: str, *, uri: str | None, zone_share: float
+    results: Results, name: str, title: str, about: str, *, picture: Picture | None, zone_share: float
 ) -> dict[str, Any]:
     """What the template shows of one kind of group: figure, tables, and what was not estimated."""
     analyses = [analysis for analysis in (name, f"{name}_residential") if analysis in ANALYSES]
@@ -214,7 +222,7 @@ def _section(
         "name": name,
         "title": title,
         "about": about.format(zone_share=percentage(zone_share, 0)),
-        "uri": uri,
+        "picture": picture,
         "tables": [
             {
                 "title": ANALYSES[analysis],
@@ -251,6 +259,12 @@ def _with_levels(results: Results, analysis: str, groups: pd.DataFrame) -> list[
     return list(frame.to_dict("records"))  # type: ignore[arg-type]
 
 
+def same_images(rows: list[dict[str, Any]]) -> float | None:
+    """Images behind every row of a table, where all rows of several have the same number."""
+    images = {row["images"] for row in rows}
+    return images.pop() if len(images) == 1 and len(rows) > 1 else None
+
+
 def read_steps(study: Study) -> list[Step]:
     """The ledger by stage and step, in the order of the work."""
     if not study.exists(LEDGER_FILE):
@@ -281,7 +295,7 @@ def _sensitivity(study: Study) -> dict[str, Any] | None:
         "conclusions": _records(study, f"{SENSITIVITY_FOLDER}/conclusions.csv"),
         "variants": _records(study, f"{SENSITIVITY_FOLDER}/variants.csv"),
         "titles": ANALYSES,
-        "uri": _picture(study, SENSITIVITY_FOLDER, SENSITIVITY_FOLDER),
+        "picture": _picture(study, SENSITIVITY_FOLDER, SENSITIVITY_FOLDER),
     }
 
 
@@ -292,7 +306,7 @@ def _coverage(study: Study) -> dict[str, Any] | None:
     return {
         "summary": json.loads(study.read_bytes(COVERAGE_SUMMARY)),
         "people": _records(study, f"{COVERAGE_FOLDER}/people.csv"),
-        "uri": _picture(study, COVERAGE_FOLDER, COVERAGE_FOLDER),
+        "picture": _picture(study, COVERAGE_FOLDER, COVERAGE_FOLDER),
     }
 
 
@@ -305,16 +319,18 @@ def _records(study: Study, file: str) -> list[dict[Any, Any]]:
 # Pictures in the page.
 
 
-def _picture(study: Study, name: str, folder: str = "figures") -> str | None:
-    """A figure as a data URI: the SVG where there is one, else the PNG; None where it was not drawn."""
-    for ending, kind in (("svg", "svg+xml"), ("png", "png")):
-        file = f"{folder}/{name}.{ending}"
-        if study.exists(file):
-            content = study.read_bytes(file)
-            if ending == "svg":
-                content = _for_both_schemes(content.decode()).encode()
-            return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return None
+def _picture(study: Study, name: str, folder: str = "figures") -> Picture | None:
+    """A figure, embedded as SVG where there is one, else as PNG; None where it was not drawn."""
+    files = {ending: file for ending in ("svg", "png") if study.exists(file := f"{folder}/{name}.{ending}")}
+    if not files:
+        return None
+    ending, file = next(iter(files.items()))
+    content = study.read_bytes(file)
+    if ending == "svg":
+        content = _for_both_schemes(content.decode()).encode()
+    kind = {"svg": "svg+xml", "png": "png"}[ending]
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Picture(uri, {ending.upper(): file for ending, file in files.items()})
 
 
 def _for_both_schemes(svg: str) -> str:
@@ -354,5 +370,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"ratio": ratio, "percentage": percentage, "number": number}
+    environment.filters |= {"ratio": ratio, "percentage": percentage, "number": number, "same_images": same_images}
     return environment.get_template("report.html.j2")

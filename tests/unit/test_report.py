@@ -44,13 +44,15 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self._open.pop() == tag
+        if tag in ("td", "th"):
+            self.rows[-1][-1] = re.sub(r"\s+", " ", self.rows[-1][-1]).strip()
 
     def handle_data(self, data):
         if "style" in self._open:
             return
         self.text += data
         if {"td", "th"} & set(self._open):
-            self.rows[-1][-1] = re.sub(r"\s+", " ", self.rows[-1][-1] + data).strip()
+            self.rows[-1][-1] += data
 
     def of(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
@@ -127,15 +129,17 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
     results = read_results(study)
     for analysis in ANALYSES:
         levels = results.groups(analysis, "weighted_mean").set_index("group")["estimate"]
-        for row in results.groups(analysis).to_dict("records"):
-            images = f"{row['images']:,}" + (" (few)" if row["images"] < 200 else "")
+        groups = results.groups(analysis).to_dict("records")
+        same = len({row["images"] for row in groups}) == 1  # said once, in the caption
+        assert any(table["aria-label"] == f"{ANALYSES[analysis]}, 900,000 images" for table in page.of("table")) == same
+        for row in groups:
             expected = (
-                row["group"],
+                row["group"] + (" (few images)" if row["images"] < 200 else ""),
                 f"{row['estimate']:.3f}",
                 f"{row['lower']:.3f} to {row['upper']:.3f}",
                 f"{row['second_lower']:.3f} to {row['second_upper']:.3f}",
                 f"{100 * levels[row['group']]:.3f} %",
-                images,
+                *([] if same else [f"{row['images']:,}"]),
             )
             assert expected in rows, (analysis, expected)
     assert len(results.groups("neighbourhood")) == 262
@@ -276,8 +280,8 @@ def test_an_analysis_that_was_skipped_is_said_with_its_reason_and_not_shown_empt
     for name in gone:
         assert f"{ANALYSES[name]} was not estimated: the reason of {name}." in page.text
     labels = [table["aria-label"] for table in page.of("table")]
-    assert ANALYSES["income"] in labels
-    assert not {ANALYSES[name] for name in gone} & set(labels)
+    assert f"{ANALYSES['income']}, 900,000 images" in labels
+    assert not {ANALYSES[name] for name in gone} & {label.removesuffix(", 900,000 images") for label in labels}
     assert "most often in " in page.text  # the headline falls back on the boroughs
     assert len(page.of("img")) == 8
 
@@ -287,8 +291,8 @@ def test_a_group_without_a_positive_image_is_marked_in_its_table(tmp_path):
     means = (tables["group"] == "Queens") & (tables["quantity"] == "weighted_mean")
     tables.loc[means, "estimate"] = made_summary()["calibration"]["p_negative"]
     rows = Page(report_of(made_study(tmp_path, images=10, tables=tables))).rows
-    marked = [row for row in rows if row[-1].endswith("(none positive)")]
-    assert [row[0] for row in marked] == ["Queens"]
+    marked = [row[0] for row in rows if row[0].endswith("(none positive)")]
+    assert marked == ["Queens (none positive)"]
 
 
 def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
@@ -310,7 +314,7 @@ def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
     assert "logistic regression" not in page.text
     assert ["Median household income", "none: fewer than 3 areas have both", "0"] in page.rows
     assert "(Moran's I) could not be computed: fewer than 3 areas have a neighbour." in page.text
-    assert "3 (few)" in page.text
+    assert "Queens (few images)" in page.text
 
 
 def test_the_same_study_gives_the_same_page(study, text):
