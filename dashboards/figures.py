@@ -45,6 +45,7 @@ LINE_PT = 11.5
 PNG_DPI = 240
 SUBTITLE_PT = SMALL_PT + 0.5
 SECOND_PT = 4.0  # a second interval lies so far below the first, which it would hide or be hidden by
+_LEGEND_PT, _MARK_PT = 12.0, 24.0  # left of a legend; a mark and the gap to the next
 RANKING_COLUMNS = 3
 RANKING_ROW_PT = 10.0
 MEASURE = "How often images show a police vehicle, times the average"
@@ -214,8 +215,10 @@ def interval_figure(
     _text(axes, 1, 1, beside, x_pt=right_pt - 6, y_pt=5, size=SMALL_PT, colour=MUTED, align="right")
     axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     if len(series) > 1:
-        names = [one.name if beside == "images" else _with_images(one.name, one.rows) for one in series]
-        _legend(figure, series, names, head_pt + 11)
+        names = [one.name for one in series]
+        longer = [_with_images(one.name, one.rows) for one in series]
+        fits = _legend_pt(longer) <= WIDTH_PT
+        _legend(figure, series, longer if beside != "images" and fits else names, head_pt + 11)
     return figure
 
 
@@ -531,11 +534,17 @@ def _wrapped(text: str, width_pt: float, size_pt: float) -> list[str]:
     return lines
 
 
+def _legend_pt(names: Sequence[str]) -> float:
+    """Width of a legend, its margins included."""
+    return _LEGEND_PT + sum(_MARK_PT + text_pt(name, SUBTITLE_PT) for name in names)
+
+
 def _legend(figure: Figure, series: Sequence[Series], names: Sequence[str], below_pt: float) -> None:
     """A mark and a name for each series, `below_pt` from the top."""
     width_pt, height_pt = _size_pt(figure)
-    x_pt, y_pt = 12.0, height_pt - below_pt
-    for one, name in zip(series, names, strict=True):
+    y_pt = height_pt - below_pt
+    for number, (one, name) in enumerate(zip(series, names, strict=True)):
+        x_pt = _legend_pt(names[:number])
         figure.add_artist(
             Line2D(
                 [x_pt / width_pt],
@@ -547,7 +556,6 @@ def _legend(figure: Figure, series: Sequence[Series], names: Sequence[str], belo
             )
         )
         figure.text((x_pt + 7) / width_pt, (y_pt - 0.5) / height_pt, name, fontsize=SUBTITLE_PT, color=INK, va="center")
-        x_pt += 24 + text_pt(name, SUBTITLE_PT)
 
 
 def _size_pt(figure: Figure) -> tuple[float, float]:
