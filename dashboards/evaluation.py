@@ -27,6 +27,7 @@ from dashboards.figures import (
     WIDTH_PT,
     bare,
     heading,
+    heading_pt,
     notice_lines,
     to_png,
     to_svg,
@@ -130,18 +131,17 @@ def subgroup_figure(evaluation: Evaluation, name: str, simulated: str) -> Figure
     groups = list(dict.fromkeys(quality["subgroup"]))
     notice = notice_lines(simulated)
     row_pt, left_pt, right_pt, gap_pt = 24.0, 122.0, 40.0, 12.0
-    top_pt, bottom_pt = 12 + 4 * LINE_PT + 26, 36 + LINE_PT * len(notice)
+    percent = evaluation.summary["interval_percent"]
+    subtitle = (
+        f"Dot: estimate. Line: {percent:g} % interval over images. Black: all images\n"
+        "Shares, income, density and distances are cut at the median of the set"
+    )
+    head_pt = heading_pt(subtitle, WIDTH_PT)
+    top_pt, bottom_pt = head_pt + LINE_PT + 26, 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(groups) + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    percent = evaluation.summary["interval_percent"]
-    heading(
-        figure,
-        f"The detector by subgroup: {NAMES[name]}",
-        f"Dot: estimate. Line: {percent:g} % interval over images. Black: all images\n"
-        "Shares, income, density and distances are cut at the median of the set",
-        notice,
-    )
-    _side_legend(figure, height_pt)
+    heading(figure, f"The detector by subgroup: {NAMES[name]}", subtitle, notice)
+    _side_legend(figure, height_pt, head_pt + LINE_PT + 8)
     panel_pt = (WIDTH_PT - left_pt - right_pt - gap_pt) / 2
     for number, (quantity, label) in enumerate(PANELS.items()):
         axes = figure.add_axes(
@@ -237,8 +237,9 @@ def _positives(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
         )
 
 
-def _side_legend(figure: Figure, height_pt: float) -> None:
-    x_pt, y_pt = 12.0, height_pt - 12 - 4 * LINE_PT - 8
+def _side_legend(figure: Figure, height_pt: float, below_pt: float) -> None:
+    """What the colours are, `below_pt` from the top."""
+    x_pt, y_pt = 12.0, height_pt - below_pt
     for text, colour, marker in SIDES.values():
         figure.add_artist(
             Line2D([x_pt / WIDTH_PT], [y_pt / height_pt], marker=marker, color=colour, markersize=5, linestyle="none")
@@ -252,7 +253,8 @@ def _side_legend(figure: Figure, height_pt: float) -> None:
 def _square(title: str, subtitle: str, labels: tuple[str, str], simulated: str) -> tuple[Figure, Axes]:
     """Figure with square axes from 0 to 1; `labels` are those of the x and the y axis."""
     notice = notice_lines(simulated)
-    top_pt, bottom_pt, left_pt, right_pt = 48.0 + LINE_PT, 40.0 + LINE_PT * len(notice), 44.0, 12.0
+    top_pt, bottom_pt = heading_pt(subtitle, WIDTH_PT) + 13, 40.0 + LINE_PT * len(notice)
+    left_pt, right_pt = 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))

@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.results import from_the_highest
@@ -33,6 +35,7 @@ WARNING = "#b45309"
 
 # Verdana is as wide as DejaVu Sans, which few readers have.
 SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "patrolscope", "font.sans-serif": ["DejaVu Sans", "Verdana"]}
+HINTED = 1.04
 PT_PER_INCH = 72
 # As wide as a phone's page at the same size of text, half of a screen's page.
 WIDTH_PT = 350.0
@@ -40,6 +43,9 @@ TEXT_PT = 9.0
 SMALL_PT = 7.5
 LINE_PT = 11.5
 PNG_DPI = 240
+SUBTITLE_PT = SMALL_PT + 0.5
+SECOND_PT = 4.0  # a second interval lies so far below the first, which it would hide or be hidden by
+_LEGEND_PT, _MARK_PT = 12.0, 24.0  # left of a legend; a mark and the gap to the next
 RANKING_COLUMNS = 3
 RANKING_ROW_PT = 10.0
 MEASURE = "How often images show a police vehicle, times the average"
@@ -139,7 +145,7 @@ def interval_subtitle(interval_percent: float, drawn: Sequence[str]) -> str:
     line = f"{MEASURE}\nDot: estimate. Line: {interval_percent:g} % interval"
     if len(drawn) < 2:
         return line
-    return f"{line}, {drawn[0]} drawn again; thin: {drawn[1]}"
+    return f"{line}, {drawn[0]} drawn again\nThin line below it: {drawn[1]} drawn again"
 
 
 def _series(results: Grouped, name: str) -> list[Series]:
@@ -194,7 +200,10 @@ def interval_figure(
     shown = [one.rows[one.rows["group"].isin([row.group for row in rows])] for one in series]
     hollow = any(frame["hollow"].any() for frame in shown)
     notice = notice_lines(simulated, hollow=hollow_means if hollow else "", part=part)
-    top_pt = 12 + 3 * LINE_PT + (LINE_PT + 4 if len(series) > 1 else 0) + 14
+    counted = all("images" in frame for frame in shown) and any(map(_varied_images, shown))
+    beside = "images" if counted else "estimate"
+    head_pt = heading_pt(subtitle, WIDTH_PT)
+    top_pt = head_pt + (LINE_PT + 7 if len(series) > 1 else 0) + 14
     bottom_pt = 36 + LINE_PT * len(notice)
     height_pt = top_pt + row_pt * len(rows) + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
@@ -214,29 +223,43 @@ def interval_figure(
     axes.axvline(1, color=INK, linewidth=0.9, zorder=1)
     for position, (row, lines) in enumerate(zip(rows, labels, strict=True)):
         _row_label(axes, position, row, lines, left_pt)
-    beside = "images" if all("images" in frame for frame in shown) else "estimate"
     place = {row.group: position for position, row in enumerate(rows) if row.group is not None}
     for number, (one, frame) in enumerate(zip(series, shown, strict=True)):
         offset = 0.42 * (number - (len(series) - 1) / 2)
         placed = frame.assign(y=frame["group"].map(place) + offset)
+        placed = placed.assign(second_y=placed["y"] + SECOND_PT / row_pt)
         _whiskers(axes, placed, one)
         _numbers(axes, placed, one, beside)
     _text(axes, 1, 1, beside, x_pt=right_pt - 6, y_pt=5, size=SMALL_PT, colour=MUTED, align="right")
     axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     if len(series) > 1:
-        _legend(figure, series)
+        names = [one.name for one in series]
+        longer = [_with_images(one.name, one.rows) for one in series]
+        fits = _legend_pt(longer) <= WIDTH_PT
+        _legend(figure, series, longer if beside != "images" and fits else names, head_pt + 11)
     return figure
 
 
+def _varied_images(rows: pd.DataFrame) -> bool:
+    """Whether images are worth a column: not the same number in every row."""
+    return len(rows) == 1 or bool((rows["images"] != rows["images"].iloc[0]).any())
+
+
+def _with_images(name: str, rows: pd.DataFrame) -> str:
+    """A series' name with the number of images behind each of its rows, where it is known."""
+    return f"{name}, {rows['images'].iloc[0]:,.0f} images" if "images" in rows else name
+
+
 def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, scale: float = 1.0) -> None:
-    """Dots and lines of groups at their height `y`; `scale` is for the size of both."""
+    """Dots and lines of groups at their height `y`, second intervals at `second_y`; `scale` is for the size of all."""
     solid = frame[~frame["hollow"]]
     axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8 * scale, zorder=3)
     if "second_lower" in solid:
         second = solid["second_lower"], solid["second_upper"]
-        axes.hlines(solid["y"], *second, color=series.colour, linewidth=0.6 * scale, zorder=3)
+        style: dict[str, Any] = {"color": series.colour, "zorder": 3}
+        axes.hlines(solid["second_y"], *second, linewidth=0.6 * scale, **style)
         for end in second:
-            axes.plot(end, solid["y"], "|", color=series.colour, markersize=4 * scale, markeredgewidth=0.6, zorder=3)
+            axes.plot(end, solid["second_y"], "|", markersize=3.4 * scale, markeredgewidth=0.6, **style)
     # Small enough that the short intervals of large groups show beside it.
     size = 3.8 if series.marker == "o" else 3.4
     for hollow, part in frame.groupby("hollow"):
@@ -300,7 +323,7 @@ def ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
     if low <= 0 or high / low < 6:
         room = 0.06 * (high - low) or 0.1
         axes.set_xlim(low - room, high + room)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(FixedLocator(linear_ticks(low - room, high + room)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:.3g}"))
     else:
         room = (high / low) ** 0.06
@@ -309,6 +332,16 @@ def ratio_scale(axes: Axes, rows: pd.DataFrame) -> None:
         axes.xaxis.set_major_locator(FixedLocator(ratio_ticks(low / room, high * room)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(ratio_text))
+
+
+def linear_ticks(low: float, high: float) -> list[float]:
+    """Round numbers within the limits: some five, and at least three with one on either side of 1 where that can be."""
+    for most in range(5, 10):
+        steps = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        ticks = [float(tick) for tick in steps if low <= tick <= high]
+        if len(ticks) >= 3 and min(ticks) < 1 < max(ticks):
+            break
+    return ticks
 
 
 def ratio_text(ratio: float, _position: int | None = None) -> str:
@@ -331,12 +364,14 @@ def ranking_figure(
     everything = from_the_highest(pd.concat([one.rows for one in series]))
     column_rows = math.ceil(len(everything) / RANKING_COLUMNS)
     notice = notice_lines(simulated, hollow=hollow_means if everything["hollow"].any() else "")
-    top_pt, bottom_pt = 12 + 3 * LINE_PT + LINE_PT + 18, 36 + LINE_PT * len(notice)
     label_pt, column_pt = 204.0, 340.0
-    width_pt, height_pt = RANKING_COLUMNS * column_pt + 8, top_pt + RANKING_ROW_PT * column_rows + bottom_pt
+    width_pt = RANKING_COLUMNS * column_pt + 8
+    head_pt = heading_pt(subtitle, width_pt)
+    top_pt, bottom_pt = head_pt + LINE_PT + 18, 36 + LINE_PT * len(notice)
+    height_pt = top_pt + RANKING_ROW_PT * column_rows + bottom_pt
     figure = Figure(figsize=(width_pt / PT_PER_INCH, height_pt / PT_PER_INCH))
     heading(figure, title, subtitle, notice)
-    _legend(figure, series)
+    _legend(figure, series, [one.name for one in series], head_pt + 11)
     ranks = {group: rank for rank, group in enumerate(everything["group"])}
     for column in range(RANKING_COLUMNS):
         inside = {group: rank % column_rows for group, rank in ranks.items() if rank // column_rows == column}
@@ -356,7 +391,8 @@ def ranking_figure(
             _rank_label(axes, row, f"{group}  {ranks[group] + 1:>3}")
         for one in series:
             shown = one.rows[one.rows["group"].isin(list(inside))]
-            _whiskers(axes, shown.assign(y=shown["group"].map(inside)), one, scale=0.7)
+            placed = shown.assign(y=shown["group"].map(inside))
+            _whiskers(axes, placed.assign(second_y=placed["y"] + 0.3), one, scale=0.7)
         axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     return figure
 
@@ -382,22 +418,27 @@ def _rank_label(axes: Axes, row: int, text: str) -> None:
 def truth_figure(results: Results, *, interval_percent: float, simulated: str) -> Figure:
     """Estimated level of each neighbourhood against its true one, both relative to the average."""
     frame = against_truth(results)
-    notice = notice_lines(simulated, hollow=results.hollow_means if frame["hollow"].any() else "")
-    top_pt, bottom_pt, left_pt, right_pt = 48.0 + LINE_PT, 40.0 + LINE_PT * len(notice), 44.0, 12.0
+    many = frame["images"] >= FEW_IMAGES
+    positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
+    # Where few have many images the axes are theirs, as the intervals of others are wide.
+    held = frame[positive & (many if (positive & many).any() else True)]
+    values = held[["truth", "estimate", "lower", "upper"]].replace(0, np.nan).to_numpy()
+    low, high = (np.nanmin(values) / 1.15, np.nanmax(values) * 1.15) if np.isfinite(values).any() else (0.5, 2.0)
+    notice = [
+        *_outside(frame, low, high),
+        *notice_lines(simulated, hollow=results.hollow_means if frame["hollow"].any() else ""),
+    ]
+    subtitle = f"{MEASURE}\nA dot a neighbourhood. Line: {interval_percent:g} % interval"
+    if (found := results.summary["truth"]) is not None:
+        subtitle += f"; {found['covered']:,} of {found['neighbourhoods']:,} hold the truth"
+    top_pt, bottom_pt = heading_pt(subtitle, WIDTH_PT) + 13, 40.0 + LINE_PT * len(notice)
+    left_pt, right_pt = 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
     height_pt = top_pt + side_pt + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
     axes = figure.add_axes((left_pt / WIDTH_PT, bottom_pt / height_pt, side_pt / WIDTH_PT, side_pt / height_pt))
-    found = results.summary["truth"]
-    subtitle = f"{MEASURE}\nA dot a neighbourhood. Line: {interval_percent:g} % interval"
-    if found is not None:
-        subtitle += f"; {found['covered']:,} of {found['neighbourhoods']:,} hold the truth"
     heading(figure, "Estimate against truth", subtitle, notice)
     bare(axes, both=True)
-    many = frame["images"] >= FEW_IMAGES
-    positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
-    values = frame.loc[positive & many, ["truth", "estimate", "lower", "upper"]].replace(0, np.nan).to_numpy()
-    low, high = (np.nanmin(values) / 1.15, np.nanmax(values) * 1.15) if np.isfinite(values).any() else (0.5, 2.0)
     for scale, limit, axis in (
         (axes.set_xscale, axes.set_xlim, axes.xaxis),
         (axes.set_yscale, axes.set_ylim, axes.yaxis),
@@ -410,8 +451,8 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     axes.plot([low, high], [low, high], color=INK, linewidth=0.9, zorder=1)
     hollow = frame["hollow"]
     for chosen, colour, marker, face, label in (
-        (positive & many & ~hollow, BLUE, "o", BLUE, f"at least {FEW_IMAGES} images"),
-        (positive & ~many & ~hollow, GRID, "s", GRID, "fewer"),
+        (positive & many & ~hollow, BLUE, "o", BLUE, f"{FEW_IMAGES} images or more"),
+        (positive & ~many & ~hollow, GRID, "s", GRID, f"fewer than {FEW_IMAGES} images"),
         (positive & many & hollow, BLUE, "o", "none", None),
         (positive & ~many & hollow, GRID, "s", "none", None),
     ):
@@ -437,6 +478,19 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     axes.set_xlabel("truth, times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     axes.set_ylabel("estimate, times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     return figure
+
+
+def _outside(frame: pd.DataFrame, low: float, high: float) -> list[tuple[str, str]]:
+    """A line that says what the axes do not hold, if anything: estimates, and ends of the intervals of others."""
+    beyond = ~frame[["truth", "estimate"]].apply(lambda values: values.between(low, high)).all(axis=1)
+    inside = frame[~beyond & ~frame["hollow"]]
+    ends = int((inside["lower"] < low).sum() + (inside["upper"] > high).sum())
+    told = [
+        f"{count:,} {what}{'s' * (count != 1)}"
+        for count, what in ((int(beyond.sum()), "estimate"), (ends, "interval end"))
+        if count
+    ]
+    return [(f"Outside the axes: {' and '.join(told)}.", MUTED)] if told else []
 
 
 def against_truth(results: Results) -> pd.DataFrame:
@@ -465,23 +519,59 @@ def notice_lines(simulated: str, *, hollow: str = "", part: str = "") -> list[tu
     return lines
 
 
+def heading_pt(subtitle: str, width_pt: float) -> float:
+    """Height of the title and of the subtitle in as many lines as it takes."""
+    return 12 + LINE_PT * (1 + len(_wrapped(subtitle, width_pt - 16, SUBTITLE_PT)))
+
+
 def heading(figure: Figure, title: str, subtitle: str, notice: list[tuple[str, str]]) -> None:
-    """Title and subtitle at the head of a figure, and the lines of `notice_lines` at its foot."""
+    """Title and subtitle, wrapped, at the head of a figure, and the lines of `notice_lines` at its foot."""
     width_pt, height_pt = _size_pt(figure)
+    lines = _wrapped(subtitle, width_pt - 16, SUBTITLE_PT)
 
     def put(x_pt: float, y_pt: float, text: str, **style: Any) -> None:
         figure.text(x_pt / width_pt, y_pt / height_pt, text, parse_math=False, va="top", **style)
 
     put(8, height_pt - 8, title, fontsize=TEXT_PT + 1.5, fontweight="bold", color=INK)
-    put(8, height_pt - 10 - LINE_PT - 3, subtitle, fontsize=SMALL_PT + 0.5, color=MUTED, linespacing=1.25)
+    put(8, height_pt - 10 - LINE_PT - 3, "\n".join(lines), fontsize=SUBTITLE_PT, color=MUTED, linespacing=1.25)
     for number, (line, colour) in enumerate(notice):
         put(8, 4 + LINE_PT * (len(notice) - number), line, fontsize=SMALL_PT, color=colour)
 
 
-def _legend(figure: Figure, series: Sequence[Series]) -> None:
+def text_pt(text: str, size_pt: float) -> float:
+    """Width of a text on one line, as wide as it gets where letters are fitted to pixels."""
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text.replace("$", r"\$"), size=size_pt, prop=FontProperties(family="DejaVu Sans"))
+    return HINTED * float(path.get_extents().width)
+
+
+def _wrapped(text: str, width_pt: float, size_pt: float) -> list[str]:
+    """Lines of a text, none wider than given unless one word is; a line break stays one."""
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            if line and text_pt(f"{line} {word}", size_pt) > width_pt:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}".lstrip()
+        lines.append(line)
+    return lines
+
+
+def _legend_pt(names: Sequence[str]) -> float:
+    """Width of a legend, its margins included."""
+    return _LEGEND_PT + sum(_MARK_PT + text_pt(name, SUBTITLE_PT) for name in names)
+
+
+def _legend(figure: Figure, series: Sequence[Series], names: Sequence[str], below_pt: float) -> None:
+    """A mark and a name for each series, `below_pt` from the top."""
     width_pt, height_pt = _size_pt(figure)
-    x_pt, y_pt = 12.0, height_pt - 12 - 3 * LINE_PT - 11
-    for one in series:
+    y_pt = height_pt - below_pt
+    for number, (one, name) in enumerate(zip(series, names, strict=True)):
+        x_pt = _legend_pt(names[:number])
         figure.add_artist(
             Line2D(
                 [x_pt / width_pt],
@@ -492,10 +582,7 @@ def _legend(figure: Figure, series: Sequence[Series]) -> None:
                 linestyle="none",
             )
         )
-        figure.text(
-            (x_pt + 7) / width_pt, (y_pt - 0.5) / height_pt, one.name, fontsize=SMALL_PT + 0.5, color=INK, va="center"
-        )
-        x_pt += 24 + 4.6 * len(one.name)
+        figure.text((x_pt + 7) / width_pt, (y_pt - 0.5) / height_pt, name, fontsize=SUBTITLE_PT, color=INK, va="center")
 
 
 def _size_pt(figure: Figure) -> tuple[float, float]:

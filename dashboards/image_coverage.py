@@ -26,6 +26,7 @@ from dashboards.figures import (
     WIDTH_PT,
     bare,
     heading,
+    heading_pt,
     notice_lines,
 )
 
@@ -41,17 +42,15 @@ def coverage_figure(covered: ImageCoverage, *, simulated: str, part: str = "") -
     `part` says of which part of the images it is.
     """
     notice = notice_lines(simulated, part=part)
-    top_pt, bottom_pt = 12 + 3 * LINE_PT + 18, 36 + _KEY_PT + LINE_PT * len(notice)
+    summary = covered.summary
+    subtitle = (
+        f"{summary['images']:,} analysed images of {summary['days']} days\n"
+        f"{summary['areas_never_seen']:,} of {summary['areas']:,} areas without any"
+    )
+    top_pt, bottom_pt = heading_pt(subtitle, SHEET_PT) + 18, 36 + _KEY_PT + LINE_PT * len(notice)
     height_pt = top_pt + 2 * _PANEL_PT + _GAP_PT + bottom_pt
     figure = Figure(figsize=(SHEET_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    summary = covered.summary
-    heading(
-        figure,
-        "What the images cover",
-        f"{summary['images']:,} analysed images of {summary['days']} days\n"
-        f"{summary['areas_never_seen']:,} of {summary['areas']:,} areas without any",
-        notice,
-    )
+    heading(figure, "What the images cover", subtitle, notice)
     width_pt = (SHEET_PT - _LEFT_PT - _MIDDLE_PT - 12) / 2
     for number, (title, draw) in enumerate(PANELS.values()):
         row, column = divmod(number, 2)
@@ -98,7 +97,7 @@ def week_figure(counts: npt.NDArray[np.int64], weekdays: Sequence[str], *, simul
 def _alone(title: str, subtitle: str, simulated: str, part: str, *, keyed: bool) -> tuple[Figure, Axes]:
     """A figure with one panel; `keyed` leaves room for a key below it."""
     notice = notice_lines(simulated, part=part)
-    top_pt, bottom_pt = 12 + 2 * LINE_PT + 18, 36 + _KEY_PT * keyed + LINE_PT * len(notice)
+    top_pt, bottom_pt = heading_pt(subtitle, WIDTH_PT) + 18, 36 + _KEY_PT * keyed + LINE_PT * len(notice)
     height_pt = top_pt + _PANEL_PT + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
     heading(figure, title, subtitle, notice)
@@ -188,13 +187,13 @@ def _people(axes: Axes, images: pd.Series[int], groups: dict[str, pd.Series[floa
         title_fontsize=SMALL_PT,
         alignment="left",
         loc="upper left",
-        bbox_to_anchor=(-0.04, -0.2),
+        bbox_to_anchor=(-0.1, -0.2),
         ncols=2,
         fontsize=SMALL_PT,
         frameon=False,
         labelcolor=INK,
-        handlelength=2.6,
-        columnspacing=1.2,
+        handlelength=2.2,
+        columnspacing=0.8,
         labelspacing=0.3,
         borderpad=0,
     ).get_title().set_color(MUTED)

@@ -238,15 +238,20 @@ def share_panel(city: City, counts: Counts) -> Panel:
     cell_ft = 2 * city.extent.cell_ft
     coarse = Counts(coarsen(counts.images, 2), coarsen(counts.positives, 2))
     percent = 100 * smoothed_share(coarse, least_images=LEAST_IMAGES, widest_cells=int(WIDEST_FT / cell_ft))
+    known = np.isfinite(percent)
 
     def draw(axes: Axes, legend: Axes) -> None:
-        known = np.isfinite(percent)
-        high = max(1e-3, float(np.percentile(percent[known], 99.7))) if known.any() else 1.0
-        norm, cmap = Normalize(0, high, clip=True), _part(colormaps["YlOrRd"], 0.02, 0.98)
         axes.add_artist(PathPatch(city.land, facecolor=EMPTY, edgecolor="none", zorder=1))
+        patches = [Patch(facecolor=EMPTY, label=f"under {LEAST_IMAGES:,} images within a mile")]
+        if not known.any():
+            legend.set_axis_off()
+            _label(legend, "Too few images for a share anywhere")
+            _swatches(legend, patches)
+            return
+        high = max(1e-3, float(np.percentile(percent[known], 99.7)))
+        norm, cmap = Normalize(0, high, clip=True), _part(colormaps["YlOrRd"], 0.02, 0.98)
         picture = _image(axes, city.extent, cmap(norm(percent), bytes=True), known, cell_ft)
         picture.set_clip_path(city.land, axes.transData)
-        patches = [Patch(facecolor=EMPTY, label=f"under {LEAST_IMAGES:,} images within a mile")]
         label = "% of images with a detected police vehicle"
         _bar(legend, norm, cmap, label, ticks=MaxNLocator(6), patches=patches, extend="max")
 

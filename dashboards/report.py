@@ -22,6 +22,7 @@ from analysis.results import from_the_highest
 from analysis.stages import UNITS_FOR_AN_INTERVAL
 from dashboards.figures import GRID, INK, MUTED, WARNING
 from dashboards.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
+from dashboards.results import UNITS as DRAWN
 from dashboards.sensitivity import COVERAGE_FOLDER, COVERAGE_SUMMARY, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from pipeline.config import dump_settings
 from pipeline.run import LEDGER_FILE
@@ -47,7 +48,7 @@ SECTIONS = (
     ("race", "Race and ethnicity", "Weighted by where people of each group live."),
     ("density", "Population density", "Areas by quartile of people per square mile, over images."),
     ("income", "Median household income", "Areas by quartile of median household income, over images."),
-    ("zone", "Zone", "Areas by the zone that covers at least {zone_share:.0%} of them."),
+    ("zone", "Zone", "Areas by the zone that covers at least {zone_share} of them."),
     ("borough", "Borough", ""),
     ("neighbourhood", "Neighbourhood", ""),
 )
@@ -124,6 +125,14 @@ class Step:
     notes: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page embeds it, and its files beside the page by their kind."""
+
+    uri: str
+    files: dict[str, str]
+
+
 def render_report(study: Study, results: Results) -> str:
     """Text of report.html."""
     settings = study.settings
@@ -135,10 +144,16 @@ def render_report(study: Study, results: Results) -> str:
         study=settings,
         percent=f"{settings.estimate.interval_percent:g}{NBSP}%",
         drawn=results.drawn,
+        prediction=results.prediction,
+        without_intervals={
+            DRAWN[way["unit"]]: way["without_intervals"]
+            for way in results.summary["ways"]
+            if way.get("without_intervals") and way["prediction"] == results.prediction
+        },
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),
-        maps=[{"name": n, "title": t, "caption": c, "uri": pictures[n]} for n, t, c in MAPS if pictures[n]],
+        maps=[{"name": n, "title": t, "caption": c, "picture": pictures[n]} for n, t, c in MAPS if pictures[n]],
         sections=[
-            _section(results, *section, uri=pictures[section[0]], zone_share=settings.estimate.zone_share)
+            _section(results, *section, picture=pictures[section[0]], zone_share=settings.estimate.zone_share)
             for section in SECTIONS
         ],
         ends=[
@@ -147,7 +162,7 @@ def render_report(study: Study, results: Results) -> str:
             if len(groups)
         ],
         truth=results.summary["truth"],
-        truth_uri=pictures["truth"],
+        truth_picture=pictures["truth"],
         sensitivity=_sensitivity(study),
         coverage=_coverage(study),
         summary=results.summary,
@@ -162,7 +177,10 @@ def render_report(study: Study, results: Results) -> str:
 
 
 def headline(results: Results, city: str, interval_percent: float) -> list[str]:
-    """The main numbers in two sentences, about images, not about officers."""
+    """The main numbers in two sentences, about images, not about officers.
+
+    Where two ways of resampling give intervals it is the second that is named: single images make too narrow ones.
+    """
     images = results.summary["images"]
     share = images["positive"] / images["analysed"] if images["analysed"] else 0.0
     images_sentence = (
@@ -176,21 +194,31 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
         groups = results.groups(analysis).sort_values("estimate", kind="stable")
         if len(groups) >= 2:
             low, high = groups.iloc[0], groups.iloc[-1]
+            interval = f"{interval_percent:g}{NBSP}% interval, {results.drawn[-1]} drawn again: "
+            first = _in_brackets(high, interval)
+            second = _in_brackets(low, "" if interval in first else interval)
             groups_sentence = (
-                f"{start} show one most often {place.format(high['group'])}, {_with_interval(high, interval_percent)}, "
-                f"and least often {place.format(low['group'])}, {_with_interval(low, interval_percent)}."
+                f"{start} show one most often {place.format(high['group'])}, {ratio(high['estimate'])} times the "
+                f"city's average{first}, and least often {place.format(low['group'])}, {ratio(low['estimate'])} "
+                f"times{second}."
             )
             return [images_sentence, groups_sentence]
     return [images_sentence]
 
 
-def _with_interval(row: pd.Series[Any], percent: float) -> str:
-    interval = "" if np.isnan(row["lower"]) else f" ({percent:g}{NBSP}% interval {span(row['lower'], row['upper'])})"
-    return f"{ratio(row['estimate'])} times the city's average{interval}"
+def _in_brackets(row: pd.Series[Any], interval: str = "") -> str:
+    """The last of a group's intervals, and what it leaves open; nothing where there is none."""
+    if row["hollow"]:
+        return " (none of its images is positive)"
+    lower, upper = (row.get(f"second_{end}", row[end]) for end in ("lower", "upper"))
+    if np.isnan(lower) or np.isnan(upper):
+        return ""
+    left_open = ", not distinguishable from the average" if lower <= 1 <= upper else ""
+    return f" ({interval}{ratio(lower)} to {ratio(upper)}{left_open})"
 
 
 def _section(
-    results: Results, name: str, title: str, about: str, *, uri: str | None, zone_share: float
+    results: Results, name: str, title: str, about: str, *, picture: Picture | None, zone_share: float
 ) -> dict[str, Any]:
     """What the template shows of one kind of group: figure, tables, and what was not estimated."""
     analyses = [analysis for analysis in (name, f"{name}_residential") if analysis in ANALYSES]
@@ -198,8 +226,8 @@ def _section(
     return {
         "name": name,
         "title": title,
-        "about": about.format(zone_share=zone_share),
-        "uri": uri,
+        "about": about.format(zone_share=percentage(zone_share, 0)),
+        "picture": picture,
         "tables": [
             {
                 "title": ANALYSES[analysis],
@@ -236,6 +264,12 @@ def _with_levels(results: Results, analysis: str, groups: pd.DataFrame) -> list[
     return list(frame.to_dict("records"))  # type: ignore[arg-type]
 
 
+def same_images(rows: list[dict[str, Any]]) -> float | None:
+    """Images behind every row of a table, where all rows of several have the same number."""
+    images = {row["images"] for row in rows}
+    return images.pop() if len(images) == 1 and len(rows) > 1 else None
+
+
 def read_steps(study: Study) -> list[Step]:
     """The ledger by stage and step, in the order of the work."""
     if not study.exists(LEDGER_FILE):
@@ -266,7 +300,7 @@ def _sensitivity(study: Study) -> dict[str, Any] | None:
         "conclusions": _records(study, f"{SENSITIVITY_FOLDER}/conclusions.csv"),
         "variants": _records(study, f"{SENSITIVITY_FOLDER}/variants.csv"),
         "titles": ANALYSES,
-        "uri": _picture(study, SENSITIVITY_FOLDER, SENSITIVITY_FOLDER),
+        "picture": _picture(study, SENSITIVITY_FOLDER, SENSITIVITY_FOLDER),
     }
 
 
@@ -277,7 +311,7 @@ def _coverage(study: Study) -> dict[str, Any] | None:
     return {
         "summary": json.loads(study.read_bytes(COVERAGE_SUMMARY)),
         "people": _records(study, f"{COVERAGE_FOLDER}/people.csv"),
-        "uri": _picture(study, COVERAGE_FOLDER, COVERAGE_FOLDER),
+        "picture": _picture(study, COVERAGE_FOLDER, COVERAGE_FOLDER),
     }
 
 
@@ -290,16 +324,18 @@ def _records(study: Study, file: str) -> list[dict[Any, Any]]:
 # Pictures in the page.
 
 
-def _picture(study: Study, name: str, folder: str = "figures") -> str | None:
-    """A figure as a data URI: the SVG where there is one, else the PNG; None where it was not drawn."""
-    for ending, kind in (("svg", "svg+xml"), ("png", "png")):
-        file = f"{folder}/{name}.{ending}"
-        if study.exists(file):
-            content = study.read_bytes(file)
-            if ending == "svg":
-                content = _for_both_schemes(content.decode()).encode()
-            return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return None
+def _picture(study: Study, name: str, folder: str = "figures") -> Picture | None:
+    """A figure, embedded as SVG where there is one, else as PNG; None where it was not drawn."""
+    files = {ending: file for ending in ("svg", "png") if study.exists(file := f"{folder}/{name}.{ending}")}
+    if not files:
+        return None
+    ending, file = next(iter(files.items()))
+    content = study.read_bytes(file)
+    if ending == "svg":
+        content = _for_both_schemes(content.decode()).encode()
+    kind = {"svg": "svg+xml", "png": "png"}[ending]
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Picture(uri, {ending.upper(): file for ending, file in files.items()})
 
 
 def _for_both_schemes(svg: str) -> str:
@@ -345,4 +381,5 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"ratio": ratio, "span": span, "percentage": percentage, "number": number}
+    environment.filters |= {"same_images": same_images}
     return environment.get_template("report.html.j2")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.estimate import analyses, frames
 from analysis.results import AVERAGE, from_the_highest
 from analysis.stages import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
 from pipeline.errors import NotYetMade, SourceError
@@ -63,12 +64,19 @@ class Results:
     truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
     second: pd.DataFrame | None = None  # intervals of the second way of resampling: key, second_lower, second_upper
     hollow_means = "none of the images is positive"
+    # Analysis and key of the groups without a positive image; known where a prediction has to know.
+    all_negative: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def prediction(self) -> str:
+        """What the tables average: two_class or station_adjusted."""
+        return str(self.summary["ways"][0]["prediction"])
 
     @property
     def drawn(self) -> list[str]:
         """What is drawn again for the intervals: first those of `lower` and `upper`, then the second ones, in words."""
         ways = self.summary["ways"]
-        same = [way for way in ways if way["prediction"] == ways[0]["prediction"]]
+        same = [way for way in ways if way["prediction"] == self.prediction]
         return [UNITS[way["unit"]] for way in same[: 1 if self.second is None else 2]]
 
     @property
@@ -84,17 +92,19 @@ class Results:
         """Groups of an analysis, without the average, in the order of the file; empty if it was not made.
 
         The columns second_lower and second_upper are there where there is a second way of resampling. The column
-        hollow says whether a group's level is that of negative images alone: drawing such images again never gives
-        another level, so that its interval says nothing.
+        hollow says whether a group has negative images alone: drawing such images again gives (nearly) the same level,
+        so that its interval says nothing. Of two classes the level itself shows it.
         """
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
         groups = tables[wanted].reset_index(drop=True)
+        if self.second is not None:
+            groups = groups.merge(self.second, on=_KEY, how="left")
+        if self.prediction != "two_class":
+            return groups.assign(hollow=[(analysis, key) in self.all_negative for key in groups["key"]])
         means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
         p_negative = self.summary["calibration"]["p_negative"]
         negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
-        if self.second is not None:
-            groups = groups.merge(self.second, on=_KEY, how="left")
         return groups.assign(hollow=groups["key"].isin(negative))
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -129,6 +139,7 @@ def read_results(study: Study) -> Results:
         summary=summary,
         second=_read_second(study, summary["ways"]),
         truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
+        all_negative=_all_negative(study, areas, summary["ways"]),
     )
 
 
@@ -139,12 +150,34 @@ def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Resul
 
 
 def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | None:
-    """Intervals of the second way of resampling the same prediction, where there is one."""
+    """Intervals of the second way of resampling the same prediction, where there is one that has any."""
     further = [way for way in ways[1:] if way["prediction"] == ways[0]["prediction"]]
     if not further:
         return None
     table = _read_csv(study.read_bytes(further[0]["folder"], "tables.csv"), TABLES_FILE)
+    if table["lower"].isna().all():
+        return None
     return table[[*_KEY, "lower", "upper"]].rename(columns={"lower": "second_lower", "upper": "second_upper"})
+
+
+def _all_negative(study: Study, counts: pd.DataFrame, ways: list[dict[str, Any]]) -> frozenset[tuple[str, str]]:
+    """Analysis and key of every group in whose areas with people no image is positive.
+
+    None where every way is of two classes, whose levels show it.
+    """
+    if all(way["prediction"] == "two_class" for way in ways):
+        return frozenset()
+    areas = study.read(AREAS_FILE)
+    found = counts.set_index("area")[["images", "positives"]].reindex(areas["area"]).fillna(0).astype("int64")
+    images, positive = (found[column].to_numpy() for column in found)
+    made, _, _ = analyses(areas, images)
+    within = frames(areas)
+    return frozenset(
+        (one.name, key)
+        for one in made
+        for key, weights in zip(one.keys, one.weights.T, strict=True)
+        if not positive[(weights > 0) & within[one.frame].areas].any()
+    )
 
 
 def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:

@@ -41,6 +41,7 @@ from dashboards.figures import (
     TEXT_PT,
     bare,
     heading,
+    heading_pt,
     notice_lines,
     ratio_scale,
     to_png,
@@ -121,14 +122,15 @@ def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
     panels = {name: members for name, members in groups.items() if members}
     kinds = [kind for kind in KINDS if kind in STYLES and (found.table["kind"] == kind).any()]
     notice = [*_notes(found.summary), *notice_lines(simulated)]
-    top_pt = 18 + 3 * LINE_PT + LINE_PT * 1.25 * -(-len(kinds) // 4)
+    varied = f"{found.summary['variants']} variants, each with one thing changed"
+    subtitle = f"{MEASURE}\n{varied}. Every panel has its own scale"
+    head_pt = heading_pt(subtitle, SHEET_PT)
+    top_pt = head_pt + 6 + LINE_PT * 1.25 * -(-len(kinds) // 4)
     bottom_pt = 12 + LINE_PT * len(notice)
     height_pt = top_pt + sum(_ABOVE_PT + _ROW_PT * len(rows) + _BELOW_PT for rows in panels.values()) + bottom_pt
     figure = Figure(figsize=(SHEET_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    varied = f"{found.summary['variants']} variants, each with one thing changed"
-    subtitle = f"{MEASURE}\n{varied}. Every panel has its own scale"
     heading(figure, "What holds whatever is changed", subtitle, notice)
-    _legend(figure, found.table, kinds, height_pt - 12 - 3 * LINE_PT - 10)
+    _legend(figure, found.table, kinds, height_pt - head_pt - 10)
     above_pt = height_pt - top_pt
     for name, rows in panels.items():
         above_pt -= _ABOVE_PT + _ROW_PT * len(rows)

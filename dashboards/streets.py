@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,8 +19,11 @@ from pipeline.store import Record, Study, fingerprint
 FILE = "figures/streets.png"
 _COLUMNS, _ROWS = 3, 4
 _CELL = (560, 315)  # pixels of a scene on the sheet
+_LABEL = 17  # height of a label
 _MARGIN, _TOP, _BOTTOM = 12, 66, 30
 _TRUE, _FOUND, _INK, _PAPER = (46, 204, 113), (255, 176, 32), (27, 31, 36), (255, 255, 255)
+
+_Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 def draw_sheet(study: Study, seen: Sequence[Seen]) -> Image.Image:
@@ -62,19 +66,36 @@ def _scene(study: Study, one: Seen, threshold: float) -> Image.Image:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     for _, *edges in one.shown.tolist():
         draw.rectangle([edge * gain for edge in edges], outline=_TRUE, width=1)
-    for x1, y1, x2, y2, score, kind in one.found.tolist():
+    labels: list[_Box] = []
+    for x1, y1, x2, y2, score, kind in sorted(one.found.tolist(), key=lambda found: -found[4]):
         if score < 0.1:
             continue
-        draw.rectangle([x1 * gain - 2, y1 * gain - 2, x2 * gain + 2, y2 * gain + 2], outline=_FOUND, width=2)
+        box = (x1 * gain - 2, y1 * gain - 2, x2 * gain + 2, y2 * gain + 2)
+        draw.rectangle(box, outline=_FOUND, width=2)
         label = f"{CLASS_NAMES[int(kind)].removeprefix('police ')} {score:.2f}"
-        left, top = x1 * gain - 2, max(0, y1 * gain - 19)
-        draw.rectangle([left, top, left + draw.textlength(label, font) + 6, top + 17], fill=_FOUND)
-        draw.text((left + 3, top), label, _INK, font)
+        labels.append(_free_place(box, draw.textlength(label, font) + 6, labels))
+        draw.rectangle(labels[-1], fill=_FOUND)
+        draw.text((labels[-1][0] + 3, labels[-1][1]), label, _INK, font)
     if one.shows_police != (one.score > threshold):
         word = "missed" if one.shows_police else "taken for police"
         draw.rectangle([0, 0, draw.textlength(word, font) + 12, 20], fill=(200, 40, 40))
         draw.text((6, 2), word, (255, 255, 255), font)
     return picture
+
+
+def _free_place(box: _Box, width: float, taken: Sequence[_Box]) -> _Box:
+    """Where a label of a box hides no other: above it, else below it, else in the next free line further down."""
+    left = max(0.0, min(box[0], _CELL[0] - width))
+    lowest = _CELL[1] - _LABEL
+    for top in (box[1] - _LABEL, *(box[3] + line * _LABEL for line in range(_CELL[1] // _LABEL))):
+        place = (left, max(0.0, min(top, lowest)), left + width, max(0.0, min(top, lowest)) + _LABEL)
+        if not any(_overlap(place, other) for other in taken):
+            return place
+    return place
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def plan_streets(study: Study) -> list[Shard]:

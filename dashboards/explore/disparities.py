@@ -197,7 +197,7 @@ def place_table(site: Site, results: Results, published: pd.DataFrame | None) ->
     rows = rows.assign(level=100 * rows["key"].map(level), few=rows["images"] < FEW_IMAGES)
     few, none = "few images", "none with police"
     notes = {(True, True): f"{few}, {none}", (True, False): few, (False, True): none, (False, False): ""}
-    rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["none_positive"], strict=True)]
+    rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["hollow"], strict=True)]
     rows = rows.sort_values("few", kind="stable")
     boroughs = site.points.areas.dropna(subset=["neighbourhood"]).groupby("neighbourhood")["borough"].first()
     rows = rows.assign(borough=rows["key"].map(boroughs))

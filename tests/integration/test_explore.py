@@ -200,7 +200,7 @@ def test_without_a_filter_the_page_shows_the_stored_estimates(site):
     assert places["few"].is_monotonic_increasing, "those with few images come last"
     for _, part in places.groupby("few"):
         assert part["estimate"].is_monotonic_decreasing
-    assert places["note"].notna().equals(places["few"] | places["none_positive"])
+    assert places["note"].notna().equals(places["few"] | places["hollow"])
     for label, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
         race = next(one for one in of_label(found, label) if one.filename.startswith("race"))
         assert race.callback().read().startswith(start)

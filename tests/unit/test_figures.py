@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import itertools
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
-from dashboards.figures import draw_figures, to_png, to_svg
+from dashboards.figures import PNG_DPI, draw_figures, linear_ticks, to_png, to_svg
 from dashboards.maps import draw_maps, load_city
 from dashboards.raster import Counts, count_study
 from dashboards.results import FEW_IMAGES, RANKED, read_results
 from dashboards.stages import MAPS
+from dashboards.streets import _free_place
 from pipeline.config import City
 from pipeline.errors import NotYetMade, SourceError
 from pipeline.spatial.crs import project_ft
@@ -158,8 +163,10 @@ def test_a_city_without_neighbourhoods_is_mapped_by_area(tmp_path):
 def test_a_map_without_a_single_image_is_drawn(tmp_path):
     study = made_study(tmp_path, images=100)
     city = load_city(study, read_results(study), cells=200)
-    for figure, _ in draw_maps(study, city, Counts.none(city.extent)).values():
+    maps = draw_maps(study, city, Counts.none(city.extent))
+    for figure, _ in maps.values():
         assert len(to_png(figure, 20)) > 1000
+    assert "Too few images for a share anywhere" in texts(maps["map_share"][0])
 
 
 def test_a_city_whose_projection_is_in_metres_is_mapped_in_feet(tmp_path):
@@ -171,6 +178,51 @@ def test_a_city_whose_projection_is_in_metres_is_mapped_in_feet(tmp_path):
     assert extent.west_ft < x_ft.min() < x_ft.max() < extent.east_ft
     assert extent.south_ft < y_ft.min() < y_ft.max() < extent.north_ft
     assert extent.east_ft - extent.west_ft < 1.2 * (x_ft.max() - x_ft.min())
+
+
+def test_no_text_of_a_figure_reaches_over_its_edge(study):
+    for name, figure in figures_of(study).items():
+        figure.set_dpi(PNG_DPI)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # labels of axes have their place only then
+        renderer = canvas.get_renderer()
+        for text in figure.findobj(Text):
+            if text.get_text() and text.get_visible():
+                box = text.get_window_extent(renderer)
+                assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, (name, text.get_text())
+                assert 0 <= box.y0 <= box.y1 <= figure.bbox.height, (name, text.get_text())
+
+
+def test_a_second_interval_lies_below_the_first_and_is_told_of_only_where_it_is_drawn(study, tmp_path):
+    borough = figures_of(study)["borough"]
+    assert "Thin line below it: whole rides drawn again" in texts(borough)
+    first, second = borough.axes[0].collections[-2:]
+    for above, below in zip(first.get_segments(), second.get_segments(), strict=True):
+        assert above[0][1] < below[0][1] < above[0][1] + 0.5  # the axis runs down
+    few = made_study(tmp_path, images=10)
+    none = made_tables().assign(lower=np.nan, upper=np.nan)
+    few.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
+    assert "whole rides" not in texts(figures_of(few)["borough"])
+
+
+def test_images_that_are_the_same_in_every_row_are_said_once(study):
+    figures = figures_of(study)
+    assert texts(figures["race"]).count("900,000") == 2  # of the whole city and of residential zones
+    assert "estimate" in [text.get_text() for text in figures["race"].axes[0].texts]
+    assert "images" in [text.get_text() for text in figures["neighbourhood"].axes[0].texts]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.55, 1.6, [0.75, 1, 1.25, 1.5]), (0.92, 1.15, [0.95, 1, 1.05, 1.1, 1.15]), (0.3, 1.04, None), (0.98, 3, None)],
+)
+def test_an_axis_of_ratios_has_three_ticks_or_more_with_one_on_either_side_of_1(low, high, ticks):
+    found = linear_ticks(low, high)
+    assert len(found) >= 3
+    assert all(low <= tick <= high for tick in found)
+    if ticks is not None:
+        assert found == pytest.approx(ticks)
+        assert found[0] < 1 < found[-1]
 
 
 def test_an_analysis_that_was_not_made_has_no_figure(tmp_path):
@@ -238,6 +290,21 @@ def test_a_neighbourhood_without_a_positive_image_is_hollow_and_hatched(tmp_path
     assert set(level.index[level["few"]]) == {"Gramercy", *groups.index[groups["images"] < FEW_IMAGES]}
 
 
+def test_under_a_logistic_prediction_places_without_a_positive_image_are_marked_by_their_images(tmp_path):
+    summary = made_summary()
+    for way in summary["ways"]:
+        way["prediction"] = "station_adjusted"
+    study = made_study(tmp_path, images=10, summary=summary)
+    areas = pd.read_csv(study.path("estimates/areas.csv"), dtype={"area": str})
+    inside = tracts().set_index("area").loc[areas["area"], "neighbourhood"].to_numpy() == "Gramercy"
+    areas = areas.assign(images=5000, positives=np.where(inside, 0, 9))
+    study.write_bytes(areas.to_csv(index=False).encode(), "estimates", "areas.csv")
+    results = read_results(study)
+    groups = results.groups("neighbourhood")
+    assert groups.loc[groups["hollow"], "group"].tolist() == ["Gramercy"]
+    assert not results.groups("race")["hollow"].any()
+
+
 def test_when_every_neighbourhood_has_few_images_there_is_no_ranking(tmp_path):
     tables = made_tables().assign(images=FEW_IMAGES - 1)
     assert "neighbourhood" not in figures_of(made_study(tmp_path, images=10, tables=tables))
@@ -259,6 +326,32 @@ def test_a_group_without_an_interval_has_its_dot_within_the_axes_of_each_figure(
     for name, low_and_high in (("neighbourhood", "get_xlim"), ("truth", "get_ylim")):
         low, high = getattr(figures[name].axes[0], low_and_high)()
         assert low < 50 < high, name
+
+
+def test_what_lies_outside_the_axes_of_the_truth_is_said(tmp_path):
+    study = made_study(tmp_path, images=10)
+    assert "Outside the axes" not in texts(truth_of(study, images=5000, estimate=1.0))
+    assert "Outside the axes: 1 estimate." in texts(truth_of(study, images=FEW_IMAGES - 1, estimate=99.0))
+    assert "fewer than 200 images" in texts(figures_of(study)["truth"])
+
+
+def truth_of(study, **gramercy):
+    """The figure of the truth, with another row for one neighbourhood and many images of all others."""
+    results = read_results(study)
+    tables = results.tables.assign(images=5000)
+    levels = (tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average")
+    tables.loc[levels, list(gramercy)] = list(gramercy.values())
+    return draw_figures(replace(results, tables=tables), interval_percent=95, simulated="")["truth"]
+
+
+def test_a_label_on_a_scene_hides_no_other():
+    boxes = [(300.0, 100.0, 340.0, 130.0), (295.0, 98.0, 345.0, 140.0), (298.0, 99.0, 350.0, 135.0)]
+    places = []
+    for box in boxes:
+        places.append(_free_place(box, 90.0, places))
+    for one, other in itertools.combinations(places, 2):
+        assert one[3] <= other[1] or other[3] <= one[1]
+    assert _free_place((540.0, 2.0, 560.0, 30.0), 90.0, []) == (470.0, 0.0, 560.0, 17.0)  # inside the picture
 
 
 def test_the_truth_is_averaged_over_people_in_areas_with_images(tmp_path):

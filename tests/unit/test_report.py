@@ -44,13 +44,15 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self._open.pop() == tag
+        if tag in ("td", "th"):
+            self.rows[-1][-1] = re.sub(r"\s+", " ", self.rows[-1][-1]).strip()
 
     def handle_data(self, data):
         if "style" in self._open:
             return
         self.text += data
         if {"td", "th"} & set(self._open):
-            self.rows[-1][-1] = re.sub(r"\s+", " ", self.rows[-1][-1] + data).strip()
+            self.rows[-1][-1] += data
 
     def of(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
@@ -127,15 +129,17 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
     results = read_results(study)
     for analysis in ANALYSES:
         levels = results.groups(analysis, "weighted_mean").set_index("group")["estimate"]
-        for row in results.groups(analysis).to_dict("records"):
-            images = f"{row['images']:,}" + (" (few)" if row["images"] < 200 else "")
+        groups = results.groups(analysis).to_dict("records")
+        same = len({row["images"] for row in groups}) == 1  # said once, in the caption
+        assert any(table["aria-label"] == f"{ANALYSES[analysis]}, 900,000 images" for table in page.of("table")) == same
+        for row in groups:
             expected = (
-                row["group"],
+                row["group"] + (" (few images)" if row["images"] < 200 else ""),
                 f"{row['estimate']:.3f}",
                 f"{row['lower']:.3f} to {row['upper']:.3f}",
                 f"{row['second_lower']:.3f} to {row['second_upper']:.3f}",
                 f"{100 * levels[row['group']]:.3f} %",
-                images,
+                *([] if same else [f"{row['images']:,}"]),
             )
             assert expected in rows, (analysis, expected)
     assert len(results.groups("neighbourhood")) == 262
@@ -215,6 +219,46 @@ def test_a_group_that_too_few_units_touch_has_no_interval_and_the_page_says_why(
     assert sentence.count("95\N{NO-BREAK SPACE}% interval") == ends["lower"].notna().sum() < 2
 
 
+def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_open(tmp_path):
+    tables = made_tables()
+    levels = (tables["analysis"] == "race") & (tables["quantity"] == "relative_to_average")
+    for group, values in {"Asian": (1.2, 1.1, 1.3), "White": (0.96, 0.94, 0.98)}.items():
+        tables.loc[levels & (tables["group"] == group), ["estimate", "lower", "upper"]] = values
+    tables.loc[levels & tables["group"].isin(["Black", "Hispanic or Latino"]), "estimate"] = 1.0
+    rides = tables.copy()
+    rides.loc[levels & (tables["group"] == "White"), "upper"] = 1.01
+    study = made_study(tmp_path, images=10, tables=tables)
+    study.write_bytes(rides.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
+    assert headline(read_results(study), "New York City", 95)[1] == (
+        "Weighted by where people live, images show one most often around Asian residents, 1.200 times the city's "
+        "average (95\u00a0% interval, whole rides drawn again: 1.100 to 1.300), and least often around White "
+        "residents, 0.960 times (0.940 to 1.010, not distinguishable from the average)."
+    )
+
+
+def test_a_second_way_without_intervals_is_not_shown_and_its_reason_is_said(tmp_path):
+    summary = made_summary()
+    summary["ways"][1]["without_intervals"] = "3 rides: fewer than 5 say nothing"
+    study = made_study(tmp_path, images=10, summary=summary)
+    none = made_tables().assign(lower=np.nan, upper=np.nan)
+    study.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
+    page = Page(report_of(study))
+    assert "the same, whole rides" not in page.text
+    assert "single images drawn again: " in headline(read_results(study), "New York City", 95)[1]
+    assert "There are no intervals from whole rides: 3 rides: fewer than 5 say nothing." in page.text
+
+
+def test_the_page_names_the_prediction_that_its_tables_average(page, tmp_path):
+    assert "Every image of the study counts with the one or the other of these two probabilities" in page.text
+    summary = made_summary()
+    for way in summary["ways"]:
+        way["prediction"] = "station_adjusted"
+    adjusted = Page(report_of(made_study(tmp_path, images=10, summary=summary)))
+    assert "the one or the other" not in adjusted.text
+    assert "counts with the probability of a logistic regression of the label" in adjusted.text
+    assert "Here, and in Moran's I below, images count with one of the two probabilities above" in adjusted.text
+
+
 def test_a_simulated_study_says_so_first_and_a_real_one_does_not(page, tmp_path):
     assert page.text.index(f"Simulated: {SIMULATED}") < page.text.index("How often do dashcam images")
     summary = {**made_summary(), "truth": None}
@@ -250,8 +294,8 @@ def test_an_analysis_that_was_skipped_is_said_with_its_reason_and_not_shown_empt
     for name in gone:
         assert f"{ANALYSES[name]} was not estimated: the reason of {name}." in page.text
     labels = [table["aria-label"] for table in page.of("table")]
-    assert ANALYSES["income"] in labels
-    assert not {ANALYSES[name] for name in gone} & set(labels)
+    assert f"{ANALYSES['income']}, 900,000 images" in labels
+    assert not {ANALYSES[name] for name in gone} & {label.removesuffix(", 900,000 images") for label in labels}
     assert "most often in " in page.text  # the headline falls back on the boroughs
     assert len(page.of("img")) == 8
 
@@ -261,8 +305,8 @@ def test_a_group_without_a_positive_image_is_marked_in_its_table(tmp_path):
     means = (tables["group"] == "Queens") & (tables["quantity"] == "weighted_mean")
     tables.loc[means, "estimate"] = made_summary()["calibration"]["p_negative"]
     rows = Page(report_of(made_study(tmp_path, images=10, tables=tables))).rows
-    marked = [row for row in rows if row[-1].endswith("(none positive)")]
-    assert [row[0] for row in marked] == ["Queens"]
+    marked = [row[0] for row in rows if row[0].endswith("(none positive)")]
+    assert marked == ["Queens (none positive)"]
 
 
 def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
@@ -284,7 +328,7 @@ def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
     assert "logistic regression" not in page.text
     assert ["Median household income", "none: fewer than 3 areas have both", "0"] in page.rows
     assert "(Moran's I) could not be computed: fewer than 3 areas have a neighbour." in page.text
-    assert "3 (few)" in page.text
+    assert "Queens (few images)" in page.text
 
 
 def test_the_same_study_gives_the_same_page(study, text):
