@@ -227,8 +227,7 @@ def interval_figure(
     for number, (one, frame) in enumerate(zip(series, shown, strict=True)):
         offset = 0.42 * (number - (len(series) - 1) / 2)
         placed = frame.assign(y=frame["group"].map(place) + offset)
-        placed = placed.assign(second_y=placed["y"] + SECOND_PT / row_pt)
-        _whiskers(axes, placed, one)
+        _whiskers(axes, placed, one, below=SECOND_PT / row_pt)
         _numbers(axes, placed, one, beside)
     _text(axes, 1, 1, beside, x_pt=right_pt - 6, y_pt=5, size=SMALL_PT, colour=MUTED, align="right")
     axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
@@ -250,16 +249,16 @@ def _with_images(name: str, rows: pd.DataFrame) -> str:
     return f"{name}, {rows['images'].iloc[0]:,.0f} images" if "images" in rows else name
 
 
-def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, scale: float = 1.0) -> None:
-    """Dots and lines of groups at their height `y`, second intervals at `second_y`; `scale` is for the size of all."""
+def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, below: float, scale: float = 1.0) -> None:
+    """Dots and lines of groups at their height `y`, second intervals so far `below`; `scale` is for the size of all."""
     solid = frame[~frame["hollow"]]
     axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8 * scale, zorder=3)
     if "second_lower" in solid:
         second = solid["second_lower"], solid["second_upper"]
         style: dict[str, Any] = {"color": series.colour, "zorder": 3}
-        axes.hlines(solid["second_y"], *second, linewidth=0.6 * scale, **style)
+        axes.hlines(solid["y"] + below, *second, linewidth=0.6 * scale, **style)
         for end in second:
-            axes.plot(end, solid["second_y"], "|", markersize=3.4 * scale, markeredgewidth=0.6, **style)
+            axes.plot(end, solid["y"] + below, "|", markersize=3.4 * scale, markeredgewidth=0.6, **style)
     # Small enough that the short intervals of large groups show beside it.
     size = 3.8 if series.marker == "o" else 3.4
     for hollow, part in frame.groupby("hollow"):
@@ -391,8 +390,7 @@ def ranking_figure(
             _rank_label(axes, row, f"{group}  {ranks[group] + 1:>3}")
         for one in series:
             shown = one.rows[one.rows["group"].isin(list(inside))]
-            placed = shown.assign(y=shown["group"].map(inside))
-            _whiskers(axes, placed.assign(second_y=placed["y"] + 0.3), one, scale=0.7)
+            _whiskers(axes, shown.assign(y=shown["group"].map(inside)), one, below=0.3, scale=0.7)
         axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     return figure
 
