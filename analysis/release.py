@@ -39,6 +39,8 @@ ROUNDED_TO = 10
 FEWEST_IN_A_LEVEL = 3
 # A group with withheld areas has replicates only when so many of its areas have positive images (the rule of ten of
 # output checking): the values that a replicate can take would else show how many images an area has.
+# One reason for all, as one that tells which rule spoke tells how many images the areas have.
+SKIPPED = "what it would show could tell of areas with few images"
 FEWEST_IN_REPLICATES = 10
 CUT_DIGITS = 3  # of the quartile cut points
 
@@ -177,22 +179,17 @@ def release(
     lowest = min(min([one.total, *one.replicate_totals]) for one in results.values())
     if round(lowest, LEVEL_DECIMALS) == 0:
         raise SourceError(f"the overall level is {lowest:.2g}: levels are released to {LEVEL_DECIMALS} decimals")
-    made, all_frames = analyses(areas, images)[0], frames(areas)
-    skipped = {
-        one.name: f"its areas have fewer than {minimum} images"
-        for one in made
-        if one.name in results and images[all_frames[one.frame].areas].sum() < minimum
-    }
-    made = [one for one in made if one.name in results and one.name not in skipped]
+    made, all_frames = [one for one in analyses(areas, images)[0] if one.name in results], frames(areas)
     groups = _groups(areas, images, made, all_frames, results, minimum)
     state = _withheld(areas, inside, groups, probabilities, minimum, all_frames)
 
     hidden = {(group.analysis, group.key, group.frame): no for group, no in zip(groups, state.groups, strict=True)}
-    for one in made:
-        if hidden[None, TOTAL_KEY, one.frame]:
-            skipped[one.name] = "its average would tell of areas with few images"
-        elif all(hidden[group.analysis, group.key, group.frame] for group in groups if group.analysis == one.name):
-            skipped[one.name] = "all of its groups would tell of areas with few images"
+    skipped = {
+        one.name: SKIPPED
+        for one in made
+        if hidden[None, TOTAL_KEY, one.frame]
+        or all(hidden[group.analysis, group.key, group.frame] for group in groups if group.analysis == one.name)
+    }
     made = [one for one in made if one.name not in skipped]
     published = {}
     for one in made:
@@ -245,6 +242,15 @@ def _groups(
     return groups
 
 
+def _enough(group: _Group, minimum: int) -> int:
+    """Images with fewer than which a group is withheld.
+
+    Twice the minimum, and not the minimum alone, as that a group is withheld may tell that it has fewer: with one image
+    in each other area, any of its areas may still have from 1 to 2 * (minimum - 1).
+    """
+    return int(group.counted.sum()) + 2 * (minimum - 1)
+
+
 def _withheld(
     areas: pd.DataFrame,
     inside: Counts,
@@ -254,12 +260,12 @@ def _withheld(
     all_frames: dict[str, Frame],
 ) -> Withheld:
     images = inside.sum(axis=1)
-    primary = Withheld(
-        (images > 0) & (images < minimum), np.array([images[group.counted].sum() < minimum for group in groups])
-    )
+    few = np.array([images[group.counted].sum() < _enough(group, minimum) for group in groups])
+    skipped = {group.frame for group, no in zip(groups, few, strict=True) if no and group.analysis is None}
+    primary = Withheld((images > 0) & (images < minimum), few | np.array([group.frame in skipped for group in groups]))
     if not primary.areas.any():
         return primary
-    counts = _image_sums(areas, images, groups, minimum, all_frames)
+    counts = _image_sums(areas, images, groups, few, skipped, minimum, all_frames)
     shares = _share_sums(inside, groups, probabilities, minimum)
     members = sparse.csr_array(np.array([group.counted for group in groups], dtype=np.float64))
     block = pd.factorize(areas["neighbourhood"])[0].astype(np.int64)
@@ -277,21 +283,31 @@ def _always(number: int, group: _Group) -> int:
 
 
 def _image_sums(
-    areas: pd.DataFrame, images: Whole, groups: list[_Group], minimum: int, all_frames: dict[str, Frame]
+    areas: pd.DataFrame,
+    images: Whole,
+    groups: list[_Group],
+    few: Bools,
+    skipped: set[str],
+    minimum: int,
+    all_frames: dict[str, Frame],
 ) -> Quantity:
     """Images by area, their sums by group, and what the quartile groups say of them.
 
-    That an area is in a quartile says which share of the images lies below: an inequality for each cut point.
+    A group that is withheld for its few images may tell that it has few, and one that is not that it has enough. That
+    an area is in a quartile says which share of the images lies below: an inequality for each cut point.
     """
     values = images.astype(np.float64)
     rows: list[tuple[Floats, float, float, int]] = []
     for number, group in enumerate(groups):
-        total = values[group.counted].sum()
-        shown = _to_step(total, group.step)
-        within = (shown - group.step / 2, shown + group.step / 2)
-        rows.append((group.counted.astype(np.float64), *within, _always(number, group)))
+        counted = group.counted.astype(np.float64)
+        if few[number]:
+            rows.append((counted, -np.inf, _enough(group, minimum) - 1, ALWAYS))
+            continue
+        shown = _to_step(values[group.counted].sum(), group.step)
+        low, high = max(shown - group.step / 2, _enough(group, minimum)), shown + group.step / 2
+        rows.append((counted, low, high, _always(number, group)))
     for name, cuts in analyses(areas, images)[2].items():
-        if all(group.analysis != name for group in groups):
+        if all(group.analysis != name or group.frame in skipped for group in groups):
             continue
         frame, column = next(
             (all_frames[group.frame], _QUARTILE_COLUMNS[name.removesuffix("_residential")])
