@@ -6,7 +6,7 @@ is withheld and why; `analysis.withhold` chooses the areas.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ import pandas as pd
 from scipy import sparse
 
 from analysis.bootstrap import Counts
-from analysis.estimate import TOTAL_KEY, Analysis, Frame, analyses, area_means, frames
+from analysis.estimate import TOTAL_KEY, Analysis, Frame, analyses, area_means, frames, panels
 from analysis.published import Released
+from analysis.redraw import imagine, redraw
 from analysis.results import AVERAGE, released_table
 from analysis.withhold import ALWAYS, CanNotBeProtected, Quantity, Withheld, withhold
 from pipeline.contract import Column, Table
@@ -37,10 +38,9 @@ ROUNDED_TO = 10
 # A published level has no withheld area behind it or at least so many: with two, one resident who knows the one area
 # would know the other.
 FEWEST_IN_A_LEVEL = 3
-# A group with withheld areas has replicates only when so many of its areas have positive images (the rule of ten of
-# output checking): the values that a replicate can take would else show how many images an area has.
-FEWEST_IN_REPLICATES = 10
 CUT_DIGITS = 3  # of the quartile cut points
+# One reason for all, as one that tells which rule spoke tells how many images the areas have.
+SKIPPED = "what it would show could tell of areas with few images"
 
 _COUNT = {"unit": "images", "low": 0, "nullable": True}
 _PROBABILITY = {"unit": "1", "low": 0, "high": 1, "nullable": True}
@@ -150,17 +150,19 @@ def release(
     results: dict[str, Released],
     probabilities: tuple[float, float],
     *,
+    drawn: Floats,
     minimum: int,
     percent: float,
 ) -> Release:
-    """Tables and replicates of a study with what could tell of an area of few images withheld.
+    """Tables of a study with what could tell of an area of few images withheld, and replicates drawn from these tables.
 
     Parameters
     ----------
     areas : `AREAS`
     inside : (areas, 2) images that are negative, positive
-    results : point estimates and replicates of the study's analyses
+    results : of the study's analyses; of these only the point estimates are released
     probabilities : Pr(police vehicle) of a positive and of a negative image
+    drawn : (2, replicates) Pr(police vehicle) of a negative and of a positive image in each replicate
     minimum : images; an area with fewer is withheld, 1 withholds none
     percent : of the replicates that an interval holds, in the middle
 
@@ -174,38 +176,33 @@ def release(
             f"no area has {minimum} images (the most is {images.max(initial=0)}): nothing can be released at this "
             "minimum. Lower --minimum-images, or release a study of more images"
         )
-    lowest = min(min([one.total, *one.replicate_totals]) for one in results.values())
+    lowest = min(one.total for one in results.values())
     if round(lowest, LEVEL_DECIMALS) == 0:
         raise SourceError(f"the overall level is {lowest:.2g}: levels are released to {LEVEL_DECIMALS} decimals")
-    made, all_frames = analyses(areas, images)[0], frames(areas)
-    skipped = {
-        one.name: f"its areas have fewer than {minimum} images"
-        for one in made
-        if one.name in results and images[all_frames[one.frame].areas].sum() < minimum
-    }
-    made = [one for one in made if one.name in results and one.name not in skipped]
+    made, all_frames = [one for one in analyses(areas, images)[0] if one.name in results], frames(areas)
     groups = _groups(areas, images, made, all_frames, results, minimum)
     state = _withheld(areas, inside, groups, probabilities, minimum, all_frames)
 
     hidden = {(group.analysis, group.key, group.frame): no for group, no in zip(groups, state.groups, strict=True)}
-    for one in made:
-        if hidden[None, TOTAL_KEY, one.frame]:
-            skipped[one.name] = "its average would tell of areas with few images"
-        elif all(hidden[group.analysis, group.key, group.frame] for group in groups if group.analysis == one.name):
-            skipped[one.name] = "all of its groups would tell of areas with few images"
+    skipped = {
+        one.name: SKIPPED
+        for one in made
+        if hidden[None, TOTAL_KEY, one.frame]
+        or all(hidden[group.analysis, group.key, group.frame] for group in groups if group.analysis == one.name)
+    }
     made = [one for one in made if one.name not in skipped]
-    published = {}
-    for one in made:
-        of_it = [group for group in groups if group.frame == one.frame and group.analysis in (None, one.name)]
-        published[one.name] = _publishable(results[one.name], of_it, hidden, state.areas, inside[:, 1])
+    published = {one.name: _published(results[one.name], one, hidden) for one in made}
+    average = next((published[one.name].total for one in made if one.frame == "all"), np.nan)
+    shown = _area_rows(areas, inside, state.areas, probabilities, average)
+    places = _places(published, groups, images)
+    published = _with_replicates(published, made, areas, (shown, places), probabilities, drawn, minimum)
     table = pd.concat(
         [_group_rows(one, all_frames[one.frame], published[one.name], groups, hidden, images, percent) for one in made]
         or [RELEASED_GROUPS.empty()],
         ignore_index=True,
     )
-    average = next((published[one.name].total for one in made if one.frame == "all"), np.nan)
     return Release(
-        areas=_area_rows(areas, inside, state.areas, probabilities, average),
+        areas=shown,
         neighbourhoods=_neighbourhood_rows(table, groups, state.areas),
         groups=RELEASED_GROUPS.conform(table),
         results=published,
@@ -245,6 +242,15 @@ def _groups(
     return groups
 
 
+def _enough(group: _Group, minimum: int) -> int:
+    """Images with fewer than which a group is withheld.
+
+    Twice the minimum, and not the minimum alone, as that a group is withheld may tell that it has fewer: with one image
+    in each other area, any of its areas may still have from 1 to 2 * (minimum - 1).
+    """
+    return int(group.counted.sum()) + 2 * (minimum - 1)
+
+
 def _withheld(
     areas: pd.DataFrame,
     inside: Counts,
@@ -254,12 +260,12 @@ def _withheld(
     all_frames: dict[str, Frame],
 ) -> Withheld:
     images = inside.sum(axis=1)
-    primary = Withheld(
-        (images > 0) & (images < minimum), np.array([images[group.counted].sum() < minimum for group in groups])
-    )
+    few = np.array([images[group.counted].sum() < _enough(group, minimum) for group in groups])
+    skipped = {group.frame for group, no in zip(groups, few, strict=True) if no and group.analysis is None}
+    primary = Withheld((images > 0) & (images < minimum), few | np.array([group.frame in skipped for group in groups]))
     if not primary.areas.any():
         return primary
-    counts = _image_sums(areas, images, groups, minimum, all_frames)
+    counts = _image_sums(areas, images, groups, few, skipped, minimum, all_frames)
     shares = _share_sums(inside, groups, probabilities, minimum)
     members = sparse.csr_array(np.array([group.counted for group in groups], dtype=np.float64))
     block = pd.factorize(areas["neighbourhood"])[0].astype(np.int64)
@@ -277,21 +283,31 @@ def _always(number: int, group: _Group) -> int:
 
 
 def _image_sums(
-    areas: pd.DataFrame, images: Whole, groups: list[_Group], minimum: int, all_frames: dict[str, Frame]
+    areas: pd.DataFrame,
+    images: Whole,
+    groups: list[_Group],
+    few: Bools,
+    skipped: set[str],
+    minimum: int,
+    all_frames: dict[str, Frame],
 ) -> Quantity:
     """Images by area, their sums by group, and what the quartile groups say of them.
 
-    That an area is in a quartile says which share of the images lies below: an inequality for each cut point.
+    A group that is withheld for its few images may tell that it has few, and one that is not that it has enough. That
+    an area is in a quartile says which share of the images lies below: an inequality for each cut point.
     """
     values = images.astype(np.float64)
     rows: list[tuple[Floats, float, float, int]] = []
     for number, group in enumerate(groups):
-        total = values[group.counted].sum()
-        shown = _to_step(total, group.step)
-        within = (shown - group.step / 2, shown + group.step / 2)
-        rows.append((group.counted.astype(np.float64), *within, _always(number, group)))
+        counted = group.counted.astype(np.float64)
+        if few[number]:
+            rows.append((counted, -np.inf, _enough(group, minimum) - 1, ALWAYS))
+            continue
+        shown = _to_step(values[group.counted].sum(), group.step)
+        low, high = max(shown - group.step / 2, _enough(group, minimum)), shown + group.step / 2
+        rows.append((counted, low, high, _always(number, group)))
     for name, cuts in analyses(areas, images)[2].items():
-        if all(group.analysis != name for group in groups):
+        if all(group.analysis != name or group.frame in skipped for group in groups):
             continue
         frame, column = next(
             (all_frames[group.frame], _QUARTILE_COLUMNS[name.removesuffix("_residential")])
@@ -346,35 +362,54 @@ def _to_step(total: float, step: float) -> float:
 # What is published.
 
 
-def _publishable(
-    released: Released,
-    groups: list[_Group],
-    hidden: dict[tuple[str | None, str, str], bool],
-    areas_hidden: Bools,
-    positives: Whole,
-) -> Released:
-    """Rounded levels of the groups that are not withheld, and replicates of those that may have some."""
-    by_key = {group.key: group for group in groups}
-    shown = np.array(
-        [key in by_key and not hidden[by_key[key].analysis, key, by_key[key].frame] for key in released.keys],
-        dtype=np.bool_,
-    )
+def _published(released: Released, one: Analysis, hidden: dict[tuple[str | None, str, str], bool]) -> Released:
+    """Rounded levels of the groups that are not withheld, without replicates."""
+    shown = np.array([not hidden.get((one.name, key, one.frame), True) for key in released.keys], dtype=np.bool_)
+    means = np.where(shown, released.means, np.nan).astype(np.float64).round(LEVEL_DECIMALS)
+    empty = np.empty((0, len(means)))
+    return Released(released.keys, round(released.total, LEVEL_DECIMALS), means, empty[:, 0], empty)
 
-    def varies(key: str) -> bool:
-        lives = by_key[key].weights > 0
-        return not (lives & areas_hidden).any() or int((lives & (positives > 0)).sum()) >= FEWEST_IN_REPLICATES
 
-    replicated = np.array([bool(no) and varies(key) for key, no in zip(released.keys, shown, strict=True)])
-    some = len(released.replicate_totals) if varies(TOTAL_KEY) else 0
-    means = np.where(shown, released.means, np.nan).astype(np.float64)
-    replicate_means = np.where(replicated, released.replicate_means[:some], np.nan).astype(np.float64)
-    return Released(
-        keys=released.keys,
-        total=round(released.total, LEVEL_DECIMALS),
-        means=means.round(LEVEL_DECIMALS),
-        replicate_totals=released.replicate_totals[:some].round(LEVEL_DECIMALS),
-        replicate_means=replicate_means.round(LEVEL_DECIMALS),
-    )
+def _places(published: dict[str, Released], groups: list[_Group], images: Whole) -> pd.DataFrame:
+    """Released level and images of each neighbourhood, by name."""
+    released = published.get("neighbourhood")
+    levels = {} if released is None else dict(zip(released.keys, released.means, strict=True))
+    rows = {
+        group.key: (levels[group.key], images[group.counted].sum())
+        for group in groups
+        if group.analysis == "neighbourhood" and not np.isnan(levels.get(group.key, np.nan))
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["level", "images"], dtype=np.float64)
+
+
+def _with_replicates(
+    published: dict[str, Released],
+    made: list[Analysis],
+    areas: pd.DataFrame,
+    shown: tuple[pd.DataFrame, pd.DataFrame],
+    probabilities: tuple[float, float],
+    drawn: Floats,
+    minimum: int,
+) -> dict[str, Released]:
+    """Released levels with replicates around them, drawn from released numbers alone.
+
+    Parameters
+    ----------
+    shown : `RELEASED_AREAS`, and what `_places` gives
+    """
+    if not published:
+        return {}
+    images, shares = imagine(*shown, next(iter(published.values())).total, probabilities, minimum)
+    wanted = panels(made, areas)
+    replicated = {}
+    for panel, moved in zip(wanted, redraw(images, shares, wanted, probabilities, drawn), strict=True):
+        for analysis in panel.analyses:
+            one = published[analysis.name]
+            rows = pd.DataFrame(moved[panel.rows[analysis.name]], index=list(analysis.keys)).loc[list(one.keys)]
+            means = np.clip(one.means + rows.to_numpy().T, 0, 1).round(LEVEL_DECIMALS)
+            totals = np.clip(one.total + moved[0], 0, 1).round(LEVEL_DECIMALS)
+            replicated[analysis.name] = replace(one, replicate_totals=totals, replicate_means=means)
+    return {name: replicated[name] for name in published}
 
 
 def _group_rows(

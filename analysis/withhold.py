@@ -35,7 +35,8 @@ class Quantity:
     """One number of every area, and what is published of its sums.
 
     An attacker knows that sum i, of weights[i, a] * values[a] over all areas a, lies in [low[i], high[i]]: one point
-    where it is published as it is, an interval where it is rounded.
+    where it is published as it is, an interval where it is rounded, one without a lower end where a rule tells that it
+    is at most so large.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class Quantity:
     group : (sums,) number of the group that publishes the sum; `ALWAYS` for one that can not be withheld
     floor, ceiling : bounds of a hidden value that everyone knows
     width : by how much an attacker must be left in doubt
-    fewest : hidden areas that a sum with any must have
+    fewest : hidden areas that a published sum with any must have
     """
 
     values: Floats
@@ -185,7 +186,7 @@ def _leaves_room(quantity: Quantity, row: int, hidden: Bools) -> bool:
         others_rise.sum() - others_rise + total - quantity.low[row],
     )
     enough = bool((room >= quantity.width * weights * (1 - _SHORT)).all())
-    return enough and len(values) >= quantity.fewest
+    return enough and (len(values) >= quantity.fewest or quantity.low[row] == -np.inf)
 
 
 def find_unprotected(quantity: Quantity, hidden: Bools, block: Whole, protected: Bools) -> int | None:

@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis.bootstrap import counts_by_area
-from analysis.calibrate import CALIBRATE
+from analysis.bootstrap import Floats, counts_by_area, redraw_probabilities
+from analysis.calibrate import CALIBRATE, load_calibration
 from analysis.cells import CELLS_STAGE
 from analysis.clusters import CLUSTERS, PARTS
 from analysis.estimate import PUBLISHED_FILES
 from analysis.published import read_released
+from analysis.redraw import SEED
 from analysis.release import (
     FEWEST_IN_A_LEVEL,
-    FEWEST_IN_REPLICATES,
     LEVEL_DECIMALS,
     RELATIVE_DECIMALS,
     RELEASED_AREAS,
@@ -34,13 +34,12 @@ from analysis.release import (
     release,
     round_to_digits,
 )
-from analysis.replicates import REPLICATE
+from analysis.replicates import REPLICATE, probabilities_of
 from analysis.spatial_statistics import describe_map
 from analysis.stages import CELLS_FILE, ESTIMATE, SUMMARY_FILE
 from dashboards.folder import check_folder, fill_folder
-from dashboards.results import UNITS
 from pipeline.annotate import ANNOTATE
-from pipeline.config import Estimate, Settings
+from pipeline.config import Settings
 from pipeline.errors import NotYetMade, SettingsError, SourceError
 from pipeline.layers import AREAS_FILE, LAYERS
 from pipeline.run import outdated
@@ -51,11 +50,11 @@ CHECKSUMS = "SHA256SUMS"
 _BEHIND = (LAYERS, ANNOTATE, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE)
 _SETTINGS_LEFT_OUT = (
     "cache, sources and the path of every layer (where files lie is private), estimate.seed (whoever knows it could "
-    "draw the replicates again and try which counts give them)"
+    "draw the study's own replicates again)"
 )
 _JSON_MEANINGS = {
     "point_estimate": "<group>_weighted_mean: level; <group>_relative_to_average: by Estimate_Total_weighted_mean",
-    "bootstrap_statistics": "the same names in every replicate",
+    "bootstrap_statistics": "the same names in every replicate, drawn from the release itself",
 }
 _SUMMARY_MEANINGS = {
     "minimum_images": "areas with fewer images are withheld",
@@ -67,7 +66,7 @@ _SUMMARY_MEANINGS = {
     "skipped": "analyses that are not in the release, with the reason",
     "correlations": "of the levels of areas that are not withheld with what is known of them; three decimals",
     "moran": "Moran's I of the levels of areas that are not withheld; three decimals",
-    "drawn": "what the bootstrap drew again: single images, or whole rides, days or areas",
+    "drawn": "what the bootstrap drew again, whatever study.yaml asks for",
     "intervals": "how they come from the replicates in the JSON files, whatever study.yaml asks for",
 }
 
@@ -113,18 +112,21 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         inside,
         results,
         (calibration["p_positive"], calibration["p_negative"]),
+        drawn=_drawn_probabilities(study),
         minimum=minimum,
         percent=summary["interval_percent"],
     )
-    summary |= {"way": way, **_described(made, areas, study.settings)}
+    summary |= _described(made, areas, study.settings)
     fill_folder(out, release_files(made, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
-    lines = [_for_the_owner(made, minimum), f"{out}: {len(made.areas):,} areas, {len(made.results)} analyses"]
-    if study.settings.estimate.seed == Estimate.model_fields["seed"].default and made.results:
-        lines.append(
-            "estimate.seed is the default, which everyone knows: before you publish real replicates, set a secret one "
-            f"in study.yaml and run `patrolscope estimate --study {study.root}` again"
-        )
-    return lines
+    return [_for_the_owner(made, minimum), f"{out}: {len(made.areas):,} areas, {len(made.results)} analyses"]
+
+
+def _drawn_probabilities(study: Study) -> Floats:
+    """Pr(police vehicle) of negative and positive images in each replicate, (2, replicates): no image counts in it."""
+    rules, (calibration, _, _) = study.settings.estimate, load_calibration(study)
+    if rules.redraw_calibration:
+        return redraw_probabilities(calibration, replicates=range(rules.replicates), seed=SEED)
+    return np.repeat(probabilities_of(calibration), rules.replicates, axis=1)
 
 
 def _described(made: Release, areas: gpd.GeoDataFrame, settings: Settings) -> dict[str, Any]:
@@ -179,7 +181,7 @@ def _summary(made: Release, summary: dict[str, Any], minimum: int) -> dict[str, 
         "images": round(inside / rounded_to) * rounded_to,
         "calibration": summary["calibration"],
         "interval_percent": summary["interval_percent"],
-        "drawn": UNITS[summary["way"]["unit"]],
+        "drawn": "single images of the released tables",
         "intervals": "percentiles",
         "cut_points": {
             name: [round_to_digits(cut) for cut in cuts]
@@ -216,15 +218,10 @@ def _dictionary(made: Release) -> list[dict[str, str]]:
                 }
             )
     empty = {"row": "", "type": "", "unit": "1", "values": "", "withheld": ""}
-    left_out = {
-        "point_estimate": "a group that is withheld is left out",
-        "bootstrap_statistics": "and so is one with withheld areas and fewer than "
-        f"{FEWEST_IN_REPLICATES} areas with positive images",
-    }
     for name in made.results:
         for column, meaning in _JSON_MEANINGS.items():
-            own = {"file": PUBLISHED_FILES[name], "column": column, "meaning": meaning, "withheld": left_out[column]}
-            entries.append({"file": "", **empty, **own})
+            own = {"file": PUBLISHED_FILES[name], "column": column, "meaning": meaning}
+            entries.append({**empty, **own, "withheld": "a group that is withheld is left out"})
     for column, meaning in _SUMMARY_MEANINGS.items():
         entries.append(
             {"file": "", **empty, "unit": "", "column": column, "meaning": meaning} | {"file": "summary.json"}
@@ -236,8 +233,6 @@ def _dictionary(made: Release) -> list[dict[str, str]]:
 def _how_withheld(file: str, column: dict[str, str]) -> str:
     if "may be missing" not in column["values"] or column["name"] in ("income_usd", "persons"):
         return ""
-    if column["name"] in ("lower", "upper", "sd") or column["name"].endswith(("_lower", "_upper")):
-        return "empty where withheld is true, and where the JSON file has no replicates of the group"
     also = ", and where no image was taken" if file == RELEASED_AREAS.name and column["unit"] == "1" else ""
     return f"empty where withheld is true{also}"
 
@@ -284,6 +279,9 @@ withheld.
   range of at least 1/{minimum} for the share of them that is positive.
 * Images of groups other than neighbourhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS}
   decimals, relative levels {RELATIVE_DECIMALS}; these, intervals and spreads are computed from the rounded levels.
-* A level has no withheld area behind it or at least {FEWEST_IN_A_LEVEL}. A group with withheld areas has replicates,
-  intervals and spreads only where at least {FEWEST_IN_REPLICATES} of its areas have positive images.
+* A level has no withheld area behind it or at least {FEWEST_IN_A_LEVEL}.
+* Replicates, intervals and spreads are drawn from these tables alone, and tell nothing that these do not. A shown area
+  has its images. The withheld ones of a neighbourhood share the rest of its images, at its level; where it is withheld,
+  too, each has {minimum / 2:g} images at the overall level. Single images count as independent. Where many areas of a
+  group are withheld, its interval is a model's.
 {skipped}"""

@@ -1,16 +1,19 @@
 """An attacker on a release: reads what is published, and nothing else, and bounds what is withheld.
 
 Written apart from analysis/withhold.py: one linear program for each end of each withheld value, over every published
-number at once.
+number at once; and what replicates give, by subtraction, by their spread, and to one who guesses the seed.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.linalg import null_space
 from scipy.optimize import linprog
+
+from analysis.bootstrap import draw_clusters
 
 RACES = {
     "Estimate_Total_Not_Hispanic_or_Latino_White_alone": "persons_white",
@@ -19,6 +22,18 @@ RACES = {
     "Estimate_Total_Not_Hispanic_or_Latino_Asian_alone": "persons_asian",
 }
 COVARIATES = {"density": "density_per_sqmi", "income": "income_usd"}
+FILES = {
+    "race": "race_bootstraps.json",
+    "race_residential": "race_residential_zones_only_bootstraps.json",
+    "density": "density_cbg_bootstraps.json",
+    "density_residential": "density_cbg_residential_only_bootstraps.json",
+    "income": "median_household_income_bootstraps.json",
+    "income_residential": "median_household_income_residential_only_bootstraps.json",
+    "zone": "zone_bootstraps.json",
+    "borough": "boro_bootstraps.json",
+    "neighbourhood": "neighborhood_bootstraps.json",
+}
+Sum = tuple[np.ndarray, float, float]  # weights, low and high
 
 
 class Attacker:
@@ -37,7 +52,8 @@ class Attacker:
         self.known_images = images.fillna(0).to_numpy(dtype=float)
         shares = (self.areas["positives"] / images.where(images > 0)).fillna(0)
         self.known_shares = shares.to_numpy(dtype=float)
-        self.rounded_to = 10 * self.summary["minimum_images"]
+        self.minimum = self.summary["minimum_images"]
+        self.rounded_to = 10 * self.minimum
 
     def frame(self, analysis: str) -> np.ndarray:
         """Areas of an analysis."""
@@ -93,19 +109,25 @@ class Attacker:
             return {key: np.where(inside & member, persons, 0.0) for key, member in self.quartiles(analysis).items()}
         return {key: np.where(inside & (self.areas[kind] == key), persons, 0.0) for key in self.rows(analysis).index}
 
-    def image_sums(self) -> list[tuple[np.ndarray, float, float]]:
-        """Weights, low and high of every published sum of images."""
+    def enough(self, counted: np.ndarray) -> float:
+        """Images that the areas of a group have together where it is not withheld for having few."""
+        return counted.sum() + 2 * (self.minimum - 1)
+
+    def image_sums(self) -> list[Sum]:
+        """Every published sum of images."""
         sums = []
         for analysis, rows in self.groups[self.groups["quantity"] == "weighted_mean"].groupby("analysis"):
             half = 0.0 if analysis == "neighbourhood" else self.rounded_to / 2
             weights = self.weights(analysis)
             average = rows[rows["key"] == "Estimate_Total"]["images"].iloc[0]
             everyone = (self.frame(analysis) & self.seen).astype(float)
-            sums.append((everyone, average - self.rounded_to / 2, average + self.rounded_to / 2))
+            least = max(average - self.rounded_to / 2, self.enough(everyone))
+            sums.append((everyone, least, average + self.rounded_to / 2))
             for key, images in rows.set_index("key")["images"].drop("Estimate_Total").dropna().items():
                 if key not in weights:
                     continue
-                sums.append(((weights[key] > 0).astype(float), images - half, images + half))
+                counted = (weights[key] > 0).astype(float)
+                sums.append((counted, max(images - half, self.enough(counted)), images + half))
             if analysis.removesuffix("_residential") in COVARIATES:
                 sums += self.cut_sums(analysis)
         for _, place in self.places.dropna(subset="images").iterrows():
@@ -115,7 +137,7 @@ class Attacker:
         sums.append((self.seen.astype(float), total - self.rounded_to / 2, total + self.rounded_to / 2))
         return sums
 
-    def cut_sums(self, analysis: str) -> list[tuple[np.ndarray, float, float]]:
+    def cut_sums(self, analysis: str) -> list[Sum]:
         """A cut point is a percentile over images: so many lie below it, so many not above the next value."""
         values, inside = self.covariate(analysis)
         inside = inside & self.seen
@@ -130,24 +152,27 @@ class Attacker:
                 sums.append(((inside & (values <= rest.min())) - share, -1.0, np.inf))
         return sums
 
-    def share_sums(self) -> list[tuple[np.ndarray, float, float]]:
+    def few(self) -> list[Sum]:
+        """What is so if a group that is withheld, or an analysis that is left out, has few images; it need not have."""
+        sums = []
+        for analysis, reason in self.summary["skipped"].items():
+            counted = (self.frame(analysis) & self.seen).astype(float)
+            told = f"fewer than {self.minimum} images" in reason
+            sums.append((counted, -np.inf, self.minimum - 1 if told else self.enough(counted) - 1))
+        for analysis in self.groups["analysis"].unique():
+            rows, weights = self.rows(analysis), self.weights(analysis)
+            for key in rows.index[rows["images"].isna()]:
+                counted = (weights.get(key, np.zeros(len(self.areas))) > 0).astype(float)
+                sums.append((counted, -np.inf, self.enough(counted) - 1))
+        return sums
+
+    def share_sums(self) -> list[Sum]:
         """The same for shares of positive images, from the levels of the JSON files."""
         calibration = self.summary["calibration"]
         negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
-        files = {
-            "race": "race_bootstraps.json",
-            "race_residential": "race_residential_zones_only_bootstraps.json",
-            "density": "density_cbg_bootstraps.json",
-            "density_residential": "density_cbg_residential_only_bootstraps.json",
-            "income": "median_household_income_bootstraps.json",
-            "income_residential": "median_household_income_residential_only_bootstraps.json",
-            "zone": "zone_bootstraps.json",
-            "borough": "boro_bootstraps.json",
-            "neighbourhood": "neighborhood_bootstraps.json",
-        }
         sums = []
         for analysis in self.groups["analysis"].unique():
-            point = json.loads((self.folder / files[analysis]).read_text())["point_estimate"]
+            point = json.loads((self.folder / FILES[analysis]).read_text())["point_estimate"]
             everyone = np.where(self.frame(analysis) & self.seen, self.areas["persons"], 0.0)
             for key, weights in {"Estimate_Total": everyone, **self.weights(analysis)}.items():
                 level = point.get(f"{key}_weighted_mean")
@@ -156,9 +181,12 @@ class Attacker:
                     sums.append((weights, *ends))
         return sums
 
-    def image_bounds(self, sample: np.ndarray | None = None) -> pd.DataFrame:
-        """Lowest and highest number of images of every withheld area, or of a sample of them."""
-        return self._bounds(self.image_sums(), self.known_images, 1.0, None, sample)
+    def image_bounds(self, sample: np.ndarray | None = None, guessed: Iterable[Sum] = ()) -> pd.DataFrame:
+        """Lowest and highest number of images of every withheld area, or of a sample of them.
+
+        `guessed` is what the attacker believes besides, of `few`.
+        """
+        return self._bounds([*self.image_sums(), *guessed], self.known_images, 1.0, None, sample)
 
     def share_bounds(self, sample: np.ndarray | None = None) -> pd.DataFrame:
         """Lowest and highest share of positive images of the same."""
@@ -172,6 +200,63 @@ class Attacker:
         free = null_space(np.array([weights[self.hidden] for weights, _ in exact]))
         fixed = np.abs(free).max(axis=1, initial=0.0) < 1e-9
         return self.areas.loc[self.hidden, "area"][fixed].tolist()
+
+    def replicates(self, analysis: str) -> pd.DataFrame:
+        """Levels of the groups that have replicates, a row a replicate."""
+        drawn = pd.DataFrame(json.loads((self.folder / FILES[analysis]).read_text())["bootstrap_statistics"])
+        drawn = drawn[[name for name in drawn if name.endswith("_weighted_mean")]]
+        return drawn.rename(columns=lambda name: name.removesuffix("_weighted_mean"))
+
+    def subtracted(self) -> dict[tuple[str, str], np.ndarray]:
+        """Replicates that are not published, as sums and differences of those that are, by analysis and group.
+
+        All analyses of one frame have the same draws, and groups are sums over areas with known weights.
+        """
+        rows, drawn, missing = [], [], {}
+        for analysis in ("race", "density", "zone", "borough", "neighbourhood"):
+            if analysis not in self.groups["analysis"].unique():
+                continue
+            published = self.replicates(analysis)
+            everyone = np.where(self.seen, self.areas["persons"], 0.0)
+            for key, weights in {"Estimate_Total": everyone, **self.weights(analysis)}.items():
+                if key in published:
+                    rows.append(weights)
+                    drawn.append(published[key] * weights.sum())
+                elif weights.any():
+                    missing[analysis, key] = weights
+        found = {}
+        for name, weights in missing.items():
+            factors, *_ = np.linalg.lstsq(np.array(rows).T, weights, rcond=None)
+            if np.abs(factors @ np.array(rows) - weights).max() < 1e-6 * weights.max():
+                found[name] = factors @ np.array(drawn) / weights.sum()
+        return found
+
+    def seed_of_areas(self, candidates: Iterable[int]) -> int | None:
+        """The seed with which whole areas were drawn, where a neighbourhood of shown areas has replicates."""
+        drawn, seen = self.replicates("neighbourhood"), np.flatnonzero(self.seen)
+        shown = [key for key in drawn if not self.hidden[self.areas["neighbourhood"] == key].any()]
+        lives = (self.areas["neighbourhood"] == shown[1]).to_numpy()  # after Estimate_Total
+        weights = np.where(lives, self.areas["persons"], 0.0)[seen]
+        levels = self.areas["level"].fillna(0).to_numpy()[seen]
+        for seed in candidates:
+            times = draw_clusters(len(seen), "area", replicates=range(5), seed=seed) * weights[:, None]
+            if np.allclose(levels @ times / times.sum(axis=0), drawn[shown[1]][:5], atol=3e-5):
+                return seed
+        return None
+
+    def positives_by_spread(self, place: str) -> float:
+        """Positive images of the withheld areas of a neighbourhood, if they are all of one area, from its spread.
+
+        k of n positive images add (w k / n)^2 / k to the variance of the sum, and w k / n to the sum itself.
+        """
+        row = self.rows("neighbourhood").loc[place]
+        persons = np.where(self.areas["neighbourhood"] == place, self.areas["persons"], 0.0)
+        calibration = self.summary["calibration"]
+        negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
+        weights, shares = persons[~self.hidden], self.known_shares[~self.hidden]
+        rest = (row["estimate"] - negative) / scale * persons.sum() - weights @ shares
+        known = weights**2 @ (shares * (1 - shares) / np.maximum(self.known_images[~self.hidden], 1))
+        return rest**2 / ((row["sd"] / scale * persons.sum()) ** 2 - known)
 
     def _bounds(
         self, sums: list, known: np.ndarray, floor: float, ceiling: float | None, sample: np.ndarray | None

@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis.estimate import Analysis, Frame, analyses, panels
 from analysis.published import Released
-from analysis.replicates import Counted, image_replicates, released, two_class_means
+from analysis.replicates import Counted, area_replicates, image_replicates, released, two_class_means
 
 
 def by_images(
@@ -30,6 +30,17 @@ def by_images(
     by_class = np.array(probabilities)[::-1, None]
     means = two_class_means(inside[:, :, None], by_class)
     drawn = image_replicates(counted, by_class, replicates=range(replicates), seed=seed)
+    return released(counted.panels, [panel.means(means)[:, 0] for panel in counted.panels], drawn)
+
+
+def by_areas(
+    areas: pd.DataFrame, inside: np.ndarray, probabilities: tuple[float, float], *, replicates: int, seed: int
+) -> dict[str, Released]:
+    """The same with whole areas drawn again."""
+    wanted, _, _ = analyses(areas, inside.sum(axis=1))
+    counted = Counted(areas, inside, np.zeros(2, dtype=np.int64), panels(wanted, areas))
+    means = two_class_means(inside[:, :, None], np.array(probabilities)[::-1, None])
+    drawn = area_replicates(counted, means, replicates=range(replicates), seed=seed)
     return released(counted.panels, [panel.means(means)[:, 0] for panel in counted.panels], drawn)
 
 

@@ -12,8 +12,10 @@ import yaml
 from typer.testing import CliRunner
 
 import cli
+from analysis.published import Released
+from pipeline.run import run_stages
 from tests.attack import Attacker
-from tests.integration.studies import branch
+from tests.integration.studies import TO_ESTIMATES, branch
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +77,29 @@ def test_settings_hold_no_place_and_no_seed(folder):
     assert "seed" not in settings["estimate"]
     assert settings["estimate"]["threshold"] == 0.770508
     assert all(entry is None or isinstance(entry, str) for entry in settings["layers"].values())
+
+
+def test_a_release_has_as_many_replicates_as_the_study_and_says_what_they_are_drawn_from(finished, folder):
+    released = Released.from_json((folder / "boro_bootstraps.json").read_bytes(), where="boro")
+    studys = Released.from_json(finished.read_bytes("estimates/boro_bootstraps.json"), where="boro")
+    assert released.replicate_means.shape[0] == studys.replicate_means.shape[0]
+    common = [studys.keys.index(key) for key in released.keys]
+    assert not np.isclose(released.replicate_means, studys.replicate_means[:, common], atol=1e-5).all(axis=0).any()
+    assert json.loads((folder / "summary.json").read_text())["drawn"] == "single images of the released tables"
+    assert "are drawn from these tables alone" in (folder / "README.md").read_text()
+
+
+def test_of_a_study_that_draws_whole_areas_only_its_redrawn_calibration_is_in_the_replicates(
+    finished, client, folder, tmp_path
+):
+    other = branch(finished, "areas", estimate={"bootstrap": ["area"], "redraw_calibration": True})
+    run_stages(other, TO_ESTIMATES, lambda: client)
+    assert invoke("--study", other.root, "--out", str(tmp_path), "--minimum-images", "20")[0] == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["drawn"] == "single images of the released tables"
+    fixed, redrawn = (pd.read_csv(path / "groups.csv") for path in (folder, tmp_path))
+    average = (fixed["key"] == "Estimate_Total").to_numpy()
+    assert (redrawn["key"] == fixed["key"]).all()
+    assert (redrawn["sd"] > 1.2 * fixed["sd"])[average].all()
 
 
 def test_a_second_release_replaces_the_first_with_the_same_bytes(finished, folder):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import geopandas as gpd
 import numpy as np
@@ -20,9 +21,10 @@ from pipeline.config import Settings
 from pipeline.errors import SourceError
 from pipeline.tables import AREAS
 from tests.attack import Attacker
-from tests.estimated import by_images
+from tests.estimated import by_areas, by_images
 
 PROBABILITIES = (0.777, 0.0021)
+DRAWN = np.repeat([[PROBABILITIES[1]], [PROBABILITIES[0]]], 200, axis=1)
 
 
 def city(seed: int, areas: int = 40, places: int = 5) -> gpd.GeoDataFrame:
@@ -65,7 +67,6 @@ def made_summary(inside: np.ndarray) -> dict:
         "calibration": calibration,
         "images": {"analysed": int(inside.sum()) + 5, "outside_every_area": 5},
         "interval_percent": 95.0,
-        "way": {"unit": "image"},
         "cut_points": {"density": [123.456, 2345.6, 34567.8]},
         "skipped": {},
         "correlations": [{"covariate": "income_usd", "pearson": 0.123456, "areas": 7}],
@@ -73,10 +74,10 @@ def made_summary(inside: np.ndarray) -> dict:
     }
 
 
-def released(folder, areas, inside, minimum: int):
+def released(folder, areas, inside, minimum: int, results=None):
     """A release of a city on disk."""
-    results = by_images(areas, inside, PROBABILITIES, replicates=12, seed=3)
-    made = release(areas, inside, results, PROBABILITIES, minimum=minimum, percent=95)
+    results = results or by_images(areas, inside, PROBABILITIES, replicates=12, seed=3)
+    made = release(areas, inside, results, PROBABILITIES, drawn=DRAWN, minimum=minimum, percent=95)
     fill_folder(folder, release_files(made, Settings(), made_summary(inside), minimum))
     return made
 
@@ -88,11 +89,12 @@ def refused(areas, inside, minimum: int) -> str:
     return str(caught.value)
 
 
-def assert_withstands(folder, minimum: int) -> None:
-    """No attack comes closer than promised."""
+def assert_withstands(folder, minimum: int, inside) -> None:
+    """No attack comes closer than promised, not even one that knows which groups have few images."""
     attacker = Attacker(folder)
     assert attacker.determined() == []
-    images, shares = attacker.image_bounds(), attacker.share_bounds()
+    guessed = [few for few in attacker.few() if few[0] @ inside.sum(axis=1) <= few[2]]
+    images, shares = attacker.image_bounds(guessed=guessed), attacker.share_bounds()
     assert ((images["high"] - images["low"]) >= (minimum - 1) * 0.999).all(), images
     assert ((shares["high"] - shares["low"]) >= 0.999 / minimum).all(), shares
 
@@ -114,7 +116,7 @@ def test_no_withheld_number_can_be_had_back_from_what_is_published(tmp_path_fact
     published = pd.read_csv(folder / "areas.csv", dtype={"area": str})
     few = (inside.sum(axis=1) > 0) & (inside.sum(axis=1) < minimum)
     assert published.loc[few, "withheld"].astype(str).str.lower().eq("true").all()
-    assert_withstands(folder, minimum)
+    assert_withstands(folder, minimum, inside)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -123,7 +125,7 @@ def test_a_city_of_some_size_is_released_and_withstands(tmp_path, seed):
     made = released(tmp_path, frame, inside, 20)
     assert made.too_few > 0
     assert (made.areas["withheld"] == "false").sum() >= 15
-    assert_withstands(tmp_path, 20)
+    assert_withstands(tmp_path, 20, inside)
 
 
 def test_hiding_areas_of_few_images_alone_is_broken_by_the_same_attacker(tmp_path, monkeypatch):
@@ -149,7 +151,7 @@ def test_linear_algebra_alone_breaks_it_where_a_neighbourhood_has_one_area_of_fe
     assert attacker.image_bounds().loc[area].tolist() == pytest.approx([11, 11])
     monkeypatch.undo()
     released(tmp_path / "whole", frame, inside, 20)
-    assert_withstands(tmp_path / "whole", 20)
+    assert_withstands(tmp_path / "whole", 20, inside)
 
 
 def test_an_area_alone_in_its_borough_takes_the_boroughs_level_with_it(tmp_path):
@@ -162,7 +164,7 @@ def test_an_area_alone_in_its_borough_takes_the_boroughs_level_with_it(tmp_path)
     assert (rows["withheld"] == "true").all()
     assert rows[["estimate", "lower", "images"]].isna().all(axis=None)
     assert "Island" not in (tmp_path / "boro_bootstraps.json").read_text()
-    assert_withstands(tmp_path, 20)
+    assert_withstands(tmp_path, 20, inside)
 
 
 def test_areas_without_images_are_shown_with_0_and_a_minimum_of_1_withholds_nothing(tmp_path):
@@ -215,19 +217,146 @@ def test_levels_of_published_groups_are_the_studys_rounded(tmp_path):
         np.testing.assert_allclose(one.means[shown], studys[name].means[shown], atol=0.5000001e-5)
 
 
-def test_replicates_that_few_areas_vary_are_withheld(tmp_path):
-    frame, inside = city(8, 60), counts(8, 60, 400.0)
-    made = released(tmp_path, frame, inside, 20)
-    hidden = (made.areas["withheld"] == "true").to_numpy()
-    positive = inside[:, 1] > 0
-    places: Released = made.results["neighbourhood"]
-    checked = 0
-    for key, mean, replicates in zip(places.keys, places.means, places.replicate_means.T, strict=True):
-        lives = ((frame["neighbourhood"] == key) & (frame["persons"] > 0)).to_numpy() & (inside.sum(axis=1) > 0)
-        few = (lives & hidden).any() and (lives & positive).sum() < 10
-        assert np.isnan(replicates).all() == (np.isnan(mean) or few)
-        checked += few
-    assert checked
+def town(seed: int) -> tuple[gpd.GeoDataFrame, np.ndarray]:
+    """400 areas in 25 neighbourhoods of 5 boroughs, a quarter of which were driven little."""
+    generator = np.random.default_rng(seed)
+    frame, place = city(seed, 400), np.arange(400) // 16
+    frame["neighbourhood"] = [f"Place {number}" for number in place]
+    frame["borough"] = [f"Borough {number // 5}" for number in place]
+    frame["persons"] = generator.integers(600, 2_500, 400).astype(float)
+    parts = generator.dirichlet([1, 1, 1, 1, 0.3], 400)[:, :4]
+    for number, race in enumerate(("white", "black", "hispanic", "asian")):
+        frame[f"persons_{race}"] = np.floor(parts[:, number] * frame["persons"])
+    frame["density_per_sqmi"] = frame["persons"] * 27.8784
+    mean = np.where(generator.uniform(size=25) < 0.25, 60, 600)[place]
+    images = np.floor(generator.gamma(2, mean / 2)).astype(np.int64) + 1
+    positives = generator.binomial(images, generator.beta(1, 30, 400))
+    return frame, np.column_stack([images - positives, positives])
+
+
+def publish_replicates_of(results: dict[str, Released], monkeypatch, *, but: str = "") -> None:
+    """Make releases that hold a study's own replicates, but for those of one group."""
+
+    def own(published, *_others):
+        replicated = {}
+        for name, one in published.items():
+            shown = ~np.isnan(one.means) & (np.array(one.keys) != but)
+            means = np.where(shown, results[name].replicate_means, np.nan).round(5)
+            totals = results[name].replicate_totals.round(5)
+            replicated[name] = replace(one, replicate_totals=totals, replicate_means=means)
+        return replicated
+
+    monkeypatch.setattr(analysis.release, "_with_replicates", own)
+
+
+def own_replicates(one: Released, key: str) -> np.ndarray:
+    """A study's replicates of a group or of everyone."""
+    return one.replicate_means[:, one.keys.index(key)] if key in one.keys else one.replicate_totals
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_replicate_of_the_study_is_in_its_release_or_had_back_by_subtraction(tmp_path, seed):
+    frame, inside = town(seed)
+    results = by_images(frame, inside, PROBABILITIES, replicates=200, seed=987_654_321)
+    made = released(tmp_path, frame, inside, 30, results)
+    attacker = Attacker(tmp_path)
+    found = {(name, key): attacker.replicates(name)[key] for name in made.results for key in attacker.replicates(name)}
+    assert len(found) > 20
+    for (name, key), values in {**found, **attacker.subtracted()}.items():
+        assert abs(np.corrcoef(values, own_replicates(results[name], key))[0, 1]) < 0.4, (name, key)
+
+
+def test_the_studys_own_replicates_would_give_back_those_of_a_neighbourhood_left_out(tmp_path, monkeypatch):
+    frame, inside = town(1)
+    results = by_images(frame, inside, PROBABILITIES, replicates=200, seed=987_654_321)
+    publish_replicates_of(results, monkeypatch, but="Place 7")
+    released(tmp_path, frame, inside, 30, results)
+    attacker = Attacker(tmp_path)
+    assert "Place 7" not in attacker.replicates("neighbourhood")
+    found, own = attacker.subtracted()["neighbourhood", "Place 7"], own_replicates(results["neighbourhood"], "Place 7")
+    assert np.corrcoef(found, own)[0, 1] > 0.999
+
+
+def test_a_seed_that_can_be_guessed_is_not_found_where_whole_areas_are_drawn(tmp_path, monkeypatch):
+    frame, inside = town(4)
+    days = pd.date_range("2025-01-01", "2025-12-31").strftime("%Y%m%d").astype(int)
+    results = by_areas(frame, inside, PROBABILITIES, replicates=20, seed=20250914)
+    released(tmp_path / "release", frame, inside, 30, results)
+    assert Attacker(tmp_path / "release").seed_of_areas(days) is None
+    publish_replicates_of(results, monkeypatch)
+    released(tmp_path / "own replicates", frame, inside, 30, results)
+    assert Attacker(tmp_path / "own replicates").seed_of_areas(days) == 20250914
+
+
+def hold_back(*withheld: tuple[int, int]) -> tuple[gpd.GeoDataFrame, np.ndarray]:
+    """A town with chosen images and positive ones of four withheld areas alike among the 16 of a neighbourhood."""
+    frame, inside = town(1)
+    alike = ["persons", "persons_white", "income_usd", "zone", "density_per_sqmi"]
+    frame.loc[48:51, alike] = [1_500.0, 200.0, 60_000.0, "R", 41_817.6]
+    inside[48:52] = [(images - positives, positives) for images, positives in withheld]
+    inside[52:64] = (390, 8)
+    return frame, inside
+
+
+ALIKE = [  # one share of positive images and as many images in all, but 1, 2 or 3 positive ones
+    [(9, 1), (28, 0), (27, 0), (26, 0)],
+    [(18, 2), (25, 0), (24, 0), (23, 0)],
+    [(27, 3), (22, 0), (21, 0), (20, 0)],
+]
+
+
+def test_cities_that_differ_only_in_what_is_withheld_give_the_same_bytes(tmp_path):
+    folders, guesses = [], []
+    for positives, withheld in enumerate(ALIKE, 1):
+        folder = tmp_path / f"{positives} positive"
+        made = released(folder, *hold_back(*withheld), 30)
+        assert (made.areas.loc[48:63, "withheld"] == "true").tolist() == [True] * 4 + [False] * 12
+        folders.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        guesses.append(Attacker(folder).positives_by_spread("Place 3"))
+    assert np.isfinite(guesses).all()
+    assert folders[0] == folders[1] == folders[2]
+
+
+def test_a_spread_of_the_studys_own_replicates_would_tell_how_many_images_of_an_area_are_positive(
+    tmp_path, monkeypatch
+):
+    for positives, withheld in enumerate(ALIKE, 1):
+        frame, inside = hold_back(*withheld)
+        results = by_images(frame, inside, PROBABILITIES, replicates=1_000, seed=987_654_321)
+        publish_replicates_of(results, monkeypatch)
+        folder = tmp_path / f"{positives} positive"
+        released(folder, frame, inside, 30, results)
+        assert Attacker(folder).positives_by_spread("Place 3") == pytest.approx(positives, rel=0.3)
+
+
+def test_replicates_lie_around_the_released_levels_with_the_spread_of_the_studys(tmp_path):
+    frame, inside = town(6)
+    studys = by_images(frame, inside, PROBABILITIES, replicates=400, seed=1)
+    made = released(tmp_path, frame, inside, 30, studys)
+    ratios = []
+    for name, one in made.results.items():
+        shown = ~np.isnan(one.means)
+        spread = one.replicate_means[:, shown].std(axis=0)
+        assert (abs(one.replicate_means[:, shown].mean(axis=0) - one.means[shown]) < spread / 3).all()
+        ratios.append(spread / studys[name].replicate_means[:, shown].std(axis=0))
+    assert np.median(np.concatenate(ratios)) == pytest.approx(1, abs=0.15)
+    rows = made.groups[made.groups["withheld"] == "false"]
+    assert rows[["estimate", "lower", "upper", "sd"]].notna().all(axis=None)
+
+
+def test_an_analysis_that_is_left_out_does_not_tell_that_its_areas_have_few_images(tmp_path):
+    frame, inside = city(2, 60), counts(2, 60, 300.0)
+    few = frame.index[[4, 15, 26, 37]]
+    frame["zone"] = "C"
+    frame["persons"] += 10
+    frame.loc[few, "zone"] = "R"
+    inside[few] = [(20, 1), (9, 0), (12, 2), (15, 0)]
+    made = released(tmp_path, frame, inside, 100)
+    reasons = json.loads((tmp_path / "summary.json").read_text())["skipped"]
+    assert {"race_residential", "density_residential", "income_residential"} <= set(reasons)
+    assert len(set(reasons.values())) == 1
+    assert (made.areas.loc[few, "withheld"] == "true").all()
+    assert_withstands(tmp_path, 100, inside)
 
 
 def test_the_same_city_gives_the_same_bytes_and_the_checksums_hold(tmp_path):
@@ -264,4 +393,4 @@ def test_an_overall_level_that_rounds_to_0_is_refused():
     frame, inside = city(9, 40), counts(9, 40, 200.0)
     results = {"race": Released(("a",), 1e-6, np.array([1e-6]), np.array([1e-6]), np.array([[1e-6]]))}
     with pytest.raises(SourceError, match="overall level is 1e-06"):
-        release(frame, inside, results, PROBABILITIES, minimum=20, percent=95)
+        release(frame, inside, results, PROBABILITIES, drawn=DRAWN, minimum=20, percent=95)

@@ -1,5 +1,7 @@
 """Suppression on plain arrays: what is hidden, and that it is enough."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -70,6 +72,17 @@ def test_a_sum_that_is_rounded_enough_needs_no_company():
     assert exact.areas.sum() == 3
     rounded = hide(counts([3, 11, 40], [[1, 1, 1]], width=30.0, slack=30.0))
     assert rounded.areas.sum() == 2
+
+
+def test_a_sum_that_is_known_to_be_at_most_so_large_needs_room_but_no_company():
+    def at_most(most: float, values: list[float]) -> Quantity:
+        known = counts(values, [[1.0] * len(values)], group=[ALWAYS])
+        return replace(known, low=np.array([-np.inf]), high=np.array([most]))
+
+    assert hide(at_most(12.0, [3])).areas.tolist() == [True]
+    assert hide(at_most(54.0, [3, 50])).areas.tolist() == [True, True]  # 3 may be 12, if 50 may be less
+    with pytest.raises(CanNotBeProtected):
+        hide(at_most(11.0, [3]))
 
 
 def test_sums_that_are_harmless_alone_are_found_together():

@@ -1,0 +1,70 @@
+"""Replicates drawn from released tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from analysis.estimate import Frame, Panel
+from analysis.redraw import imagine, redraw
+
+PROBABILITIES = (0.8, 0.1)
+
+
+def shown(**columns) -> pd.DataFrame:
+    """Released areas of two neighbourhoods; the second and third area of the first are withheld."""
+    frame = pd.DataFrame(
+        {
+            "neighbourhood": ["A", "A", "A", "A", "B", "B"],
+            "persons": [10.0, 10.0, 10.0, 0.0, 10.0, 10.0],
+            "images": pd.array([200, None, None, 50, None, 0], dtype="Int64"),
+            "positives": pd.array([20, None, None, 5, None, 0], dtype="Int64"),
+            "withheld": ["false", "true", "true", "false", "true", "false"],
+        }
+    )
+    return frame.assign(**columns)
+
+
+PLACES = pd.DataFrame({"level": [0.24], "images": [260.0]}, index=["A"])
+
+
+def test_withheld_areas_share_the_rest_of_their_neighbourhoods_images_at_its_level():
+    images, shares = imagine(shown(), PLACES, 0.31, PROBABILITIES, 100)
+    assert images.tolist() == [200, 30, 30, 50, 50, 0]  # 260 - 200 for two, and half of 100 where nothing is known
+    np.testing.assert_allclose(shares, [0.1, 0.2, 0.2, 0.1, 0.3, 0.0])
+
+
+def test_levels_beyond_both_probabilities_are_a_share_of_none_or_all():
+    below, above = (imagine(shown(), PLACES.assign(level=level), 0.1, PROBABILITIES, 100)[1] for level in (0.05, 0.9))
+    assert (below[1], above[1]) == (0, 1)
+    assert imagine(shown(), PLACES, 0.1, (0.1, 0.1), 100)[0].tolist() == [200, 30, 30, 50, 50, 0]
+
+
+def panel() -> Panel:
+    frame = Frame("all", np.ones(3, dtype=bool), with_outside=True)
+    return Panel(frame, (), sparse.csr_array(np.array([[1.0, 3.0, 5.0], [1.0, 0.0, 0.0]])))
+
+
+def test_replicates_spread_as_binomial_shares_around_nothing():
+    drawn = np.repeat([[0.1], [0.8]], 3_000, axis=1)
+    (moved,) = redraw(np.array([40, 90, 0]), np.array([0.2, 0.4, 0.0]), [panel()], PROBABILITIES, drawn)
+    variance = np.array([0.2 * 0.8 / 40, 0.4 * 0.6 / 90])
+    expected = 0.7 * np.sqrt([(variance @ [1, 9]) / 16, variance[0]])
+    np.testing.assert_allclose(moved.std(axis=1), expected, rtol=0.05)
+    np.testing.assert_allclose(moved.mean(axis=1), 0, atol=4 * expected.max() / np.sqrt(3_000))
+
+
+def test_probabilities_that_are_drawn_again_move_every_level():
+    drawn = np.array([[0.1, 0.2, 0.1], [0.8, 0.8, 0.9]])
+    (moved,) = redraw(np.array([40, 90, 7]), np.array([0.0, 0.0, 1.0]), [panel()], PROBABILITIES, drawn)
+    np.testing.assert_allclose(moved[1], [0, 0.1, 0], atol=1e-12)
+    np.testing.assert_allclose(moved[0], [0, 0.1 * 4 / 9, 0.1 * 5 / 9], atol=1e-12)
+
+
+@pytest.mark.parametrize("replicates", [1, 100, 101, 250])
+def test_more_replicates_leave_the_first_ones_as_they_were(replicates):
+    def moved(number: int) -> np.ndarray:
+        drawn = np.repeat([[0.1], [0.8]], number, axis=1)
+        return redraw(np.array([40, 90, 7]), np.array([0.1, 0.2, 0.3]), [panel()], PROBABILITIES, drawn)[0]
+
+    np.testing.assert_array_equal(moved(300)[:, :replicates], moved(replicates))
