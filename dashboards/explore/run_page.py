@@ -132,7 +132,7 @@ def summary_text(table: pd.DataFrame) -> str:
         complete = int((known["done"] >= known["shards"]).sum())
         text = f"{complete} of {len(known)} stages of the run complete, {int(known['done'].sum()):,} of "
         text += f"{int(known['shards'].sum()):,} shards done"
-        text += f"; {others} more {'stage' if others == 1 else 'stages'} outside it" if others else ""
+        text += f"; {others} more {'stage' if others == 1 else 'stages'} without a plan" if others else ""
     return f"{text}, {table['seconds'].sum():,.0f} seconds of work by all workers together."
 
 

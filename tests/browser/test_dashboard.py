@@ -204,6 +204,25 @@ def test_a_pointer_on_the_map_is_told_the_place_and_a_drag_is_not(address, open_
     said.wait_for(state="hidden")
 
 
+def test_a_swipe_over_the_map_scrolls_the_page(address, browser):
+    phone = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = phone.new_page()
+    page.goto(address)
+    wait_for_picture(page, 0)
+    box = page.locator("canvas").first.bounding_box()
+    assert box["height"] < 0.7 * 844, "nothing is left to scroll by"
+    ends = "Bokeh.documents[0].get_model_by_name('map').tags"
+    before = page.evaluate(ends)
+    fingers = phone.new_cdp_session(page)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for kind, up in (("touchStart", 0), *(("touchMove", 15 * step) for step in range(1, 13)), ("touchEnd", None)):
+        points = [] if up is None else [{"x": x, "y": y - up}]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    page.wait_for_function("() => window.scrollY > 50")
+    assert page.evaluate(ends) == before
+    phone.close()
+
+
 def test_a_place_is_found_by_its_name(address, open_page):
     page = open_page(address)
     page.wait_for_function(f"() => {_DRAWN} > 0")
@@ -227,6 +246,7 @@ def test_the_map_can_be_saved(address, open_page, tmp_path, kind, start):
 def test_an_address_that_makes_no_sense_shows_the_plain_map(address, open_page):
     page = open_page(f"{address}?hours=99-x&place=<script>alert(1)</script>:x&at=1,2,nan&level=ward&chosen=<b>x</b>")
     page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
+    assert page.get_by_label("Areas").input_value() == "neighbourhoods"
     assert page.locator("script", has_text="alert(1)").count() == 0
 
 

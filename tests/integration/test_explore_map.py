@@ -64,6 +64,14 @@ def test_without_a_filter_a_place_has_the_images_and_the_interval_of_the_tables(
     assert set(part.loc[part["relative"].notna(), "interval"]) == {"95 %, linear approximation"}
 
 
+def test_maps_are_of_the_two_class_prediction_whatever_comes_first(site):
+    ways = [{"prediction": "station_adjusted", "unit": "image"}, *site.results.summary["ways"]]
+    adjusted = site.results.tables.assign(lower=0.0, upper=9.0)
+    results = replace(site.results, tables=adjusted, summary=site.results.summary | {"ways": ways})
+    made = replace(site, results=results).painter.levels("neighbourhood", Filter())
+    pd.testing.assert_frame_equal(made, site.painter.levels("neighbourhood", Filter()))
+
+
 def test_quick_intervals_are_as_wide_as_those_of_the_bootstrap(site):
     counts = area_counts(site.points, Filter())
     made = place_levels(site.city, "neighbourhood", counts, site.calibration, percent=95).set_index("place")
