@@ -4,7 +4,7 @@ A study's own replicates tell of withheld areas. All groups share their draws, s
 of its other neighbourhoods are those of the last; and an area of few images sways even a whole borough by steps of one
 image, so that the spread alone shows how many of them are positive. So a release draws anew, from a city that every
 reader of its tables can make up: shown areas have the images that are shown, withheld ones what `imagine` says. No seed
-is secret, and these replicates tell nothing that the tables do not. docs/release.md has the attacks and the measurements.
+is secret, and these replicates tell nothing that the tables do not. docs/release.md has the attacks and measurements.
 """
 
 from __future__ import annotations

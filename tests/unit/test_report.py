@@ -210,7 +210,7 @@ def test_a_group_that_too_few_units_touch_has_no_interval_and_the_page_says_why(
     tables.loc[tables["group"].isin(["White", "Black", "Queens"]), ["lower", "upper", "sd"]] = np.nan
     study = made_study(tmp_path, images=10, tables=tables)
     page = Page(report_of(study))
-    (queens,) = [row for row in page.rows if row[0] == "Queens" and len(row) == 6 and "to" not in row[2]]
+    (queens,) = [row for row in page.rows if row[0] == "Queens" and len(row) > 4]
     assert queens[2:4] == [UNKNOWN, UNKNOWN]  # of single images, and of whole rides
     assert "A group that fewer than 5 rides, days or areas touch has no interval of them" in page.text
     results = read_results(study)
