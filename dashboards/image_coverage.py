@@ -172,7 +172,7 @@ def _people(axes: Axes, images: pd.Series[int], groups: dict[str, pd.Series[floa
             color=colour,
             linestyle=line,
             linewidth=1.8 if name == EVERYONE else 1.2,
-            label=f"{name}, {share[0] if at[0] == 0 else 0:.1%}".replace("%", " %"),
+            label=f"{name}, {100 * share[0] if at[0] == 0 else 0:.1f} %",
         )
     decades = [10.0**power for power in range(int(np.log10(most)) + 1)]
     axes.xaxis.set_major_locator(FixedLocator([0.3, *decades]))

@@ -531,8 +531,8 @@ def bare(*, alt: str, **parameters: Any) -> figure:
 def with_interval(row: Any) -> str:
     """A ratio and its interval in words, from a row with estimate, lower and upper."""
     if np.isnan(row["lower"]):
-        return f"{row['estimate']:.2f}"
-    return f"{row['estimate']:.2f} ({row['lower']:.2f} to {row['upper']:.2f})"
+        return f"{row['estimate']:.3f}"
+    return f"{row['estimate']:.3f} ({row['lower']:.3f} to {row['upper']:.3f})"
 
 
 def share(part: float, whole: float) -> str:

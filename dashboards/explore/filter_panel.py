@@ -16,8 +16,9 @@ from dashboards.explore.state import State
 
 _LIGHTS = {"Any light": "all", "Daylight": "day", "Night": "night"}
 _EVERYWHERE = "the whole city"
-_WRAPPED = ".bk-input-group { flex-wrap: wrap; }"
+_WRAPPED = ".bk-input-group { flex-wrap: wrap; } .bk-input-group label, .bk-input-group input { margin-left: 0; }"
 _WIDE = {"sizing_mode": "stretch_width", "margin": (4, 0)}
+_LEFT = {"sizing_mode": "stretch_width", "margin": (4, 8, 4, 0)}  # of another
 
 
 def filter_panel(site: Site, state: State) -> pn.Column:
@@ -30,9 +31,9 @@ def filter_panel(site: Site, state: State) -> pn.Column:
     offered = [level for level in site.city.levels if level != "area" or asked == "area"]
     levels = {_EVERYWHERE: "", **{site.city.names[level][0]: level for level in offered}}
     widgets = {
-        "first_day": pn.widgets.DatePicker(label="From", start=first, end=last, value=first, **_WIDE),
+        "first_day": pn.widgets.DatePicker(label="From", start=first, end=last, value=first, **_LEFT),
         "last_day": pn.widgets.DatePicker(label="To", start=first, end=last, value=last, **_WIDE),
-        "first_hour": pn.widgets.Select(label="From hour", options=hours, value=hours[0], **_WIDE),
+        "first_hour": pn.widgets.Select(label="From hour", options=hours, value=hours[0], **_LEFT),
         "last_hour": pn.widgets.Select(label="To hour", options=ends, value=ends[-1], **_WIDE),
         "weekdays": pn.widgets.CheckBoxGroup(
             label="Weekdays", options=list(WEEKDAYS), value=list(WEEKDAYS), inline=True, stylesheets=[_WRAPPED], **_WIDE
@@ -92,7 +93,7 @@ def filter_panel(site: Site, state: State) -> pn.Column:
         share = images / site.points.images if site.points.images else 0.0
         turned = keep.first_day and keep.last_day and keep.first_day > keep.last_day
         why = "<br>*From* is after *To*." if turned else ""
-        return f"**{images:,}** of {site.points.images:,} images ({share:.1%}){why}"
+        return f"**{images:,}** of {site.points.images:,} images ({100 * share:.1f} %){why}"
 
     def reset(_event: Any) -> None:
         state.filter = Filter()

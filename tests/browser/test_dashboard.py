@@ -131,9 +131,9 @@ def test_a_filter_acts_on_the_count_the_picture_and_the_address(address, open_pa
     wait_for_address(page, "light=night")
     wait_for_picture(page, before)
     share = page.get_by_text(re.compile(r"of [\d,]+ images \(")).first.inner_text()
-    assert not share.endswith("(100.0%)")
+    assert not share.endswith("(100.0 %)")
     page.get_by_role("button", name="Show all images").click()
-    page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
+    page.get_by_text(re.compile(r"\(100.0 %\)")).first.wait_for()
     page.wait_for_function("() => !window.location.search.includes('light')")
 
 
@@ -245,7 +245,7 @@ def test_the_map_can_be_saved(address, open_page, tmp_path, kind, start):
 
 def test_an_address_that_makes_no_sense_shows_the_plain_map(address, open_page):
     page = open_page(f"{address}?hours=99-x&place=<script>alert(1)</script>:x&at=1,2,nan&level=ward&chosen=<b>x</b>")
-    page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
+    page.get_by_text(re.compile(r"\(100.0 %\)")).first.wait_for()
     assert page.get_by_label("Areas").input_value() == "neighbourhoods"
     assert page.locator("script", has_text="alert(1)").count() == 0
 

@@ -15,7 +15,7 @@ import shapely
 from typer.testing import CliRunner
 
 import cli
-from pipeline.errors import ContractViolation, NotYetMade, SettingsError
+from pipeline.errors import ContractViolation, NotYetMade, SettingsError, StorageError
 from pipeline.export import export_published
 from pipeline.run import Progress
 from pipeline.store import create_study, open_study
@@ -251,7 +251,7 @@ def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_are_refused
 def test_a_place_that_can_not_be_written_to_is_named(study, tmp_path):
     (tmp_path / "file").write_text("mine")
     for name in ("w.csv", "folder"):
-        with pytest.raises(SettingsError, match="can not be written to"):
+        with pytest.raises(StorageError, match="can be no folder"):
             export_published(study, str(tmp_path / "file" / name), client=no_client)
 
 
