@@ -7,6 +7,9 @@ from typing import Any
 
 import geopandas as gpd
 import pandas as pd
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
 import shapely
 
 from pipeline.config import Settings
@@ -115,7 +118,21 @@ def labels(study: Study) -> pd.DataFrame:
 
 
 def content(study: Study) -> dict[str, bytes]:
-    """Every file of source/ and truth/, by its path."""
+    """Every file of source/ and truth/, by its path; of tables their rows.
+
+    How a table's coordinate system is written depends on what else the process has read: after a file that describes
+    EPSG:4326 without its ensemble, PROJ describes it so, too.
+    """
     root = Path(study.path())
     paths = [path for folder in ("source", "truth") for path in (root / folder).rglob("*") if path.is_file()]
-    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+    return {
+        str(path.relative_to(root)): _rows(path) if path.suffix == ".parquet" else path.read_bytes() for path in paths
+    }
+
+
+def _rows(path: Path) -> bytes:
+    table = pq.read_table(path).replace_schema_metadata()
+    written = io.BytesIO()
+    with pa.ipc.new_stream(written, table.schema) as writer:
+        writer.write_table(table)
+    return written.getvalue()

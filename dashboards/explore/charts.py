@@ -407,9 +407,14 @@ def day_chart(days: pd.DatetimeIndex, counts: npt.NDArray[np.int64], *, alt: str
     )
     bars = plot.vbar("day", width=0.8 * 86_400_000, top="images", source=source, color=BLUE, line_color=None)
     plot.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@name"), ("images", "@images{0,0}")]))
-    plot.xaxis.formatter = DatetimeTickFormatter(days="%e %b", months="%b %Y", hours="%e %b")
+    plot.xaxis.formatter = day_ticks()
     plot.xaxis.axis_label = "local day"
     return _counted(plot)
+
+
+def day_ticks() -> DatetimeTickFormatter:
+    """Days on an axis."""
+    return DatetimeTickFormatter(days="%e %b", months="%b %Y", hours="%e %b")
 
 
 def week_chart(counts: npt.NDArray[np.int64], *, alt: str) -> figure:
@@ -512,6 +517,11 @@ def bare(*, alt: str, **parameters: Any) -> figure:
     plot.toolbar.autohide = True
     plot.toolbar.logo = None
     plot.toolbar.active_drag = None
+    return lettered(plot)
+
+
+def lettered(plot: figure) -> figure:
+    """The plot in the project's lettering, with a light grid."""
     plot.outline_line_color = None
     plot.min_border_right = 12
     plot.background_fill_color = plot.border_fill_color = "#ffffff"

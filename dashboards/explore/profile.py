@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import panel as pn
+from bokeh.plotting import figure
 
 from analysis.calibrate import TwoClass
-from dashboards.explore.charts import Words, paragraph
+from dashboards.explore.charts import FONT, Words, day_ticks, lettered, paragraph
 from dashboards.explore.filters import HOURS, Filter
 from dashboards.explore.levels import images_words, level_words
 from dashboards.explore.site import Site
-from dashboards.figures import BLUE, MUTED, ORANGE
+from dashboards.figures import BLUE, INK, MUTED, ORANGE
 from dashboards.results import FEW_IMAGES
 
 _TALL_PX = 230
@@ -98,4 +99,12 @@ def _chart(curves: dict[str, pd.DataFrame], by: str) -> hv.Overlay:
         responsive=True,
         height=_TALL_PX,
         toolbar=None,
+        hooks=[lambda drawn, _: _as_other_charts(drawn.state, by)],
     )
+
+
+def _as_other_charts(plot: figure, by: str) -> None:
+    lettered(plot)
+    plot.title.text_font, plot.title.text_color = FONT, INK
+    if by == "day":
+        plot.xaxis.formatter = day_ticks()
