@@ -35,6 +35,7 @@ WARNING = "#b45309"
 
 # Verdana is as wide as DejaVu Sans, which few readers have.
 SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "patrolscope", "font.sans-serif": ["DejaVu Sans", "Verdana"]}
+# At 240 dpi, letters fitted to pixels make a sentence of these figures 3 to 4 % wider than its outline.
 HINTED = 1.04
 PT_PER_INCH = 72
 # As wide as a phone's page at the same size of text, half of a screen's page.
@@ -390,7 +391,9 @@ def ranking_figure(
             _rank_label(axes, row, f"{group}  {ranks[group] + 1:>3}")
         for one in series:
             shown = one.rows[one.rows["group"].isin(list(inside))]
-            _whiskers(axes, shown.assign(y=shown["group"].map(inside)), one, below=0.3, scale=0.7)
+            _whiskers(
+                axes, shown.assign(y=shown["group"].map(inside)), one, below=0.7 * SECOND_PT / RANKING_ROW_PT, scale=0.7
+            )
         axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     return figure
 

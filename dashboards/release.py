@@ -30,6 +30,7 @@ from analysis.release import (
     RELEASED_AREAS,
     RELEASED_TABLES,
     ROUNDED_TO,
+    SKIPPED,
     Release,
     release,
     round_to_digits,
@@ -118,7 +119,11 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
     )
     summary |= _described(made, areas, study.settings)
     fill_folder(out, release_files(made, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
-    return [_for_the_owner(made, minimum), f"{out}: {len(made.areas):,} areas, {len(made.results)} analyses"]
+    lines = [_for_the_owner(made, minimum)]
+    if made.skipped:
+        lines.append(f"left out: {', '.join(made.skipped)}; {SKIPPED}")
+    number = len(made.results)
+    return [*lines, f"{out}: {len(made.areas):,} areas, {number} {'analysis' if number == 1 else 'analyses'}"]
 
 
 def _drawn_probabilities(study: Study) -> Floats:

@@ -306,7 +306,13 @@ class Study:
             raise StorageError(f"{path} can be no folder ({error.strerror}): name another place") from error
 
     def _refuse_if_replaced(self, name: str) -> None:
-        if self.run and not (self.exists(_LOCK) and self.read_bytes(_LOCK).decode(errors="replace").endswith(self.run)):
+        if not self.run:
+            return
+        try:
+            holder = self.read_bytes(_LOCK)
+        except FileNotFoundError:
+            holder = b""
+        if not holder.endswith(self.run.encode()):
             raise StudyBusy(f"{name} is not written: the run that asked for it does not hold {self.root} any more")
 
     # Records.

@@ -14,6 +14,7 @@ from scipy.linalg import null_space
 from scipy.optimize import linprog
 
 from analysis.bootstrap import draw_clusters
+from analysis.estimate import PUBLISHED_FILES
 
 RACES = {
     "Estimate_Total_Not_Hispanic_or_Latino_White_alone": "persons_white",
@@ -22,17 +23,6 @@ RACES = {
     "Estimate_Total_Not_Hispanic_or_Latino_Asian_alone": "persons_asian",
 }
 COVARIATES = {"density": "density_per_sqmi", "income": "income_usd"}
-FILES = {
-    "race": "race_bootstraps.json",
-    "race_residential": "race_residential_zones_only_bootstraps.json",
-    "density": "density_cbg_bootstraps.json",
-    "density_residential": "density_cbg_residential_only_bootstraps.json",
-    "income": "median_household_income_bootstraps.json",
-    "income_residential": "median_household_income_residential_only_bootstraps.json",
-    "zone": "zone_bootstraps.json",
-    "borough": "boro_bootstraps.json",
-    "neighbourhood": "neighborhood_bootstraps.json",
-}
 Sum = tuple[np.ndarray, float, float]  # weights, low and high
 
 
@@ -172,7 +162,7 @@ class Attacker:
         negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
         sums = []
         for analysis in self.groups["analysis"].unique():
-            point = json.loads((self.folder / FILES[analysis]).read_text())["point_estimate"]
+            point = json.loads((self.folder / PUBLISHED_FILES[analysis]).read_text())["point_estimate"]
             everyone = np.where(self.frame(analysis) & self.seen, self.areas["persons"], 0.0)
             for key, weights in {"Estimate_Total": everyone, **self.weights(analysis)}.items():
                 level = point.get(f"{key}_weighted_mean")
@@ -203,7 +193,7 @@ class Attacker:
 
     def replicates(self, analysis: str) -> pd.DataFrame:
         """Levels of the groups that have replicates, a row a replicate."""
-        drawn = pd.DataFrame(json.loads((self.folder / FILES[analysis]).read_text())["bootstrap_statistics"])
+        drawn = pd.DataFrame(json.loads((self.folder / PUBLISHED_FILES[analysis]).read_text())["bootstrap_statistics"])
         drawn = drawn[[name for name in drawn if name.endswith("_weighted_mean")]]
         return drawn.rename(columns=lambda name: name.removesuffix("_weighted_mean"))
 

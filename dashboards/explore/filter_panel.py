@@ -16,7 +16,11 @@ from dashboards.explore.state import State
 
 _LIGHTS = {"Any light": "all", "Daylight": "day", "Night": "night"}
 _EVERYWHERE = "the whole city"
-_WRAPPED = ".bk-input-group { flex-wrap: wrap; } .bk-input-group label, .bk-input-group input { margin-left: 0; }"
+# A box that begins the second line stands below the first one, not indented.
+_WRAPPED = """
+.bk-input-group { flex-wrap: wrap; gap: 2px 5px; }
+.bk-input-group.bk-inline > *:not(:first-child) { margin-left: 0; }
+"""
 _WIDE = {"sizing_mode": "stretch_width", "margin": (4, 0)}
 _LEFT = {"sizing_mode": "stretch_width", "margin": (4, 8, 4, 0)}  # of another
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipeline.detect.stage import stage_name
 from pipeline.errors import SettingsError
 from pipeline.hashing import text_keys
+from pipeline.images import INDEX
 from pipeline.ledger import Ledger
 from pipeline.run import Progress, run_stages
 from pipeline.stages import Shard, Stage
@@ -85,24 +86,25 @@ def _stage(study: Study) -> Stage:
 
 def _plan(study: Study, _folder: Study) -> list[Shard]:
     """One shard a file of detections, which is told the ids of its images that others have, too."""
-    records = [(record, file) for record in study.records(stage_name(study)).values() for file in record.files]
-    keys, times = np.unique(
-        np.concatenate([np.empty(0, np.uint64), *(text_keys(_ids(study, file)) for _, file in records)]),
-        return_counts=True,
-    )
+    shared = _shared_ids(study)
+    return [
+        Shard(record.shard, {"file": file, "shared": shared.get(record.shard, [])}, record.rows_out, record.fingerprint)
+        for record in study.records(stage_name(study)).values()
+        for file in record.files
+    ]
+
+
+def _shared_ids(study: Study) -> dict[str, list[str]]:
+    """Ids that several images have, by shard; from the index, which has fewer files than the detections."""
+    files = [file for record in study.records(INDEX.name).values() for file in record.files]
+    ids = (text_keys(study.read_arrow(file, ["image_id"])["image_id"]) for file in files)
+    keys, times = np.unique(np.concatenate([np.empty(0, np.uint64), *ids]), return_counts=True)
     shared = keys[times > 1]
-    shards = []
-    for record, file in records:
-        ids: list[str] = []
-        if len(shared):
-            all_ids = _ids(study, file)
-            ids = sorted(set(all_ids.filter(pa.array(np.isin(text_keys(all_ids), shared))).to_pylist()))
-        shards.append(Shard(record.shard, {"file": file, "shared": ids}, record.rows_out, record.fingerprint))
-    return shards
-
-
-def _ids(study: Study, file: str) -> pa.ChunkedArray:
-    return study.read_arrow(file, ["image_id"])["image_id"]
+    if not len(shared):
+        return {}
+    tables = (study.read_arrow(file, ["image_id", "shard"]) for file in files)
+    found = pa.concat_tables(rows.filter(np.isin(text_keys(rows["image_id"]), shared)) for rows in tables)
+    return found.to_pandas().groupby("shard")["image_id"].agg(lambda some: sorted(set(some))).to_dict()
 
 
 def _process(study: Study, folder: Study, shard: Shard) -> Record:
