@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import embedded_levels, simulated_study, street_points, tracts
-from pipeline.annotate import ANNOTATE, distance_columns, load_surroundings
-from pipeline.assemble import MATCH
-from pipeline.keys import KEYS
-from pipeline.labels import LABELS
-from pipeline.run import run_stages
-from pipeline.spatial.coverage import Coverage
-from pipeline.spatial.crs import project_ft
-from pipeline.store import Study
+from patrolscope.pipeline.matching.annotate import ANNOTATE, distance_columns, load_surroundings
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.geography.polygon_index import Coverage
+from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.study.store import Study
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.bootstrap import draw_clusters
-from analysis.clusters import Clusters
-from analysis.estimate import analyses, panels
-from analysis.replicates import Counted, block_frame, cluster_sums, image_replicates, two_class_means
+from patrolscope.analysis.estimators.bootstrap import draw_clusters
+from patrolscope.analysis.stages.clusters import Clusters
+from patrolscope.analysis.estimators.rates import analyses, panels
+from patrolscope.analysis.stages.replicates import Counted, block_frame, cluster_sums, image_replicates, two_class_means
 from benchmarks.measure import Comparison, best_of
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
@@ -182,6 +182,6 @@ def reproduced() -> list[Comparison]:
     if not RELEASED.is_dir():
         return []
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cli", "reproduce", str(RELEASED), "--out", f"{folder}/out"]
+        command = [sys.executable, "-m", "patrolscope", "reproduce", str(RELEASED), "--out", f"{folder}/out"]
         took_s = best_of(lambda: subprocess.run(command, check=True, capture_output=True))
     return [Comparison("patrolscope reproduce, the whole command", took_s, 10.0, "s", 1, "limit")]

@@ -19,26 +19,25 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from analysis.calibrate import CALIBRATE
-from analysis.cells import analysed
+from patrolscope.analysis.stages.calibrate import CALIBRATE
+from patrolscope.analysis.stages.cells import analysed
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import simulated_study
-from dashboards.explore.compose import View, window_around
-from dashboards.explore.filters import Filter
-from dashboards.explore.merged import CELLS, COARSE
-from dashboards.explore.points import POINTS, TILES, Window
-from dashboards.explore.site import Site
-from dashboards.raster import Extent, count, read_batches
-from pipeline.annotate import ANNOTATE
-from pipeline.assemble import MATCH
-from pipeline.keys import KEYS
-from pipeline.labels import LABELS
-from pipeline.ledger import Ledger
-from pipeline.run import run_stages
-from pipeline.store import Study, open_study
+from patrolscope.dashboards.maps.compose import View, window_around
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.maps.merged import CELLS, COARSE
+from patrolscope.dashboards.maps.points import POINTS, TILES, Window
+from patrolscope.dashboards.app.site import Site
+from patrolscope.dashboards.maps.raster import Extent, count, read_batches
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.store import Study, open_study
 
 STUDY = "PATROLSCOPE_BENCH_STUDY"  # a finished study to measure, instead of one that is made
-CLI = Path(__file__).parents[1] / "cli.py"
 COLUMNS, ROWS = 960, 640
 PIXELS_FT = {"city": 170.0, "borough": 40.0, "street": 4.0}
 STEPS = 12  # of a walk at each level
@@ -195,7 +194,7 @@ def measure_reader(study: Study) -> list[Comparison]:
 @contextmanager
 def served(study: Study) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Address of the study's map, served by a process of its own."""
-    command = [sys.executable, str(CLI), "dashboard", "--study", study.root, "--port", "0"]
+    command = [sys.executable, "-m", "patrolscope", "dashboard", "--study", study.root, "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
@@ -270,7 +269,7 @@ def others(address: str, how: Callable[[str, float], None]) -> Iterator[None]:
     command = [sys.executable, "-c", code, address, str(90)]
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(subprocess.Popen(command, cwd=CLI.parent, stdout=subprocess.PIPE, text=True))
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             for _ in range(READERS - 1)
         ]
         try:

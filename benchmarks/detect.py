@@ -25,19 +25,19 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import Comparison, best_of, two_workers
-from pipeline.config import Settings
-from pipeline.detect import boxes
-from pipeline.detect.architecture import variant
-from pipeline.detect.checkpoint import read_checkpoint
-from pipeline.detect.decode import decode
-from pipeline.detect.detector import Detector, load_detector
-from pipeline.detect.inference import Batch, Clock, infer
-from pipeline.detect.official import save_checkpoint
-from pipeline.detect.stage import WEIGHTS, detect_stage
-from pipeline.detect.yolov7 import Network
-from pipeline.images import INDEX, PREFIXES
-from pipeline.run import run_stages
-from pipeline.store import Study, create_study
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.detect import boxes
+from patrolscope.pipeline.detect.models.architecture import variant
+from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
+from patrolscope.pipeline.detect.decode import decode
+from patrolscope.pipeline.detect.detector import Detector, load_detector
+from patrolscope.pipeline.detect.inference import Batch, Clock, infer
+from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.store import Study, create_study
 
 SIZE, THREADS, MANY_PIXELS = 640, 2, 50_000_000
 _CLASSES = ("police officer", "police vehicle")

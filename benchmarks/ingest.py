@@ -12,10 +12,10 @@ import numpy as np
 
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import write_raw_files
-from pipeline.config import Settings
-from pipeline.ingest import STAGES
-from pipeline.run import run_stages
-from pipeline.store import create_study
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.intake.ingest import STAGES
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.store import create_study
 
 
 def run(*, quick: bool) -> list[Comparison]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import distributed
 
-from cluster.workers import quiet
+from patrolscope.cluster.workers import quiet
 
 
 @dataclass(frozen=True)

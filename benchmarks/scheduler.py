@@ -24,20 +24,20 @@ from typing import Any
 import distributed
 import yaml
 
-from analysis.calibrate import CALIBRATION_FILE, TwoClass
-from analysis.replicates import BLOCK, REPLICATE
+from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE, TwoClass
+from patrolscope.analysis.stages.replicates import BLOCK, REPLICATE
 from benchmarks.measure import Comparison, workers
 from benchmarks.workloads import simulated_study
-from pipeline.annotate import ANNOTATE, load_surroundings
-from pipeline.assemble import MATCH
-from pipeline.config import Settings, with_changes
-from pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
-from pipeline.images import BUCKETS, INDEX
-from pipeline.keys import KEYS
-from pipeline.labels import LABELS
-from pipeline.run import run_stages
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, create_study
+from patrolscope.pipeline.matching.annotate import ANNOTATE, load_surroundings
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
+from patrolscope.pipeline.detect.image_index import BUCKETS, INDEX
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, create_study
 
 DETECT_SHARDS, DAYS, BLOCKS = 12_400, 76, 100
 IMAGES_A_SHARD = 2_000
@@ -99,7 +99,7 @@ def launched(folder: Path) -> Iterator[Path]:
     profile = folder / "profile.yaml"
     profile.write_text(yaml.safe_dump({"kind": "local", "folder": str(folder / "home"), "pools": {"cpu": pool}}))
     file = folder / "scheduler.json"
-    command = [sys.executable, "-m", "cli", "cluster", "launch", str(profile), "--file", str(file)]
+    command = [sys.executable, "-m", "patrolscope", "cluster", "launch", str(profile), "--file", str(file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as scheduler:
         try:
             while not file.exists():

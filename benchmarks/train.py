@@ -16,11 +16,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Comparison
-from pipeline.detect.train.loop import train
-from pipeline.detect.train.network import new_network
-from pipeline.detect.train.settings import Asked
-from pipeline.detect.train.ultralytics_engine import open_model, train_ultralytics
-from pipeline.scenes.dataset import write_scenes
+from patrolscope.pipeline.train.loop import train
+from patrolscope.pipeline.train.network import new_network
+from patrolscope.pipeline.train.settings import Asked
+from patrolscope.pipeline.train.ultralytics_engine import open_model, train_ultralytics
+from patrolscope.pipeline.simulation.scenes.dataset import write_scenes
 
 SIZE, BATCH, PEER = 320, 16, "yolo11n.yaml"
 _WARM_EPOCHS = 1  # that are left out of the times

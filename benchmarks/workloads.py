@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.csv
 import shapely
 
-from pipeline import catalog, readers
-from pipeline.config import Layer, Settings
-from pipeline.store import Study
+from patrolscope.pipeline.geography import catalog
+
+from patrolscope.pipeline.geography import readers
+from patrolscope.pipeline.study.config import Layer, Settings
+from patrolscope.pipeline.study.store import Study
 
 Floats = npt.NDArray[np.float64]
 _FIRST_MIDNIGHT_MS = 1_601_870_400_000  # 2020-10-05 in New York
@@ -52,10 +54,10 @@ def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats,
 
 def simulated_study(folder: Path, images: int, client: distributed.Client) -> Study:
     """A simulated study of the embedded city, with its areas and metadata made."""
-    from pipeline.ingest import ARRANGE, READ, SET_ASIDE
-    from pipeline.layers import LAYERS
-    from pipeline.run import run_stages
-    from pipeline.simulate import simulate
+    from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
+    from patrolscope.pipeline.geography.layers import LAYERS
+    from patrolscope.pipeline.engine.run import run_stages
+    from patrolscope.pipeline.simulation.simulate import simulate
 
     study = simulate(str(folder), images=images, client=lambda: client)
     run_stages(study, [LAYERS, READ, SET_ASIDE, ARRANGE], lambda: client)

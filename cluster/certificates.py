@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distributed.security import Security
 
-from cluster.profiles import Certificates, ClusterError, Profile
+from patrolscope.cluster.profiles import Certificates, ClusterError, Profile
 
 ROLES = ("client", "scheduler", "worker")  # as Dask calls those who show a certificate
 

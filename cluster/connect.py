@@ -14,10 +14,10 @@ import dask
 import distributed
 from distributed.utils import silence_logging_cmgr
 
-from cluster.certificates import ROLES, certificates, security
-from cluster.jobs import require_queue
-from cluster.profiles import Address, Certificates, ClusterError, Profile, load_profile
-from cluster.workers import POOLS, Pools, quiet
+from patrolscope.cluster.certificates import ROLES, certificates, security
+from patrolscope.cluster.jobs import require_queue
+from patrolscope.cluster.profiles import Address, Certificates, ClusterError, Profile, load_profile
+from patrolscope.cluster.workers import POOLS, Pools, quiet
 
 CONNECT_TIMEOUT_S = 20
 

@@ -12,8 +12,8 @@ import distributed
 from distributed.deploy import ssh
 from distributed.security import Security
 
-from cluster.certificates import by_path
-from cluster.profiles import LOOPBACK, Certificates, ClusterError, Pool, Profile, granted_gpus, seconds
+from patrolscope.cluster.certificates import by_path
+from patrolscope.cluster.profiles import LOOPBACK, Certificates, ClusterError, Pool, Profile, granted_gpus, seconds
 
 DEATH_TIMEOUT_S = 60  # a worker that does not find its scheduler for so long gives its place back
 PLACEHOLDER = "SCHEDULER"  # its address is not known before it runs
@@ -213,7 +213,7 @@ def _worker_arguments(profile: Profile, pool: Pool) -> list[str]:
         lifetime_s, stagger_s = pool.lifetime_s
         arguments += ["--lifetime", f"{lifetime_s}s", "--lifetime-stagger", f"{stagger_s}s"]
     if pool.kind == "gpu" and pool.processes > 1:
-        arguments += ["--preload", "cluster.one_gpu"]
+        arguments += ["--preload", "patrolscope.cluster.one_gpu"]
     return arguments
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from distributed.core import Status
 
-from cluster.connect import connect, scheduler_file, start
-from cluster.profiles import Address, ClusterError, Profile, load_profile
+from patrolscope.cluster.connect import connect, scheduler_file, start
+from patrolscope.cluster.profiles import Address, ClusterError, Profile, load_profile
 
 
 def launch(name: str, file: str | None, say: Callable[[str], None]) -> None:

@@ -16,8 +16,8 @@ from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
-from cluster.jobs import job_spec, listed_jobs
-from cluster.profiles import LOOPBACK, Pool, Profile
+from patrolscope.cluster.jobs import job_spec, listed_jobs
+from patrolscope.cluster.profiles import LOOPBACK, Pool, Profile
 
 BALANCE_EVERY_S = 1.0
 # A job without any worker of its own for so long has gone. A nanny needs a few seconds to start a worker again.

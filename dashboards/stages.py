@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dashboards.figures import draw_figures, to_png, to_svg
-from dashboards.maps import draw_maps, load_city
-from dashboards.raster import count_study
-from dashboards.report import AFTER_THE_REPORT, REPORT_FILE, render_report
-from dashboards.results import read_results
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint
+from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
+from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
+from patrolscope.dashboards.maps.raster import count_study
+from patrolscope.dashboards.report.report import AFTER_THE_REPORT, REPORT_FILE, render_report
+from patrolscope.analysis.stages.results import read_results
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, fingerprint
 
 FIGURES_FOLDER = "figures"
 

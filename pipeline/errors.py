@@ -20,7 +20,7 @@ class SourceError(PatrolscopeError):
 
 
 class ContractViolation(PatrolscopeError):
-    """A table does not hold what its declaration in `pipeline.tables` says."""
+    """A table does not hold what its declaration in `patrolscope.pipeline.contract.tables` says."""
 
 
 class StudyBusy(PatrolscopeError):

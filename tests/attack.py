@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.linalg import null_space
 from scipy.optimize import linprog
 
-from analysis.bootstrap import draw_clusters
-from analysis.estimate import PUBLISHED_FILES
+from patrolscope.analysis.estimators.bootstrap import draw_clusters
+from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
 
 RACES = {
     "Estimate_Total_Not_Hispanic_or_Latino_White_alone": "persons_white",

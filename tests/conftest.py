@@ -55,7 +55,7 @@ def s3():
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory, client):
     """A simulated study of 60,000 images on the embedded city, before its first run."""
-    from pipeline.simulate import simulate
+    from patrolscope.pipeline.simulation.simulate import simulate
 
     return simulate(str(tmp_path_factory.mktemp("simulated")), images=60_000, days=3, client=lambda: client)
 
@@ -63,7 +63,7 @@ def simulated(tmp_path_factory, client):
 @pytest.fixture(scope="session")
 def finished(simulated, client):
     """The same study after every stage."""
-    from pipeline.run import run_stages
+    from patrolscope.pipeline.engine.run import run_stages
     from tests.integration.studies import EVERY_STAGE, branch
 
     study = branch(simulated, "finished")
@@ -74,7 +74,7 @@ def finished(simulated, client):
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, client):
     """A small study with images after a plain run from metadata to estimates."""
-    from pipeline.run import run_stages
+    from patrolscope.pipeline.engine.run import run_stages
     from tests.image_study import TO_ESTIMATES, image_study
 
     study = image_study(tmp_path_factory.mktemp("undisturbed") / "study", client)

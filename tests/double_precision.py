@@ -10,8 +10,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cli
-from pipeline.detect.train import loop, network
+from patrolscope import cli
+from patrolscope.pipeline.train import loop
+from patrolscope.pipeline.train import network
 
 
 def new_network(*args, **options):

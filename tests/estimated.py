@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import Analysis, Frame, analyses, panels
-from analysis.published import Released
-from analysis.replicates import Counted, area_replicates, image_replicates, released, two_class_means
+from patrolscope.analysis.estimators.rates import Analysis, Frame, analyses, panels
+from patrolscope.analysis.stages.published import Released
+from patrolscope.analysis.stages.replicates import Counted, area_replicates, image_replicates, released, two_class_means
 
 
 def by_images(

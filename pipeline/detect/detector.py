@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import WeightsError
+from patrolscope.pipeline.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ def load_detector(
     import cv2
     import torch
 
-    from pipeline.detect.base import Options
+    from patrolscope.pipeline.detect.models.base import Options
 
     if not 0 <= score_above < 1 or not 0 < iou_above <= 1:
         raise WeightsError(f"score_above {score_above} must lie in [0, 1), iou_above {iou_above} in (0, 1]")
@@ -117,11 +117,11 @@ def load_detector(
     with local_copy(path) as file:
         kind = kind_of(file)
         if kind == YOLOV7:
-            from pipeline.detect.yolov7_detector import Yolov7Detector
+            from patrolscope.pipeline.detect.models.yolov7_detector import Yolov7Detector
 
             return Yolov7Detector(file, _digest(file), options)
         if kind == YOLOV7_ONNX:
-            from pipeline.detect.onnx_yolov7 import OnnxYolov7Detector
+            from patrolscope.pipeline.detect.models.onnx_yolov7 import OnnxYolov7Detector
 
             return OnnxYolov7Detector(file, _digest(file), options, threads)
         return _ultralytics(file, options, trust)
@@ -135,7 +135,7 @@ def _ultralytics(file: Path, options: Any, trust: bool) -> Detector:
             "If you trust where it comes from, say --trust-weights"
         )
     require("ultralytics")
-    from pipeline.detect.ultralytics_detector import UltralyticsDetector
+    from patrolscope.pipeline.detect.models.ultralytics_detector import UltralyticsDetector
 
     return UltralyticsDetector(file, _digest(file), options)
 
@@ -147,7 +147,7 @@ def kind_of(file: Path) -> str:
     ------
     WeightsError : it is none; says why
     """
-    from pipeline.detect.restricted import LEGACY_MAGIC, ZIP_MAGIC, ForbiddenName, open_archive
+    from patrolscope.pipeline.detect.weights.restricted import LEGACY_MAGIC, ZIP_MAGIC, ForbiddenName, open_archive
 
     if file.name.lower().endswith(_EXPORTS):
         return ULTRALYTICS
@@ -159,7 +159,7 @@ def kind_of(file: Path) -> str:
         raise WeightsError(f"{file.name} is empty")
     if file.suffix.lower() == ".onnx":
         require("onnx", "onnxruntime")
-        from pipeline.detect.onnx_yolov7 import is_of_ultralytics
+        from patrolscope.pipeline.detect.models.onnx_yolov7 import is_of_ultralytics
 
         return ULTRALYTICS if is_of_ultralytics(file) else YOLOV7_ONNX
     if not start.startswith(ZIP_MAGIC) and start != LEGACY_MAGIC:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.detect.room import is_out_of_memory
+from patrolscope.pipeline.detect.room import is_out_of_memory
 
 # Of the memory that is free: the rest is for images that come while others are computed, for many boxes, for pieces.
 _SHARE = 0.8

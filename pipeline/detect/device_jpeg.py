@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision import io
 
-from pipeline.detect.boxes import BORDER, Letterbox
-from pipeline.detect.device import Arrivals
-from pipeline.errors import WeightsError
+from patrolscope.pipeline.detect.boxes import BORDER, Letterbox
+from patrolscope.pipeline.detect.device import Arrivals
+from patrolscope.pipeline.errors import WeightsError
 
 # Of torchvision 0.29 on: it names torchcodec, which is another library for each version of torch.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torchvision\.io")

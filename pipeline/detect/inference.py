@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.detect.decode import Status, decode
-from pipeline.detect.detector import Detector
-from pipeline.detect.room import empty_cache, is_out_of_memory
-from pipeline.errors import SettingsError
+from patrolscope.pipeline.detect.decode import Status, decode
+from patrolscope.pipeline.detect.detector import Detector
+from patrolscope.pipeline.detect.room import empty_cache, is_out_of_memory
+from patrolscope.pipeline.errors import SettingsError
 
 Boxes = npt.NDArray[np.float32]
 NO_BOXES: Boxes = np.empty((0, 6), dtype=np.float32)

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.detect.stage import stage_name
-from pipeline.errors import SettingsError
-from pipeline.hashing import text_keys
-from pipeline.images import INDEX
-from pipeline.ledger import Ledger
-from pipeline.run import Progress, run_stages
-from pipeline.stages import Shard, Stage
-from pipeline.store import SETTINGS_FILE, Record, Study
+from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.errors import SettingsError
+from patrolscope.pipeline.hashing import text_keys
+from patrolscope.pipeline.detect.image_index import INDEX
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.engine.run import Progress, run_stages
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import SETTINGS_FILE, Record, Study
 
 if TYPE_CHECKING:
     import distributed

@@ -22,20 +22,20 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from pipeline.adopt import adopt
-from pipeline.detect import detector as detectors
-from pipeline.detect.detector import Detector
-from pipeline.detect.inference import Batch, Clock, Found, infer
-from pipeline.detect.memory import kept_memory
-from pipeline.detect.train.result import RESULT_FILE, trained_threshold
-from pipeline.errors import NotYetMade, SourceError, WeightsError
-from pipeline.images import Store, indexed_shards, no_images
-from pipeline.ledger import Ledger
-from pipeline.rawfiles import identity
-from pipeline.remote import remote_errors
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, fingerprint, open_study
-from pipeline.tables import DETECTIONS, IMAGE_INDEX
+from patrolscope.pipeline.study.adopt import adopt
+from patrolscope.pipeline.detect import detector as detectors
+from patrolscope.pipeline.detect.detector import Detector
+from patrolscope.pipeline.detect.inference import Batch, Clock, Found, infer
+from patrolscope.pipeline.detect.memory import kept_memory
+from patrolscope.pipeline.detect.weights.training_result import RESULT_FILE, trained_threshold
+from patrolscope.pipeline.errors import NotYetMade, SourceError, WeightsError
+from patrolscope.pipeline.detect.image_index import Store, indexed_shards, no_images
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.intake.raw_files import identity
+from patrolscope.pipeline.study.remote import remote_errors
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, fingerprint, open_study
+from patrolscope.pipeline.contract.tables import DETECTIONS, IMAGE_INDEX
 
 RESOURCE = "GPU"  # of workers; where none offers it, all of them do the work
 VERSION = 1  # raised when images are decoded otherwise, so that their boxes change

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.explore.points import POINTS
-from pipeline.run import run_stages
+from patrolscope.dashboards.maps.points import POINTS
+from patrolscope.pipeline.engine.run import run_stages
 from tests.integration.studies import branch
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -25,14 +25,13 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (Debian: chromium)"),
 ]
 PAGES = {"map": "Map", "disparities": "Disparities", "detector": "Detector", "coverage": "Coverage", "run": "Run"}
-CLI = Path(__file__).parents[2] / "cli.py"
 WAIT_MS = 60_000
 
 
 def serve(study, *options):
     """A server in a process of its own, and the address of its map."""
     server = subprocess.Popen(
-        [sys.executable, str(CLI), "dashboard", "--study", study.root, "--port", "0", *options],
+        [sys.executable, "-m", "patrolscope", "dashboard", "--study", study.root, "--port", "0", *options],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -281,7 +280,7 @@ def test_a_broken_table_gives_a_page_that_names_it(finished, client, open_page):
             shutil.copytree(folder, other.path(folder.name))
     other.write_bytes(b"analysis,group\n", "estimates", "tables.csv")
     done = subprocess.run(
-        [sys.executable, str(CLI), "dashboard", "--study", other.root, "--port", "0"],
+        [sys.executable, "-m", "patrolscope", "dashboard", "--study", other.root, "--port", "0"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2

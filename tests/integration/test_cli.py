@@ -5,11 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from cluster.connect import connection
-from cluster.profiles import ClusterError
-from pipeline.store import open_study
-from pipeline.tables import TABLES
+from patrolscope import cli
+from patrolscope.cluster.connect import connection
+from patrolscope.cluster.profiles import ClusterError
+from patrolscope.pipeline.study.store import open_study
+from patrolscope.pipeline.contract.tables import TABLES
 from tests.released import write_released
 
 
@@ -124,13 +124,13 @@ def test_a_local_cluster_listens_on_loopback_alone():
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("patrolscope.cluster.connect.CONNECT_TIMEOUT_S", 1)
     with connection("tcp://127.0.0.1:9") as client, pytest.raises(ClusterError, match="no scheduler answers"):
         client()
 
 
 def test_ingest_takes_sources_and_flags_makes_the_study_and_says_what_changed(tmp_path):
-    from pipeline.store import open_study
+    from patrolscope.pipeline.study.store import open_study
     from tests.annotated_csv import published_frame, to_csv
 
     (tmp_path / "annotated.csv").write_bytes(to_csv(published_frame(50).assign(speed=3)))

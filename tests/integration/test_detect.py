@@ -13,21 +13,21 @@ import pandas as pd
 import pytest
 
 from benchmarks.measure import two_workers
-from pipeline.annotate import ANNOTATE
-from pipeline.assemble import MATCH, detections_of
-from pipeline.config import Settings, with_changes
-from pipeline.detect.labels_out import write_label_files
-from pipeline.detect.stage import WEIGHTS, adopt_detector, detect_stage, result_name
-from pipeline.distribute import finish_shards
-from pipeline.errors import NotYetMade, SettingsError, SourceError, WeightsError
-from pipeline.images import INDEX, PREFIXES, list_again
-from pipeline.ingest import STAGES as TO_METADATA
-from pipeline.keys import KEYS
-from pipeline.labels import LABELS
-from pipeline.run import run_stages
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, create_study, open_study
-from pipeline.tables import DETECTIONS
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.match import MATCH, detections_of
+from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.detect.labels_out import write_label_files
+from patrolscope.pipeline.detect.stage import WEIGHTS, adopt_detector, detect_stage, result_name
+from patrolscope.pipeline.engine.distribute import finish_shards
+from patrolscope.pipeline.errors import NotYetMade, SettingsError, SourceError, WeightsError
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES, list_again
+from patrolscope.pipeline.intake.ingest import STAGES as TO_METADATA
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
+from patrolscope.pipeline.contract.tables import DETECTIONS
 from tests.image_files import encoded, of_every_kind, picture
 from tests.image_study import TO_ESTIMATES, copy_of
 from tests.integration.test_cli import invoke

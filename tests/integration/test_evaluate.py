@@ -13,15 +13,15 @@ from matplotlib.image import imread
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
-import cli
-from analysis.evaluate import evaluate_study
-from analysis.labelled import labelled_images, labelled_stage
-from analysis.subgroups import locate
-from dashboards.evaluation import draw_evaluation, evaluate_stage
-from pipeline.annotate import load_surroundings
-from pipeline.errors import ContractViolation, NotYetMade, SourceError
-from pipeline.run import run_stages
-from pipeline.store import create_study, open_study
+from patrolscope import cli
+from patrolscope.analysis.stages.evaluate import evaluate_study
+from patrolscope.analysis.stages.ground_truth import labelled_images, labelled_stage
+from patrolscope.analysis.estimators.subgroups import locate
+from patrolscope.dashboards.charts.evaluation import draw_evaluation, evaluate_stage
+from patrolscope.pipeline.matching.annotate import load_surroundings
+from patrolscope.pipeline.errors import ContractViolation, NotYetMade, SourceError
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.store import create_study, open_study
 from tests.integration.studies import table
 
 FIGURES = ["roc", "precision_recall", "calibration", "subgroups_validation", "subgroups_test"]

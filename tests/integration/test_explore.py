@@ -13,20 +13,23 @@ import panel as pn
 import pytest
 from sklearn.metrics import precision_score, recall_score
 
-from analysis.calibrate import read_labelled_sets
-from analysis.estimate import RACES
-from dashboards.explore import coverage, detector, disparities, run_page
-from dashboards.explore.filter_panel import filter_panel
-from dashboards.explore.filters import Filter
-from dashboards.explore.gallery import BANDS, load_gallery, show
-from dashboards.explore.parts import counts_of, groups_of, images_left, part_results
-from dashboards.explore.points import POINTS, SCORE_STEPS
-from dashboards.explore.site import Site
-from dashboards.explore.state import State
-from dashboards.explore.static import PAGES, write_static
-from dashboards.stages import REPORT
-from pipeline.errors import SourceError
-from pipeline.run import LEDGER_FILE, outdated
+from patrolscope.analysis.stages.calibrate import read_labelled_sets
+from patrolscope.analysis.estimators.rates import RACES
+from patrolscope.dashboards.app import coverage
+from patrolscope.dashboards.app import detector
+from patrolscope.dashboards.app import disparities
+from patrolscope.dashboards.app import run_page
+from patrolscope.dashboards.app.filter_panel import filter_panel
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.app.gallery import BANDS, load_gallery, show
+from patrolscope.dashboards.app.parts import counts_of, groups_of, images_left, part_results
+from patrolscope.dashboards.maps.points import POINTS, SCORE_STEPS
+from patrolscope.dashboards.app.site import Site
+from patrolscope.dashboards.app.state import State
+from patrolscope.dashboards.app.static import PAGES, write_static
+from patrolscope.dashboards.stages import REPORT
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.engine.run import LEDGER_FILE, outdated
 from tests.image_study import copy_of
 from tests.integration.studies import EVERY_STAGE
 

@@ -13,19 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dashboards.explore import poster
-from dashboards.explore.compose import LEVEL_EDGES, PALETTE, TABLES, Scales, View, window_around
-from dashboards.explore.filters import Filter
-from dashboards.explore.legend import legend_html, ticks_of
-from dashboards.explore.levels import place_levels
-from dashboards.explore.map_page import cards
-from dashboards.explore.points import POINTS, Points, area_counts
-from dashboards.explore.poster import ask_for, write_poster
-from dashboards.explore.profile import borough_of, profile
-from dashboards.explore.site import Site
-from dashboards.explore.state import State
-from pipeline.errors import NotYetMade, SettingsError
-from pipeline.run import run_stages
+from patrolscope.dashboards.app import poster
+from patrolscope.dashboards.maps.compose import LEVEL_EDGES, PALETTE, TABLES, Scales, View, window_around
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.maps.legend import legend_html, ticks_of
+from patrolscope.dashboards.maps.levels import place_levels
+from patrolscope.dashboards.app.map_page import cards
+from patrolscope.dashboards.maps.points import POINTS, Points, area_counts
+from patrolscope.dashboards.app.poster import ask_for, write_poster
+from patrolscope.dashboards.app.profile import borough_of, profile
+from patrolscope.dashboards.app.site import Site
+from patrolscope.dashboards.app.state import State
+from patrolscope.pipeline.errors import NotYetMade, SettingsError
+from patrolscope.pipeline.engine.run import run_stages
 from tests.integration.studies import branch
 
 pytestmark = pytest.mark.slow

@@ -14,13 +14,13 @@ import pytest
 import shapely
 from typer.testing import CliRunner
 
-import cli
-from pipeline.errors import ContractViolation, NotYetMade, SettingsError, StorageError
-from pipeline.export import export_published
-from pipeline.run import Progress
-from pipeline.store import create_study, open_study
-from pipeline.tables import B03002_PUBLISHED, PUBLISHED
-from pipeline.wide import image_columns, load_gazetteer, wide
+from patrolscope import cli
+from patrolscope.pipeline.errors import ContractViolation, NotYetMade, SettingsError, StorageError
+from patrolscope.pipeline.export.export import export_published
+from patrolscope.pipeline.engine.run import Progress
+from patrolscope.pipeline.study.store import create_study, open_study
+from patrolscope.pipeline.contract.tables import B03002_PUBLISHED, PUBLISHED
+from patrolscope.pipeline.export.wide import image_columns, load_gazetteer, wide
 from tests.wide_study import reference, wide_study
 
 WINDOWS_H = (1, 3, 6)
@@ -189,7 +189,7 @@ def test_an_export_that_was_killed_with_its_file_in_place_knows_it_again(study, 
 
     out = tmp_path / "w.csv"
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.export._write_note", killed)
+        patched.setattr("patrolscope.pipeline.export.export._write_note", killed)
         with pytest.raises(Stopped):
             export_published(study, str(out), client=lambda: client)
     content = out.read_bytes()

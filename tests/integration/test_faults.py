@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis.replicates import REPLICATE
-from cluster.connect import connection
-from pipeline.annotate import ANNOTATE
-from pipeline.config import Settings
-from pipeline.detect.stage import detect_stage
-from pipeline.errors import PlanError, ShardsSetAside, StudyBusy, StudyFull, WorkersLost
-from pipeline.run import Progress, run_stages
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, create_study, open_study
+from patrolscope.analysis.stages.replicates import REPLICATE
+from patrolscope.cluster.connect import connection
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.detect.stage import detect_stage
+from patrolscope.pipeline.errors import PlanError, ShardsSetAside, StudyBusy, StudyFull, WorkersLost
+from patrolscope.pipeline.engine.run import Progress, run_stages
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 
@@ -173,9 +173,9 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_after_making_room(undi
 
 RUN = """
 import sys
-from cluster.connect import connection
-from pipeline.run import run_stages
-from pipeline.store import open_study
+from patrolscope.cluster.connect import connection
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.store import open_study
 from tests.image_study import TO_ESTIMATES
 if __name__ == "__main__":
     with connection(sys.argv[2]) as client:
@@ -218,7 +218,7 @@ def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(
     forget_from(study, "annotate")
     profile = tmp_path / "two.yaml"
     profile.write_text(yaml.safe_dump({"kind": "local", "workers": 1, "folder": str(tmp_path / "home")}))
-    launched = subprocess.Popen([sys.executable, "cli.py", "cluster", "launch", profile], stdout=subprocess.DEVNULL)
+    launched = subprocess.Popen([sys.executable, "-m", "patrolscope", "cluster", "launch", profile], stdout=subprocess.DEVNULL)
     file = tmp_path / "home" / "scheduler.json"
     until = time.monotonic() + 60
     while not file.exists():
@@ -227,7 +227,7 @@ def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(
     with connection(str(file)) as client, pytest.raises(WorkersLost, match=r"scheduler has gone.*same command"):
         run_stages(study, TO_ESTIMATES, client, KillAt("annotate", launched))
     launched.wait()
-    monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("patrolscope.cluster.connect.CONNECT_TIMEOUT_S", 1)
     code, output = invoke("plan", "--study", study.root, "--cluster", str(file))
     assert code == 2
     assert "left over from one that has ended" in output
@@ -236,7 +236,7 @@ def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(
 
 
 def test_workers_that_can_not_see_or_write_the_study_are_refused_before_the_work(small, pools, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.distribute._versions", lambda: {"python": "3.9.0"})
+    monkeypatch.setattr("patrolscope.pipeline.engine.distribute._versions", lambda: {"python": "3.9.0"})
     with pytest.raises(PlanError, match=r"python 3.* on workers, 3\.9\.0 here: install the same"):
         run_stages(small, [plain_stage(Write(tmp_path / "marks"))], pools)
     assert not tries(tmp_path / "marks")

@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from pipeline.catalog import AcceptedFile, CatalogEntry, fetch, fetch_all, load_catalog, locate
-from pipeline.config import Layer, Settings
-from pipeline.errors import SourceError
-from pipeline.store import create_study
+from patrolscope.pipeline.geography.catalog import AcceptedFile, CatalogEntry, fetch, fetch_all, load_catalog, locate
+from patrolscope.pipeline.study.config import Layer, Settings
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.store import create_study
 
 CONTENT = np.random.default_rng(3).bytes(1_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

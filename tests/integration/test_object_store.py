@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from pipeline.config import Settings
-from pipeline.store import create_study, open_study
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import create_study, open_study
 from tests.integration.test_run import patrolscope
 from tests.small_city import simulated
 

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.config import Settings
-from pipeline.distribute import read_table
-from pipeline.store import Study, create_study
-from pipeline.tables import ANNOTATED
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.engine.distribute import read_table
+from patrolscope.pipeline.study.store import Study, create_study
+from patrolscope.pipeline.contract.tables import ANNOTATED
 
 
 def ours(study: Study) -> pd.DataFrame:

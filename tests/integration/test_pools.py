@@ -13,13 +13,13 @@ import distributed
 import pytest
 import yaml
 
-from cluster import one_gpu
-from cluster.connect import connection
-from cluster.profiles import ClusterError
-from pipeline.config import Settings
-from pipeline.run import run_stages
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, create_study
+from patrolscope.cluster import one_gpu
+from patrolscope.cluster.connect import connection
+from patrolscope.cluster.profiles import ClusterError
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, create_study
 
 pytestmark = pytest.mark.alone
 

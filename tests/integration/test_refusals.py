@@ -10,8 +10,8 @@ from pathlib import Path
 import distributed
 import pytest
 
-from pipeline.config import Settings
-from pipeline.store import Study, create_study
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import Study, create_study
 from tests.integration.test_cli import invoke
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import cli
-from analysis.published import Released
-from pipeline.run import run_stages
+from patrolscope import cli
+from patrolscope.analysis.stages.published import Released
+from patrolscope.pipeline.engine.run import run_stages
 from tests.attack import Attacker
 from tests.integration.studies import TO_ESTIMATES, branch
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.published import read_released
-from analysis.replicates import REPLICATE
-from analysis.reproduce import tabulate
-from pipeline.errors import SourceError
-from pipeline.run import run_stages
+from patrolscope.analysis.stages.published import read_released
+from patrolscope.analysis.stages.replicates import REPLICATE
+from patrolscope.analysis.stages.reproduce import tabulate
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.engine.run import run_stages
 from tests.integration.studies import TO_ESTIMATES, branch, table
 
 pytestmark = pytest.mark.slow
@@ -166,7 +166,7 @@ def test_a_run_killed_among_its_replicates_goes_on_with_the_next_block(simulated
         estimate={**EVERY_WAY, "replicates": 60_000, "bootstrap": ["ride"], "predictions": ["two_class"]},
     )
     run_stages(study, TO_ESTIMATES[:-2], lambda: client)
-    command = [sys.executable, "-m", "cli", "estimate", "--study", study.root]
+    command = [sys.executable, "-m", "patrolscope", "estimate", "--study", study.root]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline_s = time.monotonic() + 120
     while len(study.records("replicates")) < 3 and time.monotonic() < deadline_s:

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from analysis.compare import compare
-from analysis.published import read_released
-from analysis.reproduce import tabulate
-from dashboards.reproduction import write_reproduction
+from patrolscope.analysis.estimators.compare import compare
+from patrolscope.analysis.stages.published import read_released
+from patrolscope.analysis.stages.reproduce import tabulate
+from patrolscope.dashboards.report.reproduction import write_reproduction
 
 
 def test_a_studys_own_results_give_the_numbers_of_its_tables(finished, tmp_path):

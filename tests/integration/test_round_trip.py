@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from pipeline.export import export_published
-from pipeline.run import run_stages
-from pipeline.store import Study, create_study
+from patrolscope.pipeline.export.export import export_published
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.store import Study, create_study
 from tests.integration.studies import TO_ANNOTATED
 
 # Where a row stood in its file is another file's business.

@@ -12,15 +12,15 @@ import dask.dataframe as dd
 import pandas as pd
 import pytest
 
-from analysis.published import Released
-from analysis.stages import SUMMARY_FILE
-from pipeline.annotate import annotate_in
-from pipeline.assemble import ANSWERS, detections_of
-from pipeline.distribute import over_partitions, read_table
-from pipeline.errors import StudyBusy
-from pipeline.run import run_stages
-from pipeline.store import Study
-from pipeline.tables import ANNOTATED, AREAS, METADATA
+from patrolscope.analysis.stages.published import Released
+from patrolscope.analysis.stages.estimate import SUMMARY_FILE
+from patrolscope.pipeline.matching.annotate import annotate_in
+from patrolscope.pipeline.matching.match import ANSWERS, detections_of
+from patrolscope.pipeline.engine.distribute import over_partitions, read_table
+from patrolscope.pipeline.errors import StudyBusy
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.store import Study
+from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, METADATA
 from tests.integration.studies import EVERY_STAGE, TO_ESTIMATES, branch, estimates, table
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,7 @@ def test_areas_open_as_a_geodataframe_with_their_coordinate_system(finished):
 
 def patrolscope(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "cli", *arguments],
+        [sys.executable, "-m", "patrolscope", *arguments],
         cwd=Path(__file__).resolve().parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -190,8 +190,8 @@ def test_on_the_real_city_intervals_cover_the_published_levels(shared_data, tmp_
     A million images leave half of the 217 neighbourhoods with fewer than 20 positive ones, where no percentile
     interval can be trusted (all together: 89 %; at the full 24.8 million images 93 %). Coverage is asked of the others.
     """
-    from pipeline.catalog import fetch_all
-    from pipeline.simulate import simulate
+    from patrolscope.pipeline.geography.catalog import fetch_all
+    from patrolscope.pipeline.simulation.simulate import simulate
 
     cache = tmp_path / "cache"
     fetched = list(fetch_all([], cache=cache, from_dir=shared_data))

@@ -11,14 +11,14 @@ from typing import Any
 import distributed
 import pytest
 
-from cluster.connect import connection
-from cluster.jobs import listed_jobs
-from cluster.profiles import ClusterError
-from pipeline.annotate import ANNOTATE
-from pipeline.detect.stage import detect_stage
-from pipeline.run import Progress, run_stages
-from pipeline.stages import Shard
-from pipeline.store import Record, Study
+from patrolscope.cluster.connect import connection
+from patrolscope.cluster.jobs import listed_jobs
+from patrolscope.cluster.profiles import ClusterError
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.detect.stage import detect_stage
+from patrolscope.pipeline.engine.run import Progress, run_stages
+from patrolscope.pipeline.engine.stage import Shard
+from patrolscope.pipeline.study.store import Record, Study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 from tests.slurm import jobs, running_slurm, two_pools
@@ -108,7 +108,7 @@ def test_a_cancelled_job_is_replaced_and_changes_no_table(slurm, undisturbed, tm
 def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(slurm, tmp_path):
     profile = two_pools(tmp_path, minimum=1)
     file = tmp_path / "home" / "scheduler.json"
-    command = [sys.executable, "cli.py", "cluster", "launch", profile]
+    command = [sys.executable, "-m", "patrolscope", "cluster", "launch", profile]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launched:
         wait_until(file.exists)
         content = json.loads(file.read_text())
@@ -153,9 +153,9 @@ def test_a_waiting_job_that_somebody_cancels_is_sent_again_and_a_queue_without_w
         asked += 1
         return await listed_jobs(kind)
 
-    monkeypatch.setattr("cluster.workers.listed_jobs", counted)
-    monkeypatch.setattr("cluster.workers.LISTED_EVERY_S", 1.0)
-    monkeypatch.setattr("cluster.workers.REFUSED_FOR_S", 1.0)
+    monkeypatch.setattr("patrolscope.cluster.workers.listed_jobs", counted)
+    monkeypatch.setattr("patrolscope.cluster.workers.LISTED_EVERY_S", 1.0)
+    monkeypatch.setattr("patrolscope.cluster.workers.REFUSED_FOR_S", 1.0)
     with connection(two_pools(tmp_path, minimum=1, directives=["--hold"])) as client:
         client()
         (first,) = jobs("PENDING")

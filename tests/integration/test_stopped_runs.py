@@ -7,11 +7,11 @@ from pathlib import Path
 import distributed
 import pytest
 
-from pipeline.config import Settings, with_changes
-from pipeline.errors import PlanError, SourceError
-from pipeline.run import outdated, run_stages
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, create_study, open_study
+from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.errors import PlanError, SourceError
+from patrolscope.pipeline.engine.run import outdated, run_stages
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
 
 pytestmark = pytest.mark.slow
 

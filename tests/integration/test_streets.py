@@ -10,19 +10,19 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
-from analysis.street_scenes import quality_on_scenes, seen_by_detector
-from dashboards.streets import STREETS
-from pipeline.assemble import MATCH
-from pipeline.detect import street_scenes
-from pipeline.detect.checkpoint import read_checkpoint
-from pipeline.detect.stage import WEIGHTS, detect_stage
-from pipeline.errors import WeightsError
-from pipeline.images import INDEX, PREFIXES
-from pipeline.ingest import ARRANGE, READ, SET_ASIDE
-from pipeline.keys import KEYS
-from pipeline.run import run_stages
-from pipeline.scenes.photograph import photograph
-from pipeline.simulate import (
+from patrolscope.analysis.stages.street_scenes import quality_on_scenes, seen_by_detector
+from patrolscope.dashboards.charts.street_scenes import STREETS
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.detect.weights import street_scenes
+from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.errors import WeightsError
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.simulation.scenes.photograph import photograph
+from patrolscope.pipeline.simulation.simulate import (
     BOXES_SHOWN_FILE,
     IMAGES_SHOWN_FILE,
     METADATA_FOLDER,
@@ -32,7 +32,7 @@ from pipeline.simulate import (
     read_arguments,
     simulate,
 )
-from pipeline.simulate_scenes import IMAGES_FOLDER
+from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER
 
 IMAGES = 130
 
@@ -100,12 +100,12 @@ def test_labelled_sets_have_the_scores_of_the_detector_itself(study):
 
 
 def test_the_same_arguments_make_the_same_study_in_one_process(study, tmp_path):
-    from pipeline.store import create_study
+    from patrolscope.pipeline.study.store import create_study
 
     other = create_study(tmp_path / "again", study.settings)
     for name in ("simulation.json",):
         other.write_bytes(study.read_bytes(name), name)
-    from pipeline.simulate import SIMULATE_CITY
+    from patrolscope.pipeline.simulation.simulate import SIMULATE_CITY
 
     for stage in (SIMULATE_CITY, SIMULATE_LABELLED, SIMULATE_DAYS, SIMULATE_SHOWN):
         for shard in reversed(stage.plan(other)):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
-from pipeline.store import Study
+from patrolscope.pipeline.study.store import Study
 from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 LINES = 600
@@ -83,7 +83,7 @@ def test_a_packed_file_gives_the_same_rows(block_bytes, files, undivided, tmp_pa
 
 
 def test_the_order_in_which_blocks_are_finished_does_not_matter(files, undivided, tmp_path):
-    from pipeline.ingest import STAGES
+    from patrolscope.pipeline.intake.ingest import STAGES
 
     study = raw_study(tmp_path, files, ingest={"block_bytes": 5_000})
     for stage in STAGES:

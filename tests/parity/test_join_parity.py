@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import shapely
 
-from pipeline.distribute import SpatialJoin
-from pipeline.spatial.coverage import Coverage
+from patrolscope.pipeline.engine.distribute import SpatialJoin
+from patrolscope.pipeline.geography.polygon_index import Coverage
 
 LAYERS = [
     ("nyc_census_tracts_2020.parquet", "GEOID", 2325),

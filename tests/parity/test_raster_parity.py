@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dashboards.raster
-from dashboards.raster import Counts, Extent, count, count_study
-from pipeline.tables import annotated_table
+import patrolscope.dashboards.maps.raster
+from patrolscope.dashboards.maps.raster import Counts, Extent, count, count_study
+from patrolscope.pipeline.contract.tables import annotated_table
 from tests.picture_study import made_study
 
 EXTENT = Extent.around((913_000.0, 120_000.0, 1_067_000.0, 273_000.0), cells=300)
@@ -67,7 +67,7 @@ def test_a_study_gives_the_same_counts_from_any_number_of_files_and_batches(tmp_
     study.fs.rm_file(study.path(name))
     for number, cut in enumerate(np.array_split(np.arange(len(frame)), files)):
         study.write(annotated_table(), frame.iloc[cut], f"annotated/day=2020-10-{number + 5:02}/part-0.parquet")
-    monkeypatch.setattr(dashboards.raster, "BATCH_ROWS", 700)
+    monkeypatch.setattr(patrolscope.dashboards.maps.raster, "BATCH_ROWS", 700)
     counts, ledger = count_study(study, EXTENT)
     np.testing.assert_array_equal(counts.images, expected.images)
     np.testing.assert_array_equal(counts.positives, expected.positives)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.run import Progress, run_stages
-from pipeline.simulate import SIMULATE_CITY, SIMULATE_DAYS, simulate
+from patrolscope.pipeline.engine.run import Progress, run_stages
+from patrolscope.pipeline.simulation.simulate import SIMULATE_CITY, SIMULATE_DAYS, simulate
 from tests import small_city
 from tests.small_city import content, small_study
 

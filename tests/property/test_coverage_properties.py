@@ -8,7 +8,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.spatial.coverage import Coverage
+from patrolscope.pipeline.geography.polygon_index import Coverage
 
 
 def lowest_touching(shapes: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.hashing import NAME_SEED, PATH_SEED, image_keys, text_keys
+from patrolscope.pipeline.hashing import NAME_SEED, PATH_SEED, image_keys, text_keys
 
 # Few characters, so that endings, folders and repeated names are common. A line feed stands in no reference.
 PARTS = st.text("ab.09/é_-", max_size=9) | st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30)

@@ -9,9 +9,9 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import SourceError
-from pipeline.simulate_rides import LocalDay, apportion, draw_rides, image_refs, ride_lengths
-from pipeline.streets import M_PER_DEGREE, Streets, displaced
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.simulation.rides import LocalDay, apportion, draw_rides, image_refs, ride_lengths
+from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets, displaced
 
 SEEDS = st.integers(0, 2**32 - 1)
 unhurried = settings(max_examples=50)

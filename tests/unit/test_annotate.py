@@ -11,12 +11,12 @@ from astral import LocationInfo
 from astral.geocoder import database, lookup
 from astral.sun import sun
 
-from pipeline.annotate import Felonies, Surroundings, annotate, time_columns
-from pipeline.config import Settings
-from pipeline.spatial.coverage import Coverage
-from pipeline.spatial.crs import project_ft
-from pipeline.spatial.nearest import Stations
-from pipeline.tables import ANNOTATED, FELONIES
+from patrolscope.pipeline.matching.annotate import Felonies, Surroundings, annotate, time_columns
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.geography.polygon_index import Coverage
+from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.geography.nearest import Stations
+from patrolscope.pipeline.contract.tables import ANNOTATED, FELONIES
 
 NEW_YORK = ZoneInfo("America/New_York")
 SETTINGS = Settings()

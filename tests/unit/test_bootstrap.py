@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.bootstrap import (
+from patrolscope.analysis.estimators.bootstrap import (
     _alias_table,
     add_clusters,
     add_weighted_images,
@@ -18,8 +18,8 @@ from analysis.bootstrap import (
     redraw_probabilities,
     resample_images,
 )
-from analysis.calibrate import TwoClass
-from analysis.estimate import Frame
+from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.estimators.rates import Frame
 
 
 def frame(name: str, areas: list[bool], *, with_outside: bool = False) -> Frame:

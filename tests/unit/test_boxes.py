@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.detect.augment import augmented
-from pipeline.detect.boxes import Letterbox, decode, ranked, restore, select
+from patrolscope.pipeline.detect.models.augment import augmented
+from patrolscope.pipeline.detect.boxes import Letterbox, decode, ranked, restore, select
 from tests import reference_yolov7 as reference
 
 

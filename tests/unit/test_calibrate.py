@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.calibrate import quality, read_labelled, station_adjusted, two_class
-from pipeline.errors import ContractViolation, SourceError
+from patrolscope.analysis.stages.calibrate import quality, read_labelled, station_adjusted, two_class
+from patrolscope.pipeline.errors import ContractViolation, SourceError
 
 
 def published_set() -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline import readers
-from pipeline.catalog import (
+from patrolscope.pipeline.geography import readers
+from patrolscope.pipeline.geography.catalog import (
     Fetched,
     cache_dir,
     fetch,
@@ -18,10 +18,10 @@ from pipeline.catalog import (
     locate,
     parse_catalog,
 )
-from pipeline.config import Layer, Layers, Settings
-from pipeline.errors import SourceError
-from pipeline.store import create_study
-from pipeline.tables import PEOPLE_PUBLISHED
+from patrolscope.pipeline.study.config import Layer, Layers, Settings
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.store import create_study
+from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED
 
 ENTRY = """
 stations:

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import shapely
 
-from pipeline.catalog import load_catalog
-from pipeline.census import (
+from patrolscope.pipeline.geography.catalog import load_catalog
+from patrolscope.pipeline.geography.census import (
     ESTIMATES,
     MARGINS,
     build_census,
@@ -18,10 +18,10 @@ from pipeline.census import (
     community_districts,
     with_places,
 )
-from pipeline.layers import LEVELS_FILE, PLACES_FILE, TRACTS_FILE, build_areas, plan_layers, process_layers
-from pipeline.spatial.crs import SQFT_PER_SQMI
-from pipeline.store import create_study
-from pipeline.tables import AREAS, B03002_PUBLISHED, CENSUS, LEVELS, TRACTS
+from patrolscope.pipeline.geography.layers import LEVELS_FILE, PLACES_FILE, TRACTS_FILE, build_areas, plan_layers, process_layers
+from patrolscope.pipeline.crs import SQFT_PER_SQMI
+from patrolscope.pipeline.study.store import create_study
+from patrolscope.pipeline.contract.tables import AREAS, B03002_PUBLISHED, CENSUS, LEVELS, TRACTS
 from tests.unit.test_layers import CODES, SQUARES
 
 CRS = "EPSG:2263"
@@ -192,7 +192,7 @@ def test_levels_do_not_depend_on_the_order_of_areas(order):
 @pytest.fixture(scope="module")
 def real(shared_data, tmp_path_factory):
     """New York after the stage of layers: its study."""
-    from pipeline.config import Layers, Settings
+    from patrolscope.pipeline.study.config import Layers, Settings
 
     files = {
         "areas": "boundaries/nyc_block_groups_2020.parquet",

@@ -5,14 +5,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.bootstrap import Counts, counts_by_area, draw_clusters
-from analysis.calibrate import TwoClass
-from analysis.cells import PROBABILITY_STEP
-from analysis.clusters import Clusters, clusters_touching, gather, part_of
-from analysis.estimate import analyses, frames, panels
-from analysis.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
-from analysis.replicates import Counted, adjusted_means, area_replicates, cluster_sums, two_class_means
-from pipeline.hashing import text_keys
+from patrolscope.analysis.estimators.bootstrap import Counts, counts_by_area, draw_clusters
+from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.stages.cells import PROBABILITY_STEP
+from patrolscope.analysis.stages.clusters import Clusters, clusters_touching, gather, part_of
+from patrolscope.analysis.estimators.rates import analyses, frames, panels
+from patrolscope.analysis.estimators.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
+from patrolscope.analysis.stages.replicates import Counted, adjusted_means, area_replicates, cluster_sums, two_class_means
+from patrolscope.pipeline.hashing import text_keys
 from tests.estimated import weighted_levels
 from tests.unit.test_estimate import PROBABILITIES, areas, cells_of  # noqa: F401 - a fixture
 

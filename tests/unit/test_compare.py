@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis.compare import compare, summarise
-from analysis.published import Released, read_released
-from analysis.reproduce import tabulate
-from dashboards.comparison import print_comparison
+from patrolscope.analysis.estimators.compare import compare, summarise
+from patrolscope.analysis.stages.published import Released, read_released
+from patrolscope.analysis.stages.reproduce import tabulate
+from patrolscope.dashboards.report.comparison import print_comparison
 from tests.released import made_released, write_released
 
 

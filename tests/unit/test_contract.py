@@ -7,10 +7,10 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.contract import POINT_COLUMN, Column, Table
-from pipeline.errors import ContractViolation
-from pipeline.geoparquet import to_arrow, to_frame
-from pipeline.tables import ANNOTATED, AREAS, CELLS, METADATA, TABLES, annotated_table
+from patrolscope.pipeline.contract.columns import POINT_COLUMN, Column, Table
+from patrolscope.pipeline.errors import ContractViolation
+from patrolscope.pipeline.study.geoparquet import to_arrow, to_frame
+from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, CELLS, METADATA, TABLES, annotated_table
 from tests.strategies import frames
 
 IMAGES = Table(

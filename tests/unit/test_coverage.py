@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import shapely
 
-from pipeline.errors import SourceError
-from pipeline.spatial.coverage import Coverage, gaps
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.geography.polygon_index import Coverage, gaps
 
 SQUARES = {
     "a": shapely.box(0, 0, 1, 1),

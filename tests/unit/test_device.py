@@ -14,17 +14,17 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.detect import driver, measure_loop, utilisation
-from pipeline.detect import device_jpeg
-from pipeline.detect.architecture import variant
-from pipeline.detect.boxes import Letterbox
-from pipeline.detect.decode import decode
-from pipeline.detect.detector import load_detector
-from pipeline.detect.device import Arrivals, images_that_fit, measured_batch
-from pipeline.detect.device_jpeg import JpegDecoder, letterboxed
-from pipeline.detect.inference import Batch, infer
-from pipeline.detect.official import save_checkpoint
-from pipeline.detect.yolov7 import Network
-from pipeline.errors import SettingsError, WeightsError
+from patrolscope.pipeline.detect import device_jpeg
+from patrolscope.pipeline.detect.models.architecture import variant
+from patrolscope.pipeline.detect.boxes import Letterbox
+from patrolscope.pipeline.detect.decode import decode
+from patrolscope.pipeline.detect.detector import load_detector
+from patrolscope.pipeline.detect.device import Arrivals, images_that_fit, measured_batch
+from patrolscope.pipeline.detect.device_jpeg import JpegDecoder, letterboxed
+from patrolscope.pipeline.detect.inference import Batch, infer
+from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.errors import SettingsError, WeightsError
 from tests.fake_detector import FakeDetector
 from tests.image_files import encoded, of_every_kind, picture, turned
 from tests.official_form import save
@@ -555,7 +555,7 @@ def test_the_comparison_with_a_gpu_allows_other_rounding_and_nothing_more(networ
     """Half precision, which else is for GPUs, keeps its bound on a CPU, too; bf16 with its 8 bits does not."""
     assert_same_boxes(network)
     assert pixels_apart(network, precision="bf16") > HALF_PIXELS
-    monkeypatch.setattr("pipeline.detect.yolov7_detector.choose_precision", lambda precision, device: precision)
+    monkeypatch.setattr("patrolscope.pipeline.detect.models.yolov7_detector.choose_precision", lambda precision, device: precision)
     assert pixels_apart(network, precision="fp16") <= HALF_PIXELS
 
 

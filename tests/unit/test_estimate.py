@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.bootstrap import counts_by_area, resample_images
-from analysis.cells import add_cells
-from analysis.estimate import (
+from patrolscope.analysis.estimators.bootstrap import counts_by_area, resample_images
+from patrolscope.analysis.stages.cells import add_cells
+from patrolscope.analysis.estimators.rates import (
     RACES,
     analyses,
     area_means,
@@ -16,11 +16,11 @@ from analysis.estimate import (
     quartile_of,
     weighted_percentiles,
 )
-from analysis.intervals import percentile_interval, spread
-from analysis.published import Released
-from analysis.results import area_table, released_table, with_counts
-from pipeline.errors import SourceError
-from pipeline.tables import PEOPLE_PUBLISHED
+from patrolscope.analysis.estimators.intervals import percentile_interval, spread
+from patrolscope.analysis.stages.published import Released
+from patrolscope.analysis.stages.result_tables import area_table, released_table, with_counts
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED
 from tests.estimated import by_images, relative_levels
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128

@@ -16,7 +16,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from analysis.evaluate import (
+from patrolscope.analysis.stages.evaluate import (
     QUANTITIES,
     Choice,
     Tally,
@@ -27,8 +27,8 @@ from analysis.evaluate import (
     measured,
     quality_table,
 )
-from analysis.subgroups import Split
-from pipeline.errors import SettingsError, SourceError
+from patrolscope.analysis.estimators.subgroups import Split
+from patrolscope.pipeline.errors import SettingsError, SourceError
 
 BOOTSTRAP = {"replicates": 40, "seed": 5, "interval_percent": 95}
 
@@ -133,7 +133,7 @@ def test_more_replicates_leave_the_first_ones_as_they_were_and_names_have_stream
 def test_intervals_do_not_depend_on_the_size_of_a_block(monkeypatch):
     tally = Tally.of(*labelled(300))
     whole = measured(tally, 0.5, name="a", **BOOTSTRAP)
-    monkeypatch.setattr("analysis.evaluate._BLOCK_COUNTS", 7 * tally.counts.size)
+    monkeypatch.setattr("patrolscope.analysis.stages.evaluate._BLOCK_COUNTS", 7 * tally.counts.size)
     pd.testing.assert_frame_equal(measured(tally, 0.5, name="a", **BOOTSTRAP), whole)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dashboards.explore.charts import (
+from patrolscope.dashboards.app.charts import (
     Card,
     Chart,
     Words,
@@ -19,17 +19,17 @@ from dashboards.explore.charts import (
     paragraph,
     ranking_chart,
 )
-from dashboards.explore.charts import share as share_in_words
-from dashboards.explore.disparities import found_names, tabulator
-from dashboards.explore.gallery import BANDS, Shown, read_images, thumbnail
-from dashboards.explore.messages import not_yet, told
-from dashboards.explore.run_page import scheduler_html
-from dashboards.explore.static import Page, Section, found_table
-from dashboards.figures import Series
-from pipeline.config import Settings
-from pipeline.errors import NotYetMade, SourceError
-from pipeline.images import INDEX, PREFIXES
-from pipeline.store import create_study
+from patrolscope.dashboards.app.charts import share as share_in_words
+from patrolscope.dashboards.app.disparities import found_names, tabulator
+from patrolscope.dashboards.app.gallery import BANDS, Shown, read_images, thumbnail
+from patrolscope.dashboards.app.messages import not_yet, told
+from patrolscope.dashboards.app.run_page import scheduler_html
+from patrolscope.dashboards.app.static import Page, Section, found_table
+from patrolscope.dashboards.charts.figures import Series
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.errors import NotYetMade, SourceError
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.study.store import create_study
 from tests.image_files import encoded, picture, png_that_claims
 
 # Panel's own table sorts its frames in place, which pandas will not have in a version to come.
@@ -299,7 +299,7 @@ def test_what_is_not_in_the_index_is_not_read(store, wanted):
 def test_an_index_that_points_outside_of_its_store_is_refused(store, path):
     file = store.files("image_index")[0]
     rows = store.read(file)
-    from pipeline.tables import IMAGE_INDEX
+    from patrolscope.pipeline.contract.tables import IMAGE_INDEX
 
     image, shard = rows["image_id"].iloc[0], rows["shard"].iloc[0]
     store.write(IMAGE_INDEX, IMAGE_INDEX.conform(rows.assign(path=path)), file)
@@ -310,7 +310,7 @@ def test_an_index_that_points_outside_of_its_store_is_refused(store, path):
 def test_an_index_that_names_another_store_is_refused(store):
     file = store.files("image_index")[0]
     rows = store.read(file)
-    from pipeline.tables import IMAGE_INDEX
+    from patrolscope.pipeline.contract.tables import IMAGE_INDEX
 
     store.write(IMAGE_INDEX, IMAGE_INDEX.conform(rows.assign(source="/etc")), file)
     with pytest.raises(SourceError, match="not below its image store"):

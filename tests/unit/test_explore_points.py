@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.explore.filters import LEVELS, Filter, from_query, to_query
-from dashboards.explore.merged import CELLS, COARSE
-from dashboards.explore.points import SCORE_STEPS, TILES, Points, Window, pack, tile_of
+from patrolscope.dashboards.maps.filters import LEVELS, Filter, from_query, to_query
+from patrolscope.dashboards.maps.merged import CELLS, COARSE
+from patrolscope.dashboards.maps.points import SCORE_STEPS, TILES, Points, Window, pack, tile_of
 
 BOX = (1_000_000.0, 200_000.0, 1_012_800.0, 206_400.0)  # west, south, east, north
 THRESHOLD = 0.77

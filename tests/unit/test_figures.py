@@ -15,17 +15,17 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from dashboards.figures import PNG_DPI, draw_figures, linear_ticks, to_png, to_svg
-from dashboards.maps import draw_maps, load_city
-from dashboards.raster import Counts, count_study
-from dashboards.results import FEW_IMAGES, RANKED, read_results
-from dashboards.stages import MAPS
-from dashboards.streets import _free_place
-from pipeline.config import City
-from pipeline.errors import NotYetMade, SourceError
-from pipeline.spatial.crs import project_ft
-from pipeline.store import Record
-from pipeline.tables import PLACES
+from patrolscope.dashboards.charts.figures import PNG_DPI, draw_figures, linear_ticks, to_png, to_svg
+from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
+from patrolscope.dashboards.maps.raster import Counts, count_study
+from patrolscope.analysis.stages.results import FEW_IMAGES, RANKED, read_results
+from patrolscope.dashboards.stages import MAPS
+from patrolscope.dashboards.charts.street_scenes import _free_place
+from patrolscope.pipeline.study.config import City
+from patrolscope.pipeline.errors import NotYetMade, SourceError
+from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.study.store import Record
+from patrolscope.pipeline.contract.tables import PLACES
 from tests.picture_study import SIMULATED, made_study, made_summary, made_tables, places, tracts
 
 MAP_NAMES = {"map", "map_density", "map_share", "map_level"}

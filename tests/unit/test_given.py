@@ -6,13 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
-from pipeline.errors import ContractViolation, SourceError
-from pipeline.given import detections_from, differences_of, given_of, reconcile, without_unknown_areas
-from pipeline.ingest import READ, STAGES
-from pipeline.ledger import Ledger
-from pipeline.rawcsv import parse_header, unknown_columns
-from pipeline.run import unfinished
-from pipeline.tables import ANNOTATED, DIFFERENCES, GIVEN, PUBLISHED
+from patrolscope.pipeline.errors import ContractViolation, SourceError
+from patrolscope.pipeline.intake.supplied_columns import detections_from, differences_of, given_of, reconcile, without_unknown_areas
+from patrolscope.pipeline.intake.ingest import READ, STAGES
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.intake.raw_csv import parse_header, unknown_columns
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.contract.tables import ANNOTATED, DIFFERENCES, GIVEN, PUBLISHED
 from tests.annotated_csv import expected_given, published_frame, to_csv
 from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 

@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipeline.detect.decode import decode
-from pipeline.detect.inference import Batch, infer
-from pipeline.errors import SettingsError, SourceError
+from patrolscope.pipeline.detect.decode import decode
+from patrolscope.pipeline.detect.inference import Batch, infer
+from patrolscope.pipeline.errors import SettingsError, SourceError
 from tests.fake_detector import FakeDetector
 from tests.image_files import encoded, of_every_kind, picture, sixteen_bits, turned
 

@@ -17,16 +17,16 @@ from fsspec.implementations.local import LocalFileOpener
 from pandas.testing import assert_frame_equal
 
 from benchmarks.workloads import write_raw_files
-from pipeline.config import Settings
-from pipeline.errors import NotYetMade, SourceError
-from pipeline.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange, order_rows
-from pipeline.ledger import Ledger
-from pipeline.rawcsv import LONGEST_LINE
-from pipeline.rawfiles import raw_files
-from pipeline.run import unfinished
-from pipeline.spatial.order import hilbert_key
-from pipeline.store import create_study
-from pipeline.tables import METADATA
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.errors import NotYetMade, SourceError
+from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange, order_rows
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.intake.raw_csv import LONGEST_LINE
+from patrolscope.pipeline.intake.raw_files import raw_files
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.geography.curve_order import hilbert_key
+from patrolscope.pipeline.study.store import create_study
+from patrolscope.pipeline.contract.tables import METADATA
 from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 NOON_MS = 1_602_086_400_000  # 2020-10-07 12:00 in New York

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.bootstrap import draw_clusters, redraw_probabilities, resample_images
-from analysis.calibrate import TwoClass
-from analysis.clusters import Clusters
-from analysis.estimate import Analysis, Panel, frames, panels
-from analysis.intervals import percentile_interval
-from analysis.replicates import Counted, area_replicates, cluster_sums, two_class_means
+from patrolscope.analysis.estimators.bootstrap import draw_clusters, redraw_probabilities, resample_images
+from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.stages.clusters import Clusters
+from patrolscope.analysis.estimators.rates import Analysis, Panel, frames, panels
+from patrolscope.analysis.estimators.intervals import percentile_interval
+from patrolscope.analysis.stages.replicates import Counted, area_replicates, cluster_sums, two_class_means
 
 pytestmark = pytest.mark.slow
 

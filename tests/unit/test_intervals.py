@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.intervals import Method, intervals
+from patrolscope.analysis.estimators.intervals import Method, intervals
 
 
 def skewed(replicates: int = 2_000) -> tuple[np.ndarray, np.ndarray]:

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from analysis.labelled import join_labels, named_in, read_labels
-from pipeline.errors import SourceError
-from pipeline.ledger import Ledger
+from patrolscope.analysis.stages.ground_truth import join_labels, named_in, read_labels
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.ledger import Ledger
 
 RIDE = "ride/00aa"
 

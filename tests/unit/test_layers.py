@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import shapely
 
-from pipeline.config import Layer, Layers, Settings
-from pipeline.layers import build_areas, zone_of
-from pipeline.spatial.crs import SQFT_PER_SQMI
-from pipeline.store import create_study
-from pipeline.zones import zone_of_district, zone_shares
+from patrolscope.pipeline.study.config import Layer, Layers, Settings
+from patrolscope.pipeline.geography.layers import build_areas, zone_of
+from patrolscope.pipeline.crs import SQFT_PER_SQMI
+from patrolscope.pipeline.study.store import create_study
+from patrolscope.pipeline.geography.zones import zone_of_district, zone_shares
 
 CODES = ["360610001001", "360610001002", "360610002001"]
 SQUARES = [shapely.box(-74.0 + 0.01 * n, 40.70, -73.99 + 0.01 * n, 40.71) for n in range(3)]

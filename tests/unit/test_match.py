@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from pipeline import keys
-from pipeline.assemble import ANSWERS, KNOWN, MATCH, detections_of, match
-from pipeline.config import Settings, with_changes
-from pipeline.errors import LedgerError, NotYetMade, SourceError
-from pipeline.images import INDEX, PREFIXES
-from pipeline.keys import KEYS, bucket_count, bucket_of, in_buckets, keyed_detections, keyed_images, keyed_lines
-from pipeline.labels import NOT_IN_LABELS
-from pipeline.ledger import Ledger
-from pipeline.run import unfinished
-from pipeline.store import Record, Study, create_study, open_study
-from pipeline.tables import DETECTIONS, METADATA
+from patrolscope.pipeline.matching import keys
+from patrolscope.pipeline.matching.match import ANSWERS, KNOWN, MATCH, detections_of, match
+from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.errors import LedgerError, NotYetMade, SourceError
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.matching.keys import KEYS, bucket_count, bucket_of, in_buckets, keyed_detections, keyed_images, keyed_lines
+from patrolscope.pipeline.intake.detection_files import NOT_IN_LABELS
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
+from patrolscope.pipeline.contract.tables import DETECTIONS, METADATA
 from tests.image_files import encoded, picture
 from tests.raw_study import HEADER, finish, raw_study
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.spatial.nearest import Events, Stations
+from patrolscope.pipeline.geography.nearest import Events, Stations
 
 # Coarse places and times make ties common.
 COARSE = st.integers(0, 6).map(float)

@@ -12,11 +12,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-from pipeline.detect.boxes import decode
-from pipeline.detect.describe import describe
-from pipeline.detect.detector import load_detector
-from pipeline.detect.onnx_yolov7 import END_TO_END, GRID, Export, layout_of
-from pipeline.errors import WeightsError
+from patrolscope.pipeline.detect.boxes import decode
+from patrolscope.pipeline.detect.weights.describe import describe
+from patrolscope.pipeline.detect.detector import load_detector
+from patrolscope.pipeline.detect.models.onnx_yolov7 import END_TO_END, GRID, Export, layout_of
+from patrolscope.pipeline.errors import WeightsError
 from tests.official_form import save
 
 ROWS = 3 * (16 * 16 + 8 * 8 + 4 * 4)  # of 128 x 128

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import Settings
-from pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights, weights_stage
-from pipeline.errors import NotYetMade, PlanError, SourceError
-from pipeline.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit, refuse_what_is_missing
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, create_study
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights, weights_stage
+from patrolscope.pipeline.errors import NotYetMade, PlanError, SourceError
+from patrolscope.pipeline.engine.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit, refuse_what_is_missing
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, create_study
 from tests.integration.test_cli import invoke
 
 POOLS = {

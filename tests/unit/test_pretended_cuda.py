@@ -9,15 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
 
-from pipeline.detect.architecture import variant, variant_names  # noqa: E402
-from pipeline.detect.boxes import decode, select  # noqa: E402
-from pipeline.detect.detector import load_detector  # noqa: E402
-from pipeline.detect.inference import Batch, infer  # noqa: E402
-from pipeline.detect.street_scenes import WEIGHTS  # noqa: E402
-from pipeline.detect.train.loss import Criterion  # noqa: E402
-from pipeline.detect.train.network import narrowed, new_network  # noqa: E402
-from pipeline.detect.train.settings import RECIPES  # noqa: E402
-from pipeline.detect.yolov7 import Network  # noqa: E402
+from patrolscope.pipeline.detect.models.architecture import variant, variant_names  # noqa: E402
+from patrolscope.pipeline.detect.boxes import decode, select  # noqa: E402
+from patrolscope.pipeline.detect.detector import load_detector  # noqa: E402
+from patrolscope.pipeline.detect.inference import Batch, infer  # noqa: E402
+from patrolscope.pipeline.detect.weights.street_scenes import WEIGHTS  # noqa: E402
+from patrolscope.pipeline.train.loss import Criterion  # noqa: E402
+from patrolscope.pipeline.train.network import narrowed, new_network  # noqa: E402
+from patrolscope.pipeline.train.settings import RECIPES  # noqa: E402
+from patrolscope.pipeline.detect.models.yolov7 import Network  # noqa: E402
 from tests.pretend_cuda import OnCuda, pretended_cuda  # noqa: E402
 from tests.ultralytics_models import BUS, made  # noqa: E402
 

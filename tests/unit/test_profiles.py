@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.jobs import describe, job_script, job_spec
-from cluster.launch import dashboard_link
-from cluster.profiles import PROFILES, Address, ClusterError, load_profile
+from patrolscope.cluster.jobs import describe, job_script, job_spec
+from patrolscope.cluster.launch import dashboard_link
+from patrolscope.cluster.profiles import PROFILES, Address, ClusterError, load_profile
 from tests.integration.test_cli import invoke
 
 ON_A_QUEUE = ("slurm", "pbs", "lsf", "sge", "htcondor")
@@ -208,7 +208,7 @@ def test_a_port_in_use_is_one_line(tmp_path):
 
 
 def test_a_file_of_a_scheduler_that_has_ended_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.connect.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("patrolscope.cluster.connect.CONNECT_TIMEOUT_S", 1)
     file = tmp_path / "scheduler.json"
     file.write_text('{"address": "tcp://127.0.0.1:9"}')
     for command in ("status", "stop"):

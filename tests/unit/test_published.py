@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.estimate import PUBLISHED_FILES, RACES, TOTAL_KEY, analyses, group_labels
-from analysis.published import Released, read_released
-from analysis.results import released_table
-from pipeline.errors import SourceError
+from patrolscope.analysis.estimators.rates import PUBLISHED_FILES, RACES, TOTAL_KEY, analyses, group_labels
+from patrolscope.analysis.stages.published import Released, read_released
+from patrolscope.analysis.stages.result_tables import released_table
+from patrolscope.pipeline.errors import SourceError
 from tests.released import change, made_released, write_released
 
 

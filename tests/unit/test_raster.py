@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboards.raster import Counts, Extent, coarsen, count, count_study, smoothed_share
-from pipeline.errors import NotYetMade
+from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, count, count_study, smoothed_share
+from patrolscope.pipeline.errors import NotYetMade
 from tests.picture_study import made_study
 
 EXTENT = Extent(west_ft=1000.0, south_ft=2000.0, cell_ft=10.0, columns=4, rows=3)

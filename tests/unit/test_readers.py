@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import LineString, Polygon, box
 
-from pipeline import readers
-from pipeline.catalog import fetch, load_catalog
-from pipeline.errors import SourceError
-from pipeline.tables import B03002_PUBLISHED, FELONIES, PEOPLE_PUBLISHED, PEOPLE_VARIABLES, STATIONS
+from patrolscope.pipeline.geography import readers
+from patrolscope.pipeline.geography.catalog import fetch, load_catalog
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.contract.tables import B03002_PUBLISHED, FELONIES, PEOPLE_PUBLISHED, PEOPLE_VARIABLES, STATIONS
 
 ENTRIES = load_catalog()
 HERE = Path("incomes.csv")

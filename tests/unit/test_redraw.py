@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from analysis.estimate import Frame, Panel
-from analysis.redraw import imagine, redraw
+from patrolscope.analysis.estimators.rates import Frame, Panel
+from patrolscope.analysis.disclosure.synthetic_replicates import imagine, redraw
 
 PROBABILITIES = (0.8, 0.1)
 

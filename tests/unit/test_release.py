@@ -12,14 +12,14 @@ import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import analysis.release
-from analysis.published import Released, read_released
-from analysis.release import release
-from dashboards.folder import fill_folder
-from dashboards.release import release_files
-from pipeline.config import Settings
-from pipeline.errors import SourceError
-from pipeline.tables import AREAS
+import patrolscope.analysis.disclosure.release
+from patrolscope.analysis.stages.published import Released, read_released
+from patrolscope.analysis.disclosure.release import release
+from patrolscope.pipeline.study.output_folder import fill_folder
+from patrolscope.analysis.disclosure.release_folder import release_files
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.contract.tables import AREAS
 from tests.attack import Attacker
 from tests.estimated import by_areas, by_images
 
@@ -129,7 +129,7 @@ def test_a_city_of_some_size_is_released_and_withstands(tmp_path, seed):
 
 
 def test_hiding_areas_of_few_images_alone_is_broken_by_the_same_attacker(tmp_path, monkeypatch):
-    monkeypatch.setattr(analysis.release, "withhold", lambda quantities, primary, *others: primary)
+    monkeypatch.setattr(patrolscope.analysis.disclosure.release, "withhold", lambda quantities, primary, *others: primary)
     frame, inside = city(1, 60), counts(1, 60, 150.0)
     released(tmp_path, frame, inside, 20)
     attacker = Attacker(tmp_path)
@@ -139,7 +139,7 @@ def test_hiding_areas_of_few_images_alone_is_broken_by_the_same_attacker(tmp_pat
 
 
 def test_linear_algebra_alone_breaks_it_where_a_neighbourhood_has_one_area_of_few_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(analysis.release, "withhold", lambda quantities, primary, *others: primary)
+    monkeypatch.setattr(patrolscope.analysis.disclosure.release, "withhold", lambda quantities, primary, *others: primary)
     frame, inside = city(1, 60), counts(1, 60, 150.0)
     inside[(frame["neighbourhood"] == "Place 2").to_numpy()] = (90, 3)
     inside[frame.index[frame["neighbourhood"] == "Place 2"][1]] = (11, 0)
@@ -246,7 +246,7 @@ def publish_replicates_of(results: dict[str, Released], monkeypatch, *, but: str
             replicated[name] = replace(one, replicate_totals=totals, replicate_means=means)
         return replicated
 
-    monkeypatch.setattr(analysis.release, "_with_replicates", own)
+    monkeypatch.setattr(patrolscope.analysis.disclosure.release, "_with_replicates", own)
 
 
 def own_replicates(one: Released, key: str) -> np.ndarray:

@@ -5,8 +5,8 @@ import errno
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from pipeline.errors import StorageError
-from pipeline.remote import storage_faults_told
+from patrolscope.pipeline.errors import StorageError
+from patrolscope.pipeline.study.remote import storage_faults_told
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from dashboards.figures import draw_figures, to_png, to_svg
-from dashboards.report import headline, read_steps, render_report
-from dashboards.results import ANALYSES, UNKNOWN, read_results
-from dashboards.stages import REPORT
+from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
+from patrolscope.dashboards.report.report import headline, read_steps, render_report
+from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN, read_results
+from patrolscope.dashboards.stages import REPORT
 from tests.picture_study import SIMULATED, made_study, made_summary, made_tables
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

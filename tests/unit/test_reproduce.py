@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from analysis.published import read_released
-from analysis.reproduce import count_by_borough, load_neighbourhoods, rank_neighbourhoods, side_by_side, tabulate
-from dashboards.reproduction import FIGURES, ReleasedGroups, draw_neighbourhoods, draw_released, write_reproduction
-from pipeline.config import Settings, dump_settings
-from pipeline.errors import SourceError
+from patrolscope.analysis.stages.published import read_released
+from patrolscope.analysis.stages.reproduce import count_by_borough, load_neighbourhoods, rank_neighbourhoods, side_by_side, tabulate
+from patrolscope.dashboards.report.reproduction import FIGURES, ReleasedGroups, draw_neighbourhoods, draw_released, write_reproduction
+from patrolscope.pipeline.study.config import Settings, dump_settings
+from patrolscope.pipeline.errors import SourceError
 from tests.released import PLACES, change, made_released, write_released
 
 ANALYSIS_OF = {  # quantity in paper_results.csv

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import SettingsError
-from pipeline.scenes.compose import HEIGHT, WIDTH, compose
-from pipeline.scenes.dataset import write_scenes
-from pipeline.scenes.paint import LEAST_VISIBLE, paint
-from pipeline.scenes.photograph import label_text, photograph
-from pipeline.scenes.scene import OFFICER, VEHICLE, Person, Vehicle
-from pipeline.seeds import stream
+from patrolscope.pipeline.errors import SettingsError
+from patrolscope.pipeline.simulation.scenes.compose import HEIGHT, WIDTH, compose
+from patrolscope.pipeline.simulation.scenes.dataset import write_scenes
+from patrolscope.pipeline.simulation.scenes.paint import LEAST_VISIBLE, paint
+from patrolscope.pipeline.simulation.scenes.photograph import label_text, photograph
+from patrolscope.pipeline.simulation.scenes.scene import OFFICER, VEHICLE, Person, Vehicle
+from patrolscope.pipeline.seeds import stream
 
 SCENES = 40
 

@@ -12,8 +12,8 @@ import pytest
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
-from analysis.estimate import RACES
-from analysis.hourly import (
+from patrolscope.analysis.estimators.rates import RACES
+from patrolscope.analysis.stages.hourly import (
     HOURLY_STAGE,
     RECALIBRATE,
     Calibrations,
@@ -21,9 +21,9 @@ from analysis.hourly import (
     count_hourly,
     recalibrate,
 )
-from analysis.image_coverage import cover, cumulative, gini, people_table
-from analysis.intervals import percentile_interval
-from analysis.sensitivity import (
+from patrolscope.analysis.estimators.image_coverage import cover, cumulative, gini, people_table
+from patrolscope.analysis.estimators.intervals import percentile_interval
+from patrolscope.analysis.estimators.sensitivity import (
     DAYS_FOR_AN_INTERVAL,
     Levels,
     compare_rankings,
@@ -33,17 +33,17 @@ from analysis.sensitivity import (
     sensitivity_table,
     variants_table,
 )
-from analysis.stages import TABLES_FILE
-from analysis.variants import BASE, NotMade, Variant, make_base, make_variants, tracts_of
-from dashboards.figures import to_png, to_svg
-from dashboards.image_coverage import coverage_figure
-from dashboards.report import render_report
-from dashboards.results import read_results
-from dashboards.sensitivity import SENSITIVITY, sensitivity_figure, vary
-from pipeline.config import Settings, parse_settings
-from pipeline.errors import NotYetMade, SettingsError, SourceError
-from pipeline.store import Record, create_study
-from pipeline.tables import PEOPLE_PUBLISHED, annotated_table
+from patrolscope.analysis.stages.estimate import TABLES_FILE
+from patrolscope.analysis.estimators.variants import BASE, NotMade, Variant, make_base, make_variants, tracts_of
+from patrolscope.dashboards.charts.figures import to_png, to_svg
+from patrolscope.dashboards.charts.image_coverage import coverage_figure
+from patrolscope.dashboards.report.report import render_report
+from patrolscope.analysis.stages.results import read_results
+from patrolscope.dashboards.charts.sensitivity import SENSITIVITY, sensitivity_figure, vary
+from patrolscope.pipeline.study.config import Settings, parse_settings
+from patrolscope.pipeline.errors import NotYetMade, SettingsError, SourceError
+from patrolscope.pipeline.study.store import Record, create_study
+from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED, annotated_table
 from tests.integration.studies import TO_ESTIMATES
 from tests.small_city import simulated
 

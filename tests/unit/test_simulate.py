@@ -12,17 +12,17 @@ import pytest
 import shapely
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from analysis.calibrate import read_labelled, two_class
-from pipeline import simulate_public as public
-from pipeline.errors import SettingsError, SourceError
-from pipeline.layers import build_areas, read_layer
-from pipeline.readers import read_felonies
-from pipeline.simulate import METADATA_FOLDER, SIMULATE_CITY, SIMULATE_DAYS, simulate
-from pipeline.simulate_detector import Detector, draw_boxes, fit_detector
-from pipeline.simulate_truth import MEAN_LEVEL, levels_of_areas
-from pipeline.spatial.coverage import Coverage
-from pipeline.store import open_study
-from pipeline.streets import M_PER_DEGREE, Streets
+from patrolscope.analysis.stages.calibrate import read_labelled, two_class
+from patrolscope.pipeline.simulation import public_data as public
+from patrolscope.pipeline.errors import SettingsError, SourceError
+from patrolscope.pipeline.geography.layers import build_areas, read_layer
+from patrolscope.pipeline.geography.readers import read_felonies
+from patrolscope.pipeline.simulation.simulate import METADATA_FOLDER, SIMULATE_CITY, SIMULATE_DAYS, simulate
+from patrolscope.pipeline.simulation.detector import Detector, draw_boxes, fit_detector
+from patrolscope.pipeline.simulation.truth import MEAN_LEVEL, levels_of_areas
+from patrolscope.pipeline.geography.polygon_index import Coverage
+from patrolscope.pipeline.study.store import open_study
+from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets
 from tests.small_city import areas, content, day_records, labels, rows, simulated, small_study
 
 NEW_YORK = ZoneInfo("America/New_York")

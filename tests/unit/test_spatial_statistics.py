@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.estimate import area_means
-from analysis.spatial_statistics import area_variables, correlations, moran, neighbours, usable_areas, weighted_ranks
+from patrolscope.analysis.estimators.rates import area_means
+from patrolscope.analysis.estimators.spatial_statistics import area_variables, correlations, moran, neighbours, usable_areas, weighted_ranks
 
 
 def frame(areas: int, seed: int = 0) -> pd.DataFrame:

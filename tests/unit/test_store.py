@@ -20,12 +20,12 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import Settings
-from pipeline.contract import Column, Table
-from pipeline.errors import NotYetMade, SettingsError, SourceError, StorageError, StudyBusy
-from pipeline.run import run_stages, unfinished
-from pipeline.stages import Shard, Stage
-from pipeline.store import Record, Study, create_study, fingerprint, open_study
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.contract.columns import Column, Table
+from patrolscope.pipeline.errors import NotYetMade, SettingsError, SourceError, StorageError, StudyBusy
+from patrolscope.pipeline.engine.run import run_stages, unfinished
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.store import Record, Study, create_study, fingerprint, open_study
 
 NUMBERS = Table("numbers", row="one number", key=("n",), columns=(Column("n", "int64", "a number", unit="1"),))
 PLACES = Table(
@@ -146,7 +146,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_half_file_under_a_fi
         """
         import sys
         import pandas as pd
-        from pipeline.store import open_study
+        from patrolscope.pipeline.study.store import open_study
         from tests.unit.test_store import NUMBERS
         study = open_study(sys.argv[1])
         frame = pd.DataFrame({"n": range(200_000)})
@@ -254,7 +254,7 @@ def test_the_fingerprint_is_the_same_in_every_process_and_differs_with_every_par
 
 HOLD = """
     import sys, time
-    from pipeline.store import open_study
+    from patrolscope.pipeline.study.store import open_study
     with open_study(sys.argv[1]).lock():
         print("held", flush=True)
         time.sleep(600)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.subgroups import split_images
+from patrolscope.analysis.estimators.subgroups import split_images
 
 PUBLISHED_ORDER = [
     "Phase 1",

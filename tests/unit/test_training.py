@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from pipeline.detect.architecture import variant  # noqa: E402
-from pipeline.detect.checkpoint import read_checkpoint  # noqa: E402
-from pipeline.detect.train import loop  # noqa: E402
-from pipeline.detect.train.augment import Pictures, moved, recoloured, sample, shape_of_all, worth_keeping  # noqa: E402
-from pipeline.detect.train.data import read_collection  # noqa: E402
-from pipeline.detect.train.evaluate import best_thresholds, quality  # noqa: E402
-from pipeline.detect.train.loop import collate, train  # noqa: E402
-from pipeline.detect.train.network import narrowed, network_from, new_network  # noqa: E402
-from pipeline.detect.train.result import trained_threshold  # noqa: E402
-from pipeline.detect.train.schedule import Average, Schedule, accumulated, cosine, make_optimizer  # noqa: E402
-from pipeline.detect.train.settings import RECIPES, Asked, Recipe, changed  # noqa: E402
-from pipeline.errors import PatrolscopeError, TrainingError, WeightsError  # noqa: E402
-from pipeline.seeds import stream  # noqa: E402
+from patrolscope.pipeline.detect.models.architecture import variant  # noqa: E402
+from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint  # noqa: E402
+from patrolscope.pipeline.train import loop  # noqa: E402
+from patrolscope.pipeline.train.augment import Pictures, moved, recoloured, sample, shape_of_all, worth_keeping  # noqa: E402
+from patrolscope.pipeline.train.data import read_collection  # noqa: E402
+from patrolscope.pipeline.train.evaluate import best_thresholds, quality  # noqa: E402
+from patrolscope.pipeline.train.loop import collate, train  # noqa: E402
+from patrolscope.pipeline.train.network import narrowed, network_from, new_network  # noqa: E402
+from patrolscope.pipeline.detect.weights.training_result import trained_threshold  # noqa: E402
+from patrolscope.pipeline.train.schedule import Average, Schedule, accumulated, cosine, make_optimizer  # noqa: E402
+from patrolscope.pipeline.train.settings import RECIPES, Asked, Recipe, changed  # noqa: E402
+from patrolscope.pipeline.errors import PatrolscopeError, TrainingError, WeightsError  # noqa: E402
+from patrolscope.pipeline.seeds import stream  # noqa: E402
 from tests import official_form  # noqa: E402
 from tests.labelled_squares import COLOURS, NAMES, SIDE, write  # noqa: E402
 

@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.detect.train.check import check
-from pipeline.detect.train.data import check_classes, class_mapping, read_collection
-from pipeline.errors import SourceError
+from patrolscope.pipeline.train.check import check
+from patrolscope.pipeline.train.data import check_classes, class_mapping, read_collection
+from patrolscope.pipeline.errors import SourceError
 from tests.image_files import of_every_kind
 from tests.labelled_squares import NAMES, SIDE, write
 

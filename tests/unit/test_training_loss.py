@@ -7,12 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from pipeline.detect.architecture import variant  # noqa: E402
-from pipeline.detect.train import assign as assignment  # noqa: E402
-from pipeline.detect.train.loss import Criterion, ciou  # noqa: E402
-from pipeline.detect.train.network import narrowed  # noqa: E402
-from pipeline.detect.train.settings import RECIPES  # noqa: E402
-from pipeline.detect.yolov7 import Network, build  # noqa: E402
+from patrolscope.pipeline.detect.models.architecture import variant  # noqa: E402
+from patrolscope.pipeline.train import assign as assignment  # noqa: E402
+from patrolscope.pipeline.train.loss import Criterion, ciou  # noqa: E402
+from patrolscope.pipeline.train.network import narrowed  # noqa: E402
+from patrolscope.pipeline.train.settings import RECIPES  # noqa: E402
+from patrolscope.pipeline.detect.models.yolov7 import Network, build  # noqa: E402
 from tests import reference_training as reference  # noqa: E402
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
 
-from pipeline.detect.train.data import read_collection
-from pipeline.detect.train.settings import Asked
-from pipeline.detect.train.ultralytics_engine import open_model, train_ultralytics, write_data_set
-from pipeline.errors import TrainingError, WeightsError
+from patrolscope.pipeline.train.data import read_collection
+from patrolscope.pipeline.train.settings import Asked
+from patrolscope.pipeline.train.ultralytics_engine import open_model, train_ultralytics, write_data_set
+from patrolscope.pipeline.errors import TrainingError, WeightsError
 from tests import official_form
 from tests.labelled_squares import NAMES, write
 
@@ -29,7 +29,7 @@ def refuse(*_args, **_options):
     raise OSError("no network here")
 socket.getaddrinfo = socket.socket.connect = refuse
 sys.path.insert(0, sys.argv.pop(1))
-import cli
+from patrolscope import cli
 cli.main()
 """
 

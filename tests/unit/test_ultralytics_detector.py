@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.detect.describe import describe
-from pipeline.detect.detector import load_detector
-from pipeline.errors import WeightsError
+from patrolscope.pipeline.detect.weights.describe import describe
+from patrolscope.pipeline.detect.detector import load_detector
+from patrolscope.pipeline.errors import WeightsError
 from tests.ultralytics_models import BUS, made
 
 

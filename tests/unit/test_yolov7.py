@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.detect.architecture import (
+from patrolscope.pipeline.detect.models.architecture import (
     Layer,
     from_official,
     guess_variant,
@@ -13,8 +13,8 @@ from pipeline.detect.architecture import (
     variant,
     variant_names,
 )
-from pipeline.detect.yolov7 import Network, build
-from pipeline.errors import WeightsError
+from patrolscope.pipeline.detect.models.yolov7 import Network, build
+from patrolscope.pipeline.errors import WeightsError
 from tests import reference_yolov7 as reference
 from tests.official_form import LEAKY, SMALL, save
 
@@ -83,7 +83,7 @@ def test_a_variant_is_known_by_its_layers_in_either_form(name):
 
 def test_runs_of_layers_are_those_that_yolov7_writes_out():
     """E and F of the compact notation against the same runs written layer by layer."""
-    from pipeline.detect.architecture import _run
+    from patrolscope.pipeline.detect.models.architecture import _run
 
     layers = variant("yolov7").layers
     assert tuple(_run("E", [64, 4, 256], 3, 4, "SiLU")) == layers[4:12]

@@ -1,0 +1,1 @@
+"""Pure numerics: arrays in, arrays out. Imports neither Dask nor the engine."""

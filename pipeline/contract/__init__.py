@@ -1,0 +1,1 @@
+"""Tables that cross a stage: columns, types, units, bounds, and published names."""

@@ -1,0 +1,1 @@
+"""Detectors behind one protocol: YOLOv7, ONNX exports, and Ultralytics models."""

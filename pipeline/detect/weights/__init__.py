@@ -1,0 +1,1 @@
+"""Safe reading and writing of weight files, and the shipped weights."""

@@ -1,0 +1,1 @@
+"""Stages, their planning, and their execution on a Dask cluster."""

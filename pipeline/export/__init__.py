@@ -1,0 +1,1 @@
+"""The wide published file."""

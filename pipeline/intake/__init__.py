@@ -1,0 +1,1 @@
+"""Raw metadata and detection files, validated and written as Parquet."""

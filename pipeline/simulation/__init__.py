@@ -1,0 +1,1 @@
+"""Studies with known truth: rides, a detector, public data, and rendered scenes."""

@@ -1,0 +1,1 @@
+"""The study folder: settings, files, manifest, ledger, and remote storage."""

@@ -1,0 +1,5 @@
+"""`python -m patrolscope`: the command line."""
+
+from patrolscope.cli import main
+
+main()
