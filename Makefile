@@ -47,10 +47,10 @@ lint: $(VENV)/.installed-dev
 
 test: lint
 	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --durations=15
-	PATROLSCOPE_SCREENSHOTS=test-artefacts $(BIN)/python -m pytest -m alone --durations=15
+	PATROLSCOPE_SCREENSHOTS=test-artifacts $(BIN)/python -m pytest -m alone --durations=15
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks all
 
 clean:
-	rm -rf $(VENV) $(STUDY) .pytest_cache .mypy_cache .ruff_cache test-artefacts
+	rm -rf $(VENV) $(STUDY) .pytest_cache .mypy_cache .ruff_cache test-artifacts

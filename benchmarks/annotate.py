@@ -1,4 +1,4 @@
-"""Annotate against its peers: point location, nearest neighbours, the whole stage, its start-up, its cost by size.
+"""Annotate against its peers: point location, nearest neighbors, the whole stage, its start-up, its cost by size.
 
 The peers of point location are geopandas.sjoin and, where it is installed, SedonaDB; the peer of the whole stage is
 pyarrow, which reads and writes the same Parquet files with nothing done.
@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import embedded_levels, simulated_study, street_points, tracts
-from patrolscope.pipeline.matching.annotate import ANNOTATE, distance_columns, load_surroundings
-from patrolscope.pipeline.matching.match import MATCH
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.engine.run import run_stages
-from patrolscope.pipeline.geography.polygon_index import Coverage
 from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.matching.annotate import ANNOTATE, distance_columns, load_surroundings
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.matching.match import MATCH
 from patrolscope.pipeline.study.store import Study
 
 Floats = npt.NDArray[np.float64]
@@ -56,7 +56,7 @@ def run(*, quick: bool) -> list[Comparison]:
 
 def _location(sizes: list[int]) -> list[Comparison]:
     areas = tracts()
-    index = Coverage.build(areas["area"].to_numpy(), areas.geometry.to_numpy())
+    index = PolygonIndex.build(areas["area"].to_numpy(), areas.geometry.to_numpy())
     rows = []
     for size in sizes:
         lng, lat = street_points(index.segments, size)
@@ -73,7 +73,7 @@ def _location(sizes: list[int]) -> list[Comparison]:
     return rows
 
 
-def _on_two_threads(index: Coverage, lng: Floats, lat: Floats) -> None:
+def _on_two_threads(index: PolygonIndex, lng: Floats, lat: Floats) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(index.locate, np.array_split(lng, 2), np.array_split(lat, 2)))
 
@@ -94,11 +94,11 @@ def _sedona_s(points: gpd.GeoDataFrame, areas: gpd.GeoDataFrame) -> float | None
 def _start_up() -> list[Comparison]:
     areas = tracts()
     keys, shapes = areas["area"].to_numpy(), areas.geometry.to_numpy()
-    build_s = best_of(lambda: Coverage.build(keys, shapes))
+    build_s = best_of(lambda: PolygonIndex.build(keys, shapes))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "areas.npz"
-        file.write_bytes(Coverage.build(keys, shapes).to_bytes())
-        load_s = best_of(lambda: Coverage.from_bytes(file.read_bytes()))
+        file.write_bytes(PolygonIndex.build(keys, shapes).to_bytes())
+        load_s = best_of(lambda: PolygonIndex.from_bytes(file.read_bytes()))
     return [
         Comparison(f"build the index over {len(areas):,} tracts", build_s, 5.0, "s", 1, "limit"),
         Comparison("the same from disk", load_s, 0.3, "s", 1, "limit"),
@@ -108,7 +108,7 @@ def _start_up() -> list[Comparison]:
 def _nearest(study: Study) -> list[Comparison]:
     """Felonies of three windows and station of one file, as the stage does it, against its areas at all levels.
 
-    The embedded city has tracts, neighbourhoods, boroughs and community districts. The stage itself locates a point
+    The embedded city has tracts, neighborhoods, boroughs and community districts. The stage itself locates a point
     among areas and precincts only, and looks the other levels up.
     """
     around = load_surroundings(study, study.record("layers").fingerprint)
@@ -116,7 +116,7 @@ def _nearest(study: Study) -> list[Comparison]:
     lng, lat = images["lng"].to_numpy(), images["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, study.settings.city.crs)
     at, windows_h = images["captured_at_utc"], study.settings.annotate.felony_windows_h
-    levels = [Coverage.build(*level) for level in embedded_levels()]
+    levels = [PolygonIndex.build(*level) for level in embedded_levels()]
     distance_columns(x_ft[:10], y_ft[:10], at[:10], around, windows_h)
     nearest_s = best_of(lambda: distance_columns(x_ft, y_ft, at, around, windows_h), 5)
     located_s = best_of(lambda: [level.locate(lng, lat) for level in levels], 5)

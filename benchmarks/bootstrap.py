@@ -15,11 +15,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from patrolscope.analysis.estimators.bootstrap import draw_clusters
-from patrolscope.analysis.stages.clusters import Clusters
-from patrolscope.analysis.estimators.rates import analyses, panels
-from patrolscope.analysis.stages.replicates import Counted, block_frame, cluster_sums, image_replicates, two_class_means
 from benchmarks.measure import Comparison, best_of
+from patrolscope.analysis.estimators.bootstrap import draw_clusters
+from patrolscope.analysis.estimators.rates import analyses, panels
+from patrolscope.analysis.stages.clusters import UnitCounts
+from patrolscope.analysis.stages.replicates import (
+    BootstrapInputs,
+    block_frame,
+    cluster_sums,
+    image_replicates,
+    two_class_means,
+)
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
 PROBABILITIES = np.array([[P_NEGATIVE], [P_POSITIVE]])
@@ -36,7 +42,7 @@ def run(*, quick: bool) -> list[Comparison]:
     block, rows = (20, 200_000) if quick else (100, PEER_ROWS)
     large, small = counted(areas, IMAGES), counted(areas, 1_000_000)
 
-    def images(of: Counted) -> float:
+    def images(of: BootstrapInputs) -> float:
         def one_block() -> None:
             values = image_replicates(of, PROBABILITIES, replicates=range(block), seed=1)
             block_frame(of.panels, values, range(block))
@@ -96,7 +102,7 @@ def city() -> pd.DataFrame:
             "area": [f"{number:012}" for number in range(AREAS)],
             "zone": generator.choice(["R", "C", "M", None], AREAS, p=[0.75, 0.1, 0.1, 0.05]),
             "borough": [f"borough {number % 5}" for number in range(AREAS)],
-            "neighbourhood": [f"neighbourhood {number % 262}" for number in range(AREAS)],
+            "neighborhood": [f"neighborhood {number % 262}" for number in range(AREAS)],
             "persons": persons,
             **{f"persons_{name}": persons * shares[:, at] for at, name in enumerate(names)},
             "income_usd": np.where(generator.random(AREAS) < 0.05, np.nan, generator.uniform(15e3, 250e3, AREAS)),
@@ -105,31 +111,31 @@ def city() -> pd.DataFrame:
     )
 
 
-def counted(areas: pd.DataFrame, images: int) -> Counted:
+def counted(areas: pd.DataFrame, images: int) -> BootstrapInputs:
     """Images by area and class, some areas with twenty times the images of others."""
     generator = np.random.default_rng(8)
     taken = generator.multinomial(images, generator.dirichlet(np.full(AREAS, 2.0)))
     positive = generator.binomial(taken, generator.uniform(0.004, 0.02, AREAS))
     wanted, _, _ = analyses(areas, taken)
     inside = np.stack([taken - positive, positive], axis=1)
-    return Counted(areas, inside, np.array([images // 100, images // 10_000]), panels(wanted, areas))
+    return BootstrapInputs(areas, inside, np.array([images // 100, images // 10_000]), panels(wanted, areas))
 
 
-def rides(number: int) -> Clusters:
+def rides(number: int) -> UnitCounts:
     """Rides of some 120 images, each in some 40 cells of an area and class."""
     generator = np.random.default_rng(9)
     rows = number * CELLS_A_RIDE
     cell = np.arange(rows, dtype=np.int32) // -(-rows // (2 * AREAS))
     cluster = generator.integers(0, number, rows, dtype=np.int32)
     images = generator.integers(1, 6, rows, dtype=np.int32)
-    return Clusters(number, cell, cluster, images, np.zeros(rows, dtype=np.int64))
+    return UnitCounts(number, cell, cluster, images, np.zeros(rows, dtype=np.int64))
 
 
 def frame_of(areas: pd.DataFrame, rows: int) -> pd.DataFrame:
     """Images with the columns of their areas, as the published script has them in memory."""
     generator = np.random.default_rng(10)
     taken = areas.iloc[generator.integers(0, AREAS, rows)].reset_index(drop=True)
-    taken = taken.astype(dict.fromkeys(("area", "zone", "borough", "neighbourhood"), "category"))
+    taken = taken.astype(dict.fromkeys(("area", "zone", "borough", "neighborhood"), "category"))
     return taken.assign(prediction=np.where(generator.random(rows) < 0.013, P_POSITIVE, P_NEGATIVE))
 
 
@@ -145,7 +151,7 @@ def from_rows(rows: pd.DataFrame) -> None:
         (rows[residential & income], ["persons"], "income_usd"),
         (rows, ["persons"], "zone"),
         (rows, ["persons"], "borough"),
-        (rows, ["persons"], "neighbourhood"),
+        (rows, ["persons"], "neighborhood"),
     ):
         drawn = frame.sample(len(frame), replace=True, random_state=1)
         columns = list(dict.fromkeys(["persons", *weights, *([by] if by else [])]))

@@ -19,22 +19,22 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from patrolscope.analysis.stages.calibrate import CALIBRATE
-from patrolscope.analysis.stages.cells import analysed
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import simulated_study
+from patrolscope.analysis.stages.calibrate import CALIBRATE
+from patrolscope.analysis.stages.cells import analyzed
+from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.maps.compose import View, window_around
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.merged import CELLS, COARSE
 from patrolscope.dashboards.maps.points import POINTS, TILES, Window
-from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.maps.raster import Extent, count, read_batches
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.matching.match import MATCH
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study, open_study
 
 STUDY = "PATROLSCOPE_BENCH_STUDY"  # a finished study to measure, instead of one that is made
@@ -89,7 +89,7 @@ def compare_rasters(site: Site) -> list[Comparison]:
     """
     rules = site.study.settings.estimate
     ledger = Ledger("benchmark", 0)
-    every = pd.concat([analysed(batch, rules, ledger) for batch in read_batches(site.study)], ignore_index=True)
+    every = pd.concat([analyzed(batch, rules, ledger) for batch in read_batches(site.study)], ignore_index=True)
     rows = []
     for name, pixel_ft in PIXELS_FT.items():
         window = next(walk(site, pixel_ft, 1))

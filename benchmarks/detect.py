@@ -25,18 +25,18 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import Comparison, best_of, two_workers
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.detect import boxes
-from patrolscope.pipeline.detect.models.architecture import variant
-from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.detect.decode import decode
 from patrolscope.pipeline.detect.detector import Detector, load_detector
-from patrolscope.pipeline.detect.inference import Batch, Clock, infer
-from patrolscope.pipeline.detect.weights.official import save_checkpoint
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
-from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.detect.inference import Batch, Clock, infer
+from patrolscope.pipeline.detect.models.architecture import variant
+from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
+from patrolscope.pipeline.detect.weights.official import save_checkpoint
 from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Study, create_study
 
 SIZE, THREADS, MANY_PIXELS = 640, 2, 50_000_000
@@ -279,7 +279,7 @@ def compare_memory(folder: Path, images: int) -> Comparison:
 
 
 def report_gpu(*, quick: bool) -> None:
-    """Print images a second, utilisation and waiting of e6e at 1280 and yolov7 at 640 in fp16, where there is a GPU."""
+    """Print images a second, utilization and waiting of e6e at 1280 and yolov7 at 640 in fp16, where there is a GPU."""
     if not torch.cuda.is_available():
         print("no figures of a GPU: there is none that torch can use")
         return
@@ -308,18 +308,18 @@ def measure_loop(
 
     work(2 * batch.size, Clock())
     clock, start_s = Clock(), time.perf_counter()
-    with utilisation(ask) as percent:
+    with utilization(ask) as percent:
         work(count, clock)
     seconds = time.perf_counter() - start_s
     busy = f"{np.mean(percent):.0f} %" if percent else "unknown"
     return (
-        f"{count / seconds:,.1f} images/s in batches of {batch.size}, utilisation of the device {busy}, "
+        f"{count / seconds:,.1f} images/s in batches of {batch.size}, utilization of the device {busy}, "
         f"waiting for images {clock.waiting_s / seconds:.0%} of the time"
     )
 
 
 @contextmanager
-def utilisation(ask: Callable[[], int] | None, every_s: float = 0.1) -> Iterator[list[int]]:
+def utilization(ask: Callable[[], int] | None, every_s: float = 0.1) -> Iterator[list[int]]:
     """Samples of what a device's driver says while the block runs, in percent; none where it can not be asked."""
     percent: list[int] = []
     done = threading.Event()

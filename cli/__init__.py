@@ -100,12 +100,12 @@ def init(
         list[str] | None, typer.Option(help="Raw CSV file, folder or pattern; may be repeated.")
     ] = None,
     labels: Annotated[list[str] | None, typer.Option(help="Folder of YOLO label files; may be repeated.")] = None,
-    validation: Annotated[str | None, typer.Option(help="CSV of labelled images for the calibration.")] = None,
-    test: Annotated[str | None, typer.Option(help="CSV of labelled images for the evaluation.")] = None,
+    validation: Annotated[str | None, typer.Option(help="CSV of labeled images for the calibration.")] = None,
+    test: Annotated[str | None, typer.Option(help="CSV of labeled images for the evaluation.")] = None,
 ) -> None:
     """Make a study.yaml for data of your own, with the paper's settings as defaults."""
-    from patrolscope.pipeline.study.config import Settings, Sources
     from patrolscope.pipeline.errors import SettingsError
+    from patrolscope.pipeline.study.config import Settings, Sources
     from patrolscope.pipeline.study.store import SETTINGS_FILE, create_study
 
     sources = Sources(
@@ -143,9 +143,7 @@ def simulate(
     out: Annotated[str, typer.Argument(help="Folder of the new study.")],
     images: Annotated[int, typer.Option(min=1, help="Number of images.")],
     city: Annotated[str, typer.Option(help="embedded (no network), or new-york (fetched data sets).")] = "embedded",
-    levels: Annotated[
-        Path | None, typer.Option(help="CSV nta,weighted_mean: true level of each neighbourhood.")
-    ] = None,
+    levels: Annotated[Path | None, typer.Option(help="CSV nta,weighted_mean: true level of each neighborhood.")] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days from 2020-10-05 on.")] = None,
     seed: int = 20230612,
     scenes: Annotated[
@@ -228,8 +226,8 @@ def index(
         if not made.records("ingest"):
             _say("no metadata are ingested yet: which images they know is said when `index` runs after `ingest`")
             return
-        from patrolscope.pipeline.matching.match import KNOWN
         from patrolscope.pipeline.matching.keys import KEYS
+        from patrolscope.pipeline.matching.match import KNOWN
 
     _run(study, [KEYS, KNOWN], cluster)
 
@@ -274,9 +272,9 @@ def detect(
     another result, beside the earlier one.
     """
     with _errors():
+        from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
         from patrolscope.pipeline.detect.labels_out import write_label_files
         from patrolscope.pipeline.detect.stage import adopt_detector, detect_stage, summary, weights_stage
-        from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
 
         asked = {
             "weights": None if weights is None else _absolute(weights),
@@ -345,7 +343,7 @@ def train(
         bool, typer.Option("--rectangular", help="Samples as wide and high as the images, not square: less to compute.")
     ] = False,
     epochs: Annotated[int, typer.Option(min=1)] = 300,
-    batch: Annotated[int, typer.Option(min=1, help="Images in one pass; a step of the optimiser stands for 64.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one pass; a step of the optimizer stands for 64.")] = 16,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a better one, after which it stops.")] = 100,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -357,7 +355,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of a CPU; as many as it has cores otherwise.")] = None,
 ) -> None:
-    """A detector from labelled images: YOLOv7, in the official form of checkpoints, or a model of ultralytics."""
+    """A detector from labeled images: YOLOv7, in the official form of checkpoints, or a model of ultralytics."""
     with _errors():
         from patrolscope.pipeline.detect.detector import require
         from patrolscope.pipeline.errors import SettingsError
@@ -382,11 +380,11 @@ def train(
 
         from patrolscope.pipeline.train.folder import BEST_FILE
         from patrolscope.pipeline.train.ranks import joined
-        from patrolscope.pipeline.train.settings import Asked
+        from patrolscope.pipeline.train.settings import TrainingOptions
 
         if threads is not None:
             torch.set_num_threads(threads)
-        asked = Asked(
+        asked = TrainingOptions(
             data=_absolute(data),
             engine=engine.value,
             variant="yolov7-tiny" if ours and variant is None and weights is None else variant,
@@ -518,16 +516,16 @@ def evaluate(
     replicates: Annotated[int, typer.Option(min=2, help="Bootstrap replicates of every interval.")] = 1_000,
     cluster: ClusterOption = "local",
 ) -> None:
-    """The detector against labelled images: quality with intervals, curves, calibration, by subgroup.
+    """The detector against labeled images: quality with intervals, curves, calibration, by subgroup.
 
     A threshold that is looked for is the validation set's; study.yaml stays as it is.
     """
     with _errors():
-        from patrolscope.analysis.stages.ground_truth import labelled_stage
+        from patrolscope.analysis.stages.ground_truth import labeled_stage
         from patrolscope.dashboards.charts.evaluation import evaluate_stage
 
         labels = None if labels is None else _absolute(labels)
-        stages = [labelled_stage(labels), evaluate_stage(threshold=threshold, replicates=replicates, labels=labels)]
+        stages = [labeled_stage(labels), evaluate_stage(threshold=threshold, replicates=replicates, labels=labels)]
     _print_evaluation(_run(study, stages, cluster))
 
 
@@ -586,7 +584,7 @@ def run(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Every stage that is not up to date, in order."""
     with _errors():
         stages = _all_stages(study)
-        _read_labelled(study)
+        _read_labeled(study)
     made = _run(study, stages, cluster)
     _summary(made)
 
@@ -617,20 +615,20 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
                     check_workers(client(), open_study(study), {offered: 1} if offered else None)
             _say("workers see the study and its sources, can write there, and have the same versions")
         refuse_what_is_missing(planned)
-        _read_labelled(study)
+        _read_labeled(study)
 
 
-def _read_labelled(root: str) -> None:
-    """Read the labelled sets now: what is wrong with them would be said after all other stages."""
-    from patrolscope.analysis.stages.calibrate import read_labelled_sets
+def _read_labeled(root: str) -> None:
+    """Read the labeled sets now: what is wrong with them would be said after all other stages."""
+    from patrolscope.analysis.stages.calibrate import read_labeled_sets
     from patrolscope.pipeline.study.store import open_study
 
-    read_labelled_sets(open_study(root))
+    read_labeled_sets(open_study(root))
 
 
 def _all_stages(root: str) -> list[Stage | Callable[[Study], Stage]]:
-    from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
     from patrolscope.pipeline.intake.detection_files import LABELS
+    from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
 
     opened, looked_at = _stages_of_images(root)
     layers, *annotated = _annotated_stages()
@@ -750,7 +748,7 @@ def compare(
     """Two sets of results side by side: levels, intervals, difference, ratio, what only one of them has."""
     with _errors():
         from patrolscope.analysis.estimators.compare import compare as compare_tables
-        from patrolscope.analysis.estimators.compare import summarise
+        from patrolscope.analysis.estimators.compare import summarize
         from patrolscope.analysis.stages.published import read_released
         from patrolscope.analysis.stages.reproduce import tabulate
         from patrolscope.dashboards.report.comparison import print_comparison
@@ -764,7 +762,7 @@ def compare(
             tables.append(tabulate(released))
             _say(f"{name}: {folder}" + (f", without {', '.join(absent)}" if absent else ""))
         compared = compare_tables(*tables)
-        summary = summarise(compared)
+        summary = summarize(compared)
         print_comparison(compared, summary)
         if out is not None:
             frames = {"comparison.csv": compared, "summary.csv": summary}
@@ -840,8 +838,8 @@ def draw_map(
     study: StudyOption,
     out: Annotated[Path, typer.Option(help="PNG file.")],
     measure: Annotated[str, typer.Option(help="images, share or level.")] = "level",
-    level: Annotated[str, typer.Option(help="area, precinct, neighbourhood, community_district or borough.")] = (
-        "neighbourhood"
+    level: Annotated[str, typer.Option(help="area, precinct, neighborhood, community_district or borough.")] = (
+        "neighborhood"
     ),
     within: Annotated[str, typer.Option(help="Only around this place of the level, instead of the whole city.")] = "",
     view: Annotated[str, typer.Option(help="What stands after ? in the address of a dashboard's map.")] = "",
@@ -906,8 +904,8 @@ def dictionary(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """What every column of every table means, its type, unit and bounds."""
-    from patrolscope.pipeline.errors import SettingsError
     from patrolscope.pipeline.contract.tables import TABLES
+    from patrolscope.pipeline.errors import SettingsError
 
     with _errors():
         wanted = [one for one in TABLES if table in (None, one.name)]
@@ -937,10 +935,10 @@ def _print_dictionary(tables: list[Any]) -> None:
 
 
 def _annotated_stages() -> list[Stage]:
-    from patrolscope.pipeline.matching.annotate import ANNOTATE
-    from patrolscope.pipeline.matching.match import MATCH
-    from patrolscope.pipeline.matching.keys import KEYS
     from patrolscope.pipeline.geography.layers import LAYERS
+    from patrolscope.pipeline.matching.annotate import ANNOTATE
+    from patrolscope.pipeline.matching.keys import KEYS
+    from patrolscope.pipeline.matching.match import MATCH
 
     return [LAYERS, KEYS, MATCH, ANNOTATE]
 
@@ -1036,8 +1034,8 @@ def _in_words(value: Any) -> str:
 
 def _stages_of_images(root: str) -> tuple[list[Stage | Callable[[Study], Stage]], ...]:
     """Stages from images to detections, where the study has weights: those that open things, those that do the work."""
-    from patrolscope.pipeline.detect.stage import detect_stage, weights_stage
     from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+    from patrolscope.pipeline.detect.stage import detect_stage, weights_stage
     from patrolscope.pipeline.study.store import open_study
 
     images = open_study(root).settings.images
@@ -1064,8 +1062,8 @@ def _estimate_stages() -> list[Stage]:
     from patrolscope.analysis.stages.calibrate import CALIBRATE
     from patrolscope.analysis.stages.cells import CELLS_STAGE
     from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
-    from patrolscope.analysis.stages.replicates import REPLICATE
     from patrolscope.analysis.stages.estimate import ESTIMATE
+    from patrolscope.analysis.stages.replicates import REPLICATE
     from patrolscope.dashboards.stages import MAPS, REPORT
 
     return [CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE, *_sensitivity_stages(), MAPS, REPORT]
@@ -1087,9 +1085,9 @@ def _run(
         from functools import cache
 
         from patrolscope.cluster.connect import connection
-        from patrolscope.pipeline.study.config import with_changes
         from patrolscope.pipeline.engine.plan import plan_stages, refuse_what_does_not_fit
         from patrolscope.pipeline.engine.run import run_stages
+        from patrolscope.pipeline.study.config import with_changes
         from patrolscope.pipeline.study.store import open_study
 
         study = open_study(root)
@@ -1117,11 +1115,11 @@ def _summary(study: Study) -> None:
     summary = json.loads(study.read_bytes(SUMMARY_FILE))
     images = summary["images"]
     _say("")
-    _say(f"{images['analysed']:,} images analysed, {images['positive']:,} classified as showing a police vehicle")
+    _say(f"{images['analyzed']:,} images analyzed, {images['positive']:,} classified as showing a police vehicle")
     if summary["truth"]:
         truth = summary["truth"]
         _say(
-            f"{truth['covered']} of {truth['neighbourhoods']} true neighbourhood levels lie in their "
+            f"{truth['covered']} of {truth['neighborhoods']} true neighborhood levels lie in their "
             f"{summary['interval_percent']:g} % intervals"
             + ("" if truth["share"] is None else f" ({100 * truth['share']:.1f} %)")
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from patrolscope.analysis.stages.results import read_results
 from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
 from patrolscope.dashboards.maps.raster import count_study
 from patrolscope.dashboards.report.report import AFTER_THE_REPORT, REPORT_FILE, render_report
-from patrolscope.analysis.stages.results import read_results
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 FIGURES_FOLDER = "figures"
 
@@ -27,7 +27,7 @@ def plan_map(study: Study) -> list[Shard]:
     return [Shard("figures", work, made_from=_made_by(study, "annotate", "estimate"))]
 
 
-def process_map(study: Study, _shard: Shard) -> Record:
+def process_map(study: Study, _shard: Shard) -> Output:
     """Write figures/: maps as PNG, intervals as SVG and PNG."""
     results = read_results(study)
     settings = study.settings
@@ -42,7 +42,7 @@ def process_map(study: Study, _shard: Shard) -> Record:
         files.append(study.write_bytes(to_svg(figure), FIGURES_FOLDER, f"{name}.svg"))
         files.append(study.write_bytes(to_png(figure), FIGURES_FOLDER, f"{name}.png"))
     drawn = int(counts.images.sum(dtype="int64"))
-    return Record("", "", tuple(files), ledger.rows_in, drawn, (ledger.close(drawn),))
+    return Output(tuple(files), ledger.rows_in, drawn, (ledger.close(drawn),))
 
 
 def plan_report(study: Study) -> list[Shard]:
@@ -51,10 +51,10 @@ def plan_report(study: Study) -> list[Shard]:
     return [Shard("report", {"settings": study.settings.model_dump(mode="json")}, made_from=_made_by(study, *stages))]
 
 
-def process_report(study: Study, _shard: Shard) -> Record:
+def process_report(study: Study, _shard: Shard) -> Output:
     """Write report.html."""
     file = study.write_bytes(render_report(study, read_results(study)).encode(), REPORT_FILE)
-    return Record("", "", (file,), 0, 0)
+    return Output((file,), 0, 0)
 
 
 def _made_by(study: Study, *stages: str) -> str:

@@ -16,7 +16,7 @@ SQFT_PER_SQMI = 5280.0**2  # 27,878,400
 
 
 def feet_per_unit(crs: str) -> float:
-    """US survey feet in one unit of a projected system; exactly 1 for EPSG:2263, 3.28 for one in metres."""
+    """US survey feet in one unit of a projected system; exactly 1 for EPSG:2263, 3.28 for one in meters."""
     axis_m = float(CRS.from_user_input(crs).axis_info[0].unit_conversion_factor)
     factor = axis_m / US_SURVEY_FOOT_M
     return 1.0 if abs(factor - 1) < 1e-12 else factor

@@ -19,15 +19,15 @@ class SourceError(PatrolscopeError):
     """An input file is missing, or is not in the form that its reader expects."""
 
 
-class ContractViolation(PatrolscopeError):
+class ContractError(PatrolscopeError):
     """A table does not hold what its declaration in `patrolscope.pipeline.contract.tables` says."""
 
 
-class StudyBusy(PatrolscopeError):
+class StudyLockedError(PatrolscopeError):
     """Another run is writing into the study."""
 
 
-class NotYetMade(PatrolscopeError):
+class StageNotRunError(PatrolscopeError):
     """A table is asked for before the command that makes it has run."""
 
 
@@ -39,7 +39,7 @@ class WeightsError(PatrolscopeError):
     """A detector's weights can not be opened, or can not do what is asked of them."""
 
 
-class StudyFull(PatrolscopeError):
+class StorageFullError(PatrolscopeError):
     """The disk of the study, or the user's share of it, is full."""
 
 
@@ -47,15 +47,15 @@ class StorageError(PatrolscopeError):
     """A disk or an object store can not be reached, read or written."""
 
 
-class TooLittleMemory(PatrolscopeError):
+class InsufficientMemoryError(PatrolscopeError):
     """A shard needs more memory than a worker has."""
 
 
-class WorkersLost(PatrolscopeError):
+class SchedulerLostError(PatrolscopeError):
     """The scheduler ended in the middle of a stage."""
 
 
-class ShardsSetAside(PatrolscopeError):
+class FailedShardsError(PatrolscopeError):
     """Some shards killed every worker that took them; all others are finished."""
 
     status = 3

@@ -3,7 +3,7 @@
 The path of an image is what stands before its ending, a dot and one to five ASCII letters or digits; its name is what
 of that stands after the last slash. Other bytes, also those of other scripts, are just bytes.
 
-The hash takes eight bytes at a time and mixes with the finaliser of splitmix64 (Steele, Lea, Flood, "Fast splittable
+The hash takes eight bytes at a time and mixes with the finalizer of splitmix64 (Steele, Lea, Flood, "Fast splittable
 pseudorandom number generators", OOPSLA 2014). Of 24.8 million different names any two share a key with odds of
 n^2 / 2^65 = 1.7e-5, and the same holds for paths, which have a seed of their own.
 """
@@ -105,7 +105,7 @@ def _hash(content: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint64
 
 @nb.njit(cache=True, inline="always")
 def mix(key: np.uint64) -> np.uint64:
-    """The finaliser of splitmix64."""
+    """The finalizer of splitmix64."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))

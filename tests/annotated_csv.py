@@ -98,14 +98,14 @@ def expected_given(frame: pd.DataFrame) -> pd.DataFrame:
         "phase": frame["phase"].astype("Int8"),
         "nighttime": frame["nighttime"].map(flag).astype("boolean"),
         "area": frame["GEOID20"].map("{:.0f}".format, na_action="ignore").astype("str"),
-        "neighbourhood": frame["ntaname"].astype("str"),
+        "neighborhood": frame["ntaname"].astype("str"),
         "borough": frame["boroname"].astype("str"),
         "station_distance_ft": frame["distance_from_nearest_police_station"],
     }
     for hours in (1, 3, 6):
         columns |= {
             f"felony_{hours}h_distance_ft": frame[f"distance_from_nearest_crime_{hours}hr"],
-            f"felony_{hours}h_offence": frame[f"desc_of_nearest_crime_{hours}hr"].astype("str"),
+            f"felony_{hours}h_offense": frame[f"desc_of_nearest_crime_{hours}hr"].astype("str"),
             f"felony_{hours}h_started_at_utc": ms(frame[f"time_of_nearest_crime_{hours}hr"]),
         }
     return pd.DataFrame(columns)

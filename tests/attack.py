@@ -34,7 +34,7 @@ class Attacker:
         self.folder = folder
         self.areas = pd.read_csv(folder / "areas.csv", dtype={"area": str}, keep_default_na=False, na_values=[""])
         self.groups = pd.read_csv(folder / "groups.csv", keep_default_na=False, na_values=[""])
-        self.places = pd.read_csv(folder / "neighbourhoods.csv", keep_default_na=False, na_values=[""])
+        self.places = pd.read_csv(folder / "neighborhoods.csv", keep_default_na=False, na_values=[""])
         self.summary = json.loads((folder / "summary.json").read_text())
         self.hidden = self.areas["withheld"].astype(str).str.lower().eq("true").to_numpy()
         images = self.areas["images"]
@@ -107,7 +107,7 @@ class Attacker:
         """Every published sum of images."""
         sums = []
         for analysis, rows in self.groups[self.groups["quantity"] == "weighted_mean"].groupby("analysis"):
-            half = 0.0 if analysis == "neighbourhood" else self.rounded_to / 2
+            half = 0.0 if analysis == "neighborhood" else self.rounded_to / 2
             weights = self.weights(analysis)
             average = rows[rows["key"] == "Estimate_Total"]["images"].iloc[0]
             everyone = (self.frame(analysis) & self.seen).astype(float)
@@ -121,7 +121,7 @@ class Attacker:
             if analysis.removesuffix("_residential") in COVARIATES:
                 sums += self.cut_sums(analysis)
         for _, place in self.places.dropna(subset="images").iterrows():
-            member = (self.areas["neighbourhood"] == place["nta"]) & (self.areas["persons"] > 0) & self.seen
+            member = (self.areas["neighborhood"] == place["nta"]) & (self.areas["persons"] > 0) & self.seen
             sums.append((member.to_numpy(dtype=float), place["images"], place["images"]))
         total = self.summary["images"]
         sums.append((self.seen.astype(float), total - self.rounded_to / 2, total + self.rounded_to / 2))
@@ -203,7 +203,7 @@ class Attacker:
         All analyses of one frame have the same draws, and groups are sums over areas with known weights.
         """
         rows, drawn, missing = [], [], {}
-        for analysis in ("race", "density", "zone", "borough", "neighbourhood"):
+        for analysis in ("race", "density", "zone", "borough", "neighborhood"):
             if analysis not in self.groups["analysis"].unique():
                 continue
             published = self.replicates(analysis)
@@ -222,10 +222,10 @@ class Attacker:
         return found
 
     def seed_of_areas(self, candidates: Iterable[int]) -> int | None:
-        """The seed with which whole areas were drawn, where a neighbourhood of shown areas has replicates."""
-        drawn, seen = self.replicates("neighbourhood"), np.flatnonzero(self.seen)
-        shown = [key for key in drawn if not self.hidden[self.areas["neighbourhood"] == key].any()]
-        lives = (self.areas["neighbourhood"] == shown[1]).to_numpy()  # after Estimate_Total
+        """The seed with which whole areas were drawn, where a neighborhood of shown areas has replicates."""
+        drawn, seen = self.replicates("neighborhood"), np.flatnonzero(self.seen)
+        shown = [key for key in drawn if not self.hidden[self.areas["neighborhood"] == key].any()]
+        lives = (self.areas["neighborhood"] == shown[1]).to_numpy()  # after Estimate_Total
         weights = np.where(lives, self.areas["persons"], 0.0)[seen]
         levels = self.areas["level"].fillna(0).to_numpy()[seen]
         for seed in candidates:
@@ -235,12 +235,12 @@ class Attacker:
         return None
 
     def positives_by_spread(self, place: str) -> float:
-        """Positive images of the withheld areas of a neighbourhood, if they are all of one area, from its spread.
+        """Positive images of the withheld areas of a neighborhood, if they are all of one area, from its spread.
 
         k of n positive images add (w k / n)^2 / k to the variance of the sum, and w k / n to the sum itself.
         """
-        row = self.rows("neighbourhood").loc[place]
-        persons = np.where(self.areas["neighbourhood"] == place, self.areas["persons"], 0.0)
+        row = self.rows("neighborhood").loc[place]
+        persons = np.where(self.areas["neighborhood"] == place, self.areas["persons"], 0.0)
         calibration = self.summary["calibration"]
         negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
         weights, shares = persons[~self.hidden], self.known_shares[~self.hidden]

@@ -11,8 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from patrolscope import cli
-from patrolscope.pipeline.train import loop
-from patrolscope.pipeline.train import network
+from patrolscope.pipeline.train import loop, network
 
 
 def new_network(*args, **options):

@@ -3,9 +3,15 @@
 import numpy as np
 import pandas as pd
 
-from patrolscope.analysis.estimators.rates import Analysis, Frame, analyses, panels
+from patrolscope.analysis.estimators.rates import Analysis, Population, analyses, panels
 from patrolscope.analysis.stages.published import Released
-from patrolscope.analysis.stages.replicates import Counted, area_replicates, image_replicates, released, two_class_means
+from patrolscope.analysis.stages.replicates import (
+    BootstrapInputs,
+    area_replicates,
+    image_replicates,
+    released,
+    two_class_means,
+)
 
 
 def by_images(
@@ -26,7 +32,7 @@ def by_images(
     """
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     outside = np.zeros(2, dtype=np.int64) if outside is None else outside
-    counted = Counted(areas, inside, outside, panels(wanted, areas))
+    counted = BootstrapInputs(areas, inside, outside, panels(wanted, areas))
     by_class = np.array(probabilities)[::-1, None]
     means = two_class_means(inside[:, :, None], by_class)
     drawn = image_replicates(counted, by_class, replicates=range(replicates), seed=seed)
@@ -38,20 +44,20 @@ def by_areas(
 ) -> dict[str, Released]:
     """The same with whole areas drawn again."""
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
-    counted = Counted(areas, inside, np.zeros(2, dtype=np.int64), panels(wanted, areas))
+    counted = BootstrapInputs(areas, inside, np.zeros(2, dtype=np.int64), panels(wanted, areas))
     means = two_class_means(inside[:, :, None], np.array(probabilities)[::-1, None])
     drawn = area_replicates(counted, means, replicates=range(replicates), seed=seed)
     return released(counted.panels, [panel.means(means)[:, 0] for panel in counted.panels], drawn)
 
 
-def relative_levels(analysis: Analysis, frame: Frame, means: np.ndarray, persons: np.ndarray) -> np.ndarray:
+def relative_levels(analysis: Analysis, frame: Population, means: np.ndarray, persons: np.ndarray) -> np.ndarray:
     """Levels of groups by the overall mean, (..., groups), from means of areas, (..., areas), in plain matrices."""
     total, levels = weighted_levels(analysis, frame, means, persons)
     return levels / total[..., None]
 
 
 def weighted_levels(
-    analysis: Analysis, frame: Frame, means: np.ndarray, persons: np.ndarray
+    analysis: Analysis, frame: Population, means: np.ndarray, persons: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Overall mean, (...,), and means of groups, (..., groups)."""
     seen = ~np.isnan(means) & frame.areas

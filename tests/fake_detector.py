@@ -1,4 +1,4 @@
-"""A detector without a network: what it finds follows from an image's mean colour."""
+"""A detector without a network: what it finds follows from an image's mean color."""
 
 from collections.abc import Sequence
 

@@ -10,10 +10,10 @@ from PIL import Image
 EXIF_QUARTER_TURN = 6
 
 
-def picture(width: int = 96, height: int = 64, colour=(200, 100, 50)) -> Image.Image:
-    """One colour, with a dark corner at the upper left, so that a turn shows."""
+def picture(width: int = 96, height: int = 64, color=(200, 100, 50)) -> Image.Image:
+    """One color, with a dark corner at the upper left, so that a turn shows."""
     pixels = np.empty((height, width, 3), dtype=np.uint8)
-    pixels[:] = colour
+    pixels[:] = color
     pixels[: height // 4, : width // 4] = 0
     return Image.fromarray(pixels)
 
@@ -43,7 +43,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 def sixteen_bits() -> bytes:
-    """A grey PNG of 16 bits whose upper bytes are 0 to 255."""
+    """A gray PNG of 16 bits whose upper bytes are 0 to 255."""
     ramp = (np.arange(256, dtype=np.uint16) << 8 | 7).reshape(16, 16)
     return encoded(Image.fromarray(ramp), "PNG")
 
@@ -57,7 +57,7 @@ def of_every_kind() -> dict[str, tuple[bytes, str]]:
         "webp.webp": (encoded(picture(), "WEBP"), "scored"),
         "bmp.bmp": (encoded(picture(), "BMP"), "scored"),
         "tiff.tif": (encoded(picture(), "TIFF"), "scored"),
-        "grey.jpg": (encoded(picture().convert("L")), "scored"),
+        "gray.jpg": (encoded(picture().convert("L")), "scored"),
         "cmyk.jpg": (encoded(picture().convert("CMYK")), "scored"),
         "palette.png": (encoded(picture().convert("P"), "PNG"), "scored"),
         "alpha.png": (encoded(picture().convert("RGBA"), "PNG"), "scored"),

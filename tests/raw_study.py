@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.intake.ingest import STAGES
-from patrolscope.pipeline.engine.stage import Stage
-from patrolscope.pipeline.study.store import Record, Study, create_study
 from patrolscope.pipeline.contract.tables import METADATA, QUARANTINE
+from patrolscope.pipeline.engine.stage import Stage
+from patrolscope.pipeline.intake.ingest import STAGES
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import Record, Study, create_study
 
 HEADER = b"image_ref,timestamp,lat,lng,split\n"
 

@@ -46,7 +46,7 @@ def ciou(a, b):
 
 
 def decoded(values, anchor, row, column):
-    """Centre and size in cells of one cell's first four outputs."""
+    """Center and size in cells of one cell's first four outputs."""
     x, y, w, h = (sigmoid(float(value)) for value in values[:4])
     return 2 * x - 0.5 + column, 2 * y - 0.5 + row, (2 * w) ** 2 * anchor[0], (2 * h) ** 2 * anchor[1]
 

@@ -12,12 +12,12 @@ from patrolscope.analysis.stages.published import Released
 
 PLACES = {
     "borough": ("", "Bronx", "Brooklyn", "Manhattan", "Queens", "Staten Island"),
-    "neighbourhood": ("", "Gramercy", "East Village", "Rikers Island", "Rosedale", "Bushwick (West)"),
+    "neighborhood": ("", "Gramercy", "East Village", "Rikers Island", "Rosedale", "Bushwick (West)"),
 }
 
 
 def made_released(analysis: str, *, replicates: int = 20, seed: int = 1) -> Released:
-    """Results of one analysis; those of boroughs and neighbourhoods have a group without a name, as published."""
+    """Results of one analysis; those of boroughs and neighborhoods have a group without a name, as published."""
     keys = PLACES.get(analysis) or tuple(group_labels(analysis))
     generator = np.random.default_rng([seed, *analysis.encode()])
     means = generator.uniform(0.004, 0.02, len(keys))

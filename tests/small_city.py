@@ -12,7 +12,6 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import shapely
 
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.simulation.simulate import (
     ARGUMENTS_FILE,
     LABELS_FOLDER,
@@ -21,6 +20,7 @@ from patrolscope.pipeline.simulation.simulate import (
     SIMULATE_DAYS,
     Arguments,
 )
+from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, Study, create_study
 
 BLOCK = 0.006  # degrees, about 500 by 670 m
@@ -28,13 +28,13 @@ WEST, SOUTH = -74.0, 40.7
 
 
 def areas() -> gpd.GeoDataFrame:
-    """5 by 5 squares; a neighbourhood is a row of five."""
+    """5 by 5 squares; a neighborhood is a row of five."""
     places = [(row, column) for row in range(5) for column in range(5)]
     shapes = [
         shapely.box(WEST + column * BLOCK, SOUTH + row * BLOCK, WEST + (column + 1) * BLOCK, SOUTH + (row + 1) * BLOCK)
         for row, column in places
     ]
-    # On a grid of 1e-6 degrees, so that neighbours share their corners exactly.
+    # On a grid of 1e-6 degrees, so that neighbors share their corners exactly.
     columns = {
         "geoid": [f"36061{row:03d}{column:03d}" for row, column in places],
         "nta_name": [f"Row {row}" for row, _ in places],
@@ -63,7 +63,7 @@ def small_study(folder: Path, **changes: Any) -> Study:
     own = {
         "areas": tracts,
         "tracts": tracts,
-        "neighbourhoods": None,
+        "neighborhoods": None,
         "boroughs": None,
         "precincts": None,
         "area_attributes": None,

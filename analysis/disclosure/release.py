@@ -14,26 +14,26 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from patrolscope.analysis.estimators.bootstrap import Counts
-from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Frame, analyses, area_means, frames, panels
-from patrolscope.analysis.stages.published import Released
-from patrolscope.analysis.disclosure.synthetic_replicates import imagine, redraw
-from patrolscope.analysis.stages.result_tables import AVERAGE, released_table
 from patrolscope.analysis.disclosure.suppression import ALWAYS, CanNotBeProtected, Quantity, Withheld, withhold
+from patrolscope.analysis.disclosure.synthetic_replicates import imagine, redraw
+from patrolscope.analysis.estimators.bootstrap import Counts
+from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Population, analyses, area_means, frames, panels
+from patrolscope.analysis.stages.published import Released
+from patrolscope.analysis.stages.result_tables import AVERAGE, released_table
 from patrolscope.pipeline.contract.columns import Column, Table
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.contract.tables import AREAS
+from patrolscope.pipeline.errors import SourceError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
 
 # Levels are published in steps of 1e-5: a thousandth of the average of New York, and finer than most intervals. With
-# all digits two withheld areas of a neighbourhood could be told apart: their shares are fractions with small
+# all digits two withheld areas of a neighborhood could be told apart: their shares are fractions with small
 # denominators, and hardly two pairs of such fractions have the same sum to 15 digits.
 LEVEL_DECIMALS = 5
 RELATIVE_DECIMALS = 3
-# Image counts of groups that cut across neighbourhoods are rounded to this many times the minimum.
+# Image counts of groups that cut across neighborhoods are rounded to this many times the minimum.
 ROUNDED_TO = 10
 # A published level has no withheld area behind it or at least so many: with two, one resident who knows the one area
 # would know the other.
@@ -52,30 +52,30 @@ RELEASED_AREAS = Table(
     row="one area (block group) of the study",
     key=("area",),
     columns=(
-        *(AREAS[name] for name in ("area", "neighbourhood", "borough", "community_district", "zone")),
+        *(AREAS[name] for name in ("area", "neighborhood", "borough", "community_district", "zone")),
         *(column for column in AREAS if column.name.startswith("persons")),
         AREAS["income_usd"],
         AREAS["density_per_sqmi"],
-        Column("images", "int64", "analysed images; 0 is a fact about coverage and is shown", **_COUNT),  # type: ignore[arg-type]
+        Column("images", "int64", "analyzed images; 0 is a fact about coverage and is shown", **_COUNT),  # type: ignore[arg-type]
         Column("positives", "int64", "of them classified as showing a police vehicle", **_COUNT),  # type: ignore[arg-type]
         Column("level", "float64", "mean calibrated probability that an image shows one", **_PROBABILITY),  # type: ignore[arg-type]
         Column("relative_to_average", "float64", "level by the released overall level", **_RATIO),  # type: ignore[arg-type]
         Column("withheld", "string", "images, positives and level are withheld", **_FLAG),  # type: ignore[arg-type]
     ),
 )
-RELEASED_NEIGHBOURHOODS = Table(
-    "neighbourhoods.csv",
-    row="one neighbourhood in which somebody lives in an area with images",
+RELEASED_NEIGHBORHOODS = Table(
+    "neighborhoods.csv",
+    row="one neighborhood in which somebody lives in an area with images",
     key=("nta",),
     columns=(
-        Column("nta", "string", "name of the neighbourhood tabulation area (the authors' column)"),
+        Column("nta", "string", "name of the neighborhood tabulation area (the authors' column)"),
         Column("weighted_mean", "float64", "level, by people (the authors' column)", **_PROBABILITY),  # type: ignore[arg-type]
         Column("weighted_mean_lower", "float64", "lower end of its interval", **_PROBABILITY),  # type: ignore[arg-type]
         Column("weighted_mean_upper", "float64", "upper end of its interval", **_PROBABILITY),  # type: ignore[arg-type]
         Column("relative_to_average", "float64", "weighted_mean by the released overall level", **_RATIO),  # type: ignore[arg-type]
         Column("relative_lower", "float64", "lower end of its interval", **_RATIO),  # type: ignore[arg-type]
         Column("relative_upper", "float64", "upper end of its interval", **_RATIO),  # type: ignore[arg-type]
-        Column("images", "int64", "analysed images in its areas where people live", **_COUNT),  # type: ignore[arg-type]
+        Column("images", "int64", "analyzed images in its areas where people live", **_COUNT),  # type: ignore[arg-type]
         Column("persons", "float64", "people who live there", unit="persons", low=0),
         Column("areas", "int64", "areas with images in which people live", low=0),
         Column("areas_withheld", "int64", "of them withheld in areas.csv", low=0),
@@ -100,7 +100,7 @@ RELEASED_GROUPS = Table(
         Column(
             "images",
             "int64",
-            f"images in areas where the group lives; rounded to {ROUNDED_TO} times the minimum but for neighbourhoods",
+            f"images in areas where the group lives; rounded to {ROUNDED_TO} times the minimum but for neighborhoods",
             **_COUNT,  # type: ignore[arg-type]
         ),
         Column(
@@ -109,7 +109,7 @@ RELEASED_GROUPS = Table(
         Column("withheld", "string", "estimate, interval and images are withheld", **_FLAG),  # type: ignore[arg-type]
     ),
 )
-RELEASED_TABLES = (RELEASED_NEIGHBOURHOODS, RELEASED_AREAS, RELEASED_GROUPS)
+RELEASED_TABLES = (RELEASED_NEIGHBORHOODS, RELEASED_AREAS, RELEASED_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Release:
     """What may be published, and how much is not."""
 
     areas: pd.DataFrame  # RELEASED_AREAS
-    neighbourhoods: pd.DataFrame  # RELEASED_NEIGHBOURHOODS
+    neighborhoods: pd.DataFrame  # RELEASED_NEIGHBORHOODS
     groups: pd.DataFrame  # RELEASED_GROUPS
     results: dict[str, Released]  # replicates by analysis
     skipped: dict[str, str]  # analysis -> why it is not in the release
@@ -203,7 +203,7 @@ def release(
     )
     return Release(
         areas=shown,
-        neighbourhoods=_neighbourhood_rows(table, groups, state.areas),
+        neighborhoods=_neighborhood_rows(table, groups, state.areas),
         groups=RELEASED_GROUPS.conform(table),
         results=published,
         skipped=skipped,
@@ -219,7 +219,7 @@ def _groups(
     areas: pd.DataFrame,
     images: Whole,
     made: list[Analysis],
-    all_frames: dict[str, Frame],
+    all_frames: dict[str, Population],
     results: dict[str, Released],
     minimum: int,
 ) -> list[_Group]:
@@ -237,7 +237,7 @@ def _groups(
         for key, column in zip(one.keys, one.weights.T, strict=True):
             weights = np.where(all_frames[one.frame].areas & seen, column, 0.0)
             if not np.isnan(levels.get(key, np.nan)):
-                exact = 0.0 if one.name == "neighbourhood" else step
+                exact = 0.0 if one.name == "neighborhood" else step
                 groups.append(_Group(one.name, key, one.frame, weights, weights > 0, levels[key], exact))
     return groups
 
@@ -257,7 +257,7 @@ def _withheld(
     groups: list[_Group],
     probabilities: tuple[float, float],
     minimum: int,
-    all_frames: dict[str, Frame],
+    all_frames: dict[str, Population],
 ) -> Withheld:
     images = inside.sum(axis=1)
     few = np.array([images[group.counted].sum() < _enough(group, minimum) for group in groups])
@@ -268,7 +268,7 @@ def _withheld(
     counts = _image_sums(areas, images, groups, few, skipped, minimum, all_frames)
     shares = _share_sums(inside, groups, probabilities, minimum)
     members = sparse.csr_array(np.array([group.counted for group in groups], dtype=np.float64))
-    block = pd.factorize(areas["neighbourhood"])[0].astype(np.int64)
+    block = pd.factorize(areas["neighborhood"])[0].astype(np.int64)
     try:
         return withhold([counts, shares], primary, members, images, block)
     except CanNotBeProtected as error:
@@ -289,7 +289,7 @@ def _image_sums(
     few: Bools,
     skipped: set[str],
     minimum: int,
-    all_frames: dict[str, Frame],
+    all_frames: dict[str, Population],
 ) -> Quantity:
     """Images by area, their sums by group, and what the quartile groups say of them.
 
@@ -371,13 +371,13 @@ def _published(released: Released, one: Analysis, hidden: dict[tuple[str | None,
 
 
 def _places(published: dict[str, Released], groups: list[_Group], images: Whole) -> pd.DataFrame:
-    """Released level and images of each neighbourhood, by name."""
-    released = published.get("neighbourhood")
+    """Released level and images of each neighborhood, by name."""
+    released = published.get("neighborhood")
     levels = {} if released is None else dict(zip(released.keys, released.means, strict=True))
     rows = {
         group.key: (levels[group.key], images[group.counted].sum())
         for group in groups
-        if group.analysis == "neighbourhood" and not np.isnan(levels.get(group.key, np.nan))
+        if group.analysis == "neighborhood" and not np.isnan(levels.get(group.key, np.nan))
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["level", "images"], dtype=np.float64)
 
@@ -414,7 +414,7 @@ def _with_replicates(
 
 def _group_rows(
     one: Analysis,
-    frame: Frame,
+    frame: Population,
     published: Released,
     groups: list[_Group],
     hidden: dict[tuple[str | None, str, str], bool],
@@ -456,14 +456,14 @@ def _every_row(one: Analysis, published: Released, percent: float) -> pd.DataFra
     return filled
 
 
-def _neighbourhood_rows(table: pd.DataFrame, groups: list[_Group], areas_hidden: Bools) -> pd.DataFrame:
-    rows = table[(table["analysis"] == "neighbourhood") & (table["key"] != TOTAL_KEY)]
+def _neighborhood_rows(table: pd.DataFrame, groups: list[_Group], areas_hidden: Bools) -> pd.DataFrame:
+    rows = table[(table["analysis"] == "neighborhood") & (table["key"] != TOTAL_KEY)]
     if rows.empty:
-        return RELEASED_NEIGHBOURHOODS.empty()
+        return RELEASED_NEIGHBORHOODS.empty()
     means = rows[rows["quantity"] == "weighted_mean"].set_index("key")
     relative = rows[rows["quantity"] == "relative_to_average"].set_index("key").loc[means.index]
     hidden = {
-        group.key: int((group.counted & areas_hidden).sum()) for group in groups if group.analysis == "neighbourhood"
+        group.key: int((group.counted & areas_hidden).sum()) for group in groups if group.analysis == "neighborhood"
     }
     frame = pd.DataFrame(
         {
@@ -478,7 +478,7 @@ def _neighbourhood_rows(table: pd.DataFrame, groups: list[_Group], areas_hidden:
             "areas_withheld": [hidden[key] for key in means.index],
         }
     )
-    return RELEASED_NEIGHBOURHOODS.conform(frame.sort_values("nta").reset_index(drop=True))
+    return RELEASED_NEIGHBORHOODS.conform(frame.sort_values("nta").reset_index(drop=True))
 
 
 def _area_rows(

@@ -16,13 +16,6 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from patrolscope.analysis.estimators.bootstrap import Floats, counts_by_area, redraw_probabilities
-from patrolscope.analysis.stages.calibrate import CALIBRATE, load_calibration
-from patrolscope.analysis.stages.cells import CELLS_STAGE
-from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
-from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
-from patrolscope.analysis.stages.published import read_released
-from patrolscope.analysis.disclosure.synthetic_replicates import SEED
 from patrolscope.analysis.disclosure.release import (
     FEWEST_IN_A_LEVEL,
     LEVEL_DECIMALS,
@@ -35,15 +28,22 @@ from patrolscope.analysis.disclosure.release import (
     release,
     round_to_digits,
 )
-from patrolscope.analysis.stages.replicates import REPLICATE, probabilities_of
+from patrolscope.analysis.disclosure.synthetic_replicates import SEED
+from patrolscope.analysis.estimators.bootstrap import Floats, counts_by_area, redraw_probabilities
+from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
 from patrolscope.analysis.estimators.spatial_statistics import describe_map
+from patrolscope.analysis.stages.calibrate import CALIBRATE, load_calibration
+from patrolscope.analysis.stages.cells import CELLS_STAGE
+from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
 from patrolscope.analysis.stages.estimate import CELLS_FILE, ESTIMATE, SUMMARY_FILE
-from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
+from patrolscope.analysis.stages.published import read_released
+from patrolscope.analysis.stages.replicates import REPLICATE, probabilities_of
+from patrolscope.pipeline.engine.run import outdated
+from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
+from patrolscope.pipeline.geography.layers import AREAS_FILE, LAYERS
 from patrolscope.pipeline.matching.annotate import ANNOTATE
 from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.errors import NotYetMade, SettingsError, SourceError
-from patrolscope.pipeline.geography.layers import AREAS_FILE, LAYERS
-from patrolscope.pipeline.engine.run import outdated
+from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 from patrolscope.pipeline.study.store import Study
 
 CHECKSUMS = "SHA256SUMS"
@@ -60,7 +60,7 @@ _JSON_MEANINGS = {
 _SUMMARY_MEANINGS = {
     "minimum_images": "areas with fewer images are withheld",
     "areas": "areas of the study, without images, and withheld",
-    "images": f"analysed images in areas, rounded to {ROUNDED_TO} times the minimum",
+    "images": f"analyzed images in areas, rounded to {ROUNDED_TO} times the minimum",
     "calibration": "threshold and the two probabilities that images count with, from the validation set",
     "interval_percent": "of the replicates that an interval holds, in the middle",
     "cut_points": "of density (persons / sq mi) and income (USD) by image quartile, three significant digits",
@@ -82,7 +82,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
 
     Raises
     ------
-    NotYetMade : the study has no estimates
+    StageNotRunError : the study has no estimates
     SettingsError : the minimum is below 1
     SourceError : the folder holds other files; nothing can be released at this minimum
     """
@@ -91,7 +91,9 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
     if not force:
         check_folder(out, known_by=CHECKSUMS)
     if missing := [name for name in (CELLS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
-        raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
+        raise StageNotRunError(
+            f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`"
+        )
     if stale := outdated(study, _BEHIND):
         raise SourceError(
             f"the estimates of {study.root} are not those that its study.yaml asks for ({', '.join(stale)} not up to "
@@ -160,7 +162,7 @@ def release_files(made: Release, settings: Settings, summary: dict[str, Any], mi
 
 
 def _frames(made: Release) -> tuple[pd.DataFrame, ...]:
-    return (made.neighbourhoods, made.areas, made.groups)
+    return (made.neighborhoods, made.areas, made.groups)
 
 
 def public_settings(settings: Settings) -> str:
@@ -174,7 +176,7 @@ def public_settings(settings: Settings) -> str:
 
 def _summary(made: Release, summary: dict[str, Any], minimum: int) -> dict[str, Any]:
     rounded_to = ROUNDED_TO * minimum
-    inside = summary["images"]["analysed"] - summary["images"]["outside_every_area"]
+    inside = summary["images"]["analyzed"] - summary["images"]["outside_every_area"]
     return {
         "minimum_images": minimum,
         "areas": {
@@ -254,7 +256,7 @@ def _readme(made: Release, settings: Settings, minimum: int) -> str:
     skipped = "".join(f"* {name}: not in the release; {reason}\n" for name, reason in made.skipped.items())
     return f"""# {settings.name}: released aggregates
 
-{simulated}How likely a dashcam image of a place in {settings.city.name} shows a police vehicle: by neighbourhood,
+{simulated}How likely a dashcam image of a place in {settings.city.name} shows a police vehicle: by neighborhood,
 by area, by groups of people and places, with intervals. Made by patrolscope {version("patrolscope")}.
 
 | file | a row is |
@@ -282,11 +284,11 @@ withheld.
 * Correlations and Moran's I are computed from the published levels of the areas that are not withheld.
 * All counts and levels that are published leave at least {minimum} values for a withheld number of images, and a
   range of at least 1/{minimum} for the share of them that is positive.
-* Images of groups other than neighbourhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS}
+* Images of groups other than neighborhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS}
   decimals, relative levels {RELATIVE_DECIMALS}; these, intervals and spreads are computed from the rounded levels.
 * A level has no withheld area behind it or at least {FEWEST_IN_A_LEVEL}.
 * Replicates, intervals and spreads are drawn from these tables alone, and tell nothing that these do not. A shown area
-  has its images. The withheld ones of a neighbourhood share the rest of its images, at its level; where it is withheld,
+  has its images. The withheld ones of a neighborhood share the rest of its images, at its level; where it is withheld,
   too, each has {minimum / 2:g} images at the overall level. Single images count as independent. Where many areas of a
   group are withheld, its interval is a model's.
 {skipped}"""

@@ -192,7 +192,7 @@ def _leaves_room(quantity: Quantity, row: int, hidden: Bools) -> bool:
 def find_unprotected(quantity: Quantity, hidden: Bools, block: Whole, protected: Bools) -> int | None:
     """A hidden area that the published sums leave less room than the width; None if there is none.
 
-    By linear programming: of each block one area at a time is moved towards its target, those of all blocks in one
+    By linear programming: of each block one area at a time is moved toward its target, those of all blocks in one
     program; an area that arrives is protected, and so is every other that moved as far. What does not arrive is tried
     alone.
 
@@ -250,11 +250,11 @@ class _Attack:
         upper = np.full(len(self.values), self.bounds[1])
         lower[moving] = np.minimum(self.values, self.targets)[moving]
         upper[moving] = np.maximum(self.values, self.targets)[moving]
-        towards = np.zeros(len(self.values))
-        towards[moving] = np.sign(self.targets - self.values)[moving]
+        toward = np.zeros(len(self.values))
+        toward[moving] = np.sign(self.targets - self.values)[moving]
         below, above = ~exact & np.isfinite(high), ~exact & np.isfinite(low)
         found = linprog(
-            -towards,
+            -toward,
             A_ub=sparse.vstack([rows[below], -rows[above]]),
             b_ub=np.concatenate([high[below], -low[above]]),
             A_eq=rows[exact] if exact.any() else None,

@@ -1,7 +1,7 @@
 """Replicates of a release, drawn from what it holds and nothing else.
 
 A study's own replicates tell of withheld areas. All groups share their draws, so that a borough's replicates less those
-of its other neighbourhoods are those of the last; and an area of few images sways even a whole borough by steps of one
+of its other neighborhoods are those of the last; and an area of few images sways even a whole borough by steps of one
 image, so that the spread alone shows how many of them are positive. So a release draws anew, from a city that every
 reader of its tables can make up: shown areas have the images that are shown, withheld ones what `imagine` says. No seed
 is secret, and these replicates tell nothing that the tables do not. docs/release.md has the attacks and measurements.
@@ -28,24 +28,24 @@ def imagine(
 ) -> tuple[Whole, Floats]:
     """Images of each area, and the share of them that is positive, as far as a release tells; 0 and 0 without images.
 
-    The withheld areas of a neighbourhood share what its shown ones leave of its images, and have its level. Where the
-    neighbourhood is withheld, too, an area has half the minimum of images, and the overall level.
+    The withheld areas of a neighborhood share what its shown ones leave of its images, and have its level. Where the
+    neighborhood is withheld, too, an area has half the minimum of images, and the overall level.
 
     Parameters
     ----------
     areas : `patrolscope.analysis.disclosure.release.RELEASED_AREAS`
-    places : released level and images of each neighbourhood, by name; its images are those where people live
+    places : released level and images of each neighborhood, by name; its images are those where people live
     overall : released level of everyone
     probabilities : Pr(police vehicle) of a positive and of a negative image
     """
     withheld, lives = areas["withheld"] == "true", areas["persons"] > 0
     counts = areas[["images", "positives"]].fillna(0).astype(np.float64).assign(withheld=withheld)
-    of_place = counts[lives].groupby(areas["neighbourhood"]).sum()
+    of_place = counts[lives].groupby(areas["neighborhood"]).sum()
     each = (places["images"] - of_place["images"]) / of_place["withheld"]
-    of_withheld = areas["neighbourhood"].map(each).astype(np.float64).fillna(minimum / 2).clip(lower=1).round()
+    of_withheld = areas["neighborhood"].map(each).astype(np.float64).fillna(minimum / 2).clip(lower=1).round()
     images = counts["images"].mask(withheld, of_withheld).to_numpy().astype(np.int64)
     positive, negative = probabilities
-    levels = areas["neighbourhood"].map(places["level"]).astype(np.float64).fillna(overall).to_numpy()
+    levels = areas["neighborhood"].map(places["level"]).astype(np.float64).fillna(overall).to_numpy()
     # With equal probabilities levels say nothing of shares, and shares change no level.
     share = np.clip((levels - negative) / ((positive - negative) or 1.0), 0, 1)
     return images, np.where(withheld, share, counts["positives"] / np.maximum(images, 1))

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from patrolscope.analysis.estimators.rates import Population
 from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.estimators.rates import Frame
 from patrolscope.pipeline.hashing import mix
 from patrolscope.pipeline.seeds import stream
 
@@ -49,7 +49,7 @@ def counts_by_area(cells: pd.DataFrame, areas: pd.Series[str]) -> tuple[Counts, 
 
 
 def resample_images(
-    inside: Counts, outside: Counts, frames: Sequence[Frame], *, replicates: range, seed: int
+    inside: Counts, outside: Counts, frames: Sequence[Population], *, replicates: range, seed: int
 ) -> dict[str, Counts]:
     """Counts of replicates of each frame's images, drawn with replacement.
 
@@ -150,7 +150,7 @@ def _alias_table(shares: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
     return keep, other
 
 
-def _in_frame(frame: Frame) -> npt.NDArray[np.bool_]:
+def _in_frame(frame: Population) -> npt.NDArray[np.bool_]:
     return np.concatenate([np.repeat(frame.areas, 2), np.full(2, frame.with_outside)])
 
 

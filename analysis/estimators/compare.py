@@ -42,7 +42,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return both[[*first, "difference", "ratio", "intervals_overlap"]]
 
 
-def summarise(compared: pd.DataFrame) -> pd.DataFrame:
+def summarize(compared: pd.DataFrame) -> pd.DataFrame:
     """How far two sets agree, one row an analysis, over their levels relative to the average.
 
     The group without a name takes part in no rank correlation: it is no place.

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from patrolscope.analysis.estimators.rates import RACES
-from patrolscope.analysis.stages.hourly import HOURS, HourlyCounts
 from patrolscope.analysis.estimators.variants import Variant
+from patrolscope.analysis.stages.hourly import HOURS, HourlyCounts
 
 FEW = (10, 100)  # images of an area below which its mean says little
 QUIET_HOURS = 3
@@ -22,7 +22,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ImageCoverage:
-    """Where and when the analysed images are.
+    """Where and when the analyzed images are.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class ImageCoverage:
 
 
 def cover(counts: HourlyCounts, base: Variant) -> ImageCoverage:
-    """Coverage by the analysed images, those of `base`: also the ones outside every area, in hours and days."""
+    """Coverage by the analyzed images, those of `base`: also the ones outside every area, in hours and days."""
     by_class = counts.by_hour[:, base.days].astype(np.int64)  # classes, days, areas and outside, hours
     return coverage_of(
         by_class.sum(axis=(1, 2)).T,
@@ -117,7 +117,7 @@ def people_table(living: pd.DataFrame) -> pd.DataFrame:
 
 
 def gini(counts: npt.NDArray[np.int64]) -> float:
-    """Gini coefficient: 0 where all have as much, towards 1 where one has all; missing where there is nothing."""
+    """Gini coefficient: 0 where all have as much, toward 1 where one has all; missing where there is nothing."""
     if counts.sum() == 0:
         return float("nan")
     rising = np.sort(counts)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 from patrolscope.analysis.estimators.bootstrap import Counts
-from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.stages.clusters import Clusters
 from patrolscope.analysis.estimators.rates import Panel
+from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.stages.clusters import UnitCounts
 
 Floats = npt.NDArray[np.float64]
 _ROWS_AT_ONCE = 8  # groups: of 200,000 rides some 100 MB with squares and cubes
@@ -105,7 +105,7 @@ def image_moments(slopes: Slopes, images: Counts, second: Floats, third: Floats)
     return _side_by_side(parts)
 
 
-def cluster_moments(slopes: Slopes, clusters: Clusters, images: Counts, means: Floats, values: Floats) -> Moments:
+def cluster_moments(slopes: Slopes, clusters: UnitCounts, images: Counts, means: Floats, values: Floats) -> Moments:
     """Moments of whole clusters.
 
     Parameters

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED
+from patrolscope.pipeline.errors import SourceError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -39,7 +39,7 @@ PUBLISHED_FILES = {
     "income_residential": "median_household_income_residential_only_bootstraps.json",
     "zone": "zone_bootstraps.json",
     "borough": "boro_bootstraps.json",
-    "neighbourhood": "neighborhood_bootstraps.json",
+    "neighborhood": "neighborhood_bootstraps.json",
 }
 
 
@@ -82,7 +82,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Population:
     """Areas whose images an analysis uses, with or without the images outside every area."""
 
     name: str
@@ -90,17 +90,17 @@ class Frame:
     with_outside: bool
 
 
-def frames(areas: pd.DataFrame) -> dict[str, Frame]:
+def frames(areas: pd.DataFrame) -> dict[str, Population]:
     """The four frames of docs/method.md: all, residential, with income, residential with income."""
     residential = (areas["zone"] == "R").to_numpy()
     income = areas["income_usd"].notna().to_numpy()
     return {
         frame.name: frame
         for frame in (
-            Frame("all", np.ones(len(areas), dtype=np.bool_), with_outside=True),
-            Frame("residential", residential, with_outside=False),
-            Frame("income", income, with_outside=False),
-            Frame("residential_income", residential & income, with_outside=False),
+            Population("all", np.ones(len(areas), dtype=np.bool_), with_outside=True),
+            Population("residential", residential, with_outside=False),
+            Population("income", income, with_outside=False),
+            Population("residential_income", residential & income, with_outside=False),
         )
     }
 
@@ -138,7 +138,7 @@ def analyses(
     Parameters
     ----------
     areas : `AREAS`
-    images : (areas,) analysed images of each area, from which the quartile cut points are taken
+    images : (areas,) analyzed images of each area, from which the quartile cut points are taken
 
     Returns
     -------
@@ -166,7 +166,7 @@ def analyses(
         values = areas[column].to_numpy(dtype=np.float64)
         counted = np.where(all_frames[frame].areas & ~np.isnan(values), images, 0)
         if counted.sum() == 0:
-            skipped[name] = f"no analysed image lies in an area with a known {column}"
+            skipped[name] = f"no analyzed image lies in an area with a known {column}"
             continue
         known = counted > 0
         cuts[name] = weighted_percentiles(values[known], counted[known], [25, 50, 75])
@@ -175,7 +175,7 @@ def analyses(
         weights = member * people[:, None]
         made.append(Analysis(name, PUBLISHED_FILES[name], frame, tuple(labels), tuple(labels.values()), weights))
 
-    for name in ("zone", "borough", "neighbourhood"):
+    for name in ("zone", "borough", "neighborhood"):
         groups = sorted(areas[name].dropna().unique())
         if not groups:
             skipped[name] = f"the study has no layer that gives an area's {name}"
@@ -189,7 +189,7 @@ def analyses(
         inside = all_frames[one.frame].areas
         if one.name in skipped or people[inside & (images > 0)].sum() > 0:
             continue
-        nobody = "nobody lives in an area of its frame with an analysed image"
+        nobody = "nobody lives in an area of its frame with an analyzed image"
         skipped[one.name] = nobody if inside.any() else _NO_AREA[one.frame]
     return [analysis for analysis in made if analysis.name not in skipped], skipped, cuts
 
@@ -240,7 +240,7 @@ class Panel:
     weights : (1 + groups, areas) persons, of everyone first; none in areas outside the frame
     """
 
-    frame: Frame
+    frame: Population
     analyses: tuple[Analysis, ...]
     weights: sparse.csr_array
 

@@ -1,7 +1,7 @@
 """Which conclusions hold whatever is changed: estimates of every variant, with intervals over days.
 
 Images of one day are not independent, nor are those of one ride, which lies within a day. A replicate draws the
-analysed days with replacement and counts each as often as it was drawn: a product of draws and daily counts. All
+analyzed days with replacement and counts each as often as it was drawn: a product of draws and daily counts. All
 variants have the same draws, so that the difference between two of them has an interval as well.
 """
 
@@ -17,30 +17,30 @@ import pandas as pd
 from scipy import stats
 
 from patrolscope.analysis.estimators.bootstrap import draw_clusters
-from patrolscope.analysis.estimators.rates import analyses, frames, panels
 from patrolscope.analysis.estimators.intervals import percentile_interval
-from patrolscope.analysis.estimators.variants import BASE, NotMade, Variant
+from patrolscope.analysis.estimators.rates import analyses, frames, panels
+from patrolscope.analysis.estimators.variants import BASE, InfeasibleVariant, Variant
 
 Floats = npt.NDArray[np.float64]
 
 # With fewer days that touch a group, draws of them say nothing: of 4 days one draw in 64 is a single day.
 DAYS_FOR_AN_INTERVAL = 5
-RANKED_ENDS = 10  # neighbourhoods at each end of a ranking
+RANKED_ENDS = 10  # neighborhoods at each end of a ranking
 # Analyses whose groups have an order of their own: the last is set against the first, not every pair.
 ORDERED = ("density", "density_residential", "income", "income_residential")
-PLACES = "neighbourhood"  # too many groups for conclusions on each: their ranking is compared
+PLACES = "neighborhood"  # too many groups for conclusions on each: their ranking is compared
 _NOTHING = 1e-9  # a difference of rounding alone has no direction
 HOLDS, DIRECTION, DEPENDS = "holds under all", "holds in direction only", "depends on"
 
 
-def draw_days(analysed: npt.NDArray[np.bool_], *, replicates: int, seed: int) -> npt.NDArray[np.int64]:
+def draw_days(analyzed: npt.NDArray[np.bool_], *, replicates: int, seed: int) -> npt.NDArray[np.int64]:
     """How often each day is drawn, (replicates, days).
 
-    Analysed days are drawn among themselves, just as by the bootstrap of days, and so are those before the first day,
+    Analyzed days are drawn among themselves, just as by the bootstrap of days, and so are those before the first day,
     which a single variant takes in: the draws of the others do not depend on them.
     """
-    drawn = np.zeros((replicates, len(analysed)), dtype=np.int64)
-    for unit, days in (("day", analysed), ("earlier day", ~analysed)):
+    drawn = np.zeros((replicates, len(analyzed)), dtype=np.int64)
+    for unit, days in (("day", analyzed), ("earlier day", ~analyzed)):
         if days.any():
             drawn[:, days] = draw_clusters(int(days.sum()), unit, replicates=range(replicates), seed=seed).T
     return drawn
@@ -277,14 +277,14 @@ def _words(contrast: Contrast, base: Levels, sign: float) -> str:
     return f"{names[contrast.above]} {'below' if sign < 0 else 'above'} the average"
 
 
-# Rankings of neighbourhoods, and the list of variants.
+# Rankings of neighborhoods, and the list of variants.
 
 
 def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str, Any]:
-    """Neighbourhoods ranked as in the base: how many, rank correlation, overlap of both ends.
+    """Neighborhoods ranked as in the base: how many, rank correlation, overlap of both ends.
 
     Ranked are those with at least `ranked_images` images in the base, and an estimate in both. Each end is of ten, or
-    of half the neighbourhoods where there are fewer than twenty. Where levels tie across the tenth place, in the base
+    of half the neighborhoods where there are fewer than twenty. Where levels tie across the tenth place, in the base
     or the variant, nobody knows which are the ten, and their overlap is missing.
     """
     estimate, _ = one.in_order_of(base)
@@ -295,7 +295,7 @@ def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str,
     highest, lowest = (_shared(_first(sign * mine, ends), _first(sign * theirs, ends)) for sign in (-1, 1))
     varies = len(mine) >= 3 and np.ptp(mine) > 0 and np.ptp(theirs) > 0
     return {
-        "neighbourhoods": len(mine),
+        "neighborhoods": len(mine),
         "rank_correlation": float(stats.spearmanr(mine, theirs).statistic) if varies else np.nan,
         "ends": ends,
         "highest_shared": highest,
@@ -315,7 +315,7 @@ def _shared(one: set[int] | None, other: set[int] | None) -> int | None:
     return None if one is None or other is None else len(one & other)
 
 
-def variants_table(tried: list[Levels | NotMade], ranked_images: int) -> pd.DataFrame:
+def variants_table(tried: list[Levels | InfeasibleVariant], ranked_images: int) -> pd.DataFrame:
     """One row a variant, also those that are not possible: kind, variant, made, reason, images, persons, days, ranking.
 
     `reason` says why a variant was not made, why it has no intervals, or which analyses it lacks.
@@ -324,7 +324,7 @@ def variants_table(tried: list[Levels | NotMade], ranked_images: int) -> pd.Data
     rows: list[dict[str, Any]] = []
     for one in tried:
         row: dict[str, Any] = {"kind": one.kind, "variant": one.name, "made": isinstance(one, Levels)}
-        if isinstance(one, NotMade):
+        if isinstance(one, InfeasibleVariant):
             rows.append(row | {"reason": one.reason})
             continue
         reasons = [f"{name}: {why}" for name, why in one.skipped.items()]
@@ -340,10 +340,10 @@ def variants_table(tried: list[Levels | NotMade], ranked_images: int) -> pd.Data
         "images",
         "persons",
         "days",
-        "neighbourhoods",
+        "neighborhoods",
         "rank_correlation",
         "ends",
     ]
     table = pd.DataFrame(rows, columns=[*columns, "highest_shared", "lowest_shared"])
-    whole = ["images", "days", "neighbourhoods", "ends", "highest_shared", "lowest_shared"]
+    whole = ["images", "days", "neighborhoods", "ends", "highest_shared", "lowest_shared"]
     return table.astype(dict.fromkeys(whole, "Int64"))

@@ -17,10 +17,10 @@ import pandas as pd
 import shapely
 from scipy import sparse
 
-from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.estimators.intervals import percentile_interval
-from patrolscope.pipeline.study.config import Estimate
+from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.pipeline.crs import feet_per_unit
+from patrolscope.pipeline.study.config import Estimate
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ FEWEST_AREAS = 3  # two points always lie on a line
 _AT_ONCE = 100
 PERMUTATIONS = 999
 _ROUNDING = 1e-12  # of an index, which lies around 0 and 1
-# Boundaries that touch. Files with corners rounded one by one leave gaps of less than a foot between neighbours.
+# Boundaries that touch. Files with corners rounded one by one leave gaps of less than a foot between neighbors.
 TOUCHING_FT = 1.0
 
 
@@ -73,7 +73,7 @@ def describe_map(
     variables = area_variables(areas, levels)[usable]
     pairs = correlations(variables, replicates=rules.replicates, seed=rules.seed, percent=rules.interval_percent)
     shapes = areas.geometry[usable].to_crs(crs).to_numpy()
-    touching = neighbours(shapes, TOUCHING_FT / feet_per_unit(crs))
+    touching = neighbors(shapes, TOUCHING_FT / feet_per_unit(crs))
     return {
         "correlations": [pair for pair in pairs if pair["with"] == LEVEL],
         "correlations_among_covariates": [pair for pair in pairs if pair["with"] != LEVEL],
@@ -204,9 +204,9 @@ def _weighted_correlation(left: Floats, right: Floats, counts: Counts) -> Floats
 class Moran:
     """Whether areas with alike levels lie side by side: near 1 they do, near 0 levels lie as if shuffled."""
 
-    areas: int  # with a neighbour
+    areas: int  # with a neighbor
     islands: int  # without one: left out
-    neighbours: float  # mean number of an area
+    neighbors: float  # mean number of an area
     reason: str = ""  # why there is no index, else empty
     index: float | None = None
     expected: float | None = None  # of shuffled levels: -1 / (areas - 1)
@@ -219,7 +219,7 @@ class Moran:
         return asdict(self)
 
 
-def neighbours(shapes: npt.NDArray[np.object_], within: float) -> sparse.csr_array:
+def neighbors(shapes: npt.NDArray[np.object_], within: float) -> sparse.csr_array:
     """Which polygons share an edge or a corner (queen contiguity), (n, n) of 0 and 1.
 
     Parameters
@@ -234,14 +234,14 @@ def neighbours(shapes: npt.NDArray[np.object_], within: float) -> sparse.csr_arr
 
 
 def moran(values: Floats, touching: sparse.csr_array, *, seed: int, permutations: int = PERMUTATIONS) -> Moran:
-    """Moran's I with row-standardised weights, and its test by shuffling the values over the areas.
+    """Moran's I with row-standardized weights, and its test by shuffling the values over the areas.
 
     Own code: esda's, which it is tested against, shuffles by numpy's global random state.
 
     Parameters
     ----------
     values : (n,) without missing values
-    touching : (n, n) from `neighbours`
+    touching : (n, n) from `neighbors`
     """
     islands = touching.sum(axis=1) == 0
     touching, values = touching[~islands][:, ~islands], values[~islands]
@@ -249,16 +249,16 @@ def moran(values: Floats, touching: sparse.csr_array, *, seed: int, permutations
     degree = touching.sum(axis=1)
     about = Moran(n, int(islands.sum()), float(degree.mean()) if n else 0.0, permutations=permutations)
     if n < FEWEST_AREAS or np.ptp(values) == 0:
-        few = f"fewer than {FEWEST_AREAS} areas have a neighbour"
+        few = f"fewer than {FEWEST_AREAS} areas have a neighbor"
         return replace(about, reason=few if n < FEWEST_AREAS else "the level does not vary")
     weights = sparse.diags_array(1 / degree) @ touching
-    centred = values - values.mean()
-    spread = float(centred @ centred)
-    index = float(centred @ (weights @ centred)) / spread  # the weights of each row, and so of all, sum to 1 (to n)
+    centered = values - values.mean()
+    spread = float(centered @ centered)
+    index = float(centered @ (weights @ centered)) / spread  # the weights of each row, and so of all, sum to 1 (to n)
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(b"moran"),)))
     shuffled = np.empty(permutations)
     for number in range(permutations):
-        mixed = generator.permutation(centred)
+        mixed = generator.permutation(centered)
         shuffled[number] = mixed @ (weights @ mixed) / spread
     away = np.abs(shuffled - shuffled.mean())
     # What is the same but for rounding, which differs from one processor to the next, is as far away.

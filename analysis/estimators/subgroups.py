@@ -1,6 +1,6 @@
-"""Splits of labelled images in two, as the paper's table of the detector's quality by subgroup has them.
+"""Splits of labeled images in two, as the paper's table of the detector's quality by subgroup has them.
 
-By what is known of the place and time of an image: above the median of the labelled set or not, or whether a condition
+By what is known of the place and time of an image: above the median of the labeled set or not, or whether a condition
 holds. The medians are those of the set itself.
 """
 
@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.pipeline.matching.annotate import Surroundings, area_columns, distance_columns, time_columns
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.matching.annotate import ReferenceLayers, area_columns, distance_columns, time_columns
+from patrolscope.pipeline.study.config import Settings
 
 BOROUGH = "Manhattan"  # the borough that the paper sets against the rest of the city
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images in two parts, and those that can not be told."""
+    """Labeled images in two parts, and those that can not be told."""
 
     name: str
     side: npt.NDArray[np.int8]  # (images,) 1: above the median, or the condition holds; 0: not; -1: not known
@@ -33,20 +33,20 @@ class Split:
         return int((self.side < 0).sum())
 
 
-def locate(labelled: pd.DataFrame, around: Surroundings, settings: Settings) -> pd.DataFrame:
-    """Labelled images with local time, area, borough and distances, by the same rules as every image of a study.
+def locate(labeled: pd.DataFrame, around: ReferenceLayers, settings: Settings) -> pd.DataFrame:
+    """Labeled images with local time, area, borough and distances, by the same rules as every image of a study.
 
     Parameters
     ----------
-    labelled : `LABELLED`
+    labeled : `LABELED`
     """
-    lng, lat = labelled["lng"].to_numpy(), labelled["lat"].to_numpy()
+    lng, lat = labeled["lng"].to_numpy(), labeled["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, settings.city.crs)
-    at = labelled["captured_at_utc"]
+    at = labeled["captured_at_utc"]
     parts = [
-        labelled,
+        labeled,
         time_columns(at, settings),
-        area_columns(lng, lat, around).set_axis(labelled.index),
+        area_columns(lng, lat, around).set_axis(labeled.index),
         distance_columns(x_ft, y_ft, at, around, settings.annotate.felony_windows_h),
     ]
     return pd.concat(parts, axis=1)

@@ -15,9 +15,9 @@ import pandas as pd
 
 from patrolscope.analysis.estimators.rates import level_of_share
 from patrolscope.analysis.stages.hourly import Calibrations, HourlyCounts
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.config import Settings
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -102,7 +102,7 @@ def _mean_share(sums: Floats, images: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class NotMade:
+class InfeasibleVariant:
     """A variant that the study does not allow."""
 
     kind: str
@@ -112,7 +112,7 @@ class NotMade:
 
 def make_variants(
     counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrations, settings: Settings
-) -> Iterator[Variant | NotMade]:
+) -> Iterator[Variant | InfeasibleVariant]:
     """The base, then every variant of the settings, one at a time.
 
     Parameters
@@ -136,7 +136,7 @@ def make_variants(
     )
     for part in parts:
         for variant in part:
-            yield variant if isinstance(variant, NotMade) else _checked(variant, base, rules.people_share)
+            yield variant if isinstance(variant, InfeasibleVariant) else _checked(variant, base, rules.people_share)
 
 
 def make_base(counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrations, settings: Settings) -> Variant:
@@ -165,13 +165,13 @@ def _by_day(
     return images[..., None], positives[..., None]
 
 
-def _checked(variant: Variant, base: Variant, people_share: float) -> Variant | NotMade:
+def _checked(variant: Variant, base: Variant, people_share: float) -> Variant | InfeasibleVariant:
     """The variant, unless it has nothing to say, or speaks of other people."""
     images = variant.area_images
     share = variant.persons_seen / base.persons_seen
     reason = ""
     if not variant.images.any():
-        reason = "no analysed image in an area is of it"
+        reason = "no analyzed image in an area is of it"
     elif not images.any():
         reason = f"no area has {variant.minimum_images:,} images"
     elif share < people_share:
@@ -184,16 +184,18 @@ def _checked(variant: Variant, base: Variant, people_share: float) -> Variant | 
         and np.array_equal(variant.sums, base.sums)
     ):
         reason = "it leaves the same images with the same probabilities as the base"
-    return NotMade(variant.kind, variant.name, reason) if reason else variant
+    return InfeasibleVariant(variant.kind, variant.name, reason) if reason else variant
 
 
-def _thresholds(base: Variant, counts: HourlyCounts, calibrations: Calibrations) -> Iterator[Variant | NotMade]:
+def _thresholds(
+    base: Variant, counts: HourlyCounts, calibrations: Calibrations
+) -> Iterator[Variant | InfeasibleVariant]:
     for one in calibrations.thresholds[1:]:
         name = f"threshold {one.name}"
         if one.name == "best-f1":
             name = f"best F1 (threshold {one.value:.3g})"
         if one.calibration is None:
-            yield NotMade("threshold", name, one.reason)
+            yield InfeasibleVariant("threshold", name, one.reason)
             continue
         _, positives = _by_day(counts, base.days, calibrations.steps.index(one.calibration.threshold))
         probabilities = (one.calibration.p_positive, one.calibration.p_negative)
@@ -202,24 +204,24 @@ def _thresholds(base: Variant, counts: HourlyCounts, calibrations: Calibrations)
 
 def _calibrations(
     base: Variant, counts: HourlyCounts, calibrations: Calibrations, wanted: tuple[str, ...]
-) -> Iterator[Variant | NotMade]:
+) -> Iterator[Variant | InfeasibleVariant]:
     names = {"logistic": "logistic with station distance", "isotonic": "isotonic"}
     for method in wanted:
         if method == "logistic" and calibrations.logistic is None:
             reason = "the logistic regression has no finite solution on the validation set, or the study no stations"
-            yield NotMade("calibration", names[method], reason)
+            yield InfeasibleVariant("calibration", names[method], reason)
             continue
         sums = (counts.logistic_sum if method == "logistic" else counts.isotonic_sum)[base.days, :-1, None]
         yield replace(base, kind="calibration", name=names[method], sums=sums, probabilities=(1.0, 0.0))
 
 
-def _levels(base: Variant, wanted: tuple[str, ...], zone_share: float) -> Iterator[Variant | NotMade]:
+def _levels(base: Variant, wanted: tuple[str, ...], zone_share: float) -> Iterator[Variant | InfeasibleVariant]:
     for level in wanted:
         tract = base.areas[level]
         if tract.isna().all():
-            yield NotMade("area level", f"{level}s", f"the study has no {level}s")
+            yield InfeasibleVariant("area level", f"{level}s", f"the study has no {level}s")
         elif not tract.dropna().duplicated().any():
-            yield NotMade("area level", f"{level}s", f"the study's areas are {level}s already")
+            yield InfeasibleVariant("area level", f"{level}s", f"the study's areas are {level}s already")
         else:
             tracts = tracts_of(base.areas, zone_share)
             place = pd.Index(tracts["area"]).get_indexer(pd.Index(tract))
@@ -244,7 +246,7 @@ def tracts_of(areas: pd.DataFrame, zone_share: float) -> pd.DataFrame:
     grouped = areas.groupby("tract", sort=True)
     tracts = grouped[list(SUMMED)].sum()
     tracts["density_per_sqmi"] = tracts["persons"] / tracts["area_sqft"] * SQFT_PER_SQMI
-    for place in ("neighbourhood", "borough"):  # a block group has those of its tract
+    for place in ("neighborhood", "borough"):  # a block group has those of its tract
         tracts[place] = grouped[place].first()
     shares = [
         areas["area_sqft"].where(areas["zone"] == zone, 0.0).groupby(areas["tract"]).sum() / tracts["area_sqft"]
@@ -267,7 +269,7 @@ def _of_days(base: Variant, kind: str, name: str, chosen: npt.NDArray[np.bool_])
 
 def _dates(
     base: Variant, counts: HourlyCounts, calibrations: Calibrations, settings: Settings
-) -> Iterator[Variant | NotMade]:
+) -> Iterator[Variant | InfeasibleVariant]:
     wanted, first = settings.sensitivity.dates, settings.estimate.first_day
     days = counts.days[base.days]
     if "halves" in wanted:
@@ -283,7 +285,7 @@ def _dates(
         name = f"with days before {first}"
         every = np.arange(len(counts.days))
         if len(every) == len(base.days):
-            yield NotMade("dates", name, "the study has no image of them")
+            yield InfeasibleVariant("dates", name, "the study has no image of them")
             return
         given = calibrations.steps.index(settings.estimate.threshold)
         images, sums = _by_day(counts, every, given)
@@ -292,7 +294,7 @@ def _dates(
 
 def _times(
     base: Variant, counts: HourlyCounts, calibrations: Calibrations, settings: Settings
-) -> Iterator[Variant | NotMade]:
+) -> Iterator[Variant | InfeasibleVariant]:
     given = calibrations.steps.index(settings.estimate.threshold)
     weekend = np.asarray(counts.days[base.days].day_of_week >= SATURDAY)
     for time in settings.sensitivity.times:
@@ -304,11 +306,11 @@ def _times(
             yield _of_days(base, "time", name, weekend if time == "weekend" else ~weekend)
 
 
-def _even_hours(base: Variant, counts: HourlyCounts) -> Iterator[Variant | NotMade]:
+def _even_hours(base: Variant, counts: HourlyCounts) -> Iterator[Variant | InfeasibleVariant]:
     """An area's mean over its hours of the day with images, each hour counting the same."""
     negative, positive = counts.by_hour[:, base.days, :-1]
     name = "every hour counts alike"
     if (negative + positive).any(axis=0).sum(axis=-1).max(initial=0) < 2:
-        yield NotMade("even hours", name, "no area has images of two hours of the day")
+        yield InfeasibleVariant("even hours", name, "no area has images of two hours of the day")
         return
     yield replace(base, kind="even hours", name=name, images=negative + positive, sums=positive)

@@ -1,4 +1,4 @@
-"""From the detector's confidence to a probability, learnt on images that people labelled.
+"""From the detector's confidence to a probability, learned on images that people labeled.
 
 Section 4.2 of the paper: an image is classified positive when its confidence exceeds the threshold; its calibrated
 prediction is the share of validation images of its class that do show a police vehicle.
@@ -22,12 +22,12 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
-from patrolscope.pipeline.errors import NotYetMade, SourceError
-from patrolscope.pipeline.geography.layers import load_stations
+from patrolscope.pipeline.contract.tables import LABELED
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
-from patrolscope.pipeline.contract.tables import LABELLED
+from patrolscope.pipeline.errors import SourceError, StageNotRunError
+from patrolscope.pipeline.geography.layers import load_stations
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 CALIBRATION_FILE = "calibration/calibration.json"
 Floats = npt.NDArray[np.float64]
@@ -89,8 +89,8 @@ class Isotonic:
         return np.interp(np.nan_to_num(score), self.scores, self.probabilities)
 
 
-def read_labelled(path: str, *, where: str) -> pd.DataFrame:
-    """Labelled images: `LABELLED`.
+def read_labeled(path: str, *, where: str) -> pd.DataFrame:
+    """Labeled images: `LABELED`.
 
     Parameters
     ----------
@@ -101,10 +101,10 @@ def read_labelled(path: str, *, where: str) -> pd.DataFrame:
     ------
     SourceError : no such file, a column is missing, a value can not be read, a score outside 0..1
     """
-    names = {column.published: column.name for column in LABELLED}
+    names = {column.published: column.name for column in LABELED}
     fs, name = fsspec.core.url_to_fs(path)
     if not fs.exists(name):
-        raise SourceError(f"{path} does not exist; {where} of study.yaml names it as the labelled images")
+        raise SourceError(f"{path} does not exist; {where} of study.yaml names it as the labeled images")
     try:
         with fs.open(name, "rb") as file:
             frame = pd.read_csv(file, encoding="utf-8-sig")
@@ -113,33 +113,33 @@ def read_labelled(path: str, *, where: str) -> pd.DataFrame:
     if absent := [column for column in names if column not in frame.columns]:
         raise SourceError(f"{path} ({where}) has no column {', '.join(absent)}; it has {', '.join(frame.columns)}")
     if frame.empty:
-        raise SourceError(f"{path} ({where}) has a header and no rows: expected labelled images")
+        raise SourceError(f"{path} ({where}) has a header and no rows: expected labeled images")
     frame = frame[list(names)].rename(columns=names)
     for column in ("ground_truth", "score", "captured_at_utc", "lat", "lng"):
         if not pd.api.types.is_numeric_dtype(frame[column]):
             unreadable = frame[column][pd.to_numeric(frame[column], errors="coerce").isna() & frame[column].notna()]
             raise SourceError(f"{path} ({where}): {column} holds {unreadable.iloc[0]!r}; expected numbers")
     frame["captured_at_utc"] = pd.to_datetime(frame["captured_at_utc"], unit="ms", utc=True).dt.as_unit("ms")
-    return LABELLED.conform(frame)
+    return LABELED.conform(frame)
 
 
-def read_labelled_sets(study: Study) -> dict[str, pd.DataFrame]:
-    """Labelled images of the sets that study.yaml names, validation and test: `LABELLED`."""
+def read_labeled_sets(study: Study) -> dict[str, pd.DataFrame]:
+    """Labeled images of the sets that study.yaml names, validation and test: `LABELED`."""
     return {
-        name: read_labelled(study.resolve(path), where=f"sources.{name}")
-        for name, path in _labelled_sources(study).items()
+        name: read_labeled(study.resolve(path), where=f"sources.{name}")
+        for name, path in _labeled_sources(study).items()
     }
 
 
-def labelled_contents(study: Study) -> dict[str, str]:
-    """Digest of the file of each labelled set that study.yaml names.
+def labeled_contents(study: Study) -> dict[str, str]:
+    """Digest of the file of each labeled set that study.yaml names.
 
     Raises
     ------
     SourceError : a file does not exist
     """
     contents = {}
-    for name, path in _labelled_sources(study).items():
+    for name, path in _labeled_sources(study).items():
         fs, file = fsspec.core.url_to_fs(study.resolve(path))
         if not fs.exists(file):
             raise SourceError(f"{study.resolve(path)} does not exist; sources.{name} of study.yaml names it")
@@ -147,7 +147,7 @@ def labelled_contents(study: Study) -> dict[str, str]:
     return contents
 
 
-def _labelled_sources(study: Study) -> dict[str, str]:
+def _labeled_sources(study: Study) -> dict[str, str]:
     sources = study.settings.sources
     paths = {"validation": sources.validation, "test": sources.test}
     return {name: path for name, path in paths.items() if path is not None}
@@ -158,7 +158,7 @@ def two_class(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> T
 
     Raises
     ------
-    SourceError : no labelled image is above the threshold, or none below it, or all have the same truth
+    SourceError : no labeled image is above the threshold, or none below it, or all have the same truth
     """
     shows = np.asarray(truth) == 1
     positive = np.nan_to_num(np.asarray(score, dtype=np.float64)) > threshold
@@ -166,7 +166,7 @@ def two_class(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> T
     if positive.all() or not positive.any():
         side = "above" if positive.any() else "below"
         raise SourceError(
-            f"all {len(shows)} labelled images are {side} the threshold {threshold}: nothing can be calibrated on "
+            f"all {len(shows)} labeled images are {side} the threshold {threshold}: nothing can be calibrated on "
             f"the other side; check estimate.threshold and the scores of the validation set"
         )
     return TwoClass(
@@ -179,7 +179,7 @@ def two_class(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> T
 
 
 def refuse_one_class(shows: npt.NDArray[np.bool_], what: str) -> None:
-    """Refuse labelled images that all have the same truth; `what` names them, such as "a validation set".
+    """Refuse labeled images that all have the same truth; `what` names them, such as "a validation set".
 
     Raises
     ------
@@ -187,7 +187,7 @@ def refuse_one_class(shows: npt.NDArray[np.bool_], what: str) -> None:
     """
     if shows.all() or not shows.any():
         raise SourceError(
-            f"all {len(shows)} labelled images {'show' if shows.any() else 'lack'} a police vehicle: {what} needs both "
+            f"all {len(shows)} labeled images {'show' if shows.any() else 'lack'} a police vehicle: {what} needs both "
             f"kinds"
         )
 
@@ -197,11 +197,11 @@ def station_adjusted(truth: npt.ArrayLike, score: npt.ArrayLike, station_ft: npt
     columns = np.column_stack([np.nan_to_num(np.asarray(score, dtype=np.float64)), np.asarray(station_ft)])
     if not np.isfinite(columns).all():
         return None
-    # Fitted on standardised columns: feet run to tens of thousands, and the solver stops early on raw ones.
-    centre, spread = columns.mean(axis=0), columns.std(axis=0)
+    # Fitted on standardized columns: feet run to tens of thousands, and the solver stops early on raw ones.
+    center, spread = columns.mean(axis=0), columns.std(axis=0)
     if (spread == 0).any():
         return None
-    standard, shows = (columns - centre) / spread, np.asarray(truth) == 1
+    standard, shows = (columns - center) / spread, np.asarray(truth) == 1
     if _parted(standard, shows):
         return None
     model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=200)
@@ -212,7 +212,7 @@ def station_adjusted(truth: npt.ArrayLike, score: npt.ArrayLike, station_ft: npt
         except ConvergenceWarning:
             return None
     slopes = model.coef_[0] / spread
-    return Adjusted(float(model.intercept_[0] - slopes @ centre), float(slopes[0]), float(slopes[1]))
+    return Adjusted(float(model.intercept_[0] - slopes @ center), float(slopes[0]), float(slopes[1]))
 
 
 def _parted(columns: Floats, shows: npt.NDArray[np.bool_]) -> bool:
@@ -239,7 +239,7 @@ def isotonic(truth: npt.ArrayLike, score: npt.ArrayLike) -> Isotonic:
 
 
 def quality(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> dict[str, float]:
-    """Quality of the detector on labelled images, as the paper's Table 1: a missing score counts as 0."""
+    """Quality of the detector on labeled images, as the paper's Table 1: a missing score counts as 0."""
     scores = np.nan_to_num(np.asarray(score, dtype=np.float64))
     positive = scores > threshold
     return {
@@ -255,7 +255,7 @@ def quality(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> dic
 
 
 def plan_calibrate(study: Study) -> list[Shard]:
-    """One shard, made from the labelled images and the stations."""
+    """One shard, made from the labeled images and the stations."""
     if study.settings.sources.validation is None:
         raise SourceError(
             "study.yaml names no validation set: put the path of a CSV file with ground_truth, Model_predicted_score, "
@@ -265,17 +265,17 @@ def plan_calibrate(study: Study) -> list[Shard]:
     work = {
         "threshold": study.settings.estimate.threshold,
         "crs": study.settings.city.crs,
-        "files": labelled_contents(study),
+        "files": labeled_contents(study),
         "layers": layers.fingerprint,
     }
     return [Shard("calibration", work)]
 
 
-def process_calibrate(study: Study, _shard: Shard) -> Record:
+def process_calibrate(study: Study, _shard: Shard) -> Output:
     """Write calibration.json: both calibrations and the detector's quality."""
     threshold = study.settings.estimate.threshold
-    labelled = read_labelled_sets(study)
-    validation = labelled["validation"]
+    labeled = read_labeled_sets(study)
+    validation = labeled["validation"]
     classes = two_class(validation["ground_truth"], validation["score"], threshold)
     places_ft = project_ft(validation["lng"], validation["lat"], study.settings.city.crs)
     _, distance_ft = load_stations(study).nearest(*places_ft)
@@ -287,22 +287,24 @@ def process_calibrate(study: Study, _shard: Shard) -> Record:
             name: quality(frame["ground_truth"], frame["score"], threshold)
             if frame["ground_truth"].nunique() == 2
             else None
-            for name, frame in labelled.items()
+            for name, frame in labeled.items()
         },
     }
     file = study.write_bytes(json.dumps(content, indent=1).encode(), CALIBRATION_FILE)
-    return Record("", "", (file,), len(validation), len(validation))
+    return Output((file,), len(validation), len(validation))
 
 
 def load_calibration(study: Study) -> tuple[TwoClass, Adjusted | None, dict[str, Any]]:
-    """Both calibrations and the detector's quality by labelled set.
+    """Both calibrations and the detector's quality by labeled set.
 
     Raises
     ------
-    NotYetMade : they are not there
+    StageNotRunError : they are not there
     """
     if not study.exists(CALIBRATION_FILE):
-        raise NotYetMade(f"{study.root} has no {CALIBRATION_FILE} yet: run `patrolscope run --study {study.root}`")
+        raise StageNotRunError(
+            f"{study.root} has no {CALIBRATION_FILE} yet: run `patrolscope run --study {study.root}`"
+        )
     content = json.loads(study.read_bytes(CALIBRATION_FILE))
     adjusted = content["adjusted"]
     return TwoClass(**content["two_class"]), None if adjusted is None else Adjusted(**adjusted), content["quality"]

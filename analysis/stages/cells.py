@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from patrolscope.analysis.stages.calibrate import Adjusted, load_calibration
+from patrolscope.pipeline.contract.tables import CELLS
+from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.study.config import Estimate
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study
-from patrolscope.pipeline.contract.tables import CELLS
+from patrolscope.pipeline.study.store import Output, Study
 
 FOLDER = "staging/cells"
-# Columns of annotated images that say which of them are analysed, and what is predicted.
+# Columns of annotated images that say which of them are analyzed, and what is predicted.
 COLUMNS = ["area", "conf", "processed", "split", "captured_local", "station_distance_ft"]
 _KEY = ["area", "positive"]
 # Sums of whole multiples of a power of two are exact in floating point (up to 2**53 of them), so that they do not
@@ -29,8 +29,8 @@ PROBABILITY_STEP = 2.0**-24
 _FEET_STEP = 2.0**-6
 
 
-def analysed(images: pd.DataFrame, rules: Estimate, ledger: Ledger) -> pd.DataFrame:
-    """The images that are analysed, in the order of docs/method.md; duplicates have gone at ingest."""
+def analyzed(images: pd.DataFrame, rules: Estimate, ledger: Ledger) -> pd.DataFrame:
+    """The images that are analyzed, in the order of docs/method.md; duplicates have gone at ingest."""
     images = ledger.keep(images, images["split"] == rules.split, why=f"not of split {rules.split}")
     first = pd.Timestamp(rules.first_day)
     images = ledger.keep(images, images["captured_local"] >= first, why=f"before {rules.first_day}")
@@ -38,7 +38,7 @@ def analysed(images: pd.DataFrame, rules: Estimate, ledger: Ledger) -> pd.DataFr
 
 
 def count_cells(images: pd.DataFrame, *, threshold: float, adjusted: Adjusted | None, felony_ft: str) -> pd.DataFrame:
-    """Cells of analysed images: `CELLS`; a missing conf counts as 0.
+    """Cells of analyzed images: `CELLS`; a missing conf counts as 0.
 
     Parameters
     ----------
@@ -107,17 +107,17 @@ def annotated_shards(study: Study, work: dict[str, Any]) -> list[Shard]:
     ]
 
 
-def process_cells(study: Study, shard: Shard) -> Record:
+def process_cells(study: Study, shard: Shard) -> Output:
     """Count the cells of one file of annotated images."""
     settings = study.settings
     felony_ft = f"felony_{settings.annotate.felony_windows_h[-1]}h_distance_ft"
     images = study.read(shard.work["file"], columns=[*COLUMNS, felony_ft])
-    ledger = Ledger("analysed images", len(images))
-    images = analysed(images, settings.estimate, ledger)
+    ledger = Ledger("analyzed images", len(images))
+    images = analyzed(images, settings.estimate, ledger)
     _, adjusted, _ = load_calibration(study)
     cells = count_cells(images, threshold=settings.estimate.threshold, adjusted=adjusted, felony_ft=felony_ft)
     file = study.write(CELLS, cells, shard.work["file"].replace("annotated/", f"{FOLDER}/", 1))
-    return Record("", "", (file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
+    return Output((file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
 
 
 def load_cells(study: Study) -> pd.DataFrame:

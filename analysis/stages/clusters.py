@@ -20,14 +20,20 @@ import pyarrow as pa
 from scipy import sparse
 
 from patrolscope.analysis.stages.calibrate import Adjusted, load_calibration
-from patrolscope.analysis.stages.cells import COLUMNS, PROBABILITY_STEP, adjusted_probability, analysed, annotated_shards
-from patrolscope.pipeline.study.config import Estimate
-from patrolscope.pipeline.errors import NotYetMade
-from patrolscope.pipeline.hashing import text_keys
-from patrolscope.pipeline.geography.layers import AREAS_FILE
-from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.analysis.stages.cells import (
+    COLUMNS,
+    PROBABILITY_STEP,
+    adjusted_probability,
+    analyzed,
+    annotated_shards,
+)
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.errors import StageNotRunError
+from patrolscope.pipeline.geography.layers import AREAS_FILE
+from patrolscope.pipeline.hashing import text_keys
+from patrolscope.pipeline.study.config import Estimate
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
 PARTS_FOLDER = "staging/clustered"
 FOLDER = "staging/clusters"
@@ -45,7 +51,7 @@ _DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
-class Clusters:
+class UnitCounts:
     """All images by cell and cluster.
 
     Attributes
@@ -72,7 +78,7 @@ def units_wanted(rules: Estimate) -> list[str]:
 def part_of(
     images: pd.DataFrame, unit: str, areas: pd.Index[str], threshold: float, adjusted: Adjusted | None
 ) -> pa.RecordBatch:
-    """One file of analysed images by cell and cluster of a unit; of the unit image, a row an image.
+    """One file of analyzed images by cell and cluster of a unit; of the unit image, a row an image.
 
     Parameters
     ----------
@@ -111,7 +117,7 @@ def gather(parts: list[pa.RecordBatch]) -> tuple[pa.RecordBatch, int]:
     return pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=_PART), len(keys)
 
 
-def clusters_touching(clusters: Clusters, weights: sparse.csr_array) -> npt.NDArray[np.int64]:
+def clusters_touching(clusters: UnitCounts, weights: sparse.csr_array) -> npt.NDArray[np.int64]:
     """How many clusters have an image where someone of a group lives, (groups,).
 
     Parameters
@@ -140,17 +146,17 @@ def plan_parts(study: Study) -> list[Shard]:
     ]
 
 
-def process_parts(study: Study, shard: Shard) -> Record:
-    """Count one file of annotated images by cell and cluster; the stage of cells accounts for what is not analysed."""
+def process_parts(study: Study, shard: Shard) -> Output:
+    """Count one file of annotated images by cell and cluster; the stage of cells accounts for what is not analyzed."""
     unit, file, rules = shard.work["unit"], shard.work["file"], study.settings.estimate
     images = study.read(file, columns=[*COLUMNS, *([_KEYS[unit]] if unit in _KEYS else [])])
-    images = analysed(images, rules, Ledger("clustered images", len(images)))
+    images = analyzed(images, rules, Ledger("clustered images", len(images)))
     areas = pd.Index(study.read(AREAS_FILE, columns=["area"])["area"])
     _, adjusted, _ = load_calibration(study)
     part = part_of(images, unit, areas, rules.threshold, adjusted)
     name = file.removeprefix("annotated/").removesuffix(".parquet")
     written = study.write_parts([part], _PART, f"{PARTS_FOLDER}/{unit}/{name}.arrow")
-    return Record("", "", (written,), len(images), len(part), facts={"unit": unit})
+    return Output((written,), len(images), len(part), facts={"unit": unit})
 
 
 def plan_clusters(study: Study) -> list[Shard]:
@@ -162,12 +168,12 @@ def plan_clusters(study: Study) -> list[Shard]:
     ]
 
 
-def process_clusters(study: Study, shard: Shard) -> Record:
+def process_clusters(study: Study, shard: Shard) -> Output:
     """Write all images by cell and cluster of one unit."""
     parts = list(_read_parts(study, shard.work["unit"]))
     made, number = gather(parts)
     file = study.write_parts([made], _PART, f"{FOLDER}/{shard.name}.arrow")
-    return Record("", "", (file,), sum(map(len, parts)), len(made), facts={"clusters": number})
+    return Output((file,), sum(map(len, parts)), len(made), facts={"clusters": number})
 
 
 def made_from_unit(study: Study, unit: str) -> list[str]:
@@ -177,19 +183,19 @@ def made_from_unit(study: Study, unit: str) -> list[str]:
     return [_gathered(study, unit).fingerprint]
 
 
-def load_clusters(study: Study, unit: str) -> Clusters:
+def load_clusters(study: Study, unit: str) -> UnitCounts:
     """All images by cell and cluster of a unit, ride or day."""
     record = _gathered(study, unit)
     with study.open_parts(record.files[0]) as reader:
         part = reader.get_batch(0)
     cluster, cell, images, steps = (part.column(name).to_numpy() for name in _PART.names)
-    return Clusters(record.facts["clusters"], cell, cluster.astype(np.int32), images, steps)
+    return UnitCounts(record.facts["clusters"], cell, cluster.astype(np.int32), images, steps)
 
 
 def read_images(
     study: Study,
 ) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
-    """Key, position of the area and prediction in steps of every analysed image in an area, file by file."""
+    """Key, position of the area and prediction in steps of every analyzed image in an area, file by file."""
     areas = study.record("layers").facts.get("areas")
     for part in _read_parts(study, "image"):
         area = part.column("cell").to_numpy() // 2
@@ -202,11 +208,11 @@ def _gathered(study: Study, unit: str) -> Record:
 
     Raises
     ------
-    NotYetMade : they are not there
+    StageNotRunError : they are not there
     """
     records = study.records("clusters")
     if unit not in records:
-        raise NotYetMade(f"{study.root} has no images by {unit} yet: run `patrolscope run --study {study.root}`")
+        raise StageNotRunError(f"{study.root} has no images by {unit} yet: run `patrolscope run --study {study.root}`")
     return records[unit]
 
 

@@ -10,15 +10,23 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.estimators.bootstrap import Counts, Floats
+from patrolscope.analysis.estimators.influence import (
+    Moments,
+    Slopes,
+    area_moments,
+    cluster_moments,
+    image_moments,
+    validation_moments,
+)
+from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, frames
+from patrolscope.analysis.estimators.spatial_statistics import describe_map
 from patrolscope.analysis.stages.calibrate import TwoClass, load_calibration
 from patrolscope.analysis.stages.cells import PROBABILITY_STEP
 from patrolscope.analysis.stages.clusters import clusters_touching, load_clusters
-from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, frames
-from patrolscope.analysis.estimators.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.replicates import (
-    Counted,
-    Way,
+    BootstrapInputs,
+    ResamplingScheme,
     count,
     load_replicates,
     point_means,
@@ -35,11 +43,10 @@ from patrolscope.analysis.stages.result_tables import (
     released_table,
     with_counts,
 )
-from patrolscope.analysis.estimators.spatial_statistics import describe_map
-from patrolscope.pipeline.study.config import Estimate
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
 from patrolscope.pipeline.contract.tables import CELLS
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.config import Estimate
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 ESTIMATES = "estimates"
 # Rides, days or areas that touch a group: with fewer, draws of them say nothing. Of 4 one draw in 64 is a single one.
@@ -60,7 +67,7 @@ def plan_estimate(study: Study) -> list[Shard]:
     return [Shard("estimates", work, made_from=fingerprint(made_from))]
 
 
-def process_estimate(study: Study, _shard: Shard) -> Record:
+def process_estimate(study: Study, _shard: Shard) -> Output:
     """Write estimates/: cells, replicates by analysis, tables, levels by area, summary; a folder a further way."""
     rules = study.settings.estimate
     counted, wanted, skipped, cuts, cells = count(study, geometry=True)
@@ -120,7 +127,7 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
         },
         "evaluation": evaluation,
         "images": {
-            "analysed": int(cells["images"].sum()),
+            "analyzed": int(cells["images"].sum()),
             "positive": int(cells.loc[cells["positive"], "images"].sum()),
             "outside_every_area": int(counted.outside.sum()),
             "funnel": funnel(study),
@@ -137,11 +144,11 @@ def process_estimate(study: Study, _shard: Shard) -> Record:
     }
     files.append(study.write_bytes(levels.to_csv(index=False).encode(), AREAS_CSV_FILE))
     files.append(study.write_bytes(json.dumps(summary, indent=1).encode(), SUMMARY_FILE))
-    return Record("", "", tuple(files), len(cells), len(table))
+    return Output(tuple(files), len(cells), len(table))
 
 
 def funnel(study: Study) -> list[tuple[str, int]]:
-    """From the lines of the raw files to the analysed images: what is left after every reason to drop."""
+    """From the lines of the raw files to the analyzed images: what is left after every reason to drop."""
     steps: list[tuple[str, int]] = []
     for stage in ("read", "ingest", "annotate", "cells"):
         records = list(study.records(stage).values())
@@ -160,7 +167,7 @@ def funnel(study: Study) -> list[tuple[str, int]]:
 
 
 def _results(
-    study: Study, way: Way, counted: Counted, cells: pd.DataFrame, calibration: TwoClass
+    study: Study, way: ResamplingScheme, counted: BootstrapInputs, cells: pd.DataFrame, calibration: TwoClass
 ) -> tuple[dict[str, Released], dict[str, Accelerations]]:
     """Point estimates and replicates of every analysis, and their accelerations."""
     means = point_means(counted, cells, way.prediction, calibration)
@@ -179,8 +186,8 @@ def _results(
 
 def _moments(
     study: Study,
-    way: Way,
-    counted: Counted,
+    way: ResamplingScheme,
+    counted: BootstrapInputs,
     cells: pd.DataFrame,
     slopes: Slopes,
     means: Floats,
@@ -203,7 +210,7 @@ def _moments(
 
 
 def _spread_within(
-    counted: Counted, cells: pd.DataFrame, prediction: str, means: Floats, calibration: TwoClass
+    counted: BootstrapInputs, cells: pd.DataFrame, prediction: str, means: Floats, calibration: TwoClass
 ) -> tuple[Floats, Floats]:
     """Sums of the squared and cubed distance of predictions from the mean of their area, (areas,) each."""
     if prediction == "two_class":
@@ -215,7 +222,7 @@ def _spread_within(
     return second - means * first, third - 3 * means * second + 2 * means**2 * first
 
 
-def _units(study: Study, way: Way, counted: Counted) -> dict[str, Counts]:
+def _units(study: Study, way: ResamplingScheme, counted: BootstrapInputs) -> dict[str, Counts]:
     """How many units of a way have an image where someone of a group lives, (1 + groups,) of each analysis."""
     images = counted.inside.sum(axis=1)
     clusters = load_clusters(study, way.unit) if way.unit in ("ride", "day") else None
@@ -230,7 +237,7 @@ def _units(study: Study, way: Way, counted: Counted) -> dict[str, Counts]:
     return units
 
 
-def _too_few(way: Way, units: dict[str, Counts]) -> str:
+def _too_few(way: ResamplingScheme, units: dict[str, Counts]) -> str:
     """Why no group has an interval, where the units of a way are too few for everyone, else empty."""
     number = max(int(touching[0]) for touching in units.values())
     few = way.unit != "image" and number < UNITS_FOR_AN_INTERVAL
@@ -242,7 +249,7 @@ def _tables(
     results: dict[str, Released],
     accelerated: dict[str, Accelerations],
     units: dict[str, Counts],
-    counted: Counted,
+    counted: BootstrapInputs,
     rules: Estimate,
 ) -> pd.DataFrame:
     all_frames, images = frames(counted.areas), counted.inside.sum(axis=1)
@@ -257,7 +264,7 @@ def _tables(
 
 
 def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Counts) -> dict[str, Any] | None:
-    if study.settings.sources.truth is None or areas["neighbourhood"].isna().all():
+    if study.settings.sources.truth is None or areas["neighborhood"].isna().all():
         return None
     path = study.resolve(f"{study.settings.sources.truth}/areas.csv")
     with fsspec.open(path, "rb") as file:

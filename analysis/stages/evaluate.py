@@ -1,4 +1,4 @@
-"""The detector against images that people labelled: quality with intervals, curves, calibration, choice of threshold.
+"""The detector against images that people labeled: quality with intervals, curves, calibration, choice of threshold.
 
 The quantities see an image only through its score and its truth. Images are counted by both, and a bootstrap replicate
 of n images is one multinomial draw of n over these counts: exact, and all replicates of a block are worked out at once.
@@ -17,15 +17,15 @@ import pandas as pd
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from patrolscope.analysis.stages.calibrate import labelled_contents, read_labelled_sets, refuse_one_class
 from patrolscope.analysis.estimators.intervals import percentile_interval
-from patrolscope.analysis.stages.ground_truth import join_labels, labelled_images, labels_content, read_labels
 from patrolscope.analysis.estimators.subgroups import Split, locate, split_images
-from patrolscope.pipeline.matching.annotate import load_surroundings
+from patrolscope.analysis.stages.calibrate import labeled_contents, read_labeled_sets, refuse_one_class
+from patrolscope.analysis.stages.ground_truth import join_labels, labeled_images, labels_content, read_labels
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
-from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.matching.annotate import load_surroundings
 from patrolscope.pipeline.seeds import stream
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study
 
 QUANTITIES = ("auc", "average_precision", "precision", "recall", "f1")
@@ -43,14 +43,14 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ThresholdRule:
     """How the threshold is found."""
 
     kind: Literal["given", "number", "best-f1", "precision"]
     value: float | None = None  # the number, or the precision that is asked for
 
     @classmethod
-    def parse(cls, text: str) -> Choice:
+    def parse(cls, text: str) -> ThresholdRule:
         """From the command line: given, best-f1, precision=0.9, or a number.
 
         Raises
@@ -77,8 +77,8 @@ class Choice:
         return {"number": f"{self.value}", "precision": f"precision={self.value}"}.get(self.kind, self.kind)
 
 
-def choose_threshold(choice: Choice, truth: npt.ArrayLike, score: npt.ArrayLike, *, given: float) -> float:
-    """The threshold that a choice means on labelled images of both kinds; an image is positive when it scores above it.
+def choose_threshold(choice: ThresholdRule, truth: npt.ArrayLike, score: npt.ArrayLike, *, given: float) -> float:
+    """The threshold that a choice means on labeled images of both kinds; an image is positive when it scores above it.
 
     A threshold that is looked for is one of the scores, below the highest. Best F1: of equal ones the highest. Fixed
     precision: the one with the most recall among those that reach the precision, of equal ones the highest.
@@ -93,7 +93,7 @@ def choose_threshold(choice: Choice, truth: npt.ArrayLike, score: npt.ArrayLike,
         return float(choice.value or 0.0)
     precision, recall, scores = precision_recall_curve(truth, _filled(score))
     if len(scores) < 2:
-        raise SourceError(f"all labelled images have the score {scores[0]}: no threshold tells them apart")
+        raise SourceError(f"all labeled images have the score {scores[0]}: no threshold tells them apart")
     # scikit-learn takes a score that equals its threshold as positive; above one score is from the next one on.
     thresholds, precision, recall = scores[:-1], precision[1:-1], recall[1:-1]
     if choice.kind == "best-f1":
@@ -118,15 +118,15 @@ def _filled(score: npt.ArrayLike) -> Floats:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ScoreCounts:
     """Images counted by score and truth."""
 
     scores: Floats  # (scores,) rising, none twice
     counts: Counts  # (2, scores): images that do not show a police vehicle, and that do
 
     @classmethod
-    def of(cls, truth: npt.ArrayLike, score: npt.ArrayLike) -> Tally:
-        """Count labelled images; a missing score counts as 0."""
+    def of(cls, truth: npt.ArrayLike, score: npt.ArrayLike) -> ScoreCounts:
+        """Count labeled images; a missing score counts as 0."""
         scores, place = np.unique(_filled(score), return_inverse=True)
         shows = np.asarray(truth) == 1
         counts = np.stack([np.bincount(place[shows == kind], minlength=len(scores)) for kind in (False, True)])
@@ -189,7 +189,7 @@ def measure(counts: Counts, scores: Floats, threshold: float) -> Floats:
 
 
 def measured(
-    tally: Tally, threshold: float, *, name: str, replicates: int, seed: int, interval_percent: float
+    tally: ScoreCounts, threshold: float, *, name: str, replicates: int, seed: int, interval_percent: float
 ) -> pd.DataFrame:
     """One row a quantity: estimate and interval, what stands behind them, and why one is missing.
 
@@ -226,7 +226,7 @@ def measured(
     )
 
 
-def _why_missing(quantity: str, tally: Tally) -> str:
+def _why_missing(quantity: str, tally: ScoreCounts) -> str:
     if tally.images == 0:
         return "no image"
     if quantity == "precision":
@@ -251,7 +251,7 @@ def quality_table(
     parts += [(split.name, side, split.side == code) for split in splits for side, code in (("true", 1), ("false", 0))]
     tables = []
     for subgroup, side, chosen in parts:
-        tally = Tally.of(truth[chosen], score[chosen])
+        tally = ScoreCounts.of(truth[chosen], score[chosen])
         table = measured(tally, threshold, name=f"{name} {subgroup} {side}", **bootstrap)
         tables.append(table.assign(set=name, subgroup=subgroup, side=side))
     columns = ["set", "subgroup", "side", "quantity", "estimate", "lower", "upper", "images", "positives"]
@@ -326,7 +326,7 @@ def calibration_bins(
     return table.assign(lower=[one.low for one in intervals], upper=[one.high for one in intervals])
 
 
-def quality_at(tally: Tally, threshold: float, *, interval_percent: float) -> pd.DataFrame:
+def quality_at(tally: ScoreCounts, threshold: float, *, interval_percent: float) -> pd.DataFrame:
     """Precision and recall at a threshold, with Wilson's interval: at once, where a bootstrap takes a second.
 
     Returns
@@ -350,7 +350,7 @@ def quality_at(tally: Tally, threshold: float, *, interval_percent: float) -> pd
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The detector on every labelled set of a study."""
+    """The detector on every labeled set of a study."""
 
     quality: pd.DataFrame  # of `quality_table`
     curves: pd.DataFrame  # of `curves`, with the set
@@ -373,7 +373,7 @@ class Evaluation:
         }
 
 
-def evaluation_inputs(study: Study, *, choice: Choice, replicates: int, labels: str | None) -> dict[str, Any]:
+def evaluation_inputs(study: Study, *, choice: ThresholdRule, replicates: int, labels: str | None) -> dict[str, Any]:
     """Everything that an evaluation depends on, as plain values.
 
     Raises
@@ -396,7 +396,7 @@ def evaluation_inputs(study: Study, *, choice: Choice, replicates: int, labels: 
         "seed": rules.seed,
         "annotate": study.settings.annotate.model_dump(mode="json"),
         "city": study.settings.city.model_dump(mode="json"),
-        "sources": labelled_contents(study),
+        "sources": labeled_contents(study),
         "labels": labels,
         "labels_content": None if labels is None else labels_content(labels),
         "layers": study.record("layers").fingerprint,
@@ -416,11 +416,11 @@ def evaluate_study(study: Study, inputs: Mapping[str, Any]) -> Evaluation:
     ------
     SourceError : a set has no image of one kind
     """
-    sets, ledger = _labelled_sets(study, inputs)
+    sets, ledger = _labeled_sets(study, inputs)
     for name, images in sets.items():
         refuse_one_class((images["ground_truth"] == 1).to_numpy(), f"the set {name!r}")
     chosen_on = next(name for name in ("validation", "labels") if name in sets)
-    choice = Choice.parse(inputs["threshold"])
+    choice = ThresholdRule.parse(inputs["threshold"])
     threshold = choose_threshold(
         choice, sets[chosen_on]["ground_truth"], sets[chosen_on]["score"], given=inputs["given"]
     )
@@ -447,7 +447,7 @@ def evaluate_sets(
     about: Mapping[str, Any] | None = None,
     ledger: tuple[dict[str, Any], ...] = (),
 ) -> Evaluation:
-    """Evaluate the detector at one threshold on labelled images of both kinds.
+    """Evaluate the detector at one threshold on labeled images of both kinds.
 
     Parameters
     ----------
@@ -480,17 +480,17 @@ def evaluate_sets(
     )
 
 
-def _labelled_sets(study: Study, inputs: Mapping[str, Any]) -> tuple[dict[str, pd.DataFrame], list[dict[str, Any]]]:
+def _labeled_sets(study: Study, inputs: Mapping[str, Any]) -> tuple[dict[str, pd.DataFrame], list[dict[str, Any]]]:
     """Images of every set with truth, score, time, places and distances, and the account of each."""
     around = load_surroundings(study, inputs["layers"])
     sets, ledger = {}, []
-    for name, labelled in read_labelled_sets(study).items():
-        sets[name] = locate(labelled, around, study.settings)
-        ledger.append(Ledger(name, len(labelled)).close(len(labelled)))
+    for name, labeled in read_labeled_sets(study).items():
+        sets[name] = locate(labeled, around, study.settings)
+        ledger.append(Ledger(name, len(labeled)).close(len(labeled)))
     if inputs["labels"] is not None:
         labels = read_labels(inputs["labels"])
         account = Ledger("labels", len(labels))
-        sets["labels"] = join_labels(labels, labelled_images(study), account)
+        sets["labels"] = join_labels(labels, labeled_images(study), account)
         ledger.append(account.close(len(sets["labels"])))
     return sets, ledger
 

@@ -13,14 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from patrolscope.pipeline.contract.tables import annotated_table
+from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, Record, Study, fingerprint
-from patrolscope.pipeline.contract.tables import annotated_table
+from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, Output, Study, fingerprint
 
 LABEL_COLUMNS = ("image_ref", "image")
-STAGING = "staging/labelled"
+STAGING = "staging/labeled"
 # The last folder and the name of a path, without the ending of the name.
 _PARTS = r"(?P<path>(?:[^/]*/)?(?P<name>[^/]*?))(?:\.[^./]*)?$"
 
@@ -114,16 +114,14 @@ def join_labels(labels: pd.DataFrame, images: pd.DataFrame, ledger: Ledger) -> p
     rows = rows.assign(ground_truth=truths["first"].to_numpy(), score=rows["conf"])
     rows = ledger.keep(rows, rows["processed"], why="not processed by the detector")
     if rows.empty:
-        raise SourceError(
-            f"none of the {len(truths)} labelled images was run through the detector: nothing to evaluate"
-        )
+        raise SourceError(f"none of the {len(truths)} labeled images was run through the detector: nothing to evaluate")
     return rows.sort_values(["source", "source_row"], ignore_index=True)
 
 
 # The stage: one part for each file of annotated images.
 
 
-def plan_labelled(study: Study, *, labels: str | None) -> list[Shard]:
+def plan_labeled(study: Study, *, labels: str | None) -> list[Shard]:
     """One shard a file of annotated/; none without labels."""
     if labels is None:
         return []
@@ -143,7 +141,7 @@ def labels_content(path: str) -> str:
     return fingerprint(fs.cat_file(name).hex())
 
 
-def process_labelled(study: Study, shard: Shard) -> Record:
+def process_labeled(study: Study, shard: Shard) -> Output:
     """Write the rows of one file of annotated/ that a label names."""
     file = shard.work["file"]
     labels = read_labels(shard.work["labels"])
@@ -153,22 +151,22 @@ def process_labelled(study: Study, shard: Shard) -> Record:
     ledger = Ledger("named by a label", shard.size)
     ledger.drop(shard.size - len(rows), why="no label")
     files = () if rows.empty else (study.write(table, table.conform(rows), file.replace("annotated", STAGING, 1)),)
-    return Record("", "", files, shard.size, len(rows), (ledger.close(len(rows)),))
+    return Output(files, shard.size, len(rows), (ledger.close(len(rows)),))
 
 
-def labelled_images(study: Study) -> pd.DataFrame:
+def labeled_images(study: Study) -> pd.DataFrame:
     """Rows of annotated/ that the labels name."""
     table = annotated_table(study.settings.annotate.felony_windows_h)
-    files = [file for record in study.records("labelled").values() for file in record.files]
+    files = [file for record in study.records("labeled").values() for file in record.files]
     return pd.concat([table.empty(), *(study.read(file) for file in files)], ignore_index=True)
 
 
-def labelled_stage(labels: str | None) -> Stage:
+def labeled_stage(labels: str | None) -> Stage:
     """The stage for one labels file; None forgets what an earlier one left."""
     return Stage(
-        "labelled",
+        "labeled",
         unit="rows",
         folders=(STAGING,),
-        plan=partial(plan_labelled, labels=labels),
-        process=process_labelled,
+        plan=partial(plan_labeled, labels=labels),
+        process=process_labeled,
     )

@@ -15,16 +15,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.analysis.stages.calibrate import Adjusted, Isotonic, TwoClass, isotonic, read_labelled_sets, station_adjusted, two_class
+from patrolscope.analysis.stages.calibrate import (
+    Adjusted,
+    Isotonic,
+    TwoClass,
+    isotonic,
+    read_labeled_sets,
+    station_adjusted,
+    two_class,
+)
 from patrolscope.analysis.stages.cells import annotated_shards, whole_steps
-from patrolscope.analysis.stages.evaluate import Choice, choose_threshold
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.geography.layers import load_stations
-from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.analysis.stages.evaluate import ThresholdRule, choose_threshold
+from patrolscope.pipeline.contract.tables import HOURLY
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study
-from patrolscope.pipeline.contract.tables import HOURLY
+from patrolscope.pipeline.geography.layers import load_stations
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import Output, Study
 
 HOURS = 24
 CALIBRATIONS_FILE = "staging/recalibrate/calibrations.json"
@@ -83,7 +91,7 @@ def recalibrate(validation: pd.DataFrame, station_ft: npt.ArrayLike, settings: S
 
     Parameters
     ----------
-    validation : `LABELLED`
+    validation : `LABELED`
     station_ft : (images,) distance to the nearest station, feet
 
     Raises
@@ -96,7 +104,7 @@ def recalibrate(validation: pd.DataFrame, station_ft: npt.ArrayLike, settings: S
     tried: list[tuple[str, float]] = [(f"{value:g}", value) for value in settings.sensitivity.thresholds]
     if settings.sensitivity.best_f1:
         # The given threshold has images on both sides, so that there are scores to choose from.
-        tried.append(("best-f1", choose_threshold(Choice("best-f1"), truth, score, given=given)))
+        tried.append(("best-f1", choose_threshold(ThresholdRule("best-f1"), truth, score, given=given)))
     for name, value in tried:
         thresholds.append(_calibrated(name, value, truth, score, taken={one.value: one.name for one in thresholds}))
     return Calibrations(tuple(thresholds), station_adjusted(truth, score, station_ft), isotonic(truth, score))
@@ -123,14 +131,14 @@ def plan_recalibrate(study: Study) -> list[Shard]:
     return [Shard("calibrations", work, made_from=study.record("calibrate").fingerprint)]
 
 
-def process_recalibrate(study: Study, _shard: Shard) -> Record:
+def process_recalibrate(study: Study, _shard: Shard) -> Output:
     """Write the calibrations of all variants."""
-    validation = read_labelled_sets(study)["validation"]
+    validation = read_labeled_sets(study)["validation"]
     places_ft = project_ft(validation["lng"], validation["lat"], study.settings.city.crs)
     _, station_ft = load_stations(study).nearest(*places_ft)
     made = recalibrate(validation, station_ft, study.settings)
     file = study.write_bytes(made.to_json().encode(), CALIBRATIONS_FILE)
-    return Record("", "", (file,), len(validation), len(validation))
+    return Output((file,), len(validation), len(validation))
 
 
 @lru_cache(maxsize=4)
@@ -187,7 +195,7 @@ def plan_hourly(study: Study) -> list[Shard]:
 
     Raises
     ------
-    NotYetMade : the study has no annotated images
+    StageNotRunError : the study has no annotated images
     """
     study.files("annotated")
     work = {
@@ -198,7 +206,7 @@ def plan_hourly(study: Study) -> list[Shard]:
     return annotated_shards(study, work)
 
 
-def process_hourly(study: Study, shard: Shard) -> Record:
+def process_hourly(study: Study, shard: Shard) -> Output:
     """Count one file of annotated images; those before the first day stay, for the variant that takes them in."""
     images = study.read(shard.work["file"], columns=_COLUMNS)
     ledger = Ledger("images counted by area, hour and score", len(images))
@@ -206,7 +214,7 @@ def process_hourly(study: Study, shard: Shard) -> Record:
     images = ledger.keep(images, images["processed"], why="not processed by the detector")
     counted = count_hourly(images, load_calibrations(study, shard.work["calibrations"]))
     file = study.write(HOURLY, counted, shard.work["file"].replace("annotated/", "staging/hourly/", 1))
-    return Record("", "", (file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
+    return Output((file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
 
 
 RECALIBRATE = Stage(

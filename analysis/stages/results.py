@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.estimators.rates import analyses, frames
-from patrolscope.analysis.stages.result_tables import AVERAGE, from_the_highest
 from patrolscope.analysis.stages.estimate import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
-from patrolscope.pipeline.errors import NotYetMade, SourceError
+from patrolscope.analysis.stages.result_tables import AVERAGE, from_the_highest
+from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
 from patrolscope.pipeline.study.store import Study
 
 TRUTH_FILE = "areas.csv"  # in the study's folder of truths
 
-RANKED = 15  # neighbourhoods shown at each end
+RANKED = 15  # neighborhoods shown at each end
 # Fewer images than these say little: hatched on the map, left out of rankings.
 FEW_IMAGES = 200
 
@@ -35,7 +35,7 @@ ANALYSES = {
     "income_residential": "Median household income, residential zones only",
     "zone": "Zone",
     "borough": "Borough",
-    "neighbourhood": "Neighbourhood",
+    "neighborhood": "Neighborhood",
 }
 
 # What each unit of the bootstrap draws again, in words.
@@ -61,7 +61,7 @@ class Results:
     tables: pd.DataFrame  # one row an analysis, group and quantity
     areas: pd.DataFrame  # one row an area
     summary: dict[str, Any]
-    truth: pd.Series[float] | None  # by neighbourhood, its true level relative to the average
+    truth: pd.Series[float] | None  # by neighborhood, its true level relative to the average
     second: pd.DataFrame | None = None  # intervals of the second way of resampling: key, second_lower, second_upper
     hollow_means = "none of the images is positive"
     # Analysis and key of the groups without a positive image; known where a prediction has to know.
@@ -81,7 +81,7 @@ class Results:
 
     @property
     def ranked_of(self) -> str:
-        """Which neighbourhoods are ranked."""
+        """Which neighborhoods are ranked."""
         return f"Of those with at least {FEW_IMAGES} images"
 
     def has(self, analysis: str) -> bool:
@@ -108,8 +108,8 @@ class Results:
         return groups.assign(hollow=groups["key"].isin(negative))
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Neighbourhoods with the highest and the lowest level, of those with enough images; none stands in both."""
-        groups = self.groups("neighbourhood")
+        """Neighborhoods with the highest and the lowest level, of those with enough images; none stands in both."""
+        groups = self.groups("neighborhood")
         ranked = from_the_highest(groups[groups["images"] >= FEW_IMAGES])
         highest = ranked.head(RANKED)
         return highest, ranked.iloc[len(highest) :].tail(RANKED)
@@ -126,11 +126,13 @@ def read_results(study: Study) -> Results:
 
     Raises
     ------
-    NotYetMade : the estimates are not there
+    StageNotRunError : the estimates are not there
     SourceError : a file lacks columns
     """
     if missing := [name for name in (TABLES_FILE, AREAS_CSV_FILE, SUMMARY_FILE) if not study.exists(name)]:
-        raise NotYetMade(f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`")
+        raise StageNotRunError(
+            f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`"
+        )
     areas = _read_csv(study.read_bytes(AREAS_CSV_FILE), AREAS_CSV_FILE)
     summary = json.loads(study.read_bytes(SUMMARY_FILE))
     return Results(
@@ -186,10 +188,10 @@ def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:
     if folder is None or not study.fs.exists(path := study.resolve(f"{folder}/{TRUTH_FILE}")):
         return None
     levels = _read_csv(study.fs.cat_file(path), TRUTH_FILE).set_index("area")["level"]
-    areas = study.read(AREAS_FILE, columns=["area", "neighbourhood", "persons"])
+    areas = study.read(AREAS_FILE, columns=["area", "neighborhood", "persons"])
     areas = areas[areas["area"].isin(seen) & (areas["persons"] > 0)]
     level, persons = areas["area"].map(levels), areas["persons"]
-    by_place = (level * persons).groupby(areas["neighbourhood"]).sum() / persons.groupby(areas["neighbourhood"]).sum()
+    by_place = (level * persons).groupby(areas["neighborhood"]).sum() / persons.groupby(areas["neighborhood"]).sum()
     return by_place / float(np.average(level, weights=persons))
 
 

@@ -20,7 +20,7 @@ _EDGES = ["x1", "y1", "x2", "y2"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class SceneResult:
     """An image, its true boxes and those found."""
 
     image_ref: str
@@ -38,7 +38,7 @@ class Seen:
         return float(self.found[self.found[:, 5] == VEHICLE, 4].max(initial=0))
 
 
-def seen_by_detector(study: Study) -> list[Seen]:
+def seen_by_detector(study: Study) -> list[SceneResult]:
     """Every scene of a simulated study with what its detector found, in the order of the images' names."""
     images = pd.read_csv(study.path(IMAGES_SHOWN_FILE))
     boxes = pd.read_csv(study.path(BOXES_SHOWN_FILE))
@@ -51,13 +51,13 @@ def seen_by_detector(study: Study) -> list[Seen]:
     }
     nothing = np.zeros((0, 5))
     return [
-        Seen(ref, shown.get(ref, nothing), found[str(Path(ref).with_suffix(""))].reshape(-1, 6))
+        SceneResult(ref, shown.get(ref, nothing), found[str(Path(ref).with_suffix(""))].reshape(-1, 6))
         for ref in sorted(images["image_ref"])
         if str(Path(ref).with_suffix("")) in found
     ]
 
 
-def quality_on_scenes(seen: list[Seen]) -> dict[str, float | None]:
+def quality_on_scenes(seen: list[SceneResult]) -> dict[str, float | None]:
     """Average precision and AUC of images by their best police vehicle, AP of police vehicles' boxes."""
     from patrolscope.pipeline.train.data import Example
     from patrolscope.pipeline.train.evaluate import quality

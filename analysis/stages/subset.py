@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from patrolscope.analysis.estimators.bootstrap import Counts, redraw_probabilities, resample_images
+from patrolscope.analysis.estimators.rates import Analysis, Panel, Population, analyses, frames, panels
 from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.estimators.rates import Analysis, Frame, Panel, analyses, frames, panels
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.replicates import probabilities_of, released, two_class_means
 from patrolscope.analysis.stages.result_tables import released_table, with_counts
@@ -23,7 +23,7 @@ QUICK_REPLICATES = 200
 class Groups:
     """Groups of people and places as the whole study has them, whatever part of its images is looked at.
 
-    Quartiles are cut over all analysed images, as the method cuts them once: a part has the same areas in a quartile,
+    Quartiles are cut over all analyzed images, as the method cuts them once: a part has the same areas in a quartile,
     so that two parts can be compared.
 
     Attributes
@@ -35,7 +35,7 @@ class Groups:
     areas: pd.DataFrame
     wanted: tuple[Analysis, ...]
     panels: tuple[Panel, ...]
-    frames: dict[str, Frame]
+    frames: dict[str, Population]
 
     @classmethod
     def of(cls, areas: pd.DataFrame, images: npt.NDArray[np.int64]) -> Groups:
@@ -44,7 +44,7 @@ class Groups:
         Parameters
         ----------
         areas : `AREAS`
-        images : (areas,) all analysed images of each
+        images : (areas,) all analyzed images of each
         """
         wanted, _, _ = analyses(areas, images)
         return cls(areas, tuple(wanted), tuple(panels(wanted, areas)), frames(areas))

@@ -10,13 +10,7 @@ from pathlib import Path
 import holoviews as hv
 import panel as pn
 
-from patrolscope.dashboards.app import coverage
-
-from patrolscope.dashboards.app import detector
-
-from patrolscope.dashboards.app import disparities
-
-from patrolscope.dashboards.app import run_page
+from patrolscope.dashboards.app import coverage, detector, disparities, run_page
 from patrolscope.dashboards.app.filter_panel import filter_panel
 from patrolscope.dashboards.app.map_page import map_page
 from patrolscope.dashboards.app.messages import message, told

@@ -32,13 +32,24 @@ from bokeh.plotting import figure
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS
-from patrolscope.dashboards.charts.figures import BLUE, GRID, INK, MUTED, ORANGE, Series, ratio_text, ratio_ticks, to_png, to_svg
 from patrolscope.analysis.stages.results import UNKNOWN
+from patrolscope.dashboards.charts.figures import (
+    BLUE,
+    GRID,
+    INK,
+    MUTED,
+    ORANGE,
+    Series,
+    ratio_text,
+    ratio_ticks,
+    to_png,
+    to_svg,
+)
+from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS
 
 FONT = '"Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif'  # of page.html, too
 LINE = "#d9dde2"
-# One hue from pale to dark: read without colour, too.
+# One hue from pale to dark: read without color, too.
 SHADES = ("#f2f6fb", "#d9e6f4", "#b9d2ea", "#93b9dd", "#689cce", "#3b7dc4", "#2762a5", "#174881", "#0b2f5c")
 MARKERS = {"o": "circle", "D": "diamond", "s": "square", "^": "triangle"}
 GLYPHS = {"o": "\u25cf", "D": "\u25c6", "s": "\u25a0", "^": "\u25b2"}
@@ -88,7 +99,7 @@ class Chart:
     note : how it is read
     caption : its main numbers in words, for whoever does not see it
     figure : None where there is nothing to draw; the caption then says why
-    key : name, colour and marker of each kind of mark
+    key : name, color and marker of each kind of mark
     frame : the numbers that it shows
     picture : draws it for print; None where it has no such form
     """
@@ -117,9 +128,9 @@ class Chart:
         """Title, note and key, as HTML."""
         marks = Markup("").join(
             Markup('<span><span style="color:{}" aria-hidden="true">{}</span> {}</span> ').format(
-                colour, GLYPHS[marker], name
+                color, GLYPHS[marker], name
             )
-            for name, colour, marker in self.key
+            for name, color, marker in self.key
         )
         parts = [Markup("<h{0}>{1}</h{0}>").format(level, self.title)]
         if self.note:
@@ -136,7 +147,7 @@ class Chart:
 # Cards.
 
 
-class Words(pn.pane.HTML):  # type: ignore[misc]  # panel ships no types
+class HtmlPane(pn.pane.HTML):  # type: ignore[misc]  # panel ships no types
     """A pane of HTML, in which everything from data is escaped already."""
 
     def __init__(self, html: Markup = NOTHING, style: str = "") -> None:
@@ -163,7 +174,7 @@ class Card:
     ) -> None:
         self.chart = chart
         self._level = level
-        self._head, self._foot = Words(chart.head(level)), Words(chart.foot())
+        self._head, self._foot = HtmlPane(chart.head(level)), HtmlPane(chart.foot())
         self._plot = pn.pane.Bokeh(chart.figure, sizing_mode="stretch_width", margin=(6, 0))
         self._plot.visible = chart.figure is not None
         self._saves = Saves(chart.title, lambda: self.chart)
@@ -271,24 +282,24 @@ def interval_chart(series: Sequence[Series], groups: Sequence[str], *, alt: str)
                 "at": np.fmin(np.fmax(rows["estimate"], rows["upper"]), limits[1]),
                 # Of more than two series the numbers would hide each other.
                 "text": [f"{value:.2f}" if lanes < 3 else "" for value in rows["estimate"]],
-                "face": _faces(rows, one.colour),
+                "face": _faces(rows, one.color),
                 "of": [one.name] * len(rows),
             }
         )
-        plot.segment("lower", "y", "upper", "y", source=source, line_color=one.colour, line_width=2.2, line_alpha=0.75)
+        plot.segment("lower", "y", "upper", "y", source=source, line_color=one.color, line_width=2.2, line_alpha=0.75)
         dots = plot.scatter(
-            "estimate", "y", source=source, marker=MARKERS[one.marker], size=8, line_color=one.colour, fill_color="face"
+            "estimate", "y", source=source, marker=MARKERS[one.marker], size=8, line_color=one.color, fill_color="face"
         )
         plot.text(
             "at", "y", "text", source=source, x_offset=8, text_baseline="middle", text_font_size="11px",
-            text_color=one.colour if lanes > 1 else MUTED, text_font={"value": FONT},
+            text_color=one.color if lanes > 1 else MUTED, text_font={"value": FONT},
         )  # fmt: skip
         plot.add_tools(_hover(dots, several=lanes > 1))
     return plot
 
 
 def ranking_chart(rows: pd.DataFrame, chosen: Sequence[str], *, alt: str) -> figure:
-    """Every group by its rank, from the highest; the chosen ones in another colour, with their names.
+    """Every group by its rank, from the highest; the chosen ones in another color, with their names.
 
     Parameters
     ----------
@@ -302,7 +313,7 @@ def ranking_chart(rows: pd.DataFrame, chosen: Sequence[str], *, alt: str) -> fig
     plot.add_layout(Span(location=1, dimension="width", line_color=INK, line_width=1))
     ranked = rows.assign(rank=np.arange(1, len(rows) + 1))
     marked = ranked["group"].isin(list(chosen))
-    for part, colour, width in ((ranked[~marked], BLUE, 1.4), (ranked[marked], ORANGE, 2.6)):
+    for part, color, width in ((ranked[~marked], BLUE, 1.4), (ranked[marked], ORANGE, 2.6)):
         source = ColumnDataSource(
             {
                 "group": part["group"].to_list(),
@@ -310,15 +321,15 @@ def ranking_chart(rows: pd.DataFrame, chosen: Sequence[str], *, alt: str) -> fig
                 **_numbers(part),
                 "images": part["images"],
                 "of": [f"rank {rank}" for rank in part["rank"]],
-                "face": _faces(part, colour),
+                "face": _faces(part, color),
             }
         )
         plot.segment(
-            "rank", "lower", "rank", "upper", source=source, line_color=colour, line_width=width, line_alpha=0.5
+            "rank", "lower", "rank", "upper", source=source, line_color=color, line_width=width, line_alpha=0.5
         )
-        dots = plot.scatter("rank", "estimate", source=source, size=4 + width, line_color=colour, fill_color="face")
+        dots = plot.scatter("rank", "estimate", source=source, size=4 + width, line_color=color, fill_color="face")
         plot.add_tools(_hover(dots, several=True))
-        if colour == ORANGE and len(part) <= 12:
+        if color == ORANGE and len(part) <= 12:
             right = part["rank"] > len(rows) / 2
             for side, aligned in ((part[~right], "left"), (part[right], "right")):
                 place = ColumnDataSource(
@@ -331,10 +342,10 @@ def ranking_chart(rows: pd.DataFrame, chosen: Sequence[str], *, alt: str) -> fig
     return plot
 
 
-def _faces(rows: pd.DataFrame, colour: str) -> list[str]:
+def _faces(rows: pd.DataFrame, color: str) -> list[str]:
     """Hollow where no image is positive, so that no interval can be known."""
     hollow = rows["hollow"] if "hollow" in rows else pd.Series(False, index=rows.index)
-    return ["#ffffff" if one else colour for one in hollow]
+    return ["#ffffff" if one else color for one in hollow]
 
 
 def _numbers(rows: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
@@ -422,16 +433,16 @@ def week_chart(counts: npt.NDArray[np.int64], *, alt: str) -> figure:
     day, hour = np.divmod(np.arange(counts.size), HOURS)
     source = ColumnDataSource({"day": [WEEKDAYS[one] for one in day], "hour": hour, "images": counts.ravel()})
     plot = bare(alt=alt, height=270, x_range=(-0.5, HOURS - 0.5), y_range=FactorRange(*reversed(WEEKDAYS)))
-    colours = LinearColorMapper(palette=list(SHADES), low=0, high=max(1, int(counts.max(initial=0))))
+    colors = LinearColorMapper(palette=list(SHADES), low=0, high=max(1, int(counts.max(initial=0))))
     tiles = plot.rect(
-        "hour", "day", 1, 1, source=source, fill_color={"field": "images", "transform": colours}, line_color="#ffffff"
+        "hour", "day", 1, 1, source=source, fill_color={"field": "images", "transform": colors}, line_color="#ffffff"
     )
     plot.add_tools(HoverTool(renderers=[tiles], tooltips=[("", "@day, @hour{00}:00"), ("images", "@images{0,0}")]))
     plot.grid.grid_line_color = None
     plot.xaxis.ticker = FixedTicker(ticks=list(range(0, HOURS, 6)))
     plot.xaxis.axis_label = "hour, local time"
     bar = ColorBar(
-        color_mapper=colours, width=10, padding=4, title="images", title_text_font_style="normal",
+        color_mapper=colors, width=10, padding=4, title="images", title_text_font_style="normal",
         title_text_color=MUTED, title_text_font=FONT, title_text_font_size="11px", major_label_text_color=MUTED,
         major_label_text_font=FONT, major_tick_line_color=None, formatter=NumeralTickFormatter(format="0a"),
         ticker=BasicTicker(desired_num_ticks=4),
@@ -468,12 +479,12 @@ def bar_chart(names: Sequence[str], values: npt.NDArray[np.float64], label: str,
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: name, places, colour, dash of Bokeh, whether its points are joined by steps."""
+    """A line of a chart: name, places, color, dash of Bokeh, whether its points are joined by steps."""
 
     name: str
     x: npt.NDArray[np.float64]
     y: npt.NDArray[np.float64]
-    colour: str
+    color: str
     dash: str = "solid"
     step: bool = False
     width: float = 2.0
@@ -494,7 +505,7 @@ def line_chart(
         source = ColumnDataSource({"x": one.x, "y": one.y, "of": [one.name] * len(one.x)})
         draw = plot.step if one.step else plot.line
         style = {"mode": "after"} if one.step else {}
-        drawn = draw("x", "y", source=source, line_color=one.colour, line_width=one.width, line_dash=one.dash, **style)
+        drawn = draw("x", "y", source=source, line_color=one.color, line_width=one.width, line_dash=one.dash, **style)
         near = [(labels[0], f"@x{{{form['x']}}}"), (labels[1], f"@y{{{form['y']}}}")]
         plot.add_tools(HoverTool(renderers=[drawn], mode="mouse", tooltips=[("", "@of"), *near]))
     plot.xaxis.axis_label, plot.yaxis.axis_label = labels

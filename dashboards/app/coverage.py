@@ -18,8 +18,8 @@ from patrolscope.dashboards.app.charts import (
     CARD,
     Card,
     Chart,
+    HtmlPane,
     Line,
-    Words,
     cards,
     day_chart,
     hour_chart,
@@ -29,12 +29,12 @@ from patrolscope.dashboards.app.charts import (
     share,
     week_chart,
 )
-from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS, Filter
 from patrolscope.dashboards.app.parts import counts_of, images_left
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.charts.figures import INK
 from patrolscope.dashboards.charts.image_coverage import LINES, PANELS, panel_figure, people_groups, week_figure
+from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS, Filter
 
 _DASHES = ("dashed", "dotted", "dashdot", "dotdash", "solid")
 # Never seen stands half a decade below one image, as a logarithm has no 0.
@@ -127,11 +127,11 @@ def people_charts(site: Site, keep: Filter) -> list[Chart]:
         for group, persons in groups.items():
             at, shares = cumulative(images, persons.to_numpy())
             place = others.index(group) if group in others else -1
-            colour = INK if place < 0 else LINES[place % len(LINES)][0]
+            color = INK if place < 0 else LINES[place % len(LINES)][0]
             dash = "solid" if place < 0 else _DASHES[place % len(_DASHES)]
             x = np.append(np.where(at == 0, _NEVER, at), most * 1.3)
             lines.append(
-                Line(group, x, np.append(shares, 1.0), colour, dash, step=True, width=2.6 if place < 0 else 1.8)
+                Line(group, x, np.append(shares, 1.0), color, dash, step=True, width=2.6 if place < 0 else 1.8)
             )
             rows.append(pd.DataFrame({"group": group, "images_at_most": at, "share_of_people": shares}))
         if not lines:
@@ -153,7 +153,7 @@ def people_charts(site: Site, keep: Filter) -> list[Chart]:
         charts.append(
             Chart(
                 name, PANELS[name][0], "How many live in areas with few images; further left: fewer images.",
-                told, plot, tuple((one.name, one.colour, "s") for one in lines), pd.concat(rows, ignore_index=True),
+                told, plot, tuple((one.name, one.color, "s") for one in lines), pd.concat(rows, ignore_index=True),
                 lambda name=name: panel_figure(found, name, simulated=simulated, part=part),  # type: ignore[misc]
             )
         )  # fmt: skip
@@ -216,7 +216,7 @@ class _Page:
 
     def __init__(self, site: Site, state: State) -> None:
         self.site, self.state = site, state
-        self.status, self.areas = Words(), Words()
+        self.status, self.areas = HtmlPane(), HtmlPane()
         self.charts = cards()
         self.view = pn.Column(
             self.status,

@@ -14,17 +14,17 @@ from bokeh.models import ColumnDataSource, HoverTool, Span
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from patrolscope.analysis.stages.calibrate import TwoClass, read_labelled_sets, two_class
-from patrolscope.analysis.stages.evaluate import Evaluation, Tally, evaluate_sets, quality_at
+from patrolscope.analysis.stages.calibrate import TwoClass, read_labeled_sets, two_class
+from patrolscope.analysis.stages.evaluate import Evaluation, ScoreCounts, evaluate_sets, quality_at
 from patrolscope.analysis.stages.result_tables import from_the_highest
-from patrolscope.dashboards.charts.evaluation import NAMES, STYLES, calibration_figure, precision_recall_figure, roc_figure
+from patrolscope.analysis.stages.results import UNKNOWN
 from patrolscope.dashboards.app.charts import (
     CARD,
     MARKERS,
     Card,
     Chart,
+    HtmlPane,
     Line,
-    Words,
     bare,
     cards,
     html_table,
@@ -32,15 +32,21 @@ from patrolscope.dashboards.app.charts import (
     line_chart,
     paragraph,
 )
-from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.app.gallery import AT_ONCE, BANDS, Gallery, load_gallery, show
 from patrolscope.dashboards.app.messages import message, not_yet, told
 from patrolscope.dashboards.app.parts import images_left, levels_at
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
+from patrolscope.dashboards.charts.evaluation import (
+    NAMES,
+    STYLES,
+    calibration_figure,
+    precision_recall_figure,
+    roc_figure,
+)
 from patrolscope.dashboards.charts.figures import BLUE, GRID, MEASURE, MUTED, ORANGE, Row, Series, interval_figure
-from patrolscope.analysis.stages.results import UNKNOWN
-from patrolscope.pipeline.errors import NotYetMade, PatrolscopeError, SourceError
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.pipeline.errors import PatrolscopeError, SourceError, StageNotRunError
 
 REPLICATES = 200
 DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot"}
@@ -60,9 +66,9 @@ figcaption { font-size: .82rem; color: #5a636e; overflow-wrap: anywhere; }
 
 @lru_cache(maxsize=2)
 def evaluation_of(site: Site) -> Evaluation | None:
-    """The detector on the study's labelled sets at its own threshold; None where it has no set of both kinds."""
+    """The detector on the study's labeled sets at its own threshold; None where it has no set of both kinds."""
     sets = {
-        name: frame for name, frame in read_labelled_sets(site.study).items() if frame["ground_truth"].nunique() == 2
+        name: frame for name, frame in read_labeled_sets(site.study).items() if frame["ground_truth"].nunique() == 2
     }
     if not sets:
         return None
@@ -108,9 +114,9 @@ def curve_charts(site: Site, evaluation: Evaluation) -> list[Chart]:
         lines, told_of = [], []
         for one in evaluation.sets:
             mine, facts = points[points["set"] == one], summary["sets"][one]
-            colour, dash, _, _ = STYLES[one]
+            color, dash, _, _ = STYLES[one]
             step = curve == "precision_recall"
-            lines.append(Line(NAMES[one], mine["x"].to_numpy(), mine["y"].to_numpy(), colour, DASHES[dash], step))
+            lines.append(Line(NAMES[one], mine["x"].to_numpy(), mine["y"].to_numpy(), color, DASHES[dash], step))
             found = facts[area]
             told_of.append(
                 f"{NAMES[one]} {found['estimate']:.3f} ({percent} {found['lower']:.3f} to {found['upper']:.3f})"
@@ -130,7 +136,7 @@ def curve_charts(site: Site, evaluation: Evaluation) -> list[Chart]:
 
 def _mark(plot: Any, facts: dict[str, Any], name: str, curve: str) -> None:
     """The study's threshold on a curve."""
-    colour, _, marker, _ = STYLES[name]
+    color, _, marker, _ = STYLES[name]
     above, hits, shows = facts["above_threshold"], facts["true_positives"], facts["positives"]
     recall = hits / shows
     if curve == "roc":
@@ -139,7 +145,7 @@ def _mark(plot: Any, facts: dict[str, Any], name: str, curve: str) -> None:
         place = (recall, hits / above)
     else:
         return
-    plot.scatter(*place, marker=MARKERS[marker], size=10, fill_color=colour, line_color="#ffffff")
+    plot.scatter(*place, marker=MARKERS[marker], size=10, fill_color=color, line_color="#ffffff")
 
 
 def calibration_chart(site: Site, evaluation: Evaluation) -> Chart:
@@ -158,18 +164,18 @@ def calibration_chart(site: Site, evaluation: Evaluation) -> Chart:
     plot.line([0, 1], [0, 1], line_color=GRID, line_dash="dotted")
     plot.add_layout(Span(location=summary["threshold"], dimension="height", line_color=MUTED, line_dash="dashed"))
     for name in evaluation.sets:
-        colour, _, marker, _ = STYLES[name]
+        color, _, marker, _ = STYLES[name]
         rows = bins[bins["set"] == name]
         columns = ("mean_score", "share", "lower", "upper", "images")
         source = ColumnDataSource({column: rows[column].to_numpy() for column in columns})
-        plot.segment("mean_score", "lower", "mean_score", "upper", source=source, line_color=colour, line_width=2)
+        plot.segment("mean_score", "lower", "mean_score", "upper", source=source, line_color=color, line_width=2)
         dots = plot.scatter(
             "mean_score",
             "share",
             source=source,
             marker=MARKERS[marker],
             size=8,
-            fill_color=colour,
+            fill_color=color,
             line_color="#ffffff",
         )
         lines = [("mean score", "@mean_score{0.000}"), ("share", "@share{0.000}"), ("images", "@images{0,0}")]
@@ -189,13 +195,15 @@ def calibration_chart(site: Site, evaluation: Evaluation) -> Chart:
 
 
 @lru_cache(maxsize=2)
-def tallies(site: Site) -> dict[str, Tally]:
-    """Labelled images by score and truth, a set each."""
-    return {name: Tally.of(one["ground_truth"], one["score"]) for name, one in read_labelled_sets(site.study).items()}
+def tallies(site: Site) -> dict[str, ScoreCounts]:
+    """Labeled images by score and truth, a set each."""
+    return {
+        name: ScoreCounts.of(one["ground_truth"], one["score"]) for name, one in read_labeled_sets(site.study).items()
+    }
 
 
 def quality_table_at(site: Site, threshold: float) -> pd.DataFrame:
-    """Precision and recall on every labelled set at a threshold: set, and the columns of `quality_at`."""
+    """Precision and recall on every labeled set at a threshold: set, and the columns of `quality_at`."""
     percent = site.study.settings.estimate.interval_percent
     parts = [
         quality_at(tally, threshold, interval_percent=percent).assign(set=name) for name, tally in tallies(site).items()
@@ -214,7 +222,7 @@ def quality_html(site: Site, threshold: float) -> Markup:
 
     table = pd.DataFrame(
         {
-            "Labelled set": [NAMES[name] for name in rows["set"].unique()],
+            "Labeled set": [NAMES[name] for name in rows["set"].unique()],
             **{
                 quantity.capitalize(): [told_of(row) for _, row in rows[rows["quantity"] == quantity].iterrows()]
                 for quantity in ("precision", "recall")
@@ -232,7 +240,7 @@ def calibration_at(site: Site, threshold: float) -> TwoClass:
     ------
     SourceError : all validation images lie on one side of it
     """
-    validation = read_labelled_sets(site.study)["validation"]
+    validation = read_labeled_sets(site.study)["validation"]
     return two_class(validation["ground_truth"], validation["score"], threshold)
 
 
@@ -271,7 +279,7 @@ def threshold_charts(site: Site, keep: Filter, threshold: float) -> list[Chart]:
                 "",
                 f"{caption}.",
                 interval_chart(series, groups, alt=f"{title} at two thresholds, times the average. {caption}."),
-                tuple((one.name, one.colour, one.marker) for one in series),
+                tuple((one.name, one.color, one.marker) for one in series),
                 pd.concat([one.rows.assign(threshold=at) for one, at in zip(series, (given, threshold), strict=True)]),
                 partial(_threshold_figure, series, groups, title, keep, site.simulated),
             )
@@ -301,13 +309,13 @@ def page(site: Site, state: State) -> pn.viewable.Viewable:
         parts.append(
             message(
                 paragraph(
-                    "The study names no labelled images: put a CSV file with ground_truth, Model_predicted_score, lat, "
+                    "The study names no labeled images: put a CSV file with ground_truth, Model_predicted_score, lat, "
                     "lng and timestamp under sources.validation of its study.yaml."
                 )
             )
         )
     elif (evaluation := evaluation_of(site)) is None:
-        parts.append(message(paragraph("No labelled set has images both with and without a police vehicle.")))
+        parts.append(message(paragraph("No labeled set has images both with and without a police vehicle.")))
     else:
         parts.append(cards(*(Card(chart).view for chart in curve_charts(site, evaluation))))
         parts.append(_Threshold(site, state).view)
@@ -323,7 +331,7 @@ class _Threshold:
         self.slider = pn.widgets.FloatSlider(
             label="Threshold of the score", start=0, end=1, step=0.005, value=given, format="0.000", width=320
         )
-        self.quality, self.said = Words(), Words()
+        self.quality, self.said = HtmlPane(), HtmlPane()
         self.cards: list[Card] = []
         self.levels = cards()
         self.slider.param.watch(self._draw, "value_throttled")
@@ -334,11 +342,11 @@ class _Threshold:
     @property
     def view(self) -> pn.viewable.Viewable:
         """Slider, quality and levels."""
-        title = Words(
+        title = HtmlPane(
             Markup("<h2>Another threshold</h2>")
             + paragraph(
                 "An image is positive when its score is above the threshold. Precision and recall are those of "
-                "labelled images, with Wilson's interval; every threshold is calibrated anew, and the levels follow.",
+                "labeled images, with Wilson's interval; every threshold is calibrated anew, and the levels follow.",
                 "note",
             )
         )
@@ -396,7 +404,7 @@ def _gallery(site: Site) -> pn.viewable.Viewable:
     """The gallery, or how to have one where the study has no images of its own."""
     try:
         gallery = load_gallery(site.study)
-    except NotYetMade:
+    except StageNotRunError:
         return message(
             Markup("<h2>Images</h2>")
             + not_yet("A list of the study's images is", "index IMAGES")
@@ -420,7 +428,7 @@ class _Images:
         self.before = pn.widgets.Button(label="Previous", width=100)
         self.after = pn.widgets.Button(label="Next", width=100)
         self.start = 0
-        self.images = Words(style=_GALLERY_STYLE)
+        self.images = HtmlPane(style=_GALLERY_STYLE)
         self.band.param.watch(self._choose, "value")
         self.before.on_click(lambda _: self._turn(-AT_ONCE))
         self.after.on_click(lambda _: self._turn(AT_ONCE))
@@ -436,7 +444,7 @@ class _Images:
             if gallery.looked_at == gallery.files
             else f" The gallery is from {gallery.looked_at:,} of {gallery.files:,} parts of the detections."
         )
-        head = Words(
+        head = HtmlPane(
             Markup("<h2>Images</h2>")
             + paragraph(f"{counted}.{sample} Boxes are the detector's, with their scores, from 0.1 on.", "note")
         )
@@ -445,7 +453,7 @@ class _Images:
             turn = pn.Row(self.before, self.after, margin=(20, 0, 0, 0))
             parts += [pn.FlexBox(self.band, turn, sizing_mode="stretch_width"), self.images]
         else:
-            parts.append(Words(paragraph("No image has a box of a police vehicle.")))
+            parts.append(HtmlPane(paragraph("No image has a box of a police vehicle.")))
         parts.append(refused_view(gallery))
         return pn.Column(*parts, styles=CARD, sizing_mode="stretch_width", margin=0)
 
@@ -470,10 +478,10 @@ class _Images:
 def refused_view(gallery: Gallery) -> pn.viewable.Viewable:
     """Images that could not be looked at, as a table of plain text."""
     if gallery.refused.empty:
-        return Words(Markup('<p class="note">Every image could be looked at.</p>'))
+        return HtmlPane(Markup('<p class="note">Every image could be looked at.</p>'))
     table = gallery.refused.rename(columns={"image_id": "Image", "status": "Status"})
     return pn.Column(
-        Words(
+        HtmlPane(
             Markup("<h3>Images that could not be looked at</h3>")
             + paragraph(f"The first {len(table):,}; they count as no evidence.", "note")
         ),

@@ -14,15 +14,16 @@ import panel as pn
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from patrolscope.analysis.estimators.sensitivity import DEPENDS, DIRECTION, HOLDS
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import tabulate
 from patrolscope.analysis.stages.result_tables import from_the_highest
-from patrolscope.analysis.estimators.sensitivity import DEPENDS, DIRECTION, HOLDS
+from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_way
 from patrolscope.dashboards.app.charts import (
     CARD,
     Card,
     Chart,
-    Words,
+    HtmlPane,
     cards,
     download,
     interval_chart,
@@ -30,14 +31,13 @@ from patrolscope.dashboards.app.charts import (
     ranking_chart,
     with_interval,
 )
-from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.app.messages import message, not_yet
 from patrolscope.dashboards.app.parts import counts_of, images_left, part_results, part_words
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.charts.figures import BLUE, MEASURE, ORANGE, Series, draw_groups
-from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_way
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
+from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.pipeline.study.store import Study
 
 GREEN = "#2f8f6b"
@@ -51,9 +51,9 @@ KINDS = {
     "zone": ("By zone", ""),
     "borough": ("By borough", ""),
 }
-_BY_PLACE = ("zone", "borough", "neighbourhood")  # not made for residential zones alone
+_BY_PLACE = ("zone", "borough", "neighborhood")  # not made for residential zones alone
 TABLE = {
-    "group": "Neighbourhood",
+    "group": "Neighborhood",
     "borough": "Borough",
     "estimate": "Times average",
     "lower": "Lower",
@@ -70,7 +70,7 @@ VERDICTS = {
     DIRECTION: ("holds in direction only", "hold in direction only"),
     DEPENDS: ("depends on what is changed", "depend on what is changed"),
 }
-NAMED = 5  # neighbourhoods at each end that are told in words
+NAMED = 5  # neighborhoods at each end that are told in words
 
 
 # What is shown.
@@ -114,12 +114,12 @@ def series_of(results: Results, kind: str, zones: tuple[str, ...], published: pd
     """
     made = []
     wanted = ("",) if kind in _BY_PLACE else zones
-    for suffix, name, colour, marker in (("", WHOLE, BLUE, "o"), ("_residential", RESIDENTIAL, ORANGE, "D")):
+    for suffix, name, color, marker in (("", WHOLE, BLUE, "o"), ("_residential", RESIDENTIAL, ORANGE, "D")):
         analysis = f"{kind}{suffix}"
         if suffix not in wanted:
             continue
         if results.has(analysis):
-            made.append(Series(name, results.groups(analysis), colour, marker))
+            made.append(Series(name, results.groups(analysis), color, marker))
         if published is not None and (published["analysis"] == analysis).any():
             rows = published[(published["analysis"] == analysis) & (published["quantity"] == "relative_to_average")]
             rows = rows[rows["key"] != ""]
@@ -153,7 +153,7 @@ def group_chart(
         note,
         caption,
         interval_chart(series, first["group"].to_list(), alt=f"{title}, times the average. {caption}"),
-        tuple((one.name, one.colour, one.marker) for one in series) if len(series) > 1 else (),
+        tuple((one.name, one.color, one.marker) for one in series) if len(series) > 1 else (),
         pd.concat([one.rows.assign(series=one.name) for one in series], ignore_index=True),
         lambda: draw_of(site, results, kind, zones, keep),
     )
@@ -186,61 +186,59 @@ def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], kee
 
 
 def place_table(site: Site, results: Results, published: pd.DataFrame | None) -> pd.DataFrame:
-    """Every neighbourhood from the highest to the lowest, then those with few images.
+    """Every neighborhood from the highest to the lowest, then those with few images.
 
     Returns
     -------
     columns of `TABLE`, few, hollow
     """
-    rows = from_the_highest(results.groups("neighbourhood"))
-    level = results.groups("neighbourhood", "weighted_mean").set_index("key")["estimate"]
+    rows = from_the_highest(results.groups("neighborhood"))
+    level = results.groups("neighborhood", "weighted_mean").set_index("key")["estimate"]
     rows = rows.assign(level=100 * rows["key"].map(level), few=rows["images"] < FEW_IMAGES)
     few, none = "few images", "none with police"
     notes = {(True, True): f"{few}, {none}", (True, False): few, (False, True): none, (False, False): ""}
     rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["hollow"], strict=True)]
     rows = rows.sort_values("few", kind="stable")
-    boroughs = site.points.areas.dropna(subset=["neighbourhood"]).groupby("neighbourhood")["borough"].first()
+    boroughs = site.points.areas.dropna(subset=["neighborhood"]).groupby("neighborhood")["borough"].first()
     rows = rows.assign(borough=rows["key"].map(boroughs))
     if published is not None:
-        theirs = published[
-            (published["analysis"] == "neighbourhood") & (published["quantity"] == "relative_to_average")
-        ]
+        theirs = published[(published["analysis"] == "neighborhood") & (published["quantity"] == "relative_to_average")]
         rows = rows.assign(published=rows["key"].map(theirs.set_index("key")["estimate"]))
     columns = [name for name in TABLE if name in rows]
     return rows[[*columns, "few", "hollow"]].reset_index(drop=True)
 
 
 def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[str], keep: Filter) -> Chart:
-    """Every neighbourhood with enough images by its rank."""
-    title = "By neighbourhood"
+    """Every neighborhood with enough images by its rank."""
+    title = "By neighborhood"
     if table.empty:
-        why = results.summary["skipped"].get("neighbourhood", "no image that is left lies in a neighbourhood")
-        return Chart("neighbourhood", title, "", f"Not estimated: {why}.")
+        why = results.summary["skipped"].get("neighborhood", "no image that is left lies in a neighborhood")
+        return Chart("neighborhood", title, "", f"Not estimated: {why}.")
     ranked = table[~table["few"]].reset_index(drop=True)
     note = (
         f"From the highest to the lowest, those with at least {FEW_IMAGES} images: {len(ranked):,} of {len(table):,}."
     )
     if ranked.empty:
-        return Chart("neighbourhood", title, note, "None has enough images for a ranking.", frame=table)
+        return Chart("neighborhood", title, note, "None has enough images for a ranking.", frame=table)
     head, tail = (part for part in (ranked.head(NAMED), ranked.iloc[NAMED:].tail(NAMED)))
     caption = "Highest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in head.iterrows()) + "."
     if len(tail):
         caption += " Lowest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in tail.iterrows()) + "."
-    figure = ranking_chart(ranked, chosen, alt=f"Neighbourhoods by rank, times the average. {caption}")
+    figure = ranking_chart(ranked, chosen, alt=f"Neighborhoods by rank, times the average. {caption}")
     return Chart(
-        "neighbourhood",
+        "neighborhood",
         title,
         note,
         caption,
         figure,
         (),
         table,
-        lambda: draw_of(site, results, "neighbourhood", ("",), keep),
+        lambda: draw_of(site, results, "neighborhood", ("",), keep),
     )
 
 
 def found_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
-    """Neighbourhoods, or those of a borough, whose name holds a text."""
+    """Neighborhoods, or those of a borough, whose name holds a text."""
     if not text.strip():
         return []
     found = table["group"].str.contains(text.strip(), case=False, regex=False)
@@ -251,7 +249,7 @@ def found_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
 
 
 def page(site: Site, state: State) -> pn.viewable.Viewable:
-    """Intervals by race, income, density, zone, borough and neighbourhood; what holds whatever is changed."""
+    """Intervals by race, income, density, zone, borough and neighborhood; what holds whatever is changed."""
     if site.results is None:
         return message(not_yet("Estimates are", "run"))
     return _Page(site, state, site.results).view
@@ -267,13 +265,13 @@ class _Page:
         self.way = pn.widgets.Select(label="Intervals from drawing again", options=ways, value=ways[0], width=240)
         self.beside = pn.widgets.Checkbox(label="Published results beside ours", value=bool(site.published))
         self.beside.visible = bool(site.published)
-        self.search = pn.widgets.TextInput(label="Find a neighbourhood", placeholder="part of a name", width=280)
-        self.status = Words()
+        self.search = pn.widgets.TextInput(label="Find a neighborhood", placeholder="part of a name", width=280)
+        self.status = HtmlPane()
         self.results = self._results(intervals=False)
         self.cards = {kind: Card(self._group(kind), wide=kind == "race") for kind in KINDS}
         self.table = place_table(site, self.results, self._published())
         self.listed = tabulator(self.table)
-        tick = Words(paragraph("A row that is ticked is named in the chart, if it is ranked there.", "note"))
+        tick = HtmlPane(paragraph("A row that is ticked is named in the chart, if it is ranked there.", "note"))
         self.places = Card(self._place(), beside=(self.search, tick, self.listed), wide=True)
         self._say()
         for widget in (self.zones, self.way, self.beside):
@@ -288,7 +286,7 @@ class _Page:
     def view(self) -> pn.viewable.Viewable:
         """Everything on the page."""
         controls = pn.FlexBox(
-            pn.Column(Words(paragraph("Images", "note")), self.zones, width=290, margin=0),
+            pn.Column(HtmlPane(paragraph("Images", "note")), self.zones, width=290, margin=0),
             self.way,
             pn.Column(self.beside, margin=(24, 0, 0, 10)),
             sizing_mode="stretch_width",
@@ -360,8 +358,8 @@ def status_of(site: Site, keep: Filter, results: Results) -> Markup:
     percent = site.study.settings.estimate.interval_percent
     way = results.summary["ways"][0]
     if keep.is_all:
-        images = results.summary["images"]["analysed"]
-        text = f"All {images:,} analysed images: the study's own estimates. "
+        images = results.summary["images"]["analyzed"]
+        text = f"All {images:,} analyzed images: the study's own estimates. "
         few = way.get("without_intervals")
         text += f"No intervals: {few}. " if few else f"Line: {percent:g} % interval, {results.drawn[0]} drawn again. "
         return paragraph(f"{text}{MEASURE}; the line at 1 is the average. Hollow: none of the images is positive.")
@@ -379,14 +377,14 @@ def status_of(site: Site, keep: Filter, results: Results) -> Markup:
 
 
 def shown_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the table of neighbourhoods under the names that a reader sees."""
+    """The columns of the table of neighborhoods under the names that a reader sees."""
     shown = table.drop(columns=["few", "hollow"])
     # An unknown number is an empty cell; NaN would be written there.
     return shown.astype(object).where(shown.notna(), None).rename(columns=TABLE)
 
 
 def tabulator(table: pd.DataFrame) -> pn.widgets.Tabulator:
-    """Neighbourhoods, to be sorted and searched in the browser; every cell is shown as plain text."""
+    """Neighborhoods, to be sorted and searched in the browser; every cell is shown as plain text."""
     shown = shown_table(table)
     texts = [TABLE[name] for name in TEXTS]
     decimals = {TABLE[name]: digits for name, digits in (("level", 3), ("images", 0))}
@@ -437,7 +435,7 @@ def sensitivity_html(study: Study) -> Markup:
 
 def sensitivity_view(study: Study) -> pn.viewable.Viewable:
     """The sensitivity analysis in a card, with its files."""
-    parts: list[pn.viewable.Viewable] = [Words(sensitivity_html(study))]
+    parts: list[pn.viewable.Viewable] = [HtmlPane(sensitivity_html(study))]
     if study.exists(SENSITIVITY_SUMMARY):
         files = [f"sensitivity.{ending}" for ending in ("png", "svg", "csv")]
         parts.append(pn.Row(*(download(file, partial(study.read_bytes, SENSITIVITY_FOLDER, file)) for file in files)))

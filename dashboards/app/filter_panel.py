@@ -9,10 +9,10 @@ from typing import Any, cast
 import panel as pn
 
 from patrolscope.analysis.estimators.rates import ZONE_NAMES
-from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS, Filter
-from patrolscope.dashboards.maps.points import area_counts
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
+from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS, Filter
+from patrolscope.dashboards.maps.points import area_counts
 
 _LIGHTS = {"Any light": "all", "Daylight": "day", "Night": "night"}
 _EVERYWHERE = "the whole city"

@@ -22,9 +22,9 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from patrolscope.pipeline.detect.decode import decode
-from patrolscope.pipeline.detect.stage import image_reader, stage_name
-from patrolscope.pipeline.errors import NotYetMade, SourceError
 from patrolscope.pipeline.detect.image_index import Store, indexed_shards
+from patrolscope.pipeline.detect.stage import image_reader, stage_name
+from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.study.store import Record, Study
 
 AT_ONCE = 12  # images of a page of the gallery
@@ -75,13 +75,13 @@ def load_gallery(study: Study) -> Gallery:
 
     Raises
     ------
-    NotYetMade : the study has no image index, or no detections of its own images
+    StageNotRunError : the study has no image index, or no detections of its own images
     """
     if study.settings.images.weights is None:
-        raise NotYetMade("the study names no detector")
+        raise StageNotRunError("the study names no detector")
     records = list(study.records(stage_name(study)).values())
     if not records:
-        raise NotYetMade("no image has been run through the detector")
+        raise StageNotRunError("no image has been run through the detector")
     chosen = records[:: -(-len(records) // FILES)]
     kept: list[list[tuple[int, Found]]] = [[] for _ in BANDS]
     refused: list[pd.DataFrame] = []

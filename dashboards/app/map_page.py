@@ -24,14 +24,14 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from patrolscope.dashboards.app.profile import profile
+from patrolscope.dashboards.app.site import Site
+from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.maps.compose import MEASURES, PALETTE, Painter, View, window_around
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.legend import legend_html
 from patrolscope.dashboards.maps.levels import images_words, level_words
 from patrolscope.dashboards.maps.points import Window
-from patrolscope.dashboards.app.profile import profile
-from patrolscope.dashboards.app.site import Site
-from patrolscope.dashboards.app.state import State
 
 # Before a browser has said how large its map is.
 _COLUMNS, _ROWS = 960, 640
@@ -82,8 +82,8 @@ def map_page(site: Site, state: State) -> pn.viewable.Viewable:
     return _Map(site, state).layout()
 
 
-def _colours() -> LinearColorMapper:
-    names = ["#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in PALETTE]
+def _colors() -> LinearColorMapper:
+    names = ["#{:02x}{:02x}{:02x}".format(*map(int, color)) for color in PALETTE]
     return LinearColorMapper(palette=names, low=-0.5, high=len(names) - 0.5)
 
 
@@ -178,7 +178,7 @@ class _Map:
         """Take as many pixels as the browser shows, for the same scale."""
         columns, rows = self.shown
         if (columns, rows) != (self.window.columns, self.window.rows):
-            self.window = window_around(*_centre(self.window), self.window.pixel_ft, columns, rows)
+            self.window = window_around(*_center(self.window), self.window.pixel_ft, columns, rows)
 
     def _fitted(self, name: str, _old: object, new: int) -> None:
         """The browser has said how large the map is."""
@@ -211,7 +211,7 @@ class _Map:
         painted = await loop.run_in_executor(_threads, self._paint)
         described = await loop.run_in_executor(_threads, self._describe)
         self._put(painted, described)
-        x_ft, y_ft = _centre(self.window)
+        x_ft, y_ft = _center(self.window)
         whole = self.site.painter.whole(self.window.columns, self.window.rows)
         self.state.at = None if self.window == whole else (x_ft, y_ft, self.window.pixel_ft)
 
@@ -261,7 +261,7 @@ class _Map:
         plot.toolbar.tools[2].match_aspect = True
         plot.axis.visible = plot.grid.visible = False
         place = {"x": "x", "y": "y", "dw": "dw", "dh": "dh"}
-        plot.image("image", **place, source=self.picture, color_mapper=_colours())
+        plot.image("image", **place, source=self.picture, color_mapper=_colors())
         hover = CustomJS(args={"cards": self.cards, "places": self.places}, code=_HOVER)
         for event in (MouseMove, MouseLeave):
             plot.js_on_event(event, hover)
@@ -363,7 +363,7 @@ class _Map:
         def move(across: float, up: float, closer: float = 1.0) -> Any:
             def go(_event: Any) -> None:
                 window = self.window
-                (x_ft, y_ft), pixel_ft = _centre(window), window.pixel_ft
+                (x_ft, y_ft), pixel_ft = _center(window), window.pixel_ft
                 step = _STEP * pixel_ft
                 x_ft, y_ft = x_ft + across * step * window.columns, y_ft + up * step * window.rows
                 self._show(self._around(x_ft, y_ft, pixel_ft / closer))
@@ -429,7 +429,7 @@ def cards(painter: Painter, level: str, keep: Filter) -> dict[str, list[str]]:
     }
 
 
-def _centre(window: Window) -> tuple[float, float]:
+def _center(window: Window) -> tuple[float, float]:
     return (window.west_ft + window.east_ft) / 2, (window.south_ft + window.north_ft) / 2
 
 

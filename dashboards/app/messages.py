@@ -9,7 +9,7 @@ from typing import Any
 import panel as pn
 from markupsafe import Markup
 
-from patrolscope.dashboards.app.charts import CARD, Words
+from patrolscope.dashboards.app.charts import CARD, HtmlPane
 from patrolscope.pipeline.errors import PatrolscopeError
 from patrolscope.pipeline.study.store import Study
 
@@ -48,4 +48,4 @@ def _texts(value: Any) -> Iterator[str]:
 
 def message(html: Markup) -> pn.Column:
     """A card with words alone."""
-    return pn.Column(Words(html), styles=CARD, sizing_mode="stretch_width", margin=0)
+    return pn.Column(HtmlPane(html), styles=CARD, sizing_mode="stretch_width", margin=0)

@@ -9,12 +9,12 @@ import pandas as pd
 
 from patrolscope.analysis.estimators.bootstrap import Counts
 from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.stages.results import Results
 from patrolscope.analysis.stages.subset import QUICK_REPLICATES, Groups
 from patrolscope.dashboards.app.charts import share
+from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.points import area_counts
-from patrolscope.dashboards.app.site import Site
-from patrolscope.analysis.stages.results import Results
 
 # Ways of `Results.summary`: quick intervals are of single images.
 _QUICK = {"prediction": "two_class", "unit": "image"}
@@ -76,5 +76,5 @@ def images_left(site: Site, keep: Filter) -> str:
     """How many images a filter leaves, and which share, in words."""
     left, whole = (int(counts_of(site, one).sum()) for one in (keep, Filter()))
     if keep.is_all:
-        return f"All {whole:,} analysed images"
+        return f"All {whole:,} analyzed images"
     return f"{left:,} images, {share(left, whole)} of all: {keep.in_words()}"

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from patrolscope.dashboards.maps.compose import MEASURES, PALETTE, TABLES, View, stroke_of, window_around
-from patrolscope.dashboards.maps.filters import Filter
-from patrolscope.dashboards.maps.legend import notes_of, ticks_of, unit_of
-from patrolscope.dashboards.maps.points import Window
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.charts.figures import INK, MUTED, WARNING, to_png
 from patrolscope.dashboards.maps.city_maps import EMPTY, FEET_PER_MILE, HATCH, source_line
+from patrolscope.dashboards.maps.compose import MEASURES, PALETTE, TABLES, View, stroke_of, window_around
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.maps.legend import notes_of, ticks_of, unit_of
+from patrolscope.dashboards.maps.points import Window
 from patrolscope.pipeline.errors import SettingsError
 
 _WIDTH_IN, _STRIP_IN = 10.0, 1.42
@@ -64,21 +64,21 @@ def ask_for(site: Site, *, measure: str, level: str, within: str, query: str, wi
         known = site.city.level(of).places if of in site.city.levels else ()
         raise SettingsError(f"no {of} {name!r}: {_like(name, known)}")
     whole = site.painter.whole(width)
-    centre_x, centre_y, pixel_ft = site.city.size_ft[0] / 2, site.city.size_ft[1] / 2, whole.pixel_ft
+    center_x, center_y, pixel_ft = site.city.size_ft[0] / 2, site.city.size_ft[1] / 2, whole.pixel_ft
     rows = whole.rows
     if within:
         bounds = site.city.bounds_of(state.level, within)
         if bounds is None:
             raise SettingsError(f"no {state.level} {within!r}: {_like(within, site.city.level(state.level).places)}")
         west, south, east, north = bounds
-        centre_x, centre_y, pixel_ft = (west + east) / 2, (south + north) / 2, _AROUND * (east - west) / width
+        center_x, center_y, pixel_ft = (west + east) / 2, (south + north) / 2, _AROUND * (east - west) / width
         rows = max(1, round(_AROUND * (north - south) / pixel_ft))
     elif state.at is not None:
-        centre_x, centre_y, shown_ft = state.at
+        center_x, center_y, shown_ft = state.at
         pixel_ft, rows = shown_ft * _SCREEN_PX / width, round(width * _SCREEN_SHAPE)
     if width * rows > MOST_PIXELS:
         raise SettingsError(f"{width:,} x {rows:,} pixels: at most {MOST_PIXELS:,} in all; take another --width")
-    window = window_around(centre_x, centre_y, pixel_ft, width, rows)
+    window = window_around(center_x, center_y, pixel_ft, width, rows)
     return View(window, state.measure, state.level, state.filter, within or state.chosen)
 
 
@@ -113,7 +113,7 @@ def write_poster(site: Site, view: View, say: Callable[[int, int], None]) -> byt
     width_px = window.columns
     strip = Image.open(io.BytesIO(to_png(_strip_figure(site, view), round(width_px / _WIDTH_IN)))).convert("RGB")
     picture = Image.new("RGB", (width_px, window.rows + strip.height), "white")
-    # Outlines of a band reach into its neighbours.
+    # Outlines of a band reach into its neighbors.
     beyond = 8 * stroke_of(window)
     for first, rows in _bands(window):
         band = part_of(window, first - beyond, rows + 2 * beyond)
@@ -149,8 +149,8 @@ def _strip_figure(site: Site, view: View) -> Figure:
 def _strip(figure: Figure, site: Site, view: View, share: float) -> None:
     """Title, scale, notes and source in the lowest `share` of a figure."""
 
-    def put(x_in: float, y_in: float, text: str, size: float, colour: str = INK, **style: object) -> None:
-        figure.text(x_in / _WIDTH_IN, share * y_in / _STRIP_IN, text, fontsize=size, color=colour, **style)  # type: ignore[arg-type]
+    def put(x_in: float, y_in: float, text: str, size: float, color: str = INK, **style: object) -> None:
+        figure.text(x_in / _WIDTH_IN, share * y_in / _STRIP_IN, text, fontsize=size, color=color, **style)  # type: ignore[arg-type]
 
     def box(x_in: float, y_in: float, wide_in: float, tall_in: float) -> tuple[float, float, float, float]:
         return x_in / _WIDTH_IN, share * y_in / _STRIP_IN, wide_in / _WIDTH_IN, share * tall_in / _STRIP_IN
@@ -169,11 +169,11 @@ def _strip(figure: Figure, site: Site, view: View, share: float) -> None:
     for side in scale.spines.values():
         side.set_visible(False)
     put(0.25, 0.72, unit_of(view.measure, site.city.names[view.level][0]), 8.5)
-    for place, (colour, text) in enumerate(notes_of(view.measure, view.level)):
+    for place, (color, text) in enumerate(notes_of(view.measure, view.level)):
         y_in = 0.58 - 0.19 * place
         patch = figure.add_axes(box(5.1, y_in, 0.34, 0.13))
         patch.set_axis_off()
-        hatched = colour != EMPTY
+        hatched = color != EMPTY
         patch.add_patch(
             Rectangle(
                 (0, 0),

@@ -13,12 +13,12 @@ import panel as pn
 from bokeh.plotting import figure
 
 from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.dashboards.app.charts import FONT, Words, day_ticks, lettered, paragraph
-from patrolscope.dashboards.maps.filters import HOURS, Filter
-from patrolscope.dashboards.maps.levels import images_words, level_words
+from patrolscope.analysis.stages.results import FEW_IMAGES
+from patrolscope.dashboards.app.charts import FONT, HtmlPane, day_ticks, lettered, paragraph
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.charts.figures import BLUE, INK, MUTED, ORANGE
-from patrolscope.analysis.stages.results import FEW_IMAGES
+from patrolscope.dashboards.maps.filters import HOURS, Filter
+from patrolscope.dashboards.maps.levels import images_words, level_words
 
 _TALL_PX = 230
 # Hours with fewer images are left out of a curve: a positive one more would move it by a tenth of the scale.
@@ -52,7 +52,7 @@ def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Vie
         parts.append(pn.pane.HoloViews(_chart(curves, by), sizing_mode="stretch_width", height=_TALL_PX))
     charts = pn.FlexBox(*parts[1:], flex_direction="row")
     left_out = paragraph(f"Hours and days with fewer than {_LEAST_A_POINT} images are left out.", "note")
-    return pn.Column(parts[0], charts, Words(left_out), sizing_mode="stretch_width")
+    return pn.Column(parts[0], charts, HtmlPane(left_out), sizing_mode="stretch_width")
 
 
 def borough_of(site: Site, level: str, place: str) -> str:
@@ -81,10 +81,10 @@ def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels:
 
 
 def _chart(curves: dict[str, pd.DataFrame], by: str) -> hv.Overlay:
-    colours = dict(zip(curves, (ORANGE, BLUE, MUTED), strict=False))
+    colors = dict(zip(curves, (ORANGE, BLUE, MUTED), strict=False))
     drawn: list[hv.Element] = []
     for name, frame in curves.items():
-        style = {"color": colours[name], "tools": ["hover"]}
+        style = {"color": colors[name], "tools": ["hover"]}
         drawn.append(hv.Curve(frame, by, ["percent", "images"], label=name).opts(line_width=2, **style))
         # A point between two that are left out has no line.
         known = frame["percent"].notna()

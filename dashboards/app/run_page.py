@@ -12,12 +12,22 @@ import panel as pn
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from patrolscope.dashboards.app.charts import CARD, Card, Chart, Words, bar_chart, cards, html_table, paragraph
+from patrolscope.analysis.stages.results import UNKNOWN
+from patrolscope.dashboards.app.charts import CARD, Card, Chart, HtmlPane, bar_chart, cards, html_table, paragraph
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.figures import BLUE, LINE_PT, MUTED, PT_PER_INCH, SMALL_PT, WIDTH_PT, bare, heading, notice_lines
+from patrolscope.dashboards.charts.figures import (
+    BLUE,
+    LINE_PT,
+    MUTED,
+    PT_PER_INCH,
+    SMALL_PT,
+    WIDTH_PT,
+    bare,
+    heading,
+    notice_lines,
+)
 from patrolscope.dashboards.report.report import read_steps
-from patrolscope.analysis.stages.results import UNKNOWN
 from patrolscope.pipeline.engine.plan import Workers, plan_stages
 from patrolscope.pipeline.study.store import Study
 
@@ -194,12 +204,12 @@ class _Page:
         self.site = site
         self.again = pn.widgets.Button(label="Look again", width=120, margin=(0, 0, 10, 0))
         self.again.on_click(self._look)
-        self.status, self.stages, self.ledger = Words(), Words(), Words()
+        self.status, self.stages, self.ledger = HtmlPane(), HtmlPane(), HtmlPane()
         table = stage_table(site)
         self.time = Card(time_chart(site, table))
         self.view = pn.Column(
             self.status,
-            Words(scheduler_html(site.scheduler)),
+            HtmlPane(scheduler_html(site.scheduler)),
             self.again,
             pn.Column(self.stages, styles=CARD, sizing_mode="stretch_width", margin=0),
             cards(self.time.view),

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from patrolscope.analysis.stages.calibrate import TwoClass, load_calibration
+from patrolscope.analysis.stages.results import Results, read_results, results_of_way
 from patrolscope.dashboards.maps.city import City
 from patrolscope.dashboards.maps.compose import Painter
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.points import Points
-from patrolscope.analysis.stages.results import Results, read_results, results_of_way
-from patrolscope.pipeline.errors import NotYetMade
 from patrolscope.pipeline.engine.stage import Stage
+from patrolscope.pipeline.errors import StageNotRunError
 from patrolscope.pipeline.study.store import Study
 
 
@@ -47,15 +47,15 @@ class Site:
 
         Raises
         ------
-        NotYetMade : it has no annotated images, or they have not been packed for dashboards
+        StageNotRunError : it has no annotated images, or they have not been packed for dashboards
         """
         try:
             calibration, _, _ = load_calibration(study)
-        except NotYetMade:
+        except StageNotRunError:
             calibration = None
         try:
             results = read_results(study)
-        except NotYetMade:
+        except StageNotRunError:
             results = None
         return cls(study, Points.load(study), City.load(study), results, calibration, **options)
 

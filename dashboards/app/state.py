@@ -23,9 +23,9 @@ class State(param.Parameterized):  # type: ignore[misc]  # param ships no types
 
     filter = param.ClassSelector(class_=Filter, default=Filter())
     measure = param.Selector(objects=list(MEASURES))
-    level = param.Selector(objects=list(LEVELS), default="neighbourhood")
+    level = param.Selector(objects=list(LEVELS), default="neighborhood")
     chosen = param.String(doc="place of the level")
-    at = param.Tuple(length=_AT, default=None, allow_None=True, doc="x_ft, y_ft of the centre, feet a pixel")
+    at = param.Tuple(length=_AT, default=None, allow_None=True, doc="x_ft, y_ft of the center, feet a pixel")
 
     def read(self, query: Mapping[str, str]) -> None:
         """Take over what an address says, as far as it can be understood."""

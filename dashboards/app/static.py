@@ -16,6 +16,7 @@ from bokeh.embed import components
 from bokeh.util.paths import bokehjs_path
 from markupsafe import Markup
 
+from patrolscope.analysis.stages.results import UNKNOWN
 from patrolscope.dashboards.app.charts import Chart, html_table, paragraph
 from patrolscope.dashboards.app.coverage import area_html, people_charts, time_charts
 from patrolscope.dashboards.app.detector import curve_charts, evaluation_of, quality_html
@@ -33,17 +34,23 @@ from patrolscope.dashboards.app.disparities import (
     stored_results,
     ways_of,
 )
-from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.app.gallery import load_gallery
 from patrolscope.dashboards.app.messages import not_yet
-from patrolscope.dashboards.app.run_page import ledger_html, ledger_table, stage_table, stages_html, summary_text, time_chart
+from patrolscope.dashboards.app.run_page import (
+    ledger_html,
+    ledger_table,
+    stage_table,
+    stages_html,
+    summary_text,
+    time_chart,
+)
 from patrolscope.dashboards.app.site import Site
-from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
-from patrolscope.dashboards.report.report import MAPS, headline
-from patrolscope.analysis.stages.results import UNKNOWN
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY_FOLDER
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.report.report import MAPS, headline
 from patrolscope.dashboards.stages import FIGURES_FOLDER
-from patrolscope.pipeline.errors import NotYetMade
+from patrolscope.pipeline.errors import StageNotRunError
+from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 
 STYLE_FILE = "patrolscope.css"  # a folder that has it is an earlier result
 SCRIPT_FILE = "bokeh.min.js"
@@ -264,7 +271,7 @@ def _sensitivity(site: Site) -> Section:
 
 
 def found_table(table: pd.DataFrame) -> Markup:
-    """Neighbourhoods as a table that the page's script searches and sorts, as HTML."""
+    """Neighborhoods as a table that the page's script searches and sorts, as HTML."""
     columns = [name for name in TABLE if name in table]
     texts = set(TEXTS)
     digits = {"level": 3, "images": 0}
@@ -287,9 +294,9 @@ def found_table(table: pd.DataFrame) -> Markup:
                 cells.append(Markup('<td data-value="{}">{}</td>').format("" if missing else value, shown))
         body.append(Markup("<tr>{}</tr>").format(Markup("").join(cells)))
     return Markup(
-        '<label for="find">Find a neighbourhood or borough</label><br><input type="search" id="find">'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Neighbourhoods">'
-        '<table class="find" data-box="find" aria-label="Neighbourhoods"><thead><tr>{}</tr></thead>'
+        '<label for="find">Find a neighborhood or borough</label><br><input type="search" id="find">'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Neighborhoods">'
+        '<table class="find" data-box="find" aria-label="Neighborhoods"><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
     ).format(head, Markup("").join(body))
 
@@ -297,13 +304,13 @@ def found_table(table: pd.DataFrame) -> Markup:
 def _detector(site: Site) -> Page:
     evaluation = evaluation_of(site) if site.study.settings.sources.validation is not None else None
     if evaluation is None:
-        return Page("Detector", (Section(body=paragraph("The study has no labelled images to evaluate it on.")),))
+        return Page("Detector", (Section(body=paragraph("The study has no labeled images to evaluate it on.")),))
     threshold = site.study.settings.estimate.threshold
     quality = Markup("<h2>At the study\u2019s threshold, {:.6g}</h2>").format(threshold) + quality_html(site, threshold)
     sections = [*(Section(chart) for chart in curve_charts(site, evaluation)), Section(body=quality, wide=True)]
     try:
         gallery = load_gallery(site.study)
-    except NotYetMade:
+    except StageNotRunError:
         pass
     else:
         counts = pd.DataFrame(

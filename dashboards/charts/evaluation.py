@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
-from patrolscope.analysis.stages.evaluate import ALL_IMAGES, Choice, Evaluation, evaluate_study, evaluation_inputs
+from patrolscope.analysis.stages.evaluate import (
+    ALL_IMAGES,
+    Evaluation,
+    ThresholdRule,
+    evaluate_study,
+    evaluation_inputs,
+)
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     GRID,
@@ -33,11 +39,11 @@ from patrolscope.dashboards.charts.figures import (
     to_svg,
 )
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 EVALUATION_FOLDER = "evaluation"
 GREEN = "#2f8f6b"
-# Colour, line, marker and its size, pt, of each set: apart without colour, and seen where they lie on each other.
+# Color, line, marker and its size, pt, of each set: apart without color, and seen where they lie on each other.
 STYLES = {"validation": (BLUE, "-", "o", 8.0), "test": (ORANGE, "--", "D", 4.6), "labels": (GREEN, "-.", "s", 5.0)}
 NAMES = {"validation": "validation set", "test": "test set", "labels": "the study's own images"}
 SIDES = {"true": ("yes, or above the median", BLUE, "o"), "false": ("no, or not above it", ORANGE, "D")}
@@ -106,14 +112,14 @@ def calibration_figure(evaluation: Evaluation, simulated: str) -> Figure:
     _name_line(axes, (0.3, 0.3), "a score that is a probability", angle=45)
     axes.axvline(evaluation.summary["threshold"], color=MUTED, linewidth=0.9, linestyle=":", zorder=1)
     for name in evaluation.sets:
-        colour, _, marker, _ = STYLES[name]
+        color, _, marker, _ = STYLES[name]
         bins = evaluation.calibration[evaluation.calibration["set"] == name]
-        axes.vlines(bins["mean_score"], bins["lower"], bins["upper"], color=colour, linewidth=1.5, alpha=0.8, zorder=2)
+        axes.vlines(bins["mean_score"], bins["lower"], bins["upper"], color=color, linewidth=1.5, alpha=0.8, zorder=2)
         axes.plot(
             bins["mean_score"],
             bins["share"],
             marker,
-            color=colour,
+            color=color,
             markersize=4.6,
             markeredgecolor="white",
             markeredgewidth=0.6,
@@ -173,7 +179,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
     for position in range(0, len(groups), 2):
         axes.axhspan(position - 0.5, position + 0.5, color=GRID, alpha=0.08, linewidth=0, zorder=0)
     for row in rows.to_dict("records"):
-        y, colour, marker = _place(row, groups)
+        y, color, marker = _place(row, groups)
         if np.isnan(row["estimate"]):
             # A place on the page, as there is none on the axis.
             axes.text(
@@ -182,21 +188,21 @@ def _panel(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
                 "no estimate",
                 transform=axes.get_yaxis_transform(),
                 fontsize=SMALL_PT - 0.5,
-                color=colour,
+                color=color,
                 va="center",
             )
             continue
-        axes.hlines(y, row["lower"], row["upper"], color=colour, linewidth=1.8, zorder=3)
-        axes.plot(row["estimate"], y, marker, color=colour, markersize=5.0 if marker == "o" else 4.2, zorder=4)
+        axes.hlines(y, row["lower"], row["upper"], color=color, linewidth=1.8, zorder=3)
+        axes.plot(row["estimate"], y, marker, color=color, markersize=5.0 if marker == "o" else 4.2, zorder=4)
 
 
 def _place(row: dict[Any, Any], groups: list[str]) -> tuple[float, str, str]:
-    """Height, colour and marker of one side of a split."""
+    """Height, color and marker of one side of a split."""
     position = groups.index(row["subgroup"])
     if row["side"] == "all":
         return position, INK, "o"
-    _, colour, marker = SIDES[row["side"]]
-    return position + (-0.2 if row["side"] == "true" else 0.2), colour, marker
+    _, color, marker = SIDES[row["side"]]
+    return position + (-0.2 if row["side"] == "true" else 0.2), color, marker
 
 
 def _group_names(axes: Axes, groups: list[str]) -> None:
@@ -231,18 +237,18 @@ def _positives(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
         "with a\nvehicle", (1, 1), xycoords="axes fraction", xytext=(34, 4), color=MUTED, va="bottom", **style
     )
     for row in rows.to_dict("records"):
-        y, colour, _ = _place(row, groups)
+        y, color, _ = _place(row, groups)
         axes.annotate(
-            f"{row['positives']:,}", (1, y), xycoords=across, xytext=(34, 0), color=colour, va="center", **style
+            f"{row['positives']:,}", (1, y), xycoords=across, xytext=(34, 0), color=color, va="center", **style
         )
 
 
 def _side_legend(figure: Figure, height_pt: float, below_pt: float) -> None:
-    """What the colours are, `below_pt` from the top."""
+    """What the colors are, `below_pt` from the top."""
     x_pt, y_pt = 12.0, height_pt - below_pt
-    for text, colour, marker in SIDES.values():
+    for text, color, marker in SIDES.values():
         figure.add_artist(
-            Line2D([x_pt / WIDTH_PT], [y_pt / height_pt], marker=marker, color=colour, markersize=5, linestyle="none")
+            Line2D([x_pt / WIDTH_PT], [y_pt / height_pt], marker=marker, color=color, markersize=5, linestyle="none")
         )
         figure.text(
             (x_pt + 7) / WIDTH_PT, (y_pt - 0.5) / height_pt, text, fontsize=SMALL_PT + 0.5, color=INK, va="center"
@@ -278,15 +284,15 @@ def _curve(
     point: tuple[float, float] | None,
     found: dict[str, float],
 ) -> None:
-    colour, line, marker, size_pt = STYLES[name]
+    color, line, marker, size_pt = STYLES[name]
     points = evaluation.curves[(evaluation.curves["set"] == name) & (evaluation.curves["curve"] == curve)]
     label = f"{NAMES[name]}: {found['estimate']:.3f} ({found['lower']:.3f} to {found['upper']:.3f})"
     # Average precision is the area under steps.
     style = "steps-post" if curve == "precision_recall" else "default"
-    axes.plot(points["x"], points["y"], line, drawstyle=style, color=colour, linewidth=1.5, label=label, zorder=3)
+    axes.plot(points["x"], points["y"], line, drawstyle=style, color=color, linewidth=1.5, label=label, zorder=3)
     if point is not None:
         axes.plot(
-            *point, marker, color=colour, markersize=size_pt, markeredgecolor="white", markeredgewidth=0.8, zorder=4
+            *point, marker, color=color, markersize=size_pt, markeredgecolor="white", markeredgewidth=0.8, zorder=4
         )
 
 
@@ -319,15 +325,15 @@ def _legend(axes: Axes, place: str) -> None:
 # The stage.
 
 
-def plan_evaluate(study: Study, *, choice: Choice, replicates: int, labels: str | None) -> list[Shard]:
-    """One shard, made from the labelled images, the city around them and the choice of threshold."""
+def plan_evaluate(study: Study, *, choice: ThresholdRule, replicates: int, labels: str | None) -> list[Shard]:
+    """One shard, made from the labeled images, the city around them and the choice of threshold."""
     inputs = evaluation_inputs(study, choice=choice, replicates=replicates, labels=labels)
     work = {"inputs": inputs, "simulated": study.settings.simulated}
-    found = [record.fingerprint for record in study.records("labelled").values()] if labels is not None else []
+    found = [record.fingerprint for record in study.records("labeled").values()] if labels is not None else []
     return [Shard("evaluation", work, made_from=fingerprint(found))]
 
 
-def process_evaluate(study: Study, shard: Shard) -> Record:
+def process_evaluate(study: Study, shard: Shard) -> Output:
     """Write evaluation/: tables as CSV, summary, figures as SVG and PNG."""
     evaluation = evaluate_study(study, shard.work["inputs"])
     files = [study.write_bytes(content, EVALUATION_FOLDER, name) for name, content in evaluation.files.items()]
@@ -336,11 +342,11 @@ def process_evaluate(study: Study, shard: Shard) -> Record:
         files.append(study.write_bytes(to_png(figure), EVALUATION_FOLDER, f"{name}.png"))
     images = sum(line["rows_in"] for line in evaluation.ledger)
     used = sum(line["rows_out"] for line in evaluation.ledger)
-    return Record("", "", tuple(files), images, used, evaluation.ledger)
+    return Output(tuple(files), images, used, evaluation.ledger)
 
 
 def evaluate_stage(*, threshold: str, replicates: int, labels: str | None) -> Stage:
-    """The stage for one choice of threshold (as `Choice.parse` has it), number of replicates and labels file.
+    """The stage for one choice of threshold (as `ThresholdRule.parse` has it), number of replicates and labels file.
 
     Raises
     ------
@@ -350,6 +356,6 @@ def evaluate_stage(*, threshold: str, replicates: int, labels: str | None) -> St
         "evaluate",
         unit="files",
         folders=(EVALUATION_FOLDER,),
-        plan=partial(plan_evaluate, choice=Choice.parse(threshold), replicates=replicates, labels=labels),
+        plan=partial(plan_evaluate, choice=ThresholdRule.parse(threshold), replicates=replicates, labels=labels),
         process=process_evaluate,
     )

@@ -28,7 +28,7 @@ from patrolscope.analysis.stages.results import FEW_IMAGES, Results
 INK = "#1b1f24"
 MUTED = "#646d78"
 GRID = "#8b949e"
-# Apart for colour-blind readers too, and 3:1 against both a white and a nearly black page.
+# Apart for color-blind readers too, and 3:1 against both a white and a nearly black page.
 BLUE = "#3b7dc4"
 ORANGE = "#cf6f14"
 WARNING = "#b45309"
@@ -54,11 +54,11 @@ MEASURE = "How often images show a police vehicle, times the average"
 
 @dataclass(frozen=True)
 class Series:
-    """Intervals drawn in one colour and marker; `rows` are of `Grouped.groups`."""
+    """Intervals drawn in one color and marker; `rows` are of `Grouped.groups`."""
 
     name: str
     rows: pd.DataFrame
-    colour: str = BLUE
+    color: str = BLUE
     marker: str = "o"
 
 
@@ -75,7 +75,7 @@ class Grouped(Protocol):
 
     @property
     def ranked_of(self) -> str:
-        """What is said of the neighbourhoods that `ends` chooses from; nothing where it is all of them."""
+        """What is said of the neighborhoods that `ends` chooses from; nothing where it is all of them."""
 
     @property
     def drawn(self) -> Sequence[str]:
@@ -95,19 +95,19 @@ class Grouped(Protocol):
         """
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Neighbourhoods with the highest and with the lowest level."""
+        """Neighborhoods with the highest and with the lowest level."""
 
 
 def draw_figures(results: Results, *, interval_percent: float, simulated: str) -> dict[str, Figure]:
     """Figures that a study's results allow, by name: those of `draw_groups`, truth."""
     figures = draw_groups(results, interval_percent=interval_percent, simulated=simulated)
-    if results.truth is not None and results.has("neighbourhood"):
+    if results.truth is not None and results.has("neighborhood"):
         figures["truth"] = truth_figure(results, interval_percent=interval_percent, simulated=simulated)
     return figures
 
 
 def draw_groups(results: Grouped, *, interval_percent: float, simulated: str, part: str = "") -> dict[str, Figure]:
-    """Interval figures that the results allow, by name: race, density, income, zone, borough, neighbourhood.
+    """Interval figures that the results allow, by name: race, density, income, zone, borough, neighborhood.
 
     `part` says of which part of the images the results are.
     """
@@ -118,14 +118,14 @@ def draw_groups(results: Grouped, *, interval_percent: float, simulated: str, pa
         ("income", "By median household income"),
         ("zone", "By zone"),
         ("borough", "By borough"),
-        ("neighbourhood", "By neighbourhood"),
+        ("neighborhood", "By neighborhood"),
     ):
         series = _series(results, name)
         rows = _rows(results, name, series)
         if not rows:
             continue
         subtitle = interval_subtitle(interval_percent, results.drawn)
-        if name == "neighbourhood" and results.ranked_of:
+        if name == "neighborhood" and results.ranked_of:
             subtitle += f". {results.ranked_of}"
         # Released results can lack the file of the whole city.
         of = "" if results.has(name) else f", {series[0].name}"
@@ -156,8 +156,8 @@ def _series(results: Grouped, name: str) -> list[Series]:
         (f"{name}_residential", "residential zones only", ORANGE, "D"),
     )
     return [
-        Series(label, results.groups(analysis), colour, marker)
-        for analysis, label, colour, marker in parts
+        Series(label, results.groups(analysis), color, marker)
+        for analysis, label, color, marker in parts
         if results.has(analysis)
     ]
 
@@ -165,7 +165,7 @@ def _series(results: Grouped, name: str) -> list[Series]:
 def _rows(results: Grouped, name: str, series: list[Series]) -> list[Row]:
     if not series:
         return []
-    if name == "neighbourhood":
+    if name == "neighborhood":
         return rows_of_ends(*results.ends())
     groups = series[0].rows
     if name not in ("density", "income"):  # quartiles stand in their own order
@@ -230,7 +230,7 @@ def interval_figure(
         placed = frame.assign(y=frame["group"].map(place) + offset)
         _whiskers(axes, placed, one, below=SECOND_PT / row_pt)
         _numbers(axes, placed, one, beside)
-    _text(axes, 1, 1, beside, x_pt=right_pt - 6, y_pt=5, size=SMALL_PT, colour=MUTED, align="right")
+    _text(axes, 1, 1, beside, x_pt=right_pt - 6, y_pt=5, size=SMALL_PT, color=MUTED, align="right")
     axes.set_xlabel("times the average", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
     if len(series) > 1:
         names = [one.name for one in series]
@@ -253,22 +253,22 @@ def _with_images(name: str, rows: pd.DataFrame) -> str:
 def _whiskers(axes: Axes, frame: pd.DataFrame, series: Series, *, below: float, scale: float = 1.0) -> None:
     """Dots and lines of groups at their height `y`, second intervals so far `below`; `scale` is for the size of all."""
     solid = frame[~frame["hollow"]]
-    axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.colour, linewidth=1.8 * scale, zorder=3)
+    axes.hlines(solid["y"], solid["lower"], solid["upper"], color=series.color, linewidth=1.8 * scale, zorder=3)
     if "second_lower" in solid:
         second = solid["second_lower"], solid["second_upper"]
-        style: dict[str, Any] = {"color": series.colour, "zorder": 3}
+        style: dict[str, Any] = {"color": series.color, "zorder": 3}
         axes.hlines(solid["y"] + below, *second, linewidth=0.6 * scale, **style)
         for end in second:
             axes.plot(end, solid["y"] + below, "|", markersize=3.4 * scale, markeredgewidth=0.6, **style)
     # Small enough that the short intervals of large groups show beside it.
     size = 3.8 if series.marker == "o" else 3.4
     for hollow, part in frame.groupby("hollow"):
-        face = "none" if hollow else series.colour
+        face = "none" if hollow else series.color
         axes.plot(
             part["estimate"],
             part["y"],
             series.marker,
-            color=series.colour,
+            color=series.color,
             markerfacecolor=face,
             markersize=size * scale,
             linestyle="none",
@@ -286,7 +286,7 @@ def _numbers(axes: Axes, frame: pd.DataFrame, series: Series, beside: str) -> No
             xytext=(52, 0),
             textcoords="offset points",
             fontsize=SMALL_PT,
-            color=series.colour if series.marker != "o" else MUTED,
+            color=series.color if series.marker != "o" else MUTED,
             ha="right",
             va="center",
             annotation_clip=False,
@@ -417,7 +417,7 @@ def _rank_label(axes: Axes, row: int, text: str) -> None:
 
 
 def truth_figure(results: Results, *, interval_percent: float, simulated: str) -> Figure:
-    """Estimated level of each neighbourhood against its true one, both relative to the average."""
+    """Estimated level of each neighborhood against its true one, both relative to the average."""
     frame = against_truth(results)
     many = frame["images"] >= FEW_IMAGES
     positive = frame[["truth", "estimate"]].gt(0).all(axis=1)
@@ -429,9 +429,9 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
         *_outside(frame, low, high),
         *notice_lines(simulated, hollow=results.hollow_means if frame["hollow"].any() else ""),
     ]
-    subtitle = f"{MEASURE}\nA dot a neighbourhood. Line: {interval_percent:g} % interval"
+    subtitle = f"{MEASURE}\nA dot a neighborhood. Line: {interval_percent:g} % interval"
     if (found := results.summary["truth"]) is not None:
-        subtitle += f"; {found['covered']:,} of {found['neighbourhoods']:,} hold the truth"
+        subtitle += f"; {found['covered']:,} of {found['neighborhoods']:,} hold the truth"
     top_pt, bottom_pt = heading_pt(subtitle, WIDTH_PT) + 13, 40.0 + LINE_PT * len(notice)
     left_pt, right_pt = 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt
@@ -451,7 +451,7 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
         axis.set_major_formatter(FuncFormatter(ratio_text))
     axes.plot([low, high], [low, high], color=INK, linewidth=0.9, zorder=1)
     hollow = frame["hollow"]
-    for chosen, colour, marker, face, label in (
+    for chosen, color, marker, face, label in (
         (positive & many & ~hollow, BLUE, "o", BLUE, f"{FEW_IMAGES} images or more"),
         (positive & ~many & ~hollow, GRID, "s", GRID, f"fewer than {FEW_IMAGES} images"),
         (positive & many & hollow, BLUE, "o", "none", None),
@@ -462,12 +462,12 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
             continue
         if face != "none":
             lower = part["lower"].clip(lower=low)
-            axes.vlines(part["truth"], lower, part["upper"], color=colour, linewidth=0.9, alpha=0.55, zorder=2)
+            axes.vlines(part["truth"], lower, part["upper"], color=color, linewidth=0.9, alpha=0.55, zorder=2)
         axes.plot(
             part["truth"],
             part["estimate"],
             marker,
-            color=colour,
+            color=color,
             markerfacecolor=face,
             markeredgewidth=0.7,
             markersize=2.8,
@@ -495,8 +495,8 @@ def _outside(frame: pd.DataFrame, low: float, high: float) -> list[tuple[str, st
 
 
 def against_truth(results: Results) -> pd.DataFrame:
-    """Relative estimate and relative truth of every neighbourhood that has both: group, estimate, ..., truth."""
-    frame = results.groups("neighbourhood")
+    """Relative estimate and relative truth of every neighborhood that has both: group, estimate, ..., truth."""
+    frame = results.groups("neighborhood")
     truth = frame["key"].map(pd.Series(dtype="float64") if results.truth is None else results.truth)
     return frame.assign(truth=truth).dropna(subset=["truth", "estimate"]).reset_index(drop=True)
 
@@ -505,7 +505,7 @@ def against_truth(results: Results) -> pd.DataFrame:
 
 
 def notice_lines(simulated: str, *, hollow: str = "", part: str = "") -> list[tuple[str, str]]:
-    """Lines at the foot of a figure, each with its colour.
+    """Lines at the foot of a figure, each with its color.
 
     Parameters
     ----------
@@ -535,8 +535,8 @@ def heading(figure: Figure, title: str, subtitle: str, notice: list[tuple[str, s
 
     put(8, height_pt - 8, title, fontsize=TEXT_PT + 1.5, fontweight="bold", color=INK)
     put(8, height_pt - 10 - LINE_PT - 3, "\n".join(lines), fontsize=SUBTITLE_PT, color=MUTED, linespacing=1.25)
-    for number, (line, colour) in enumerate(notice):
-        put(8, 4 + LINE_PT * (len(notice) - number), line, fontsize=SMALL_PT, color=colour)
+    for number, (line, color) in enumerate(notice):
+        put(8, 4 + LINE_PT * (len(notice) - number), line, fontsize=SMALL_PT, color=color)
 
 
 def text_pt(text: str, size_pt: float) -> float:
@@ -578,7 +578,7 @@ def _legend(figure: Figure, series: Sequence[Series], names: Sequence[str], belo
                 [x_pt / width_pt],
                 [y_pt / height_pt],
                 marker=one.marker,
-                color=one.colour,
+                color=one.color,
                 markersize=5,
                 linestyle="none",
             )
@@ -607,7 +607,7 @@ def bare(axes: Axes, *, both: bool = False) -> None:
 
 
 def _text(
-    axes: Axes, x: float, y: float, text: str, *, x_pt: float, y_pt: float, size: float, colour: str, align: str
+    axes: Axes, x: float, y: float, text: str, *, x_pt: float, y_pt: float, size: float, color: str, align: str
 ) -> None:
     axes.annotate(
         text,
@@ -616,7 +616,7 @@ def _text(
         xytext=(x_pt, y_pt),
         textcoords="offset points",
         fontsize=size,
-        color=colour,
+        color=color,
         ha=align,
         va="bottom",
         annotation_clip=False,

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, MultipleLocator, NullLocator, PercentFormatter
 
+from patrolscope.analysis.estimators.image_coverage import EVERYONE, ImageCoverage, cumulative
 from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.stages.hourly import HOURS
-from patrolscope.analysis.estimators.image_coverage import EVERYONE, ImageCoverage, cumulative
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     INK,
@@ -32,7 +32,7 @@ from patrolscope.dashboards.charts.figures import (
 
 SHEET_PT = 500.0
 _PANEL_PT, _GAP_PT, _LEFT_PT, _MIDDLE_PT, _KEY_PT = 150.0, 60.0, 52.0, 56.0, 48.0
-# Colours of Okabe and Ito, with lines of their own.
+# Colors of Okabe and Ito, with lines of their own.
 LINES = (("#0072b2", "-"), ("#d55e00", "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#b8860b", (0, (5, 1, 1, 1, 1, 1))))
 
 
@@ -44,7 +44,7 @@ def coverage_figure(covered: ImageCoverage, *, simulated: str, part: str = "") -
     notice = notice_lines(simulated, part=part)
     summary = covered.summary
     subtitle = (
-        f"{summary['images']:,} analysed images of {summary['days']} days\n"
+        f"{summary['images']:,} analyzed images of {summary['days']} days\n"
         f"{summary['areas_never_seen']:,} of {summary['areas']:,} areas without any"
     )
     top_pt, bottom_pt = heading_pt(subtitle, SHEET_PT) + 18, 36 + _KEY_PT + LINE_PT * len(notice)
@@ -67,7 +67,7 @@ def panel_figure(covered: ImageCoverage, name: str, *, simulated: str, part: str
     """One of `PANELS` alone. `part` says of which part of the images it is."""
     title, draw = PANELS[name]
     figure, axes = _alone(
-        f"{title}", f"{covered.summary['images']:,} analysed images", simulated, part, keyed="people" in name
+        f"{title}", f"{covered.summary['images']:,} analyzed images", simulated, part, keyed="people" in name
     )
     bare(axes, both=True)
     draw(axes, covered)
@@ -76,7 +76,7 @@ def panel_figure(covered: ImageCoverage, name: str, *, simulated: str, part: str
 
 def week_figure(counts: npt.NDArray[np.int64], weekdays: Sequence[str], *, simulated: str, part: str = "") -> Figure:
     """Images by weekday and local hour, (7, 24), the darker the more. `part` says of which part of the images it is."""
-    figure, axes = _alone("By weekday and hour", f"{counts.sum():,} analysed images", simulated, part, keyed=False)
+    figure, axes = _alone("By weekday and hour", f"{counts.sum():,} analyzed images", simulated, part, keyed=False)
     bare(axes)
     axes.grid(visible=False)
     drawn = axes.pcolormesh(
@@ -164,12 +164,12 @@ def _people(axes: Axes, images: pd.Series[int], groups: dict[str, pd.Series[floa
         if persons.sum() == 0:
             continue
         at, share = cumulative(images.to_numpy(), persons.to_numpy())
-        colour, line = styles[name]
+        color, line = styles[name]
         axes.plot(
             np.append(np.where(at == 0, 0.3, at), most * 1.3),
             np.append(share, 1.0),
             drawstyle="steps-post",
-            color=colour,
+            color=color,
             linestyle=line,
             linewidth=1.8 if name == EVERYONE else 1.2,
             label=f"{name}, {100 * share[0] if at[0] == 0 else 0:.1f} %",

@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from patrolscope.analysis.stages.hourly import load_calibrations, load_hourly
 from patrolscope.analysis.estimators.image_coverage import ImageCoverage, cover
 from patrolscope.analysis.estimators.sensitivity import (
     DAYS_FOR_AN_INTERVAL,
@@ -28,7 +27,8 @@ from patrolscope.analysis.estimators.sensitivity import (
     sensitivity_table,
     variants_table,
 )
-from patrolscope.analysis.estimators.variants import BASE, KINDS, NotMade, Variant, make_variants
+from patrolscope.analysis.estimators.variants import BASE, KINDS, InfeasibleVariant, Variant, make_variants
+from patrolscope.analysis.stages.hourly import load_calibrations, load_hourly
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     GRID,
@@ -48,16 +48,16 @@ from patrolscope.dashboards.charts.figures import (
     to_svg,
 )
 from patrolscope.dashboards.charts.image_coverage import coverage_figure
-from patrolscope.pipeline.geography.layers import AREAS_FILE
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.geography.layers import AREAS_FILE
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 SENSITIVITY_FOLDER = "sensitivity"
 COVERAGE_FOLDER = "coverage"
 SENSITIVITY_SUMMARY = f"{SENSITIVITY_FOLDER}/summary.json"
 COVERAGE_SUMMARY = f"{COVERAGE_FOLDER}/summary.json"
 
-# Colours of Okabe and Ito, apart for colour-blind readers, each with a marker of its own.
+# Colors of Okabe and Ito, apart for color-blind readers, each with a marker of its own.
 STYLES = {
     "threshold": ("#0072b2", "o", 3.6),
     "calibration": ("#d55e00", "D", 3.4),
@@ -90,7 +90,9 @@ class Sensitivity:
     summary: dict[str, Any]
 
 
-def vary(tried: list[Levels | NotMade], *, percent: float, replicates: int, ranked_images: int) -> Sensitivity:
+def vary(
+    tried: list[Levels | InfeasibleVariant], *, percent: float, replicates: int, ranked_images: int
+) -> Sensitivity:
     """Tables of all variants; the base comes first."""
     levels = [one for one in tried if isinstance(one, Levels)]
     found = conclusions(levels, percent)
@@ -187,7 +189,7 @@ def _row(axes: Axes, position: int, rows: pd.DataFrame, kinds: list[str]) -> Non
         )
     axes.vlines(base["estimate"], position - 0.42, position + 0.42, color=INK, linewidth=1.5, zorder=3)
     for number, kind in enumerate(kinds):
-        colour, marker, size = STYLES[kind]
+        color, marker, size = STYLES[kind]
         # A lane each, so that marks of two kinds do not hide one another.
         lane = position + 0.66 * ((number + 0.5) / len(kinds) - 0.5)
         estimates = rows.loc[rows["kind"] == kind, "estimate"]
@@ -195,7 +197,7 @@ def _row(axes: Axes, position: int, rows: pd.DataFrame, kinds: list[str]) -> Non
             estimates,
             np.full(len(estimates), lane),
             marker,
-            color=colour,
+            color=color,
             markersize=size,
             markeredgecolor="white",
             markeredgewidth=0.35,
@@ -257,7 +259,7 @@ def _legend(figure: Figure, table: pd.DataFrame, kinds: list[str], top_pt: float
     height_pt = figure.get_size_inches()[1] * PT_PER_INCH
     column_pt = (SHEET_PT - 20) / 4
     for number, kind in enumerate(kinds):
-        colour, marker, size = STYLES[kind]
+        color, marker, size = STYLES[kind]
         x_pt, y_pt = 14 + column_pt * (number % 4), top_pt - LINE_PT * 1.25 * (number // 4)
         variants = table.loc[table["kind"] == kind, "variant"].nunique()
         figure.add_artist(
@@ -265,7 +267,7 @@ def _legend(figure: Figure, table: pd.DataFrame, kinds: list[str], top_pt: float
                 [x_pt / SHEET_PT],
                 [y_pt / height_pt],
                 marker=marker,
-                color=colour,
+                color=color,
                 markersize=size + 1.2,
                 linestyle="none",
             )
@@ -292,25 +294,25 @@ def plan_sensitivity(study: Study) -> list[Shard]:
     return [Shard("sensitivity", work, made_from=fingerprint(made_from))]
 
 
-def process_sensitivity(study: Study, _shard: Shard) -> Record:
+def process_sensitivity(study: Study, _shard: Shard) -> Output:
     """Write sensitivity/ and coverage/: tables as CSV, summaries, figures as SVG and PNG."""
     settings = study.settings
     rules, varied = settings.estimate, settings.sensitivity
     areas = study.read(AREAS_FILE, geometry=True)
     calibrations = load_calibrations(study, study.record("recalibrate").fingerprint)
     counts = load_hourly(study, areas["area"], calibrations)
-    analysed = np.asarray(counts.days >= pd.Timestamp(rules.first_day))
-    draws = draw_days(analysed, replicates=varied.replicates, seed=rules.seed)
-    tried: list[Levels | NotMade] = []
+    analyzed = np.asarray(counts.days >= pd.Timestamp(rules.first_day))
+    draws = draw_days(analyzed, replicates=varied.replicates, seed=rules.seed)
+    tried: list[Levels | InfeasibleVariant] = []
     for variant in make_variants(counts, areas, calibrations, settings):
         if isinstance(variant, Variant) and variant.kind == BASE:
             covered = cover(counts, variant)
-        tried.append(variant if isinstance(variant, NotMade) else evaluate_variant(variant, draws))
+        tried.append(variant if isinstance(variant, InfeasibleVariant) else evaluate_variant(variant, draws))
     found = vary(
         tried, percent=rules.interval_percent, replicates=varied.replicates, ranked_images=varied.ranked_images
     )
     files = _write_sensitivity(study, found) + _write_coverage(study, covered)
-    return Record("", "", tuple(files), int(counts.images.sum(dtype=np.int64)), len(found.table))
+    return Output(tuple(files), int(counts.images.sum(dtype=np.int64)), len(found.table))
 
 
 def _write_sensitivity(study: Study, found: Sensitivity) -> list[str]:

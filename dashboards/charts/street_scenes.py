@@ -8,13 +8,13 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from patrolscope.analysis.stages.street_scenes import Seen, quality_on_scenes, seen_by_detector
+from patrolscope.analysis.stages.street_scenes import SceneResult, quality_on_scenes, seen_by_detector
 from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER
 from patrolscope.pipeline.simulation.scenes.scene import CLASS_NAMES
 from patrolscope.pipeline.simulation.simulate import IMAGES_SHOWN_FILE, SIMULATE_SHOWN
-from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 FILE = "figures/streets.png"
 _COLUMNS, _ROWS = 3, 4
@@ -26,7 +26,7 @@ _TRUE, _FOUND, _INK, _PAPER = (46, 204, 113), (255, 176, 32), (27, 31, 36), (255
 _Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
-def draw_sheet(study: Study, seen: Sequence[Seen]) -> Image.Image:
+def draw_sheet(study: Study, seen: Sequence[SceneResult]) -> Image.Image:
     """The best finds, what was missed and what was taken for police, a dozen scenes in all."""
     threshold = study.settings.estimate.threshold
     size = (
@@ -47,7 +47,7 @@ def draw_sheet(study: Study, seen: Sequence[Seen]) -> Image.Image:
     return sheet
 
 
-def _chosen(seen: Sequence[Seen], threshold: float) -> list[Seen]:
+def _chosen(seen: Sequence[SceneResult], threshold: float) -> list[SceneResult]:
     """Half of them found, then missed ones and false ones as far as there are, the rest without police."""
     by_score = sorted(seen, key=lambda one: (-one.score, one.image_ref))
     right = [one for one in by_score if one.shows_police and one.score > threshold]
@@ -60,7 +60,7 @@ def _chosen(seen: Sequence[Seen], threshold: float) -> list[Seen]:
     return [*chosen, *rest][: _COLUMNS * _ROWS]
 
 
-def _scene(study: Study, one: Seen, threshold: float) -> Image.Image:
+def _scene(study: Study, one: SceneResult, threshold: float) -> Image.Image:
     stored = Image.open(io.BytesIO(study.read_bytes(IMAGES_FOLDER, one.image_ref)))
     gain, picture = _CELL[0] / stored.width, stored.resize(_CELL)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
@@ -107,7 +107,7 @@ def plan_streets(study: Study) -> list[Shard]:
     return [Shard("streets", {"threshold": study.settings.estimate.threshold}, made_from=fingerprint(found, shown))]
 
 
-def process_streets(study: Study, _shard: Shard) -> Record:
+def process_streets(study: Study, _shard: Shard) -> Output:
     """Write the sheet; its record holds the detector's quality."""
     seen = seen_by_detector(study)
     file = io.BytesIO()
@@ -115,7 +115,7 @@ def process_streets(study: Study, _shard: Shard) -> Record:
     found = quality_on_scenes(seen)
     facts: dict[str, object] = {name: None if value is None else round(value, 3) for name, value in found.items()}
     written = study.write_bytes(file.getvalue(), FILE)
-    return Record("", "", (written,), len(seen), len(seen), (), {"images": len(seen), **facts})
+    return Output((written,), len(seen), len(seen), (), {"images": len(seen), **facts})
 
 
 STREETS = Stage("streets", unit="sheets", folders=(), plan=plan_streets, process=process_streets)

@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from patrolscope.dashboards.maps.city_maps import in_feet
 from patrolscope.dashboards.maps.filters import LEVELS
 from patrolscope.dashboards.maps.points import Box, Window, load_ground, read_levels
-from patrolscope.dashboards.maps.city_maps import in_feet
 from patrolscope.pipeline.geography.layers import AREAS_FILE, PLACES_FILE, load_stations
-from patrolscope.pipeline.geography.polygon_index import Coverage
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.study.store import Study
 
 LEVEL_NAMES = {
     "area": ("area", "areas"),
     "precinct": ("precinct", "precincts"),
-    "neighbourhood": ("neighbourhood", "neighbourhoods"),
+    "neighborhood": ("neighborhood", "neighborhoods"),
     "community_district": ("community district", "community districts"),
     "borough": ("borough", "boroughs"),
 }
@@ -45,7 +45,7 @@ class Level:
     name: str
     places: tuple[str, ...]
     of_area: npt.NDArray[np.intp]
-    shapes: Coverage
+    shapes: PolygonIndex
     side_ft: float
 
 
@@ -71,7 +71,7 @@ class City:
 
         Raises
         ------
-        NotYetMade : it has none yet
+        StageNotRunError : it has none yet
         """
         codes, box = load_ground(study, study.record("layers").fingerprint)
         stations = load_stations(study).places_ft - np.array(box[:2])
@@ -108,7 +108,7 @@ class City:
         return self.level(self.levels[-1])
 
     def under(self, level: str, window: Window) -> npt.NDArray[np.int32]:
-        """Number of the place under the centre of each pixel, (rows, columns), the southernmost row first."""
+        """Number of the place under the center of each pixel, (rows, columns), the southernmost row first."""
         return (_kept if window.is_screen else _under)(self, level, window)
 
     def place_at(self, level: str, x_ft: float, y_ft: float) -> str:
@@ -140,7 +140,7 @@ def _level(city: City, name: str) -> Level:
     # Projecting can let a boundary cross itself by a hair (of the embedded city's districts three do).
     faulty = ~moved.is_valid
     moved[faulty] = moved[faulty].make_valid().buffer(0)
-    found = Coverage.build(shapes["place"].to_numpy(dtype=str), moved.to_numpy())
+    found = PolygonIndex.build(shapes["place"].to_numpy(dtype=str), moved.to_numpy())
     names = tuple(found.keys.tolist())
     side_ft = float(np.sqrt(moved.area.median()))
     return Level(name, names, pd.Index(names).get_indexer(city.areas[name].array), found, side_ft)

@@ -1,4 +1,4 @@
-"""Maps of the whole city: where images were taken, how many show police, the level by neighbourhood.
+"""Maps of the whole city: where images were taken, how many show police, the level by neighborhood.
 
 Rasters come from Datashader, outlines and lettering from matplotlib; north is up, distances are in feet.
 """
@@ -26,12 +26,12 @@ from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullLocator
 
+from patrolscope.analysis.stages.results import FEW_IMAGES, Results
 from patrolscope.dashboards.charts.figures import INK, MUTED, PT_PER_INCH, WARNING
 from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, smoothed_share
-from patrolscope.analysis.stages.results import FEW_IMAGES, Results
+from patrolscope.pipeline.crs import feet_per_unit
 from patrolscope.pipeline.geography.catalog import load_catalog, study_entries
 from patrolscope.pipeline.geography.layers import AREAS_FILE, PLACES_FILE
-from patrolscope.pipeline.crs import feet_per_unit
 from patrolscope.pipeline.study.store import Study
 
 FEET_PER_MILE = 5280
@@ -58,11 +58,11 @@ SINGLE_DPI = 200
 TRIPLE_DPI = 120
 TEXT = 1.5  # lettering is read on a page that shows a map at a quarter of its size
 
-BAR_BOX = (0.01, 0.34, 0.5, 0.17)  # of a colour bar in its legend: left, bottom, width, height
+BAR_BOX = (0.01, 0.34, 0.5, 0.17)  # of a color bar in its legend: left, bottom, width, height
 
 # Classes of the level: seven steps of the square root of two, the middle one around 1, and both open ends.
 LEVEL_STEP = 0.5
-LEVEL_CENTRES = np.arange(-2, 2.01, LEVEL_STEP)  # powers of two, from a quarter to four times
+LEVEL_CENTERS = np.arange(-2, 2.01, LEVEL_STEP)  # powers of two, from a quarter to four times
 LEVEL_LABELS = {-2.0: "≤ ¼", -1.0: "½", 0.0: "1", 1.0: "2", 2.0: "≥ 4"}
 
 
@@ -144,16 +144,16 @@ def in_feet(frame: pd.DataFrame, crs: str) -> gpd.GeoDataFrame:
 
 
 def _level_places(results: Results, areas: gpd.GeoDataFrame, places: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, str]:
-    """Shapes with images and relative level: neighbourhoods, or the areas where the study has none."""
-    if not results.has("neighbourhood"):
+    """Shapes with images and relative level: neighborhoods, or the areas where the study has none."""
+    if not results.has("neighborhood"):
         found = results.areas.set_index("area")[["images", "relative_to_average"]]
         found = found.assign(hollow=results.areas.set_index("area")["positives"] == 0)
         return _joined(areas[["area", "geometry"]], "area", found), "area"
-    found = results.groups("neighbourhood").set_index("key")[["images", "estimate", "hollow"]]
-    shapes = places.loc[places["level"] == "neighbourhood", ["place", "geometry"]]
+    found = results.groups("neighborhood").set_index("key")[["images", "estimate", "hollow"]]
+    shapes = places.loc[places["level"] == "neighborhood", ["place", "geometry"]]
     if shapes.empty:
-        shapes = areas[["neighbourhood", "geometry"]].dissolve("neighbourhood").reset_index(names="place")
-    return _joined(shapes, "place", found), "neighbourhood"
+        shapes = areas[["neighborhood", "geometry"]].dissolve("neighborhood").reset_index(names="place")
+    return _joined(shapes, "place", found), "neighborhood"
 
 
 def _joined(shapes: gpd.GeoDataFrame, key: str, found: pd.DataFrame) -> gpd.GeoDataFrame:
@@ -198,12 +198,12 @@ def source_line(study: Study, images: int) -> str:
     """Where the images and the boundaries come from."""
     settings = study.settings
     entries = {**load_catalog(), **study_entries(study)}
-    layers = [settings.layers.areas, settings.layers.neighbourhoods, settings.layers.boroughs]
+    layers = [settings.layers.areas, settings.layers.neighborhoods, settings.layers.boroughs]
     agencies = [entries[layer.entry].agency for layer in layers if layer is not None and layer.entry in entries]
     first = settings.estimate.first_day
     boundaries = f" Boundaries: {'; '.join(dict.fromkeys(agencies))}." if agencies else ""
     return (
-        f"Images: {settings.name}, {images:,} analysed, from {first.day} {first:%B %Y} on."
+        f"Images: {settings.name}, {images:,} analyzed, from {first.day} {first:%B %Y} on."
         f"{boundaries} Projection {settings.city.crs}."
     )
 
@@ -228,7 +228,7 @@ def density_panel(city: City, counts: Counts) -> Panel:
         ticks = [step * 10**power for power in range(8) for step in (1, 3) if step * 10**power <= high]
         _bar(legend, norm, cmap, label, ticks=FixedLocator(ticks), extend="max")
 
-    subtitle = "Number of analysed images. They come from rides, so coverage is uneven."
+    subtitle = "Number of analyzed images. They come from rides, so coverage is uneven."
     return Panel("density", "Where images were taken", subtitle, draw)
 
 
@@ -263,11 +263,11 @@ def share_panel(city: City, counts: Counts) -> Panel:
 
 
 def level_panel(city: City) -> Panel:
-    """Calibrated level of each neighbourhood relative to the average, in steps of the square root of two."""
+    """Calibrated level of each neighborhood relative to the average, in steps of the square root of two."""
 
     def draw(axes: Axes, legend: Axes) -> None:
-        edges = 2.0 ** np.concatenate([LEVEL_CENTRES - LEVEL_STEP / 2, LEVEL_CENTRES[-1:] + LEVEL_STEP / 2])
-        cmap = ListedColormap(colormaps["PuOr_r"](np.linspace(0.04, 0.96, len(LEVEL_CENTRES))))
+        edges = 2.0 ** np.concatenate([LEVEL_CENTERS - LEVEL_STEP / 2, LEVEL_CENTERS[-1:] + LEVEL_STEP / 2])
+        cmap = ListedColormap(colormaps["PuOr_r"](np.linspace(0.04, 0.96, len(LEVEL_CENTERS))))
         norm = BoundaryNorm(edges, cmap.N, clip=True)
         places = city.level[~(city.level.geometry.is_empty | city.level.geometry.isna())]
         known = places["relative"].notna()
@@ -298,14 +298,14 @@ def _part(cmap: Colormap, low: float, high: float) -> ListedColormap:
 
 
 def _image(
-    axes: Axes, extent: Extent, colours: npt.NDArray[np.uint8], shown: npt.NDArray[np.bool_], cell_ft: float
+    axes: Axes, extent: Extent, colors: npt.NDArray[np.uint8], shown: npt.NDArray[np.bool_], cell_ft: float
 ) -> AxesImage:
-    """Draw one coloured cell a value; blocks at the northern and eastern edge may reach over the extent."""
-    colours[..., 3] = 255 * shown
+    """Draw one colored cell a value; blocks at the northern and eastern edge may reach over the extent."""
+    colors[..., 3] = 255 * shown
     rows, columns = shown.shape
     east_ft, north_ft = extent.west_ft + columns * cell_ft, extent.south_ft + rows * cell_ft
     return axes.imshow(
-        colours,
+        colors,
         extent=(extent.west_ft, east_ft, extent.south_ft, north_ft),
         origin="lower",
         interpolation="antialiased",
@@ -315,10 +315,10 @@ def _image(
 
 
 def _shapes(
-    axes: Axes, shapes: Iterable[shapely.Geometry], colours: Any, *, edge: str = OUTLINE, hatch: str | None = None
+    axes: Axes, shapes: Iterable[shapely.Geometry], colors: Any, *, edge: str = OUTLINE, hatch: str | None = None
 ) -> None:
     drawn = PathCollection(
-        [_path(shape) for shape in shapes], facecolors=colours, edgecolors=edge, linewidths=0.15, hatch=hatch, zorder=2
+        [_path(shape) for shape in shapes], facecolors=colors, edgecolors=edge, linewidths=0.15, hatch=hatch, zorder=2
     )
     axes.add_collection(drawn, autolim=False)
 
@@ -342,9 +342,9 @@ def _compose(panels: list[Panel], city: City, source: str, *, simulated: str, ti
     height_pt = notice_pt + title_pt + head_pt + tall_pt + legend_pt + foot_pt
     figure = Figure(figsize=(width_pt / PT_PER_INCH, height_pt / PT_PER_INCH), facecolor="white")
 
-    def put(x_pt: float, y_pt: float, words: str, size: float, colour: str, **style: Any) -> None:
+    def put(x_pt: float, y_pt: float, words: str, size: float, color: str, **style: Any) -> None:
         figure.text(
-            x_pt / width_pt, y_pt / height_pt, words, fontsize=size * TEXT, color=colour, parse_math=False, **style
+            x_pt / width_pt, y_pt / height_pt, words, fontsize=size * TEXT, color=color, parse_math=False, **style
         )
 
     def place(x_pt: float, y_pt: float, wide_pt: float, high_pt: float) -> Axes:
@@ -392,10 +392,10 @@ def _scale_bar(axes: Axes, extent: Extent) -> None:
     bar_ft = miles * FEET_PER_MILE
     right_ft, y_ft = extent.east_ft - 0.035 * width_ft, extent.south_ft + 0.035 * width_ft
     thick_ft = 0.006 * width_ft
-    for half, colour in enumerate((INK, "white")):
+    for half, color in enumerate((INK, "white")):
         left_ft = right_ft - bar_ft + half * bar_ft / 2
         axes.add_artist(
-            Rectangle((left_ft, y_ft), bar_ft / 2, thick_ft, facecolor=colour, edgecolor=INK, linewidth=0.7, zorder=5)
+            Rectangle((left_ft, y_ft), bar_ft / 2, thick_ft, facecolor=color, edgecolor=INK, linewidth=0.7, zorder=5)
         )
     words = f"{miles:g} mile{'s' * (miles != 1)} ({miles * KM_PER_MILE:.2g} km)"
     middle_ft = right_ft - bar_ft / 2
@@ -424,13 +424,13 @@ def _bar(
     extend: str,
     patches: list[Patch] | None = None,
 ) -> None:
-    """Colour bar with its label, and swatches for what the bar does not show."""
+    """Color bar with its label, and swatches for what the bar does not show."""
     legend.set_axis_off()
     bar = legend.inset_axes(BAR_BOX)
-    colours = legend.figure.colorbar(
+    colors = legend.figure.colorbar(
         ScalarMappable(norm, cmap), cax=bar, orientation="horizontal", extend=extend, extendfrac=0.03
     )
-    colours.outline.set_visible(False)
+    colors.outline.set_visible(False)
     bar.tick_params(labelsize=10 * TEXT, labelcolor=INK, color=MUTED, length=3, width=0.6)
     bar.xaxis.set_major_locator(ticks)
     bar.xaxis.set_minor_locator(NullLocator())
@@ -440,13 +440,13 @@ def _bar(
 
 
 def _classes(legend: Axes, cmap: ListedColormap, *, patches: list[Patch]) -> None:
-    """One box a class of the level, labelled at its middle."""
+    """One box a class of the level, labeled at its middle."""
     legend.set_axis_off()
     bar = legend.inset_axes(BAR_BOX)
     bar.imshow(np.arange(cmap.N)[None, :], cmap=cmap, aspect="auto", interpolation="nearest")
     for spine in bar.spines.values():
         spine.set_visible(False)
-    positions = [int(np.flatnonzero(centre == LEVEL_CENTRES)[0]) for centre in LEVEL_LABELS]
+    positions = [int(np.flatnonzero(center == LEVEL_CENTERS)[0]) for center in LEVEL_LABELS]
     bar.set_xticks(positions, list(LEVEL_LABELS.values()))
     bar.set_yticks([])
     bar.tick_params(labelsize=10 * TEXT, labelcolor=INK, color=MUTED, length=3, width=0.6)

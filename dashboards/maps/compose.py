@@ -1,7 +1,7 @@
 """The map as pixels: measure, outlines, hatching, in one pass over what a window shows.
 
 The same picture serves the browser, the static page and the poster; scales are those of the whole study, so that a
-colour means the same wherever one looks.
+color means the same wherever one looks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,24 @@ from matplotlib.colors import to_rgb
 from scipy import ndimage
 
 from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.stages.results import FEW_IMAGES, Results
+from patrolscope.dashboards.charts.figures import INK
 from patrolscope.dashboards.maps.city import OUTSIDE, City
+from patrolscope.dashboards.maps.city_maps import (
+    EMPTY,
+    HATCH,
+    LAND,
+    LEAST_IMAGES,
+    LEVEL_CENTERS,
+    LEVEL_STEP,
+    OUTLINE,
+    WATER,
+    WIDEST_FT,
+)
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.levels import place_levels, with_bootstrap
 from patrolscope.dashboards.maps.points import Points, Window, area_counts
-from patrolscope.dashboards.charts.figures import INK
-from patrolscope.dashboards.maps.city_maps import EMPTY, HATCH, LAND, LEAST_IMAGES, LEVEL_CENTRES, LEVEL_STEP, OUTLINE, WATER, WIDEST_FT
 from patrolscope.dashboards.maps.raster import Counts, smoothed_share
-from patrolscope.analysis.stages.results import FEW_IMAGES, Results
 
 Measure = Literal["images", "share", "level"]
 MEASURES: dict[Measure, str] = {
@@ -58,24 +68,24 @@ def _table(name: str, low: float, high: float, steps: int = _STEPS) -> RGB:
     return (255 * colormaps[name](np.linspace(low, high, steps))[:, :3]).round().astype(np.uint8)
 
 
-def _rgb(colour: str) -> RGB:
-    return (255 * np.array(to_rgb(colour))).round().astype(np.uint8)
+def _rgb(color: str) -> RGB:
+    return (255 * np.array(to_rgb(color))).round().astype(np.uint8)
 
 
-# As in the report's maps; all three are safe for colour-blind readers.
+# As in the report's maps; all three are safe for color-blind readers.
 TABLES: dict[Measure, RGB] = {
     "images": _table("YlGnBu", 0.32, 1.0),
     "share": _table("YlOrRd", 0.02, 0.98),
-    "level": _table("PuOr_r", 0.04, 0.96, len(LEVEL_CENTRES)),
+    "level": _table("PuOr_r", 0.04, 0.96, len(LEVEL_CENTERS)),
 }
-_FIRST = {"images": 0, "share": _STEPS, "level": 2 * _STEPS}  # place of a scale's first colour
+_FIRST = {"images": 0, "share": _STEPS, "level": 2 * _STEPS}  # place of a scale's first color
 _PLAIN = {
-    colour: 2 * _STEPS + len(LEVEL_CENTRES) + place
-    for place, colour in enumerate((WATER, LAND, EMPTY, HATCH, OUTLINE, INK, CHOSEN, THIN))
+    color: 2 * _STEPS + len(LEVEL_CENTERS) + place
+    for place, color in enumerate((WATER, LAND, EMPTY, HATCH, OUTLINE, INK, CHOSEN, THIN))
 }
-# All colours of all maps: a picture of places in it is a quarter of one of colours, for a browser to wait for.
-PALETTE: RGB = np.concatenate([*TABLES.values(), np.stack([_rgb(colour) for colour in _PLAIN])])
-LEVEL_EDGES = 2.0 ** (LEVEL_CENTRES[:-1] + LEVEL_STEP / 2)
+# All colors of all maps: a picture of places in it is a quarter of one of colors, for a browser to wait for.
+PALETTE: RGB = np.concatenate([*TABLES.values(), np.stack([_rgb(color) for color in _PLAIN])])
+LEVEL_EDGES = 2.0 ** (LEVEL_CENTERS[:-1] + LEVEL_STEP / 2)
 
 
 @dataclass(frozen=True)
@@ -84,14 +94,14 @@ class View:
 
     window: Window
     measure: Measure = "images"
-    level: str = "neighbourhood"
+    level: str = "neighborhood"
     keep: Filter = field(default_factory=Filter)
     chosen: str = ""  # place of the level
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Ends of the colour scales, over the whole city and all images."""
+    """Ends of the color scales, over the whole city and all images."""
 
     images: float  # in a square of a street's width, where the scale ends; it begins at 1
     share: float
@@ -174,8 +184,8 @@ _kept = lru_cache(maxsize=48)(_paint)  # some 0.6 MB each
 
 def _fill_level(picture: Picture, under: npt.NDArray[np.int32], levels: pd.DataFrame, window: Window) -> None:
     relative = levels["relative"].to_numpy()
-    colours = _FIRST["level"] + np.searchsorted(LEVEL_EDGES, np.nan_to_num(relative, nan=1.0))
-    colours[np.isnan(relative)] = _PLAIN[EMPTY]
+    colors = _FIRST["level"] + np.searchsorted(LEVEL_EDGES, np.nan_to_num(relative, nan=1.0))
+    colors[np.isnan(relative)] = _PLAIN[EMPTY]
     stroke = stroke_of(window)
     few = ((levels["images"] < FEW_IMAGES) | (levels["positives"] == 0)).to_numpy() & ~np.isnan(relative)
     # Counted from the city's corner, so that stripes stay where they are while the map moves.
@@ -184,8 +194,8 @@ def _fill_level(picture: Picture, under: npt.NDArray[np.int32], levels: pd.DataF
         np.arange(start, start + n, dtype=np.int32) for start, n in ((column, window.columns), (row, window.rows))
     )
     stripes = (up[:, None] - across) % (7 * stroke) < 2 * stroke
-    # The last colour is for `OUTSIDE`, which counts from the end.
-    plain, hatched = (np.append(some, 0).astype(np.uint8) for some in (colours, np.where(few, _PLAIN[HATCH], colours)))
+    # The last color is for `OUTSIDE`, which counts from the end.
+    plain, hatched = (np.append(some, 0).astype(np.uint8) for some in (colors, np.where(few, _PLAIN[HATCH], colors)))
     np.copyto(picture, np.where(stripes, hatched[under], plain[under]), where=under != OUTSIDE)
 
 
@@ -209,8 +219,8 @@ def _fill_points(picture: Picture, painter: Painter, view: View, land: Shown) ->
     steps = (place * (_STEPS - 1)).clip(0, _STEPS - 1).astype(np.uint8)
     picture[shown] = steps + np.uint8(_FIRST[view.measure])
     if dots:
-        for counts, colour, size in ((images, INK, 3), (positives, CHOSEN, 5)):
-            picture[ndimage.maximum_filter(counts[inner] > 0, size)] = _PLAIN[colour]
+        for counts, color, size in ((images, INK, 3), (positives, CHOSEN, 5)):
+            picture[ndimage.maximum_filter(counts[inner] > 0, size)] = _PLAIN[color]
 
 
 def stroke_of(window: Window) -> int:
@@ -255,7 +265,7 @@ def _shares(painter: Painter, keep: Filter) -> npt.NDArray[np.float64]:
 
 
 def _looked_up(cells: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.float64]:
-    """Value of the cell under the centre of each pixel; missing outside the cells."""
+    """Value of the cell under the center of each pixel; missing outside the cells."""
     rows, columns = cells.shape
     across, up = window.pixel_ft, (window.north_ft - window.south_ft) / window.rows
     column = np.floor((window.west_ft + (np.arange(window.columns) + 0.5) * across) / SHARE_FT).astype(np.intp)
@@ -279,7 +289,7 @@ def _outline(picture: Picture, city: City, view: View, under: npt.NDArray[np.int
 
 
 def _edges(under: npt.NDArray[np.int32]) -> Shown:
-    """Pixels whose eastern or northern neighbour belongs to another place."""
+    """Pixels whose eastern or northern neighbor belongs to another place."""
     edges = np.zeros(under.shape, dtype=np.bool_)
     edges[:, :-1] |= under[:, :-1] != under[:, 1:]
     edges[:-1] |= under[:-1] != under[1:]

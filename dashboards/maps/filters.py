@@ -17,14 +17,14 @@ HOURS = 24
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 LIGHTS = ("all", "day", "night")
 # Levels of places, the finest first; an area itself is the first one.
-LEVELS = ("area", "precinct", "neighbourhood", "community_district", "borough")
+LEVELS = ("area", "precinct", "neighborhood", "community_district", "borough")
 
 Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Filter:
-    """What a view shows of the analysed images; without arguments all of them.
+    """What a view shows of the analyzed images; without arguments all of them.
 
     Attributes
     ----------

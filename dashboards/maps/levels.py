@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from patrolscope.analysis.stages.calibrate import TwoClass
 from patrolscope.analysis.estimators.rates import area_means
-from patrolscope.dashboards.maps.city import OUTSIDE, City
+from patrolscope.analysis.stages.calibrate import TwoClass
 from patrolscope.analysis.stages.results import UNKNOWN, Results
+from patrolscope.dashboards.maps.city import OUTSIDE, City
 
 Floats = npt.NDArray[np.float64]
 

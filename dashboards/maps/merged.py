@@ -2,7 +2,7 @@
 
 A patch of cells that lies in one pixel is one addition. Of a patch that an edge between pixels cuts, cells are added
 one by one; of a cell that it cuts, images. So pixels are those of single images, exactly. Only where a pixel is as
-wide as `COARSE` cells, a cell that is cut goes as a whole to the pixel of its centre: no image is counted further than
+wide as `COARSE` cells, a cell that is cut goes as a whole to the pixel of its center: no image is counted further than
 1 / 12 of a pixel from where it is, and a window has as many as ever.
 """
 

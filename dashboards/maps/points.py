@@ -1,4 +1,4 @@
-"""Every analysed image as 14 bytes, in an order that makes any part of the map, and any count, one short pass.
+"""Every analyzed image as 14 bytes, in an order that makes any part of the map, and any count, one short pass.
 
 A file holds its images by local day, and those of a day by tile of the city: a view reads the tiles that it shows. The
 columns are mapped from disk as they are.
@@ -21,14 +21,14 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from patrolscope.analysis.stages.cells import analysed, annotated_shards
+from patrolscope.analysis.stages.cells import analyzed, annotated_shards
 from patrolscope.dashboards.maps.filters import HOURS, LEVELS, Filter
 from patrolscope.dashboards.maps.merged import Merged
-from patrolscope.pipeline.errors import NotYetMade
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import StageNotRunError
 from patrolscope.pipeline.geography.layers import AREAS_FILE, CENSUS_FILE
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study
+from patrolscope.pipeline.study.store import Output, Study
 
 FOLDER = "explore/points"
 _COLUMNS = ["x_ft", "y_ft", "area", "hour", "nighttime", "conf", "processed", "split", "captured_local"]
@@ -68,7 +68,7 @@ def load_ground(study: Study, _made_from: str) -> tuple[pd.Index[str], Box]:
 
 
 def pack(images: pd.DataFrame, areas: pd.Index[str], box: Box, threshold: float) -> pa.RecordBatch:
-    """Analysed images as a file holds them, a row a local day.
+    """Analyzed images as a file holds them, a row a local day.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def plan_points(study: Study) -> list[Shard]:
 
     Raises
     ------
-    NotYetMade : the study has no annotated images
+    StageNotRunError : the study has no annotated images
     """
     study.files("annotated")
     rules = study.settings.estimate
@@ -123,17 +123,17 @@ def plan_points(study: Study) -> list[Shard]:
     return annotated_shards(study, work)
 
 
-def process_points(study: Study, shard: Shard) -> Record:
+def process_points(study: Study, shard: Shard) -> Output:
     """Pack one file of annotated images."""
     rules = study.settings.estimate
     images = study.read(shard.work["file"], columns=_COLUMNS)
     ledger = Ledger("images of the dashboards", len(images))
-    images = analysed(images, rules, ledger)
+    images = analyzed(images, rules, ledger)
     areas, box = load_ground(study, shard.work["layers"])
     batch = pack(images, areas, box, rules.threshold)
     name = shard.work["file"].replace("annotated/", f"{FOLDER}/", 1).removesuffix(".parquet") + ".arrow"
     file = study.write_parts([batch], _SCHEMA, name, compression=None)
-    return Record("", "", (file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
+    return Output((file,), ledger.rows_in, len(images), (ledger.close(len(images)),))
 
 
 POINTS = Stage("points", unit="rows", folders=("explore",), plan=plan_points, process=process_points)
@@ -178,7 +178,7 @@ class _Block:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """All analysed images of a study.
+    """All analyzed images of a study.
 
     Attributes
     ----------
@@ -198,11 +198,13 @@ class Points:
 
         Raises
         ------
-        NotYetMade : the stage has not been run
+        StageNotRunError : the stage has not been run
         """
         records = study.records(POINTS.name)
         if not records:
-            raise NotYetMade(f"{study.root} has no points for dashboards yet: run `patrolscope dashboard --study ...`")
+            raise StageNotRunError(
+                f"{study.root} has no points for dashboards yet: run `patrolscope dashboard --study ...`"
+            )
         batches = [batch for record in records.values() for file in record.files for batch in study.map_parts(file)]
         codes, box = load_ground(study, study.record("layers").fingerprint)
         return cls.of(batches, read_levels(study, codes), box)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.analysis.stages.cells import analysed
+from patrolscope.analysis.stages.cells import analyzed
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study
 
@@ -105,18 +105,18 @@ def _points(canvas: ds.Canvas, frame: pd.DataFrame) -> Grid:
 
 
 def count_study(study: Study, extent: Extent) -> tuple[Counts, Ledger]:
-    """Counts over the analysed images of a study, and the ledger of the rows read; memory is flat.
+    """Counts over the analyzed images of a study, and the ledger of the rows read; memory is flat.
 
     Raises
     ------
-    NotYetMade : the study has no annotated images
+    StageNotRunError : the study has no annotated images
     """
     ledger = Ledger("count images into cells of the map", 0)
     rules = study.settings.estimate
     counts = Counts.none(extent)
     for batch in read_batches(study):
         ledger.rows_in += len(batch)
-        counts += count(analysed(batch, rules, ledger), extent, threshold=rules.threshold)
+        counts += count(analyzed(batch, rules, ledger), extent, threshold=rules.threshold)
     inside = int(counts.images.sum(dtype=np.int64))
     ledger.drop(ledger.rows_in - sum(ledger.dropped.values()) - inside, why="outside the map")
     return counts, ledger
@@ -139,7 +139,7 @@ def coarsen(grid: Grid, factor: int) -> Grid:
 def smoothed_share(counts: Counts, *, least_images: int, widest_cells: int) -> Shares:
     """Share of images that are positive, around each cell: (rows, columns), missing where images are too few.
 
-    Each cell shows the smallest square centred on it that holds at least `least_images` images: of 1, 3, 5, 7, 9, 13
+    Each cell shows the smallest square centered on it that holds at least `least_images` images: of 1, 3, 5, 7, 9, 13
     ... cells, up to `widest_cells`. So the map is sharp where images are many and smooth where they are few.
     """
     share = np.full(counts.images.shape, np.nan)
@@ -165,7 +165,7 @@ def _integral(grid: Grid) -> npt.NDArray[np.int64]:
 
 
 def _square_sums(integral: npt.NDArray[np.int64], half: int) -> npt.NDArray[np.int64]:
-    """Sums over the square of 2 half + 1 cells centred on each cell, cut at the edges of the grid."""
+    """Sums over the square of 2 half + 1 cells centered on each cell, cut at the edges of the grid."""
     rows, columns = (np.arange(side - 1) for side in integral.shape)
     south, north = np.maximum(rows - half, 0), np.minimum(rows + half + 1, len(rows))
     west, east = np.maximum(columns - half, 0), np.minimum(columns + half + 1, len(columns))

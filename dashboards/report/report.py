@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
 from typing import Any
 
@@ -18,16 +19,32 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.estimate import UNITS_FOR_AN_INTERVAL
-from patrolscope.dashboards.charts.figures import GRID, INK, MUTED, WARNING
+from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
 from patrolscope.analysis.stages.results import UNITS as DRAWN
-from patrolscope.dashboards.charts.sensitivity import COVERAGE_FOLDER, COVERAGE_SUMMARY, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
-from patrolscope.pipeline.study.config import dump_settings
+from patrolscope.dashboards.charts.figures import GRID, INK, MUTED, WARNING
+from patrolscope.dashboards.charts.sensitivity import (
+    COVERAGE_FOLDER,
+    COVERAGE_SUMMARY,
+    SENSITIVITY_FOLDER,
+    SENSITIVITY_SUMMARY,
+)
+from patrolscope.pipeline.contract.tables import (
+    ANNOTATED,
+    AREAS,
+    CELLS,
+    CENSUS,
+    DETECTIONS,
+    LEVELS,
+    METADATA,
+    PLACES,
+    QUARANTINE,
+    TRACTS,
+)
 from patrolscope.pipeline.engine.run import LEDGER_FILE
+from patrolscope.pipeline.study.config import dump_settings
 from patrolscope.pipeline.study.store import Study
-from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, CELLS, CENSUS, DETECTIONS, LEVELS, METADATA, PLACES, QUARANTINE, TRACTS
 
 REPORT_FILE = "report.html"
 PACKAGES = (
@@ -50,16 +67,16 @@ SECTIONS = (
     ("income", "Median household income", "Areas by quartile of median household income, over images."),
     ("zone", "Zone", "Areas by the zone that covers at least {zone_share} of them."),
     ("borough", "Borough", ""),
-    ("neighbourhood", "Neighbourhood", ""),
+    ("neighborhood", "Neighborhood", ""),
 )
 MAPS = (
-    ("map_level", "Level by neighbourhood", "How often an image shows a police vehicle, relative to the average."),
+    ("map_level", "Level by neighborhood", "How often an image shows a police vehicle, relative to the average."),
     (
         "map_share",
         "Share of images with a police vehicle",
         "Images above the detector's threshold, before calibration, in the smallest surroundings with enough images.",
     ),
-    ("map_density", "Where images were taken", "Number of analysed images, on a logarithmic scale."),
+    ("map_density", "Where images were taken", "Number of analyzed images, on a logarithmic scale."),
 )
 COVARIATES = {
     "density_per_sqmi": "People per square mile",
@@ -104,7 +121,7 @@ FILES = {
     "estimates/areas.csv": "one row an area: images, positives, level",
     "estimates/cells.parquet": CELLS.row,
     "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
-    "evaluation/": "the detector against labelled images: quality by subgroup, curves, calibration, pictures",
+    "evaluation/": "the detector against labeled images: quality by subgroup, curves, calibration, pictures",
     "sensitivity/": "the estimates with one thing changed at a time, and which conclusions hold",
     "coverage/": "images by hour, day and area, and the people in areas with few images or none",
     "figures/map.png": "the three maps in one picture",
@@ -157,7 +174,7 @@ def render_report(study: Study, results: Results) -> str:
             for section in SECTIONS
         ],
         ends=[
-            {"title": f"{len(groups)} {heading}", "rows": _with_levels(results, "neighbourhood", groups)}
+            {"title": f"{len(groups)} {heading}", "rows": _with_levels(results, "neighborhood", groups)}
             for heading, groups in zip(("highest", "lowest"), results.ends(), strict=True)
             if len(groups)
         ],
@@ -182,9 +199,9 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
     Where two ways of resampling give intervals it is the second that is named: single images make too narrow ones.
     """
     images = results.summary["images"]
-    share = images["positive"] / images["analysed"] if images["analysed"] else 0.0
+    share = images["positive"] / images["analyzed"] if images["analyzed"] else 0.0
     images_sentence = (
-        f"Of {images['analysed']:,} analysed dashcam images of {city}, the detector finds a police vehicle in "
+        f"Of {images['analyzed']:,} analyzed dashcam images of {city}, the detector finds a police vehicle in "
         f"{images['positive']:,} ({percentage(share, 2)})."
     )
     for analysis, start, place in (

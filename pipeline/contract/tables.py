@@ -220,9 +220,9 @@ AREAS = Table(
         Column("area", "string", "code of the area", published="GEOID20"),
         Column("tract", "string", "tract that holds the area's centroid", nullable=True, published="geoid"),
         Column(
-            "neighbourhood",
+            "neighborhood",
             "string",
-            "name of the tract's neighbourhood tabulation area",
+            "name of the tract's neighborhood tabulation area",
             nullable=True,
             published="ntaname",
         ),
@@ -369,8 +369,8 @@ TRACTS = Table(
         Column("borough_tract", "string", "borough code and ct2020", nullable=True, published="boroct2020"),
         Column("borough_code", "string", "1 Manhattan to 5 Staten Island", nullable=True, published="borocode"),
         Column("borough", "string", "name of the borough", published="boroname"),
-        Column("neighbourhood_code", "string", "neighbourhood tabulation area", nullable=True, published="nta2020"),
-        Column("neighbourhood", "string", "name of the neighbourhood tabulation area", published="ntaname"),
+        Column("neighborhood_code", "string", "neighborhood tabulation area", nullable=True, published="nta2020"),
+        Column("neighborhood", "string", "name of the neighborhood tabulation area", published="ntaname"),
         Column(
             "community_district_code",
             "string",
@@ -438,7 +438,7 @@ TRACTS = Table(
     stored="areas/tracts.parquet",
 )
 
-_LEVELS = "neighbourhood, borough, community_district, precinct"
+_LEVELS = "neighborhood, borough, community_district, precinct"
 
 LEVELS = Table(
     "levels",
@@ -469,7 +469,7 @@ LEVELS = Table(
 
 PLACES = Table(
     "places",
-    row="one place of a level other than the areas: a neighbourhood, borough, precinct or community district",
+    row="one place of a level other than the areas: a neighborhood, borough, precinct or community district",
     key=("level", "place"),
     columns=(
         Column("level", "string", _LEVELS),
@@ -500,7 +500,7 @@ FELONIES = Table(
     columns=(
         Column("felony_id", "string", "complaint number"),
         Column("started_at_utc", "instant", "when it began"),
-        Column("offence", "string", "offence class as the police name it", nullable=True),
+        Column("offense", "string", "offense class as the police name it", nullable=True),
         Column("lat", "float64", "where it happened", **_LAT),  # type: ignore[arg-type]
         Column("lng", "float64", "where it happened", **_LNG),  # type: ignore[arg-type]
     ),
@@ -526,9 +526,9 @@ def felony_columns(window_h: int) -> tuple[Column, ...]:
         ),
         Column(f"felony_{window_h}h_id", "string", f"complaint number of {of}", nullable=True),
         Column(
-            f"felony_{window_h}h_offence",
+            f"felony_{window_h}h_offense",
             "string",
-            f"offence of {of}",
+            f"offense of {of}",
             nullable=True,
             published=f"desc_{of_crime}",
         ),
@@ -583,7 +583,7 @@ def annotated_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
                 nullable=True,
                 published="GEOID20",
             ),
-            Column("neighbourhood", "string", "of the area", nullable=True, published="ntaname"),
+            Column("neighborhood", "string", "of the area", nullable=True, published="ntaname"),
             Column("borough", "string", "of the area", nullable=True, published="boroname"),
             Column("precinct", "string", "police precinct that contains the image", nullable=True),
             Column(
@@ -643,7 +643,7 @@ DIFFERENCES = Table(
 
 CELLS = Table(
     "cells",
-    row="all analysed images of one area and one class: what the estimators see of them",
+    row="all analyzed images of one area and one class: what the estimators see of them",
     key=("area", "positive"),
     columns=(
         Column("area", "string", "area that contains the images; missing: outside every area", nullable=True),
@@ -736,9 +736,9 @@ HOURLY = Table(
     stored="staging/hourly",
 )
 
-LABELLED = Table(
-    "labelled",
-    row="one image that a person labelled",
+LABELED = Table(
+    "labeled",
+    row="one image that a person labeled",
     key=(),
     columns=(
         Column(
@@ -851,6 +851,6 @@ TABLES = (
     CELLS,
     REPLICATES,
     HOURLY,
-    LABELLED,
+    LABELED,
     PUBLISHED,
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_convert, nms
 
-BORDER = 114  # grey of the letterbox, of 255
+BORDER = 114  # gray of the letterbox, of 255
 MOST_CANDIDATES = 30_000  # an image, the best ones: official limit
 MOST_BOXES = 300  # an image, the best ones: official limit
 # Moves the boxes of each class to a place of their own, in pixels. In float64 it shifts no overlap; the official 4096
@@ -22,7 +22,7 @@ _CLASS_OFFSET = 1e6
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How images are brought to the network's input: scaled to fit, with a grey border.
+    """How images are brought to the network's input: scaled to fit, with a gray border.
 
     With a `stride` the border is as narrow as the stride allows; without one the input is always `height` by `width`.
     """
@@ -84,7 +84,7 @@ def restore(boxes: NDArray[np.float32], shape: tuple[int, int], image: tuple[int
 
 
 def decode(maps: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]) -> Tensor:
-    """Boxes of all cells: (N, rows, 5 + classes) as centre, width, height in pixels of the input, object, classes.
+    """Boxes of all cells: (N, rows, 5 + classes) as center, width, height in pixels of the input, object, classes.
 
     Rows come level by level, in a level anchor by anchor, then by row and column. Always in float32: in half precision
     a coordinate moves in steps of 0.5 pixels from 512 on and of 1 from 1024 on.
@@ -106,9 +106,9 @@ def decode(maps: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]) -> T
             -1,
         )
         found = values.float().sigmoid()
-        centre = (2 * found[..., :2] - 0.5 + cells) * stride
+        center = (2 * found[..., :2] - 0.5 + cells) * stride
         size = (2 * found[..., 2:4]) ** 2 * sizes[:, None, None]
-        rows.append(torch.cat([centre, size, found[..., 4:]], -1).flatten(1, 3))
+        rows.append(torch.cat([center, size, found[..., 4:]], -1).flatten(1, 3))
     return torch.cat(rows, 1)
 
 

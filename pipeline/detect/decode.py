@@ -1,8 +1,8 @@
 """From the bytes of an image file to pixels, or to the reason why there are none.
 
 An image is turned upright by its EXIF orientation, as OpenCV and with it the training and detection scripts of the YOLO
-family do: width, height and boxes are those of the upright image. Everything becomes 8-bit RGB: grey is repeated, CMYK
-converted without a colour profile, 16 bits cut to the upper 8, transparency left out, of an animation the first
+family do: width, height and boxes are those of the upright image. Everything becomes 8-bit RGB: gray is repeated, CMYK
+converted without a color profile, 16 bits cut to the upper 8, transparency left out, of an animation the first
 frame taken. A file of which a part is missing is unreadable, as the missing part could have shown something.
 
 Only the header is read to know the size, and only the readers of these formats are asked: no file can make a library
@@ -99,7 +99,7 @@ def decode(content: bytes, *, max_pixels: int, leave_jpegs: bool = False) -> Dec
         return Decoded("unreadable")
     if width * height > max_pixels:
         return Decoded("too_large", None, width, height)
-    # OpenCV takes a JPEG without its end for whole, and fills it with grey: what has no end goes to Pillow.
+    # OpenCV takes a JPEG without its end for whole, and fills it with gray: what has no end goes to Pillow.
     plain = content.startswith(_JPEG) and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
     if leave_jpegs and plain and turn not in _TURNS and not _stores_rgb(image):
         return Decoded("scored", None, width, height)
@@ -118,7 +118,7 @@ def _stores_rgb(image: Pillow.Image) -> bool:
 
 
 def _jpeg_pixels(content: bytes) -> npt.NDArray[np.uint8]:
-    """Pixels of a whole grey or colour JPEG as it is stored; a third of the time of Pillow's, and the same to the bit.
+    """Pixels of a whole gray or color JPEG as it is stored; a third of the time of Pillow's, and the same to the bit.
 
     Raises
     ------

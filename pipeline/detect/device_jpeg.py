@@ -1,6 +1,6 @@
 """Plain JPEGs decoded and letterboxed where the network is: by nvJPEG on CUDA.
 
-nvJPEG repeats colours where libjpeg interpolates them (chroma is stored at half the size), which moves boxes by more
+nvJPEG repeats colors where libjpeg interpolates them (chroma is stored at half the size), which moves boxes by more
 than rounding does. So the fingerprint of detections says when it has been used, and it depends on an image alone by
 whom it is decoded: one that is refused as part of a batch is tried alone before it is left to the CPU.
 """
@@ -97,7 +97,7 @@ def _works(decoder: JpegDecoder) -> bool:
 
 
 def letterboxed(image: Tensor, letterbox: Letterbox) -> Tensor:
-    """The same as `Letterbox.prepare` but for one grey level of rounding, (3, H, W), of (3, h, w), on any device."""
+    """The same as `Letterbox.prepare` but for one gray level of rounding, (3, H, W), of (3, h, w), on any device."""
     size = int(image.shape[1]), int(image.shape[2])
     rows, columns = letterbox.scaled(*size)
     height, width = letterbox.shape(*size)

@@ -25,15 +25,15 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from patrolscope.pipeline.study.adopt import adopt
-from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.intake.detection_files import refuse_overlap
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.study.remote import remote_errors
+from patrolscope.pipeline.contract.tables import IMAGE_INDEX
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint, modified_at, open_study
-from patrolscope.pipeline.contract.tables import IMAGE_INDEX
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.intake.detection_files import refuse_overlap
+from patrolscope.pipeline.study.adopt import adopt
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.remote import remote_errors
+from patrolscope.pipeline.study.store import Output, Study, fingerprint, modified_at, open_study
 
 FOLDER = "image_index"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -225,7 +225,7 @@ def plan_prefixes(study: Study) -> list[Shard]:
     return [Shard("uppermost", {"sources": sources})] if sources else []
 
 
-def process_prefixes(study: Study, shard: Shard) -> Record:
+def process_prefixes(study: Study, shard: Shard) -> Output:
     """List folders level by level until there are as many as buckets.
 
     Raises
@@ -238,7 +238,7 @@ def process_prefixes(study: Study, shard: Shard) -> Record:
             bucket = int(_digest(source, folder)[:8], 16) % BUCKETS
             buckets.setdefault(f"{bucket:02d}", []).append((source, folder, deep))
     folders = sum(map(len, buckets.values()))
-    return Record("", "", (), folders, folders, (Ledger("prefixes", folders).close(folders),), {"buckets": buckets})
+    return Output((), folders, folders, (Ledger("prefixes", folders).close(folders),), {"buckets": buckets})
 
 
 def _spread(store: Store) -> list[tuple[str, bool]]:
@@ -277,7 +277,7 @@ def plan_index(study: Study) -> list[Shard]:
     ]
 
 
-def process_index(study: Study, shard: Shard) -> Record:
+def process_index(study: Study, shard: Shard) -> Output:
     """List the images of some folders, and cut them into shards for the detector.
 
     Memory holds what is listed: 0.5 kB an image.
@@ -326,7 +326,7 @@ def process_index(study: Study, shard: Shard) -> Record:
         "shards": [(name, len(some), sum(row["bytes"] for row in some)) for name, some in cuts],
         "bytes": sum(row["bytes"] for row in rows),
     }
-    return Record("", "", files, ledger.rows_in, len(rows), (ledger.close(len(rows)),), facts)
+    return Output(files, ledger.rows_in, len(rows), (ledger.close(len(rows)),), facts)
 
 
 def _images(store: Store, entry: Entry, left_out: Counter[str]) -> Iterator[dict[str, Any]]:

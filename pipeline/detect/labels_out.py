@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from patrolscope.pipeline.detect.stage import stage_name
-from patrolscope.pipeline.errors import SettingsError
-from patrolscope.pipeline.hashing import text_keys
 from patrolscope.pipeline.detect.image_index import INDEX
-from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.detect.stage import stage_name
 from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import SETTINGS_FILE, Record, Study
+from patrolscope.pipeline.errors import SettingsError
+from patrolscope.pipeline.hashing import text_keys
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import SETTINGS_FILE, Output, Study
 
 if TYPE_CHECKING:
     import distributed
@@ -107,7 +107,7 @@ def _shared_ids(study: Study) -> dict[str, list[str]]:
     return found.to_pandas().groupby("shard")["image_id"].agg(lambda some: sorted(set(some))).to_dict()
 
 
-def _process(study: Study, folder: Study, shard: Shard) -> Record:
+def _process(study: Study, folder: Study, shard: Shard) -> Output:
     detections = study.read(shard.work["file"], columns=_COLUMNS + _BOX_COLUMNS)
     shared = detections["image_id"].isin(shard.work["shared"])
     scored = detections[(detections["status"] == "scored") & ~shared]
@@ -121,7 +121,7 @@ def _process(study: Study, folder: Study, shard: Shard) -> Record:
     ledger = Ledger("write-labels", len(detections))
     ledger.drop(int(shared.sum()), why="id of several images, which would share a label file: not on the list")
     ledger.drop(len(detections) - len(scored) - int(shared.sum()), why="image that was not looked at: not on the list")
-    return Record("", "", tuple(files), len(detections), len(scored), (ledger.close(len(scored)),))
+    return Output(tuple(files), len(detections), len(scored), (ledger.close(len(scored)),))
 
 
 def label_text(boxes: pd.DataFrame, *, width: int, height: int) -> str:

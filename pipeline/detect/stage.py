@@ -22,20 +22,20 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from patrolscope.pipeline.study.adopt import adopt
+from patrolscope.pipeline.contract.tables import DETECTIONS, IMAGE_INDEX
 from patrolscope.pipeline.detect import detector as detectors
 from patrolscope.pipeline.detect.detector import Detector
+from patrolscope.pipeline.detect.image_index import Store, indexed_shards, no_images
 from patrolscope.pipeline.detect.inference import Batch, Clock, Found, infer
 from patrolscope.pipeline.detect.memory import kept_memory
 from patrolscope.pipeline.detect.weights.training_result import RESULT_FILE, trained_threshold
-from patrolscope.pipeline.errors import NotYetMade, SourceError, WeightsError
-from patrolscope.pipeline.detect.image_index import Store, indexed_shards, no_images
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.intake.raw_files import identity
-from patrolscope.pipeline.study.remote import remote_errors
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint, open_study
-from patrolscope.pipeline.contract.tables import DETECTIONS, IMAGE_INDEX
+from patrolscope.pipeline.errors import SourceError, StageNotRunError, WeightsError
+from patrolscope.pipeline.intake.raw_files import identity
+from patrolscope.pipeline.study.adopt import adopt
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.remote import remote_errors
+from patrolscope.pipeline.study.store import Output, Study, fingerprint, open_study
 
 RESOURCE = "GPU"  # of workers; where none offers it, all of them do the work
 VERSION = 1  # raised when images are decoded otherwise, so that their boxes change
@@ -112,7 +112,7 @@ def _has_gpu() -> bool:
 def _weights(study: Study) -> str:
     weights = study.settings.images.weights
     if weights is None:
-        raise NotYetMade(f"study.yaml names no weights: `patrolscope detect --weights FILE --study {study.root}`")
+        raise StageNotRunError(f"study.yaml names no weights: `patrolscope detect --weights FILE --study {study.root}`")
     return study.resolve(weights)
 
 
@@ -153,7 +153,7 @@ def plan_weights(study: Study) -> list[Shard]:
     return [Shard("weights", {"images": images, "version": _version(_weights(study)), **detection})]
 
 
-def process_weights(study: Study, _shard: Shard) -> Record:
+def process_weights(study: Study, _shard: Shard) -> Output:
     """Open the weights, and look whether they know the classes that are asked for.
 
     Raises
@@ -170,7 +170,7 @@ def process_weights(study: Study, _shard: Shard) -> Record:
         "class_names": detector.class_names,
         "police_class": number,
     }
-    return Record("", "", (), 1, 1, (Ledger("weights", 1).close(1),), facts)
+    return Output((), 1, 1, (Ledger("weights", 1).close(1),), facts)
 
 
 def police_class_number(study: Study, names: Sequence[str]) -> int:
@@ -303,14 +303,14 @@ def result_name(study: Study) -> str:
 
     Raises
     ------
-    NotYetMade : the weights have not been looked at since they, or a setting, changed
+    StageNotRunError : the weights have not been looked at since they, or a setting, changed
     """
     records = study.records(WEIGHTS.name)
     for shard in plan_weights(study):
         record = records.get(shard.name)
         if record is not None and record.fingerprint == WEIGHTS.fingerprint(shard):
             return str(record.facts["result"])
-    raise NotYetMade(
+    raise StageNotRunError(
         f"the detections that study.yaml asks for are not made yet: run `patrolscope detect --study {study.root}`"
     )
 
@@ -325,7 +325,7 @@ def plan_detect(study: Study) -> list[Shard]:
 
     Raises
     ------
-    NotYetMade, SourceError : there is no index, or no image in it
+    StageNotRunError, SourceError : there is no index, or no image in it
     """
     facts = study.record(WEIGHTS.name).facts
     work = {"result": facts["result"], "detector": facts["detector"], "police_class": facts["police_class"]}
@@ -339,7 +339,7 @@ def plan_detect(study: Study) -> list[Shard]:
     return shards
 
 
-def process_detect(study: Study, shard: Shard) -> Record:
+def process_detect(study: Study, shard: Shard) -> Output:
     """Run the images of one shard through the detector.
 
     Raises
@@ -389,7 +389,7 @@ def process_detect(study: Study, shard: Shard) -> Record:
         "waiting_s": round(clock.waiting_s, 3),
         "predicting_s": round(clock.predicting_s, 3),
     }
-    return Record("", "", (file,), len(index), len(detections), (ledger.close(len(detections)),), facts)
+    return Output((file,), len(index), len(detections), (ledger.close(len(detections)),), facts)
 
 
 _INDEX_COLUMNS = [

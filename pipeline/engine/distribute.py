@@ -23,12 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.pipeline.geography.catalog import layer_files
 from patrolscope.pipeline.contract.columns import Table
-from patrolscope.pipeline.errors import PatrolscopeError, PlanError, ShardsSetAside, TooLittleMemory, WorkersLost
-from patrolscope.pipeline.study.remote import storage_faults_told
-from patrolscope.pipeline.geography.polygon_index import in_order
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import (
+    FailedShardsError,
+    InsufficientMemoryError,
+    PatrolscopeError,
+    PlanError,
+    SchedulerLostError,
+)
+from patrolscope.pipeline.geography.catalog import layer_files
+from patrolscope.pipeline.geography.polygon_index import in_order
+from patrolscope.pipeline.study.remote import storage_faults_told
 from patrolscope.pipeline.study.store import Record, Study
 
 OFFERS = "offers"  # under which a scheduler that starts its own workers says what they can offer in all
@@ -53,8 +59,8 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     Raises
     ------
     PlanError : workers can not do it; nothing was sent
-    ShardsSetAside : after the last of the others
-    WorkersLost : the scheduler has gone
+    FailedShardsError : after the last of the others
+    SchedulerLostError : the scheduler has gone
     """
     room = _Room(client, stage)
     check_workers(client, study, room.takes)
@@ -107,7 +113,7 @@ def _finished(
                     else:
                         waiting.append(shard)
                 else:
-                    raise WorkersLost(
+                    raise SchedulerLostError(
                         f"the scheduler has gone while stage {stage.name} worked on {len(running) + 1} shards; what is "
                         "finished, stays: start it again, and the same command goes on from here"
                     ) from result
@@ -116,7 +122,7 @@ def _finished(
         client.cancel(list(running))
     if set_aside:
         names = ", ".join(f"{name} (last on {worker})" for name, worker in sorted(set_aside.items()))
-        raise ShardsSetAside(
+        raise FailedShardsError(
             f"stage {stage.name}: {len(set_aside)} of {len(shards)} shards killed their worker {TRIES} times and are "
             f"set aside: {names}. The others are finished. Most often a worker has too little memory: give it more "
             "(memory_gb of the cluster profile), and the same command tries these again"
@@ -160,7 +166,7 @@ def check_workers(client: distributed.Client, study: Study, takes: dict[str, flo
     except ModuleNotFoundError as error:
         raise PlanError(f"workers have no {error.name}: give them the environment of this machine") from error
     except LOST as error:
-        raise WorkersLost(
+        raise SchedulerLostError(
             "the scheduler, or every worker, has gone before the work began: look at their logs, and start again"
         ) from error
     finally:
@@ -300,7 +306,7 @@ def _finish(shard: Shard, *, job: bytes) -> Record | PatrolscopeError:
         # As an answer: a worker would log a raised one with its stack, which tells a user nothing.
         return error
     except MemoryError:
-        return TooLittleMemory(
+        return InsufficientMemoryError(
             f"stage {stage.name}, shard {shard.name}: a worker has too little memory for it: give workers more "
             "(memory_gb of the cluster profile), and the same command goes on"
         )
@@ -322,7 +328,7 @@ def intersecting_pairs(left: gpd.GeoDataFrame, right: gpd.GeoDataFrame) -> pd.Da
 
 
 class SpatialJoin:
-    """Point location by dask-geopandas' spatial join, answering as `patrolscope.pipeline.geography.polygon_index.Coverage` does.
+    """Point location by dask-geopandas' spatial join, answering as `patrolscope.pipeline.geography.polygon_index.PolygonIndex` does.
 
     The reference that the index is held against, and the way for layers that are no coverage. Every area that touches a
     point is found; the lowest key has it.
@@ -346,7 +352,7 @@ def read_table(study: Study, table: Table) -> dd.DataFrame:
 
     Raises
     ------
-    NotYetMade : the table does not exist yet
+    StageNotRunError : the table does not exist yet
     """
     files = study.files(table.stored or table.name)
     frame = dd.from_map(study.read, files, meta=table.empty(), geometry=table.geometry is not None)

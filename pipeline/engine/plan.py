@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from patrolscope.pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from patrolscope.pipeline.study.store import Study
 
 # Seconds of one core for one unit of a stage, where the study itself has not measured any yet: a simulated study of a

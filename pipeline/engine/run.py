@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patrolscope.pipeline.engine.distribute import finish_shards
-from patrolscope.pipeline.errors import NotYetMade
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import StageNotRunError
 from patrolscope.pipeline.study.store import Record, Study
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run_stages(
 
     Raises
     ------
-    StudyBusy : another run is writing into the study
+    StudyLockedError : another run is writing into the study
     PatrolscopeError : from a stage; what was finished stays finished
     """
     with study.lock() as held:
@@ -91,7 +91,7 @@ def outdated(study: Study, stages: Sequence[Stage]) -> list[str]:
     for stage in stages:
         try:
             shards = stage.plan(study)
-        except NotYetMade:
+        except StageNotRunError:
             names.append(stage.name)
             continue
         if unfinished(study, stage, shards, study.records(stage.name)):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Stage:
     unit: str  # what a shard's size counts: rows, bytes, files
     folders: tuple[str, ...]  # of the study; every file in them belongs to a record of this stage
     plan: Callable[[Study], list[Shard]]
-    process: Callable[[Study, Shard], Record]
+    process: Callable[[Study, Shard], Output]
     version: int = 1  # raised when the meaning of the output changes: finished shards are then made again
     # Of a worker process with one task. What every stage is held to: at full size the largest took 1.1 GB
     # (docs/benchmarks.md), and Dask takes no task while 80 % of a worker's memory are in use.
@@ -48,9 +48,9 @@ class Stage:
     def finish(self, study: Study, shard: Shard) -> Record:
         """Process one shard and commit its record. Runs on a worker."""
         start_s = time.monotonic()
-        record = self.process(study, shard)
-        record = replace(
-            record,
+        output = self.process(study, shard)
+        record = Record(
+            **vars(output),
             shard=shard.name,
             fingerprint=self.fingerprint(shard),
             seconds=round(time.monotonic() - start_s, 3),

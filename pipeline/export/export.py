@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.errors import NotYetMade, SettingsError
-from patrolscope.pipeline.geography.layers import CENSUS_FILE, TRACTS_FILE
-from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.contract.tables import published_table
 from patrolscope.pipeline.engine.run import Progress, run_stages, unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, SETTINGS_FILE, Record, Study, fingerprint
-from patrolscope.pipeline.contract.tables import published_table
+from patrolscope.pipeline.errors import SettingsError, StageNotRunError
 from patrolscope.pipeline.export.wide import image_columns, load_gazetteer, wide
+from patrolscope.pipeline.geography.layers import CENSUS_FILE, TRACTS_FILE
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, SETTINGS_FILE, Output, Study, fingerprint
 
 if TYPE_CHECKING:
     import distributed
@@ -65,7 +65,7 @@ def export_published(
 
     Raises
     ------
-    NotYetMade : annotated/ is missing, incomplete or out of date
+    StageNotRunError : annotated/ is missing, incomplete or out of date
     SettingsError : `out` holds something else, or its ending and `form` differ
     """
     out = out if "://" in out else str(Path(out).resolve())
@@ -110,12 +110,12 @@ def _refuse_unfinished(study: Study) -> None:
     waiting = len(unfinished(study, ANNOTATE, shards, study.records(ANNOTATE.name)))
     make = f"run `patrolscope annotate --study {study.root}`"
     if waiting or not shards:
-        raise NotYetMade(
+        raise StageNotRunError(
             f"{waiting} of {len(shards)} files of annotated/ in {study.root} are missing or out of date: {make}"
         )
     for file in (CENSUS_FILE, TRACTS_FILE):
         if not study.exists(file):
-            raise NotYetMade(f"{study.root} has no {file}, which earlier versions did not make: {make}")
+            raise StageNotRunError(f"{study.root} has no {file}, which earlier versions did not make: {make}")
 
 
 def _refuse_foreign(parts: Study, *, force: bool) -> None:
@@ -224,7 +224,7 @@ def _plan_parts(study: Study, form: Form, header: bool, _parts: Study) -> list[S
     ]
 
 
-def _write_part(study: Study, parts: Study, shard: Shard) -> Record:
+def _write_part(study: Study, parts: Study, shard: Shard) -> Output:
     """Write the wide rows of one file of annotated/; memory grows with the narrow rows of the file."""
     file, form = shard.work["file"], shard.work["form"]
     windows_h, time_zone = tuple(shard.work["windows_h"]), study.settings.city.time_zone
@@ -240,7 +240,7 @@ def _write_part(study: Study, parts: Study, shard: Shard) -> Record:
         for start in range(0, len(images), ROW_GROUP_ROWS):
             writer.write_table(wide(images.iloc[start : start + ROW_GROUP_ROWS], gazetteer, windows_h, time_zone))
     ledger = Ledger("export", len(images))
-    return Record("", "", (name,), len(images), len(images), (ledger.close(len(images)),))
+    return Output((name,), len(images), len(images), (ledger.close(len(images)),))
 
 
 @contextmanager
@@ -263,7 +263,7 @@ def _plan_join(stage: Stage, parts: Study) -> list[Shard]:
     return [Shard("file", {}, size=sum(record.rows_out for record in records.values()), made_from=made_from)]
 
 
-def _join(parts: Study, _shard: Shard, *, form: Form, out: str) -> Record:
+def _join(parts: Study, _shard: Shard, *, form: Form, out: str) -> Output:
     """Put the parts together, in the order of their files; memory holds a piece of one."""
     records = parts.records("export").values()
     files = sorted(file for record in records for file in record.files)
@@ -282,4 +282,4 @@ def _join(parts: Study, _shard: Shard, *, form: Form, out: str) -> Record:
                             writer.write_table(groups.read_row_group(group))
         parts.write_bytes(json.dumps({"bytes": _size(parts.fs, path)}).encode(), JOINED_FILE)
     ledger = Ledger("join", rows)
-    return Record("", "", (), rows, rows, (ledger.close(rows),))
+    return Output((), rows, rows, (ledger.close(rows),))

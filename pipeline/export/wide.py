@@ -15,12 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patrolscope.pipeline.matching.annotate import epoch_ms
-from patrolscope.pipeline.errors import ContractViolation
-from patrolscope.pipeline.geography.layers import AREAS_FILE, CENSUS_FILE, FELONIES_FILE, TRACTS_FILE
-from patrolscope.pipeline.crs import project_ft
-from patrolscope.pipeline.study.store import Study
 from patrolscope.pipeline.contract.tables import AREAS, CENSUS, TRACTS, annotated_table, published_table
+from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.errors import ContractError
+from patrolscope.pipeline.geography.layers import AREAS_FILE, CENSUS_FILE, FELONIES_FILE, TRACTS_FILE
+from patrolscope.pipeline.matching.annotate import epoch_ms
+from patrolscope.pipeline.study.store import Study
 
 Rows = npt.NDArray[np.int64]
 Columns = TypeVar("Columns", pa.Array, pa.Table)
@@ -94,7 +94,7 @@ def _columns_of_areas(areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.Data
 
 def image_columns(windows_h: tuple[int, ...]) -> list[str]:
     """Columns of annotated/ that the released file is made from."""
-    in_other_tables = ("neighbourhood", "borough", "captured_local")
+    in_other_tables = ("neighborhood", "borough", "captured_local")
     others = ("x_ft", "y_ft", "precinct", *(f"felony_{window_h}h_id" for window_h in windows_h))
     return [
         column.name
@@ -114,7 +114,7 @@ def wide(images: pd.DataFrame, gazetteer: Gazetteer, windows_h: tuple[int, ...],
 
     Raises
     ------
-    ContractViolation : the images name an area or a felony that the gazetteer does not have
+    ContractError : the images name an area or a felony that the gazetteer does not have
     """
     declared = annotated_table(windows_h)
     columns = {declared[str(name)].published: _array(images[name]) for name in images}
@@ -163,7 +163,7 @@ def _felony_rows(images: pd.DataFrame, window_h: int, gazetteer: Gazetteer) -> R
 def _refuse_unknown(names: pd.Series[str], found: npt.NDArray[np.integer], file: str) -> None:
     unknown = (found < 0) & names.notna().to_numpy()
     if unknown.any():
-        raise ContractViolation(
+        raise ContractError(
             f"annotated/ names {names[unknown].iloc[0]!r}, which is not in {file}: run `patrolscope annotate` again"
         )
 

@@ -1,1 +1,1 @@
-"""Geometry: projections, point location, nearest neighbours, order on a curve. Knows no table and no study."""
+"""Geometry: projections, point location, nearest neighbors, order on a curve. Knows no table and no study."""

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cache
-from importlib.resources import files
 from http import HTTPStatus
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ import tqdm
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from patrolscope.pipeline.study.config import Frozen, Layer
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.config import Frozen, Layer
 from patrolscope.pipeline.study.store import Study, fingerprint
 
 CATALOG_FILE = "data_catalog.yaml"
@@ -66,7 +66,7 @@ class CatalogEntry(Frozen):
     how: str = ""  # else: what the user does to get it
     format: str
     crs: str | None = None  # of the first file; taken where a file does not name its own
-    licence: str
+    license: str
     vintage: str
     columns: dict[str, tuple[str, ...]]  # what we call it -> its name in the file, or names, the first that is there
     codes: dict[str, dict[str, str]] = Field(default_factory=dict)  # ours -> value in the file -> our value
@@ -247,7 +247,7 @@ def _read_fetched(cache: Path, name: str) -> Fetched | None:
 
 
 def _is_current(entry: CatalogEntry, fetched: Fetched, path: Path) -> bool:
-    """Whether the file in the cache is the one that came, and still the one that the catalogue wants."""
+    """Whether the file in the cache is the one that came, and still the one that the catalog wants."""
     wanted = entry.accepted(fetched.file)
     return (
         path.is_file()

@@ -8,16 +8,16 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 
-from patrolscope.pipeline.geography.readers import TRACT_DETAILS
-from patrolscope.pipeline.geography.polygon_index import Coverage
-from patrolscope.pipeline.crs import SQFT_PER_SQMI, WGS84, feet_per_unit
 from patrolscope.pipeline.contract.tables import B03002_PUBLISHED, CENSUS, LEVELS, PLACES, TRACTS
+from patrolscope.pipeline.crs import SQFT_PER_SQMI, WGS84, feet_per_unit
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
+from patrolscope.pipeline.geography.readers import TRACT_DETAILS
 
 ESTIMATES = [name for name in B03002_PUBLISHED if name.endswith("e")]
 MARGINS = [name for name in B03002_PUBLISHED if name.endswith("m")]
 # Levels that an area belongs to, with the column of the tracts that holds the code of a place.
 LEVEL_CODES = {
-    "neighbourhood": "neighbourhood_code",
+    "neighborhood": "neighborhood_code",
     "borough": "borough_code",
     "community_district": "community_district_code",
     "precinct": None,
@@ -108,7 +108,7 @@ def _looked_up(keys: pd.Series[str], table: pd.DataFrame | None, key: str, names
 def _precinct_of(centroids: gpd.GeoSeries, precincts: gpd.GeoDataFrame | None) -> pd.Series[str]:
     if precincts is None or precincts.empty:
         return pd.Series(np.nan, index=centroids.index, dtype="str", name="precinct")
-    index = Coverage.build(precincts["place"].to_numpy(), shapely.make_valid(precincts.geometry.to_numpy()))
+    index = PolygonIndex.build(precincts["place"].to_numpy(), shapely.make_valid(precincts.geometry.to_numpy()))
     points = centroids.to_crs(precincts.crs)
     found = pd.Series(index.keys, dtype="str").array.take(index.locate(points.x, points.y), allow_fill=True)
     return pd.Series(found, index=centroids.index, name="precinct")
@@ -149,7 +149,7 @@ def _codes(tracts: pd.DataFrame, name: str, code: str) -> dict[str, str]:
 def _union(parts: npt.NDArray[np.object_]) -> shapely.Geometry:
     if shapely.coverage_is_valid(parts):
         return shapely.coverage_union_all(parts)
-    # Tracts whose corners were rounded one by one overlap or leave gaps of less than a millimetre: on this grid of
+    # Tracts whose corners were rounded one by one overlap or leave gaps of less than a millimeter: on this grid of
     # degrees their union has no hole for each (the embedded city: 109 without it).
     return shapely.union_all(parts, grid_size=1e-8)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 # more of an area (28 %), of 6 hours more for an hour (37 % at most); one curve through place and time 35 % at the
 # worst hour.
 ROW_GROUP_ROWS = 4_096
-BITS = 16  # a side: cells of about a metre in a city of 60 km
+BITS = 16  # a side: cells of about a meter in a city of 60 km
 _CELLS = 1 << BITS
 
 

@@ -14,21 +14,34 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from patrolscope.pipeline.geography import catalog
-
-from patrolscope.pipeline.geography import readers
-from patrolscope.pipeline.geography.census import build_census, build_levels, build_tracts, community_districts, with_places
+from patrolscope.pipeline.contract.tables import (
+    AREAS,
+    CENSUS,
+    FELONIES,
+    LEVELS,
+    PEOPLE_VARIABLES,
+    PLACES,
+    STATIONS,
+    TRACTS,
+)
+from patrolscope.pipeline.crs import SQFT_PER_SQMI, WGS84, feet_per_unit, project_ft
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.geography import catalog, readers
+from patrolscope.pipeline.geography.census import (
+    build_census,
+    build_levels,
+    build_tracts,
+    community_districts,
+    with_places,
+)
+from patrolscope.pipeline.geography.nearest import Stations
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex, gaps
+from patrolscope.pipeline.geography.zones import zone_shares
 from patrolscope.pipeline.study.config import Layer
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.geography.polygon_index import Coverage, gaps
-from patrolscope.pipeline.crs import SQFT_PER_SQMI, WGS84, feet_per_unit, project_ft
-from patrolscope.pipeline.geography.nearest import Stations
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study
-from patrolscope.pipeline.contract.tables import AREAS, CENSUS, FELONIES, LEVELS, PEOPLE_VARIABLES, PLACES, STATIONS, TRACTS
-from patrolscope.pipeline.geography.zones import zone_shares
+from patrolscope.pipeline.study.store import Output, Study
 
-PLACE_LEVELS = {"neighbourhood": "neighbourhoods", "borough": "boroughs", "precinct": "precincts"}
+PLACE_LEVELS = {"neighborhood": "neighborhoods", "borough": "boroughs", "precinct": "precincts"}
 AREAS_FILE = "areas/areas.parquet"
 CENSUS_FILE = "areas/census.parquet"
 TRACTS_FILE = "areas/tracts.parquet"
@@ -92,10 +105,10 @@ def zone_of(zoning: pd.DataFrame | None, areas: pd.Series[str], share: float) ->
 
 def _tract_of(centroids: gpd.GeoSeries, tracts: gpd.GeoDataFrame | None) -> pd.DataFrame:
     """Tract that contains each centroid, and the places of the tract; missing where no tract does."""
-    names = ["tract", "neighbourhood", "borough", "community_district"]
+    names = ["tract", "neighborhood", "borough", "community_district"]
     if tracts is None:
         return pd.DataFrame({name: pd.Series(np.nan, index=centroids.index, dtype="str") for name in names})
-    index = Coverage.build(tracts["tract"].to_numpy(), tracts.geometry.to_numpy())
+    index = PolygonIndex.build(tracts["tract"].to_numpy(), tracts.geometry.to_numpy())
     points = centroids.to_crs(tracts.crs)
     position = index.locate(points.x, points.y)
     found = tracts.set_index("tract").loc[index.keys].reset_index()[names]
@@ -118,7 +131,7 @@ def _looked_up(areas: pd.Series[str], table: pd.DataFrame | None, column: str) -
 
 
 def build_places(study: Study, tracts: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Boundaries of neighbourhoods, boroughs, precincts and, from `tracts`, community districts: `PLACES`."""
+    """Boundaries of neighborhoods, boroughs, precincts and, from `tracts`, community districts: `PLACES`."""
     districts = community_districts(tracts)
     parts = [districts] if len(districts) else []
     for level, name in PLACE_LEVELS.items():
@@ -151,7 +164,7 @@ def plan_layers(study: Study) -> list[Shard]:
     return [Shard("layers", work)]
 
 
-def process_layers(study: Study, _shard: Shard) -> Record:
+def process_layers(study: Study, _shard: Shard) -> Output:
     """Write areas/: the tables and the indices for point location."""
     settings = study.settings
     layers, crs = settings.layers, settings.city.crs
@@ -193,9 +206,7 @@ def process_layers(study: Study, _shard: Shard) -> Record:
             report_faults(what, layer, index, settings.city.crs, ledger)
             files.append(study.write_bytes(index.to_bytes(), file))
     facts = {"areas": len(areas), "persons": float(areas["persons"].sum()), "stations": len(stations)}
-    return Record(
-        shard="",
-        fingerprint="",
+    return Output(
         files=tuple(files),
         rows_in=ledger.rows_in,
         rows_out=len(felonies),
@@ -204,11 +215,11 @@ def process_layers(study: Study, _shard: Shard) -> Record:
     )
 
 
-def _index(frame: gpd.GeoDataFrame, key: str) -> Coverage:
-    return Coverage.build(frame[key].to_numpy(), shapely.make_valid(frame.geometry.to_numpy()))
+def _index(frame: gpd.GeoDataFrame, key: str) -> PolygonIndex:
+    return PolygonIndex.build(frame[key].to_numpy(), shapely.make_valid(frame.geometry.to_numpy()))
 
 
-def report_faults(what: str, layer: gpd.GeoDataFrame, index: Coverage, crs: str, ledger: Ledger) -> None:
+def report_faults(what: str, layer: gpd.GeoDataFrame, index: PolygonIndex, crs: str, ledger: Ledger) -> None:
     """Note where the areas of a layer overlap, and what lies between them and in none; sizes in the projection `crs`.
 
     A gap can be a lake; so can a hole that somebody forgot to fill. Both are said, with the largest, and left.
@@ -228,9 +239,9 @@ def report_faults(what: str, layer: gpd.GeoDataFrame, index: Coverage, crs: str,
 
 
 @lru_cache(maxsize=4)
-def load_index(study: Study, file: str, _made_from: str) -> Coverage:
+def load_index(study: Study, file: str, _made_from: str) -> PolygonIndex:
     """Index of point location, once a worker process; `_made_from` is the layers' fingerprint."""
-    return Coverage.from_bytes(study.read_bytes(file))
+    return PolygonIndex.from_bytes(study.read_bytes(file))
 
 
 def load_stations(study: Study) -> Stations:

@@ -1,4 +1,4 @@
-"""Nearest neighbours: exact, without a Python loop over rows, ties decided by rule.
+"""Nearest neighbors: exact, without a Python loop over rows, ties decided by rule.
 
 Distances are compared by their squares, computed alike for every candidate, so that equal distances are equal numbers
 and a tie goes to the candidate that stands first.
@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 _CELLS = 256  # a side of the grid over the stations
 _BUCKETS_PER_EVENT = 4
-# The distance from a point to a cell's centre is off by rounding of 1e-16; this share of it more is looked at.
+# The distance from a point to a cell's center is off by rounding of 1e-16; this share of it more is looked at.
 _SLACK = 1e-9
 
 
@@ -75,8 +75,8 @@ def _list_candidates(
 ) -> None:  # pragma: no cover - compiled
     """For every cell the stations that can be nearest somewhere in it: counted, or written at `cursor`.
 
-    If the centre is d away from its nearest station and r from the corners, no point of the cell is farther than d + r
-    from that one, and none can be nearer than that to a station which is more than d + 2 r away from the centre.
+    If the center is d away from its nearest station and r from the corners, no point of the cell is farther than d + r
+    from that one, and none can be nearer than that to a station which is more than d + 2 r away from the center.
     """
     west, south, width, height = grid
     radius = np.hypot(width, height) / 2

@@ -1,7 +1,7 @@
 """Point location in areas that tile a city: exact, and the same on every machine.
 
-A grid is laid over the areas. A cell knows which area holds its centre, and the boundary segments that cross the
-cell. From a point to its cell's centre runs a segment; every boundary that it crosses swaps the area on one side
+A grid is laid over the areas. A cell knows which area holds its center, and the boundary segments that cross the
+cell. From a point to its cell's center runs a segment; every boundary that it crosses swaps the area on one side
 for the area on the other. With areas numbered from 1 and 0 for outside, the swap is an exclusive or with
 (number on the left) ^ (number on the right), so crossings may be taken in any order and the work for a point is
 one look-up and a few orientation tests. Measured on one core: docs/benchmarks.md, `annotate`.
@@ -9,7 +9,7 @@ one look-up and a few orientation tests. Measured on one core: docs/benchmarks.m
 An orientation test in floating point can be wrong when a point lies on a boundary, or within rounding of it. The
 error is bounded (Shewchuk 1997, "Adaptive precision floating-point arithmetic", bound A): a test inside the bound
 is not trusted, and the point is put to GEOS, whose predicates are exact. Of the areas that touch such a point the
-lowest key has it. One bound, for the longest segment, serves all tests; in New York it is worth less than a micrometre.
+lowest key has it. One bound, for the longest segment, serves all tests; in New York it is worth less than a micrometer.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _CELLS_PER_SEGMENT = 8
 _MOST_CELLS = 2**22
 # (3 + 16 u) u with u = 2**-53: Shewchuk's bound on the error of the orientation determinant.
 _ORIENTATION_BOUND = 3.3306690738754716e-16
-# A centre closer to a boundary than this share of a cell is not used as a reference (rounding is 1e-9 of a cell).
-_CENTRE_CLEARANCE = 1e-6
+# A center closer to a boundary than this share of a cell is not used as a reference (rounding is 1e-9 of a cell).
+_CENTER_CLEARANCE = 1e-6
 _ASK_GEOS = -1
 _PREPARED = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Coverage:
+class PolygonIndex:
     """Index over areas that tile a region.
 
     Attributes
@@ -61,16 +61,16 @@ class Coverage:
     grid: Floats = field(repr=False)  # x0, y0, cell width, cell height
     bound: float  # an orientation is trusted beyond it
     columns: int
-    # (cells + 1, 2), row by row from the south-west: the area that holds the cell's centre (0: outside, number from 1,
+    # (cells + 1, 2), row by row from the south-west: the area that holds the cell's center (0: outside, number from 1,
     # -1: ask GEOS), and where the segments that cross the cell begin in `segments`.
     cells: Ints = field(repr=False)
     # A segment stands there once for every cell that it crosses, so that a point reads one piece of memory, and in the
-    # direction that has the cell's centre on the left, so that most points are done with it after one test.
+    # direction that has the cell's center on the left, so that most points are done with it after one test.
     segments: Floats = field(repr=False)  # (m, 4): x, y of both ends
     swaps: Ints = field(repr=False)  # (m,): number on the left ^ number on the right
 
     @classmethod
-    def build(cls, keys: npt.NDArray[Any], shapes: npt.NDArray[np.object_]) -> Coverage:
+    def build(cls, keys: npt.NDArray[Any], shapes: npt.NDArray[np.object_]) -> PolygonIndex:
         """Index over polygons in their own coordinates; keys and shapes in any order.
 
         Raises
@@ -87,13 +87,13 @@ class Coverage:
         ends, swaps = _boundaries(shapes)
         grid, nx, ny = _grid_over(ends, len(swaps))
         starts, members = _crossed_cells(ends, grid, nx, ny)
-        centres, unclear = _centres(ends, swaps, grid, nx, ny)
+        centers, unclear = _centers(ends, swaps, grid, nx, ny)
         overlaps, common = _overlaps(keys, shapes)
-        centres[unclear | _touched_cells(common, grid, nx, ny)] = _ASK_GEOS
+        centers[unclear | _touched_cells(common, grid, nx, ny)] = _ASK_GEOS
         segments, bound = ends[members], _trusted_beyond(ends, grid)
-        aligned = _turn_to_centres(segments, starts, grid, nx, bound)
+        aligned = _turn_to_centers(segments, starts, grid, nx, bound)
         cells = np.zeros((nx * ny + 1, 2), dtype=np.int32)
-        cells[:-1, 0], cells[:, 1] = np.where(aligned, _ASK_GEOS, centres.ravel()), starts
+        cells[:-1, 0], cells[:, 1] = np.where(aligned, _ASK_GEOS, centers.ravel()), starts
         joined = b"".join(wkb)
         return cls(
             keys=keys,
@@ -160,7 +160,7 @@ class Coverage:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Coverage:
+    def from_bytes(cls, content: bytes) -> PolygonIndex:
         """The index that `to_bytes` wrote."""
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
@@ -177,7 +177,7 @@ def in_order(keys: npt.NDArray[np.str_]) -> npt.NDArray[np.intp]:
 
 
 def gaps(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    """Polygons inside the layer that no area covers: slivers between neighbours, and true holes such as lakes."""
+    """Polygons inside the layer that no area covers: slivers between neighbors, and true holes such as lakes."""
     united = shapely.coverage_union_all(shapes) if shapely.coverage_is_valid(shapes) else shapely.union_all(shapes)
     rings = [ring for part in shapely.get_parts(united) for ring in shapely.get_rings(part)[1:]]
     return np.asarray(shapely.polygons(np.array(rings, dtype=object)))
@@ -206,7 +206,7 @@ def _boundaries(shapes: npt.NDArray[np.object_]) -> tuple[Floats, Ints]:
     rings, ring_part = shapely.get_rings(parts, return_index=True)
     ends = _edges(rings)
     number = (part_area[np.repeat(ring_part, shapely.get_num_points(rings) - 1)] + 1).astype(np.int32)
-    # Neighbours walk a shared boundary in opposite directions: the lower end comes first for both.
+    # Neighbors walk a shared boundary in opposite directions: the lower end comes first for both.
     backwards = (ends[:, 0] > ends[:, 2]) | ((ends[:, 0] == ends[:, 2]) & (ends[:, 1] > ends[:, 3]))
     ends[backwards] = ends[backwards][:, [2, 3, 0, 1]]
     order = np.lexsort(ends.T[::-1])
@@ -267,7 +267,7 @@ def _touched_cells(shapes: npt.NDArray[np.object_], grid: Floats, nx: int, ny: i
     around = _edges(shapely.get_rings(parts[kind == shapely.GeometryType.POLYGON]))
     lines = _edges(parts[kind == shapely.GeometryType.LINESTRING])
     starts, _ = _crossed_cells(np.vstack([around, lines]), grid, nx, ny)
-    inside, unclear = _centres(around, np.ones(len(around), dtype=np.int32), grid, nx, ny)
+    inside, unclear = _centers(around, np.ones(len(around), dtype=np.int32), grid, nx, ny)
     return unclear | (inside > 0) | (np.diff(starts) > 0).reshape(ny, nx)
 
 
@@ -312,10 +312,10 @@ def _visit_cells(
 
 
 @nb.njit(cache=True)
-def _scan_centres(
-    ends: Floats, swaps: Ints, grid: Floats, nx: int, ny: int, centres: Ints, unclear: npt.NDArray[np.bool_]
+def _scan_centers(
+    ends: Floats, swaps: Ints, grid: Floats, nx: int, ny: int, centers: Ints, unclear: npt.NDArray[np.bool_]
 ) -> None:  # pragma: no cover - compiled
-    """Swaps along each row of centres, written where they take effect."""
+    """Swaps along each row of centers, written where they take effect."""
     x0, y0, width, height = grid
     for index in range(len(ends)):
         ax, ay, bx, by = ends[index]
@@ -323,29 +323,29 @@ def _scan_centres(
         bottom = max(int(np.floor((low_y - y0) / height - 0.5)) - 1, 0)
         top = min(int(np.floor((high_y - y0) / height - 0.5)) + 1, ny - 1)
         for row in range(bottom, top + 1):
-            centre_y = y0 + (row + 0.5) * height
-            if centre_y < low_y or centre_y >= high_y:
+            center_y = y0 + (row + 0.5) * height
+            if center_y < low_y or center_y >= high_y:
                 continue
-            crossing = ((ax + (centre_y - ay) * (bx - ax) / (by - ay)) - x0) / width - 0.5
+            crossing = ((ax + (center_y - ay) * (bx - ax) / (by - ay)) - x0) / width - 0.5
             column = int(np.ceil(crossing))
-            if column - crossing < _CENTRE_CLEARANCE and 0 <= column < nx:
+            if column - crossing < _CENTER_CLEARANCE and 0 <= column < nx:
                 unclear[row, column] = True
-            if crossing - (column - 1) < _CENTRE_CLEARANCE and 0 <= column - 1 < nx:
+            if crossing - (column - 1) < _CENTER_CLEARANCE and 0 <= column - 1 < nx:
                 unclear[row, column - 1] = True
             if column < nx:
-                centres[row, max(column, 0)] ^= swaps[index]
+                centers[row, max(column, 0)] ^= swaps[index]
 
 
-def _centres(ends: Floats, swaps: Ints, grid: Floats, nx: int, ny: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Number of the area that holds each cell's centre, and where that is too close to call."""
-    centres = np.zeros((ny, nx), dtype=np.int32)
+def _centers(ends: Floats, swaps: Ints, grid: Floats, nx: int, ny: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Number of the area that holds each cell's center, and where that is too close to call."""
+    centers = np.zeros((ny, nx), dtype=np.int32)
     unclear = np.zeros((ny, nx), dtype=np.bool_)
-    _scan_centres(ends, swaps, grid, nx, ny, centres, unclear)
-    return np.bitwise_xor.accumulate(centres, axis=1), unclear
+    _scan_centers(ends, swaps, grid, nx, ny, centers, unclear)
+    return np.bitwise_xor.accumulate(centers, axis=1), unclear
 
 
 def _trusted_beyond(ends: Floats, grid: Floats) -> float:
-    """Bound on the error of an orientation test between a segment, a point of a cell that it crosses, and the centre.
+    """Bound on the error of an orientation test between a segment, a point of a cell that it crosses, and the center.
 
     Shewchuk's bound is `_ORIENTATION_BOUND` times the sum of two products; a factor of theirs is at most the longest
     segment and a cell together.
@@ -361,10 +361,10 @@ def _turn(ax: float, ay: float, bx: float, by: float, px: float, py: float) -> f
 
 
 @nb.njit(cache=True)
-def _turn_to_centres(
+def _turn_to_centers(
     segments: Floats, starts: Ints, grid: Floats, nx: int, bound: float
 ) -> npt.NDArray[np.bool_]:  # pragma: no cover - compiled
-    """Turn the segments of each cell so that its centre lies on their left; (cells,) whether it is in line with one."""
+    """Turn the segments of each cell so that its center lies on their left; (cells,) whether it is in line with one."""
     x0, y0, width, height = grid
     aligned = np.zeros(len(starts) - 1, dtype=np.bool_)
     for cell in range(len(aligned)):
@@ -403,7 +403,7 @@ def _locate(
             for index in range(cells[cell, 1], cells[cell + 1, 1]):
                 ax, ay, bx, by = segments[index]
                 turn_point = _turn(ax, ay, bx, by, x, y)
-                if turn_point > bound:  # on the side of the centre
+                if turn_point > bound:  # on the side of the center
                     continue
                 turn_a, turn_b = _turn(x, y, cx, cy, ax, ay), _turn(x, y, cx, cy, bx, by)
                 if (turn_a > bound and turn_b > bound) or (turn_a < -bound and turn_b < -bound):

@@ -24,10 +24,10 @@ import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS
 
-from patrolscope.pipeline.geography.catalog import CatalogEntry
-from patrolscope.pipeline.errors import ContractViolation, SourceError
-from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.contract.tables import B03002_PUBLISHED, CENSUS, FELONIES, PEOPLE_VARIABLES, STATIONS
+from patrolscope.pipeline.errors import ContractError, SourceError
+from patrolscope.pipeline.geography.catalog import CatalogEntry
+from patrolscope.pipeline.study.ledger import Ledger
 
 # Text that stands for an empty cell in exports of the city's portal (older and newer ones).
 _NO_VALUE = ("", "NA", "(null)")
@@ -65,7 +65,7 @@ TRACT_DETAILS = (
     "tract_in_borough",
     "borough_tract",
     "borough_code",
-    "neighbourhood_code",
+    "neighborhood_code",
     "community_district_code",
     "community_district",
     "cdbg_eligibility",
@@ -80,8 +80,8 @@ def read_areas(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
 
 
 def read_tracts(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
-    """Tracts: tract (code), neighbourhood and borough (names), geometry; of `TRACT_DETAILS` what the file has."""
-    names = {name: name for name in ("tract", "neighbourhood", "borough")}
+    """Tracts: tract (code), neighborhood and borough (names), geometry; of `TRACT_DETAILS` what the file has."""
+    names = {name: name for name in ("tract", "neighborhood", "borough")}
     return _boundaries(path, entry, names, key="tract", may_have=TRACT_DETAILS)
 
 
@@ -95,7 +95,7 @@ def read_tract_places(path: Path, entry: CatalogEntry) -> pd.DataFrame:
 
 
 def read_places(path: Path, entry: CatalogEntry) -> gpd.GeoDataFrame:
-    """Neighbourhoods, boroughs or precincts: place (name or number), geometry."""
+    """Neighborhoods, boroughs or precincts: place (name or number), geometry."""
     return _boundaries(path, entry, {"place": "place"}, key="place")
 
 
@@ -247,7 +247,7 @@ def read_income(path: Path, entry: CatalogEntry) -> pd.DataFrame:
 def read_area_attributes(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     """What the Census Bureau's boundary file says of an area: area (code), and the entry's columns that `CENSUS` has.
 
-    Reads the table beside the shapes (.dbf), alone or in its archive; land and water in square metres.
+    Reads the table beside the shapes (.dbf), alone or in its archive; land and water in square meters.
     """
     where = str(path) if path.suffix == ".dbf" else f"/vsizip/{path}/{_member(path, entry.member)}"
     try:
@@ -300,17 +300,17 @@ def read_stations(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     try:
         frame = STATIONS.conform(frame)
         STATIONS.check_key(frame)
-    except ContractViolation as error:
+    except ContractError as error:
         raise SourceError(f"{path}: {error}") from error
     return frame
 
 
 def read_levels(path: Path, entry: CatalogEntry) -> pd.DataFrame:
-    """Published levels: neighbourhood (name), level (mean calibrated probability of police in an image, 0 to 1)."""
-    table = _text_table(path, {name: entry.columns[name] for name in ("neighbourhood", "level")})
-    _refuse_twice(table["neighbourhood"], path)
+    """Published levels: neighborhood (name), level (mean calibrated probability of police in an image, 0 to 1)."""
+    table = _text_table(path, {name: entry.columns[name] for name in ("neighborhood", "level")})
+    _refuse_twice(table["neighborhood"], path)
     level = _numbers(table["level"], path, "level")
-    return pd.DataFrame({"neighbourhood": table["neighbourhood"], "level": level}).reset_index(drop=True)
+    return pd.DataFrame({"neighborhood": table["neighborhood"], "level": level}).reset_index(drop=True)
 
 
 def read_tract_counts(path: Path, entry: CatalogEntry) -> pd.DataFrame:
@@ -375,7 +375,7 @@ _COMPLAINTS = {
     "date": "CMPLNT_FR_DT",
     "time": "CMPLNT_FR_TM",
     "category": "LAW_CAT_CD",
-    "offence": "OFNS_DESC",
+    "offense": "OFNS_DESC",
     "lat": "Latitude",
     "lng": "Longitude",
 }
@@ -422,14 +422,14 @@ def _felonies(rows: pa.Table, ledger: Ledger, *, category: str, time_zone: str) 
     frame = _with_position(frame, ledger)
     frame["started_at_utc"] = _start(frame["date"], frame["time"], time_zone)
     frame = ledger.keep(frame, frame["started_at_utc"].notna(), why="start can not be read")
-    frame["offence"] = frame["offence"].mask(frame["offence"].isin(_NO_VALUE))
+    frame["offense"] = frame["offense"].mask(frame["offense"].isin(_NO_VALUE))
     return FELONIES.conform(frame)
 
 
 def read_arrests(path: Path, entry: CatalogEntry) -> pd.DataFrame:
-    """Arrests: arrest_id, arrested_on (day; the file has no time), category, offence, precinct, lat, lng.
+    """Arrests: arrest_id, arrested_on (day; the file has no time), category, offense, precinct, lat, lng.
 
-    category (F, M, V, I) and offence are missing where the file has none. attrs["dropped"] counts rows without
+    category (F, M, V, I) and offense are missing where the file has none. attrs["dropped"] counts rows without
     a position or a readable day.
     """
     ledger = Ledger("arrests", 0)
@@ -443,9 +443,9 @@ def read_arrests(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     if not parts:
         raise SourceError(f"{path} has a header and no rows")
     arrests = pd.concat(parts, ignore_index=True)
-    arrests[["category", "offence"]] = arrests[["category", "offence"]].replace(list(_NO_VALUE), np.nan)
+    arrests[["category", "offense"]] = arrests[["category", "offense"]].replace(list(_NO_VALUE), np.nan)
     arrests.attrs["dropped"] = dict(ledger.dropped)
-    return arrests[["arrest_id", "arrested_on", "category", "offence", "precinct", "lat", "lng"]]
+    return arrests[["arrest_id", "arrested_on", "category", "offense", "precinct", "lat", "lng"]]
 
 
 def _text_batches(path: Path, names: dict[str, str], ledger: Ledger) -> Iterator[pa.Table]:

@@ -18,13 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patrolscope.pipeline.study.adopt import adopt
+from patrolscope.pipeline.contract.tables import DETECTIONS
+from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.adopt import adopt
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.remote import contents_of, remote_errors
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint, open_study
-from patrolscope.pipeline.contract.tables import DETECTIONS
+from patrolscope.pipeline.study.store import Output, Study, fingerprint, open_study
 
 FOLDER = "detections/labels"
 ENDING = ".txt"
@@ -269,7 +269,7 @@ def _version(fs: Any, path: str) -> str:
     )
 
 
-def process_labels(study: Study, shard: Shard) -> Record:
+def process_labels(study: Study, shard: Shard) -> Output:
     """Read the label files of one shard.
 
     Raises
@@ -301,7 +301,7 @@ def process_labels(study: Study, shard: Shard) -> Record:
     image_ids = pd.Series([file.removesuffix(ENDING) for file in files], dtype="str")
     detections = DETECTIONS.conform(pd.concat(parts, ignore_index=True).assign(image_id=image_ids, **NOT_IN_LABELS))
     file = study.write(DETECTIONS, detections, f"{FOLDER}/{shard.name}.parquet")
-    return Record("", "", (file,), len(files), len(detections), (ledger.close(len(detections)),))
+    return Output((file,), len(files), len(detections), (ledger.close(len(detections)),))
 
 
 def _contents(fs: Any, paths: list[str]) -> Iterator[list[bytes]]:

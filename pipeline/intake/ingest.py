@@ -29,12 +29,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from patrolscope.pipeline.study.adopt import adopt as adopt_settings
-from patrolscope.pipeline.study.config import Period, Settings
 from patrolscope.pipeline.contract.columns import Column, Table
-from patrolscope.pipeline.errors import NotYetMade, SourceError
-from patrolscope.pipeline.intake.supplied_columns import KEPT, absent_columns, columns_read, kept_names, typed_columns
-from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.contract.tables import GIVEN, METADATA, QUARANTINE, given_table
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import SourceError, StageNotRunError
+from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS, hilbert_key
 from patrolscope.pipeline.intake.raw_csv import (
     BEYOND_BYTES,
     COLUMNS,
@@ -48,11 +47,12 @@ from patrolscope.pipeline.intake.raw_csv import (
     unknown_columns,
 )
 from patrolscope.pipeline.intake.raw_files import RawFile, identity, raw_files
+from patrolscope.pipeline.intake.supplied_columns import KEPT, absent_columns, columns_read, kept_names, typed_columns
+from patrolscope.pipeline.study.adopt import adopt as adopt_settings
+from patrolscope.pipeline.study.config import Period, Settings
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.remote import remote_errors
-from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS, hilbert_key
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
-from patrolscope.pipeline.contract.tables import GIVEN, METADATA, QUARANTINE, given_table
+from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
 STAGED_FOLDER = "staging/metadata"
 BAD_FOLDER = "staging/quarantine"
@@ -104,7 +104,7 @@ def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown
     ------
     SettingsError : there is no study, and no sources to make one for
     SourceError : the sources can not serve; nothing is written then
-    StudyBusy : a run is at work on the study
+    StudyLockedError : a run is at work on the study
     """
     changes: dict[str, dict[str, Any]] = {
         "sources": {"metadata": tuple(sources) or None},
@@ -192,7 +192,7 @@ def _blocks(source: RawFile, block_bytes: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + block_bytes, source.bytes)
 
 
-def process_read(study: Study, shard: Shard) -> Record:
+def process_read(study: Study, shard: Shard) -> Output:
     """Stage the rows of one block by local day, and its bad lines.
 
     Raises
@@ -235,7 +235,7 @@ def process_read(study: Study, shard: Shard) -> Record:
         ledger.note(f"{name} can not be read: missing", count)
     absent = absent_columns(texts, study.settings)
     facts = {"lines": lines, "staged": staged, "annotated": work["annotated"], "absent": absent, "texts": len(texts)}
-    return Record("", "", tuple(files), lines, rows_out, (ledger.close(rows_out),), facts)
+    return Output(tuple(files), lines, rows_out, (ledger.close(rows_out),), facts)
 
 
 def _note_columns(ledger: Ledger, work: dict[str, Any], lines: int) -> None:
@@ -410,7 +410,7 @@ def _finished_blocks(study: Study) -> list[_Block]:
 
     Raises
     ------
-    NotYetMade : a block is not read yet, or not in its present form
+    StageNotRunError : a block is not read yet, or not in its present form
     """
     shards = READ.plan(study)
     records = study.records(READ.name)
@@ -420,7 +420,7 @@ def _finished_blocks(study: Study) -> list[_Block]:
         if shard.name in records and records[shard.name].fingerprint == READ.fingerprint(shard)
     ]
     if len(done) < len(shards):
-        raise NotYetMade(
+        raise StageNotRunError(
             f"{len(shards) - len(done)} of {len(shards)} blocks of raw metadata are not read yet: "
             f"run `patrolscope ingest --study {study.root}`"
         )
@@ -450,7 +450,7 @@ def plan_set_aside(study: Study) -> list[Shard]:
     ]
 
 
-def process_set_aside(study: Study, shard: Shard) -> Record:
+def process_set_aside(study: Study, shard: Shard) -> Output:
     """Write a block's bad lines with their place in the file."""
     written, lines = [], 0
     for file in shard.work["files"]:
@@ -460,7 +460,7 @@ def process_set_aside(study: Study, shard: Shard) -> Record:
         leaf = file.rsplit("/", 1)[-1]
         written.append(study.write(QUARANTINE, QUARANTINE.conform(placed), f"quarantine/{leaf}"))
         lines += len(bad)
-    return Record("", "", tuple(written), lines, lines, (Ledger("quarantine", lines).close(lines),))
+    return Output(tuple(written), lines, lines, (Ledger("quarantine", lines).close(lines),))
 
 
 # ARRANGE: staged rows to metadata/.
@@ -528,7 +528,7 @@ def cut_day(rows: npt.NDArray[np.int64], most: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def process_arrange(study: Study, shard: Shard) -> Record:
+def process_arrange(study: Study, shard: Shard) -> Output:
     """Write one slice of metadata/, and of given/ where a source says more than metadata/ holds."""
     work, settings = shard.work, study.settings
     box = settings.city.box
@@ -550,7 +550,7 @@ def process_arrange(study: Study, shard: Shard) -> Record:
         del staged  # a slice is held once
         name = work["file"].replace(f"{METADATA.name}/", f"{GIVEN.name}/", 1)
         files.append(_write(study, _given_rows(study, work, order), name))
-    return Record("", "", tuple(files), ledger.rows_in, len(order), (ledger.close(len(order)),))
+    return Output(tuple(files), ledger.rows_in, len(order), (ledger.close(len(order)),))
 
 
 def _slice_rows(study: Study, work: dict[str, Any], names: Sequence[str] | None = None) -> pa.Table:

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.contract.tables import GIVEN, PUBLISHED_NOT_READ
+from patrolscope.pipeline.errors import SourceError
 
 COLUMNS = ("image_ref", "timestamp", "lat", "lng", "split")
 HEADER_BYTES = 64 * 2**10  # a header is shorter

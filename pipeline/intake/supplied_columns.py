@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.contract.columns import Column
-from patrolscope.pipeline.errors import ContractViolation
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.intake.raw_csv import Header, unknown_columns
-from patrolscope.pipeline.study.store import Study
 from patrolscope.pipeline.contract.tables import DIFFERENCES, METADATA, given_table
+from patrolscope.pipeline.errors import ContractError
+from patrolscope.pipeline.intake.raw_csv import Header, unknown_columns
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import Study
 
 FOLDER = "given"
 CONF_UNREADABLE = "conf_unreadable"
@@ -228,7 +228,7 @@ def reconcile(computed: pd.DataFrame, given: pd.DataFrame | None, *, trust: bool
 
     Raises
     ------
-    ContractViolation : the rows are not the same
+    ContractError : the rows are not the same
     """
     if given is None:
         return computed
@@ -312,7 +312,7 @@ def _differences(computed: pd.DataFrame, given: pd.DataFrame) -> dict[str, Mask]
     """(n,) of every column that can be given, in order: whether the source says something else."""
     key = ["source", "source_row"]
     if len(computed) != len(given) or not np.array_equal(computed[key].to_numpy(), given[key].to_numpy()):
-        raise ContractViolation(
+        raise ContractError(
             f"{len(given)} given rows are not those of the {len(computed)} computed ones, in order: run `patrolscope "
             f"ingest` again"
         )

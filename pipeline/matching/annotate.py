@@ -18,11 +18,11 @@ import pandas as pd
 from astral import Observer
 from astral.sun import sun
 
-from patrolscope.pipeline.matching.match import detections_of, matches_fingerprint
-from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.contract.tables import DIFFERENCES, annotated_table
+from patrolscope.pipeline.crs import WGS84, project_ft
 from patrolscope.pipeline.engine.distribute import SpatialJoin
-from patrolscope.pipeline.intake.supplied_columns import detections_from, differences_of, given_of, reconcile, without_unknown_areas
-from patrolscope.pipeline.matching.keys import from_images
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS
 from patrolscope.pipeline.geography.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -31,13 +31,19 @@ from patrolscope.pipeline.geography.layers import (
     load_index,
     load_stations,
 )
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.crs import WGS84, project_ft
 from patrolscope.pipeline.geography.nearest import Events, Stations
-from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study
-from patrolscope.pipeline.contract.tables import DIFFERENCES, annotated_table
+from patrolscope.pipeline.intake.supplied_columns import (
+    detections_from,
+    differences_of,
+    given_of,
+    reconcile,
+    without_unknown_areas,
+)
+from patrolscope.pipeline.matching.keys import from_images
+from patrolscope.pipeline.matching.match import detections_of, matches_fingerprint
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import Output, Study
 
 HOUR_MS = 3_600_000
 
@@ -74,17 +80,19 @@ class Felonies:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ReferenceLayers:
     """What an image is joined to; small, and the same on every worker."""
 
     areas: Locator
-    area_names: pd.DataFrame  # neighbourhood and borough, in the order of areas.keys
+    area_names: pd.DataFrame  # neighborhood and borough, in the order of areas.keys
     precincts: Locator | None
     stations: Stations
     felonies: Felonies
 
 
-def annotate(metadata: pd.DataFrame, *, found: pd.DataFrame, around: Surroundings, settings: Settings) -> pd.DataFrame:
+def annotate(
+    metadata: pd.DataFrame, *, found: pd.DataFrame, around: ReferenceLayers, settings: Settings
+) -> pd.DataFrame:
     """Annotated images, one row for each row of `metadata`, in its order: `annotated_table`.
 
     Parameters
@@ -151,12 +159,12 @@ def epoch_ms(instants: pd.Series[pd.Timestamp]) -> npt.NDArray[np.int64]:
     return instants.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
 
 
-def area_columns(lng: npt.ArrayLike, lat: npt.ArrayLike, around: Surroundings) -> pd.DataFrame:
-    """Area of each point with its neighbourhood and borough, and the precinct; missing outside."""
+def area_columns(lng: npt.ArrayLike, lat: npt.ArrayLike, around: ReferenceLayers) -> pd.DataFrame:
+    """Area of each point with its neighborhood and borough, and the precinct; missing outside."""
     position = around.areas.locate(lng, lat)
     columns = {
         "area": _taken(pd.Series(around.areas.keys, dtype="str"), position),
-        "neighbourhood": _taken(around.area_names["neighbourhood"], position),
+        "neighborhood": _taken(around.area_names["neighborhood"], position),
         "borough": _taken(around.area_names["borough"], position),
     }
     if around.precincts is None:
@@ -175,7 +183,7 @@ def distance_columns(
     x_ft: npt.NDArray[np.float64],
     y_ft: npt.NDArray[np.float64],
     captured_at_utc: pd.Series[pd.Timestamp],
-    around: Surroundings,
+    around: ReferenceLayers,
     windows_h: tuple[int, ...],
 ) -> pd.DataFrame:
     """Distance to the nearest station, and the nearest felony of each window."""
@@ -187,17 +195,17 @@ def distance_columns(
     for hours, nearest, apart_ft in zip(windows_h, position, distance_ft, strict=True):
         columns[f"felony_{hours}h_distance_ft"] = apart_ft
         columns[f"felony_{hours}h_id"] = _taken(felonies["felony_id"], nearest)
-        columns[f"felony_{hours}h_offence"] = _taken(felonies["offence"], nearest)
+        columns[f"felony_{hours}h_offense"] = _taken(felonies["offense"], nearest)
         columns[f"felony_{hours}h_started_at_utc"] = _taken(felonies["started_at_utc"], nearest)
     return pd.DataFrame(columns, index=captured_at_utc.index, copy=False)
 
 
 @lru_cache(maxsize=2)
-def load_surroundings(study: Study, _made_from: str) -> Surroundings:
+def load_surroundings(study: Study, _made_from: str) -> ReferenceLayers:
     """What images are joined to, once a worker process; `_made_from` is the layers' fingerprint."""
     index = _load_locator(study, AREA_INDEX_FILE, _made_from)
-    names = study.read(AREAS_FILE, columns=["area", "neighbourhood", "borough"]).set_index("area")
-    return Surroundings(
+    names = study.read(AREAS_FILE, columns=["area", "neighborhood", "borough"]).set_index("area")
+    return ReferenceLayers(
         areas=index,
         area_names=names.reindex(pd.Index(index.keys)).reset_index(drop=True),
         precincts=_load_locator(study, PRECINCT_INDEX_FILE, _made_from) if study.exists(PRECINCT_INDEX_FILE) else None,
@@ -237,7 +245,7 @@ def plan_annotate(study: Study) -> list[Shard]:
     ]
 
 
-def process_annotate(study: Study, shard: Shard) -> Record:
+def process_annotate(study: Study, shard: Shard) -> Output:
     """Annotate one file of metadata; the rows keep their order."""
     file = shard.work["file"]
     metadata = study.read(file)
@@ -261,7 +269,7 @@ def process_annotate(study: Study, shard: Shard) -> Record:
     differences = differences_of(computed, given)
     if len(differences):
         files.append(study.write(DIFFERENCES, differences, file.replace("metadata/", "differences/", 1)))
-    return Record("", "", tuple(files), len(metadata), len(frame), (ledger.close(len(frame)),))
+    return Output(tuple(files), len(metadata), len(frame), (ledger.close(len(frame)),))
 
 
 def detections(study: Study, file: str, given: pd.DataFrame | None, ledger: Ledger) -> pd.DataFrame:

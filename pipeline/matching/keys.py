@@ -17,18 +17,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patrolscope.pipeline.detect.stage import stage_name
-from patrolscope.pipeline.errors import SettingsError, SourceError
-from patrolscope.pipeline.hashing import Keys, image_keys
 from patrolscope.pipeline.detect.image_index import FOLDER as INDEX_FOLDER
 from patrolscope.pipeline.detect.image_index import INDEX
+from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import SettingsError, SourceError
+from patrolscope.pipeline.hashing import Keys, image_keys
 from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.intake.raw_csv import owned_lines
 from patrolscope.pipeline.intake.raw_files import identity
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.remote import remote_errors
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
 FOLDER = "staging/keys"
 IMAGES, DETECTIONS, INDEXED, PROCESSED = "images", "detections", "indexed", "processed"
@@ -137,7 +137,7 @@ def detections_from(study: Study) -> str:
 
     Raises
     ------
-    NotYetMade : they are to be made from images, and have not been
+    StageNotRunError : they are to be made from images, and have not been
     SettingsError : the study does not say which to use
     """
     return stage_name(study) if from_images(study) else LABELS.name
@@ -226,7 +226,7 @@ def _blocks(study: Study) -> list[dict[str, Any]]:
     return [{**whole, "start": start, "stop": min(start + step, size)} for start in range(0, size, step)]
 
 
-def process_keys(study: Study, shard: Shard) -> Record:
+def process_keys(study: Study, shard: Shard) -> Output:
     """Write the keys of one shard.
 
     Raises
@@ -257,7 +257,7 @@ def process_keys(study: Study, shard: Shard) -> Record:
         ledger = Ledger("keys", len(rows))
     written = study.write_parts(in_buckets(rows, work["buckets"]), rows.schema, f"{FOLDER}/{shard.name}.arrow")
     facts = {"kind": work["kind"], "buckets": work["buckets"], "files": work.get("files", [])}
-    return Record("", "", (written,), ledger.rows_in, len(rows), (ledger.close(len(rows)),), facts)
+    return Output((written,), ledger.rows_in, len(rows), (ledger.close(len(rows)),), facts)
 
 
 def _text(study: Study, work: dict[str, Any]) -> bytes:

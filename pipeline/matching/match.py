@@ -4,7 +4,7 @@ Detections are matched by file name without its ending, as published; where a na
 the root; what stays ambiguous is refused and counted. An image whose name is claimed by a refused detection
 was looked at, but nobody knows with what result: it is no evidence.
 
-Everything of one name stands in one bucket of keys (`patrolscope.pipeline.matching.keys`), so buckets are decided each for itself. The
+Everything of one name stands in one bucket of keys (`matching.keys`), so buckets are decided each for itself. The
 answers of a bucket are one file with one part for each file of metadata.
 """
 
@@ -18,12 +18,12 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from patrolscope.pipeline.errors import LedgerError, NotYetMade
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import LedgerError, StageNotRunError
 from patrolscope.pipeline.hashing import Keys
 from patrolscope.pipeline.matching.keys import DETECTIONS, IMAGES, INDEXED, KEYS, PROCESSED, SCHEMAS, from_images
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
 FOLDER = "staging/matches"
 ANSWERS = ["processed", "score", "score_any"]
@@ -128,12 +128,12 @@ def plan_match(study: Study) -> list[Shard]:
 
     Raises
     ------
-    NotYetMade : there are no keys of images yet
+    StageNotRunError : there are no keys of images yet
     """
     keys = list(study.records(KEYS.name).values())
     images = [record for record in keys if record.facts["kind"] == IMAGES]
     if not images:
-        raise NotYetMade(
+        raise StageNotRunError(
             f"{study.root} has no images: `patrolscope ingest --study {study.root}` reads them; where it has run, "
             f"quarantine/ and ledger.jsonl say why no row could be used"
         )
@@ -157,7 +157,7 @@ def _files(records: Sequence[Record], kind: str) -> list[str]:
     return [file for record in records if record.facts["kind"] == kind for file in record.files]
 
 
-def process_match(study: Study, shard: Shard) -> Record:
+def process_match(study: Study, shard: Shard) -> Output:
     """Write the answers for the images of one bucket."""
     work = shard.work
     bucket = work["bucket"]
@@ -178,7 +178,7 @@ def process_match(study: Study, shard: Shard) -> Record:
         f"{FOLDER}/{shard.name}.arrow",
     )
     rows_out = len(detections) - ledger.dropped.total()
-    return Record("", "", (written,), len(detections), rows_out, (ledger.close(rows_out),))
+    return Output((written,), len(detections), rows_out, (ledger.close(rows_out),))
 
 
 def _parts(study: Study, files: Iterable[str], bucket: int) -> list[pa.RecordBatch]:
@@ -217,7 +217,7 @@ def plan_known(study: Study) -> list[Shard]:
     return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
 
 
-def process_known(study: Study, shard: Shard) -> Record:
+def process_known(study: Study, shard: Shard) -> Output:
     """Count what of one bucket fits; files are matched to images as their detections will be."""
     images, files = (_frame(study, shard.work[kind], shard.work["bucket"], kind) for kind in (IMAGES, INDEXED))
     ledger = Ledger("known", len(files))
@@ -226,7 +226,7 @@ def process_known(study: Study, shard: Shard) -> Record:
     found = match(images, claims, files, ledger, what="files of the index")
     ledger.note("images of the metadata without a file in the index", int((~found["processed"]).sum()))
     rows_out = len(files) - ledger.dropped.total()
-    return Record("", "", (), len(files), rows_out, (ledger.close(rows_out),))
+    return Output((), len(files), rows_out, (ledger.close(rows_out),))
 
 
 KNOWN = Stage("known", unit="parts", folders=(), plan=plan_known, process=process_known)
@@ -242,7 +242,7 @@ def matches_fingerprint(study: Study) -> str:
 
     Raises
     ------
-    NotYetMade : nothing has been matched
+    StageNotRunError : nothing has been matched
     """
     return fingerprint([record.fingerprint for record in _records(study)])
 
@@ -256,7 +256,7 @@ def detections_of(study: Study, metadata_file: str) -> pd.DataFrame:
 
     Raises
     ------
-    NotYetMade : the file has not been matched
+    StageNotRunError : the file has not been matched
     LedgerError : an image has no answer, or several
     """
     parts = []
@@ -267,7 +267,9 @@ def detections_of(study: Study, metadata_file: str) -> pd.DataFrame:
             places = json.loads(reader.schema.metadata[_PARTS])
             number = next((place for place, (name, _) in enumerate(places) if name == metadata_file), None)
             if number is None:
-                raise NotYetMade(f"{metadata_file} is not matched yet: run `patrolscope run --study {study.root}`")
+                raise StageNotRunError(
+                    f"{metadata_file} is not matched yet: run `patrolscope run --study {study.root}`"
+                )
             total = places[number][1]
             parts.append(reader.get_batch(number))
     return _in_row_order(pa.Table.from_batches(parts), total, metadata_file)
@@ -289,5 +291,5 @@ def _in_row_order(answered: pa.Table, total: int, metadata_file: str) -> pd.Data
 def _records(study: Study) -> list[Record]:
     records = list(study.records(MATCH.name).values())
     if not records:
-        raise NotYetMade(f"nothing of {study.root} is matched yet: run `patrolscope run --study {study.root}`")
+        raise StageNotRunError(f"nothing of {study.root} is matched yet: run `patrolscope run --study {study.root}`")
     return records

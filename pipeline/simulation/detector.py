@@ -101,7 +101,7 @@ def fit_detector(
 
     Raises
     ------
-    SettingsError : no such detector: too few labelled images, or levels out of its reach
+    SettingsError : no such detector: too few labeled images, or levels out of its reach
     """
     images, mean = len(level), float(level.mean())
     positive = round(images * mean * recall / precision)
@@ -138,7 +138,7 @@ class Boxes:
 
     image: Ints  # (b,) which image
     kind: Ints  # (b,) class number
-    shape: Floats  # (b, 4) centre x, centre y, width, height, as shares of the image
+    shape: Floats  # (b, 4) center x, center y, width, height, as shares of the image
     score: Floats  # (b,)
 
     def texts(self) -> tuple[Ints, list[bytes]]:
@@ -173,7 +173,7 @@ def draw_boxes(score: Floats, generator: np.random.Generator) -> Boxes:
     width, height = size, size * np.where(kind == VEHICLE, 0.8, 2.0)
     room = np.column_stack([1 - width, 0.6 - np.minimum(height, 0.6)])
     corner = generator.random((len(image), 2)) * room + np.array([0.0, 0.35])
-    centre_x, centre_y = corner[:, 0] + width / 2, np.minimum(corner[:, 1] + height / 2, 1 - height / 2)
+    center_x, center_y = corner[:, 0] + width / 2, np.minimum(corner[:, 1] + height / 2, 1 - height / 2)
     order = np.lexsort([scores, image])
-    shape = np.column_stack([centre_x, centre_y, width, height])
+    shape = np.column_stack([center_x, center_y, width, height])
     return Boxes(image[order], kind[order], shape[order], scores[order])

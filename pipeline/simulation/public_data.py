@@ -1,6 +1,6 @@
 """Public data of a simulated city, in the official formats with their quirks: people, income, zones, police.
 
-Everything follows smooth surfaces over the city, so that neighbouring areas resemble each other.
+Everything follows smooth surfaces over the city, so that neighboring areas resemble each other.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 
-from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets
 
 Floats = npt.NDArray[np.float64]
@@ -58,8 +58,8 @@ _TWO_RACES = (
 )
 
 _COMPLAINTS_PER_DAY = 1130  # in the city in 2020
-# Category, code, offence, police code, description, share: the frequent ones of the official file.
-_OFFENCES = (
+# Category, code, offense, police code, description, share: the frequent ones of the official file.
+_OFFENSES = (
     ("FELONY", 109, "GRAND LARCENY", 438, "LARCENY,GRAND FROM BUILDING (NON-RESIDENCE) UNATTENDED", 0.090),
     ("FELONY", 106, "FELONY ASSAULT", 109, "ASSAULT 2,1,UNCLASSIFIED", 0.055),
     ("FELONY", 107, "BURGLARY", 221, "BURGLARY,RESIDENCE,DAY", 0.040),
@@ -101,7 +101,7 @@ def smooth_surface(points: Floats, generator: np.random.Generator) -> Floats:
     return surface * np.sqrt(2 / waves)
 
 
-def centres(areas: gpd.GeoDataFrame) -> Floats:
+def centers(areas: gpd.GeoDataFrame) -> Floats:
     """(n, 2) longitude and latitude of a point inside each area, near its middle."""
     return shapely.get_coordinates(shapely.point_on_surface(areas.geometry.to_numpy()))
 
@@ -113,7 +113,7 @@ def population(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
     ----------
     areas : `area` (code) and geometry, EPSG:4326
     """
-    points = centres(areas)
+    points = centers(areas)
     generator = stream(seed, "people")
     spread = 0.8 * smooth_surface(points, generator) + 0.6 * generator.standard_normal(len(areas))
     persons = np.round(_PERSONS_MEDIAN * np.exp(_PERSONS_LOG_SD * spread)).astype(np.int64)
@@ -150,7 +150,7 @@ def population(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
 def income(areas: gpd.GeoDataFrame, persons: npt.NDArray[np.int64], seed: int) -> pd.DataFrame:
     """Median household income in the layout of ACS table B19013: text cells, a second line of headings."""
     generator = stream(seed, "income")
-    spread = 0.85 * smooth_surface(centres(areas), generator) + 0.5 * generator.standard_normal(len(areas))
+    spread = 0.85 * smooth_surface(centers(areas), generator) + 0.5 * generator.standard_normal(len(areas))
     usd = np.round(_INCOME_MEDIAN_USD * np.exp(_INCOME_LOG_SD * spread)).astype(np.int64)
     unknown = (persons == 0) | (generator.random(len(areas)) < _INCOME_UNKNOWN_SHARE)
     # A few areas off the scale, whatever the surface says: `250,000+` and `2,500-` occur in every official file.
@@ -187,9 +187,9 @@ def income(areas: gpd.GeoDataFrame, persons: npt.NDArray[np.int64], seed: int) -
 def zoning(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
     """Share of each area in commercial, manufacturing and residential districts: GEOID20, C, M, R, max_zone.
 
-    Mostly R, commerce near the centre (the median area), some M along one of the surface's ridges.
+    Mostly R, commerce near the center (the median area), some M along one of the surface's ridges.
     """
-    points = centres(areas)
+    points = centers(areas)
     away = np.hypot(*(points - np.median(points, axis=0)).T)
     near = np.exp(-((away / max(float(np.median(away)) * 0.5, 1e-9)) ** 2))
     generator = stream(seed, "zones")
@@ -223,8 +223,8 @@ def complaints(streets: Streets, *, first_day: date, last_day: date, crs: str, s
     count = _COMPLAINTS_PER_DAY * days
     generator = stream(seed, "complaints")
     places = streets.positions(*streets.draw_places(count, generator))
-    offences = pd.DataFrame(_OFFENCES, columns=["category", "code", "offence", "police_code", "description", "share"])
-    kind = offences.iloc[generator.choice(len(offences), count, p=offences["share"] / offences["share"].sum())]
+    offenses = pd.DataFrame(_OFFENSES, columns=["category", "code", "offense", "police_code", "description", "share"])
+    kind = offenses.iloc[generator.choice(len(offenses), count, p=offenses["share"] / offenses["share"].sum())]
     # Most complaints name a round quarter of an hour, and the night is quieter.
     minute = np.sort(generator.integers(0, days * 1440, count) // 15 * 15 + generator.integers(0, 2, count) * 5)
     began = pd.Timestamp(start) + pd.to_timedelta(minute, unit="min")
@@ -255,7 +255,7 @@ def complaints(streets: Streets, *, first_day: date, last_day: date, crs: str, s
         "ADDR_PCT_CD": generator.integers(1, 78, count),
         "RPT_DT": reported.strftime("%m/%d/%Y"),
         "KY_CD": kind["code"].to_numpy(),
-        "OFNS_DESC": kind["offence"].to_numpy(),
+        "OFNS_DESC": kind["offense"].to_numpy(),
         "PD_CD": kind["police_code"].to_numpy(),
         "PD_DESC": kind["description"].to_numpy(),
         "CRM_ATPT_CPTD_CD": np.where(generator.random(count) < _ATTEMPTED_SHARE, "ATTEMPTED", "COMPLETED"),

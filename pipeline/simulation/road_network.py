@@ -1,6 +1,6 @@
 """A street network made from the boundaries of areas, and rides along it.
 
-Boundaries of census areas run along streets. Where areas tile a city, neighbours share the vertices of their common
+Boundaries of census areas run along streets. Where areas tile a city, neighbors share the vertices of their common
 boundary, so the boundary segments, each taken once, form a graph: junctions are vertices where other than two
 segments meet, streets the lines between them.
 """
@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 M_PER_DEGREE = 111_195.0
 # A boundary that belongs to one area only is the city's outer edge, mostly shore: rarely driven.
 _OUTER_EDGE_WEIGHT = 0.02
-# Far from the centre streets are not empty: rides start there at this rate, relative to the centre.
+# Far from the center streets are not empty: rides start there at this rate, relative to the center.
 _OUTSKIRTS_WEIGHT = 0.08
 
 
@@ -37,7 +37,7 @@ class Streets:
     ----------
     points : (v, 2) longitude and latitude, EPSG:4326 degrees, street after street
     first : (k + 1,) where each street begins in `points`
-    along_m : (v,) distance along all streets laid end to end, metres
+    along_m : (v,) distance along all streets laid end to end, meters
     head : (2 k,) junction that each direction leads to
     outer : (k,) the street lies on the city's outer edge
     """
@@ -64,7 +64,7 @@ class Streets:
         parts = _merged(ends)
         points, street = shapely.get_coordinates(parts, return_index=True)
         first = np.concatenate([[0], np.cumsum(np.bincount(street, minlength=len(parts)))])
-        steps_m = np.hypot(*_metres(points[1:] - points[:-1], points[1:, 1]))
+        steps_m = np.hypot(*_meters(points[1:] - points[:-1], points[1:, 1]))
         steps_m[first[1:-1] - 1] = 0.0  # from the end of a street to the start of the next
         along_m = np.concatenate([[0.0], np.cumsum(steps_m)])
         tips = np.concatenate([points[first[:-1]], points[first[1:] - 1]])
@@ -115,22 +115,22 @@ class Streets:
 
     @cached_property
     def start_chances(self) -> Floats:
-        """(k,) running sum of the chances that a ride starts on a street: by length, and more in the centre.
+        """(k,) running sum of the chances that a ride starts on a street: by length, and more in the center.
 
-        The centre is the median street, the scale the median distance to it, so any city has one.
+        The center is the median street, the scale the median distance to it, so any city has one.
         """
         middles = self.middles
-        # Without the shore, which would pull the centre towards the longest coast.
+        # Without the shore, which would pull the center toward the longest coast.
         inner = middles[~self.outer] if (~self.outer).any() else middles
-        centre = np.median(inner, axis=0)
-        away_m = np.hypot(*_metres(middles - centre, middles[:, 1]))
-        scale_m = max(float(np.median(np.hypot(*_metres(inner - centre, inner[:, 1])))), 1.0)
+        center = np.median(inner, axis=0)
+        away_m = np.hypot(*_meters(middles - center, middles[:, 1]))
+        scale_m = max(float(np.median(np.hypot(*_meters(inner - center, inner[:, 1])))), 1.0)
         weight = self.lengths_m * (_OUTSKIRTS_WEIGHT + np.exp(-((away_m / scale_m) ** 2)))
         weight = weight * np.where(self.outer, _OUTER_EDGE_WEIGHT, 1.0)
         return np.cumsum(weight) / weight.sum()
 
     def draw_places(self, count: int, generator: np.random.Generator) -> tuple[Ints, Floats]:
-        """Random places on streets, denser in the centre: street and distance along it, metres."""
+        """Random places on streets, denser in the center: street and distance along it, meters."""
         street = np.searchsorted(self.start_chances, generator.random(count), side="right")
         street = np.minimum(street, len(self.outer) - 1)
         return street, generator.random(count) * self.lengths_m[street]
@@ -176,17 +176,17 @@ class Walks:
 
 
 def displaced(places: Floats, east_m: Floats, north_m: Floats) -> Floats:
-    """(n, 2) longitude and latitude of places moved by some metres; degrees."""
+    """(n, 2) longitude and latitude of places moved by some meters; degrees."""
     per_degree_east_m = M_PER_DEGREE * np.cos(np.radians(places[:, 1]))
     return places + np.column_stack([east_m / per_degree_east_m, north_m / M_PER_DEGREE])
 
 
-def _metres(degrees: Floats, lat: Floats) -> tuple[Floats, Floats]:
+def _meters(degrees: Floats, lat: Floats) -> tuple[Floats, Floats]:
     return degrees[:, 0] * M_PER_DEGREE * np.cos(np.radians(lat)), degrees[:, 1] * M_PER_DEGREE
 
 
 def _sorted_ends(a: Floats, b: Floats) -> Floats:
-    """(m, 4) x, y of both ends of segments, the lower end first, so that two neighbours' segments are equal."""
+    """(m, 4) x, y of both ends of segments, the lower end first, so that two neighbors' segments are equal."""
     ends = np.hstack([a, b])
     backwards = (ends[:, 0] > ends[:, 2]) | ((ends[:, 0] == ends[:, 2]) & (ends[:, 1] > ends[:, 3]))
     ends[backwards] = ends[backwards][:, [2, 3, 0, 1]]

@@ -1,4 +1,4 @@
-"""Rendered scenes for a simulated study: JPEG files of its images, and labelled sets scored by the shipped detector."""
+"""Rendered scenes for a simulated study: JPEG files of its images, and labeled sets scored by the shipped detector."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.pipeline.study.config import Images, Settings
-from patrolscope.pipeline.detect.weights import street_scenes
 from patrolscope.pipeline.detect.detector import Detector, load_detector
-from patrolscope.pipeline.simulation.scenes.photograph import photograph
+from patrolscope.pipeline.detect.weights import street_scenes
 from patrolscope.pipeline.simulation.detector import VEHICLE
+from patrolscope.pipeline.simulation.scenes.photograph import photograph
+from patrolscope.pipeline.study.config import Images, Settings
 from patrolscope.pipeline.study.store import Study
 
 SCENES_VERSION = 1  # raised when the same key gives another picture
@@ -65,7 +65,7 @@ def write_scenes(study: Study, refs: Bytes, shows: Flags, seed: int) -> pd.DataF
 
 
 def score_scenes(study: Study, name: str, shows: Flags, seed: int) -> Floats:
-    """(n,) the detector's best score of a police vehicle in each scene of a labelled set; missing: no box."""
+    """(n,) the detector's best score of a police vehicle in each scene of a labeled set; missing: no box."""
     asked = study.settings.images
     detector = load_detector(
         study.path(WEIGHTS_FILE),

@@ -1,6 +1,6 @@
 """A study whose truth is known, and whose inputs look exactly like the real ones.
 
-Rides are runs of images along streets; every neighbourhood has a true level, the chance that an image there shows
+Rides are runs of images along streets; every neighborhood has a true level, the chance that an image there shows
 police; a detector of known precision and recall finds them. Random numbers belong to a quantity, a day and a block of
 rides, never to a worker, so the same arguments give the same bytes on any cluster.
 """
@@ -28,18 +28,19 @@ import pyarrow.csv
 import shapely
 from pydantic import Field, ValidationError
 
-from patrolscope.pipeline.simulation import public_data as public
-from patrolscope.pipeline.geography.catalog import load_catalog
-from patrolscope.pipeline.study.config import Frozen, Layer, Layers, Period, Settings, Sources
 from patrolscope.pipeline.contract.columns import Column, Table
-from patrolscope.pipeline.detect.weights import street_scenes
+from patrolscope.pipeline.contract.tables import AREAS
 from patrolscope.pipeline.detect.detector import require
-from patrolscope.pipeline.errors import SettingsError, SourceError
-from patrolscope.pipeline.geography.layers import build_areas, read_layer
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.geography.readers import read_levels
+from patrolscope.pipeline.detect.weights import street_scenes
 from patrolscope.pipeline.engine.run import Progress, run_stages
+from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import SettingsError, SourceError
+from patrolscope.pipeline.geography.catalog import load_catalog
+from patrolscope.pipeline.geography.layers import build_areas, read_layer
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
+from patrolscope.pipeline.geography.readers import read_levels
 from patrolscope.pipeline.seeds import stream
+from patrolscope.pipeline.simulation import public_data as public
 from patrolscope.pipeline.simulation.detector import VEHICLE, Detector, draw_boxes, fit_detector
 from patrolscope.pipeline.simulation.rides import (
     BLOCK_RIDES,
@@ -52,13 +53,18 @@ from patrolscope.pipeline.simulation.rides import (
     image_refs,
     ride_lengths,
 )
-from patrolscope.pipeline.simulation.scene_images import SCENES_VERSION, WEIGHTS_FILE, score_scenes, with_scenes, write_scenes
-from patrolscope.pipeline.simulation.truth import MEAN_LEVEL, Truth, levels_of_areas
-from patrolscope.pipeline.geography.polygon_index import Coverage
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import SETTINGS_FILE, Record, Study, create_study, open_study
 from patrolscope.pipeline.simulation.road_network import Streets
-from patrolscope.pipeline.contract.tables import AREAS
+from patrolscope.pipeline.simulation.scene_images import (
+    SCENES_VERSION,
+    WEIGHTS_FILE,
+    score_scenes,
+    with_scenes,
+    write_scenes,
+)
+from patrolscope.pipeline.simulation.truth import MEAN_LEVEL, Truth, levels_of_areas
+from patrolscope.pipeline.study.config import Frozen, Layer, Layers, Period, Settings, Sources
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import SETTINGS_FILE, Output, Study, create_study, open_study
 
 if TYPE_CHECKING:
     import distributed
@@ -76,12 +82,12 @@ HEADER = b"image_ref,timestamp,lat,lng,split\n"
 
 DEVELOPMENT_SHARE = 0.1  # of the images have split 0
 REPEATED_SHARE = 1 / 20_000  # of the rows stand in their file twice
-IMAGES_PER_LABELLED = 20  # a labelled image is one of this many: about 10 of a ride
+IMAGES_PER_LABELED = 20  # a labeled image is one of this many: about 10 of a ride
 IMAGES_PER_DAY = 10_000  # a study of few images has few days
 SCENES_PER_DAY = 100  # with rendered scenes, of which there are few: several workers share them
-LABELLED_IMAGES, LABELLED_SCENES = 20_000, 400  # in the validation set, and in the test set
+LABELED_IMAGES, LABELED_SCENES = 20_000, 400  # in the validation set, and in the test set
 SCENES_MEAN_LEVEL = 0.15  # of rendered scenes: at the published level, some hundreds would show next to no police
-MOST_DAYS = 42  # 5 October to 15 November 2020, the days analysed in the reference study
+MOST_DAYS = 42  # 5 October to 15 November 2020, the days analyzed in the reference study
 
 _IMAGES_BY_WEEKDAY = (1.0, 1.0, 1.0, 1.05, 1.1, 1.0, 0.8)  # Monday first
 
@@ -91,7 +97,7 @@ SIMULATED_CITY = Table(
     key=("area",),
     columns=(
         AREAS["area"],
-        AREAS["neighbourhood"],
+        AREAS["neighborhood"],
         Column("level", "float64", "chance that an image there shows police", unit="1", low=0, high=1),
         AREAS["geometry"],
     ),
@@ -106,7 +112,7 @@ class Arguments(Frozen):
     seed: int = Field(ge=0)
     first_day: date
     days: int = Field(ge=1, le=3650)
-    levels: dict[str, float] | None  # by neighbourhood; null: a simulated surface
+    levels: dict[str, float] | None  # by neighborhood; null: a simulated surface
     precision: float = Field(gt=0, le=1)
     recall: float = Field(gt=0, le=1)
     validation_images: int = Field(ge=1)
@@ -145,7 +151,7 @@ def simulate(
     client : called when there is something to make
     city : "embedded" needs no file, "new-york" takes boundaries, people, zones and stations from fetched data sets
     days : from 5 October 2020 on; by default one for 10,000 images (100 scenes), at most 42
-    levels : CSV with nta, weighted_mean: true level of neighbourhoods by name; others get the mean
+    levels : CSV with nta, weighted_mean: true level of neighborhoods by name; others get the mean
     precision, recall : of the detector on the validation set, as near as whole images allow
     validation_images, test_images : by default 20,000 each, 400 of scenes
     scenes : write a rendered JPEG for every image instead of label files, for the detector that is shipped
@@ -162,7 +168,7 @@ def simulate(
     settings = _settings(city, cache)
     if scenes:
         settings = with_scenes(settings)
-    labelled = LABELLED_SCENES if scenes else LABELLED_IMAGES
+    labeled = LABELED_SCENES if scenes else LABELED_IMAGES
     arguments = _arguments(
         images=images,
         city=city,
@@ -172,14 +178,14 @@ def simulate(
         levels=None if levels is None else _read_levels(levels),
         precision=precision,
         recall=recall,
-        validation_images=labelled if validation_images is None else validation_images,
-        test_images=labelled if test_images is None else test_images,
+        validation_images=labeled if validation_images is None else validation_images,
+        test_images=labeled if test_images is None else test_images,
         scenes=scenes,
     )
     last_day = max(settings.period.end, day_plan(arguments)[-1].day)
     settings = settings.model_copy(update={"period": Period(start=settings.period.start, end=last_day)})
     study = _open_folder(out, arguments, settings)
-    made_of_scenes = [SIMULATE_LABELLED, SIMULATE_DAYS, SIMULATE_SHOWN]
+    made_of_scenes = [SIMULATE_LABELED, SIMULATE_DAYS, SIMULATE_SHOWN]
     run_stages(study, [SIMULATE_CITY, *(made_of_scenes if scenes else [SIMULATE_DAYS])], client, progress)
     return study
 
@@ -194,7 +200,7 @@ def _settings(city: str, cache: str | None) -> Settings:
         own |= {
             "areas": Layer(entry="embedded_tracts"),
             "tracts": Layer(entry="embedded_tracts"),
-            "neighbourhoods": Layer(entry="embedded_neighbourhoods"),
+            "neighborhoods": Layer(entry="embedded_neighborhoods"),
             "boroughs": Layer(entry="embedded_boroughs"),
             "population": Layer(entry="acs_2020_b03002", path="source/population.csv"),
             "income": Layer(entry="acs_2020_b19013", path="source/income.csv"),
@@ -243,7 +249,7 @@ def _read_levels(path: Path) -> dict[str, float]:
     if len(outside):
         name, level = outside.iloc[0]
         raise SourceError(f"{path}: the level of {name!r} is {level:g}; a level is a chance between 0 and 1")
-    return dict(zip(table["neighbourhood"].tolist(), table["level"].tolist(), strict=True))
+    return dict(zip(table["neighborhood"].tolist(), table["level"].tolist(), strict=True))
 
 
 def _open_folder(out: str, arguments: Arguments, settings: Settings) -> Study:
@@ -299,8 +305,8 @@ def day_plan(arguments: Arguments) -> list[DayPlan]:
     return [DayPlan(day, count, twice) for day, count, twice in rows if count]
 
 
-def draw_labelled(streets: Streets, arguments: Arguments, count: int, name: str, clock: ZoneInfo) -> Rides:
-    """Places and times of a labelled set: single images of rides of their own, on the days of the study."""
+def draw_labeled(streets: Streets, arguments: Arguments, count: int, name: str, clock: ZoneInfo) -> Rides:
+    """Places and times of a labeled set: single images of rides of their own, on the days of the study."""
     per_day = apportion(count, np.array([plan.images for plan in day_plan(arguments)], dtype=np.float64))
     parts = []
     for plan, wanted in zip(day_plan(arguments), per_day.tolist(), strict=True):
@@ -308,10 +314,10 @@ def draw_labelled(streets: Streets, arguments: Arguments, count: int, name: str,
             continue
         generator = stream(arguments.seed, f"rides of the {name} set", plan.day.toordinal())
         left = wanted
-        for lengths in blocks(ride_lengths(wanted * IMAGES_PER_LABELLED, generator)):
+        for lengths in blocks(ride_lengths(wanted * IMAGES_PER_LABELED, generator)):
             rides = draw_rides(streets, lengths, LocalDay.of(plan.day, clock), generator)
             # Spread over the blocks in proportion; the last takes what is left.
-            take = min(left, -(-len(rides.ride) // IMAGES_PER_LABELLED))
+            take = min(left, -(-len(rides.ride) // IMAGES_PER_LABELED))
             left -= take
             parts.append(rides.rows(np.sort(generator.choice(len(rides.ride), take, replace=False))))
     return Rides.together(parts)
@@ -325,7 +331,7 @@ def plan_city(study: Study) -> list[Shard]:
     return [Shard("city", read_arguments(study).model_dump(mode="json"))]
 
 
-def process_city(study: Study, shard: Shard) -> Record:
+def process_city(study: Study, shard: Shard) -> Output:
     """Write public data, truth, validation and test set."""
     arguments = Arguments.model_validate(shard.work)
     for left in Path(study.path("source")).glob(".*.tmp"):  # of a run that was killed
@@ -335,15 +341,15 @@ def process_city(study: Study, shard: Shard) -> Record:
         files += _write_people(study, read_layer(study, study.settings.layers.areas, "read_areas"), arguments.seed)
     areas = build_areas(study)
     shapes = shapely.make_valid(areas.geometry.to_numpy())
-    streets, index = Streets.build(shapes), Coverage.build(areas["area"].to_numpy(), shapes)
+    streets, index = Streets.build(shapes), PolygonIndex.build(areas["area"].to_numpy(), shapes)
     areas = areas.set_index("area").loc[list(index.keys)].reset_index()
     files += _write_police(study, streets, arguments, len(areas))
 
     clock = study.settings.city.clock
-    images = draw_labelled(streets, arguments, arguments.validation_images, "validation", clock)
+    images = draw_labeled(streets, arguments, arguments.validation_images, "validation", clock)
     sample = index.locate(images.places[:, 0], images.places[:, 1])
     mean = SCENES_MEAN_LEVEL if arguments.scenes else MEAN_LEVEL
-    level, elsewhere = levels_of_areas(areas, public.centres(areas), sample, arguments.levels, arguments.seed, mean)
+    level, elsewhere = levels_of_areas(areas, public.centers(areas), sample, arguments.levels, arguments.seed, mean)
     levels = np.append(level, elsewhere)
     if arguments.scenes:
         truth = Truth(streets, index, levels, None)
@@ -358,22 +364,22 @@ def process_city(study: Study, shard: Shard) -> Record:
             threshold=study.settings.estimate.threshold,
         )
         truth = Truth(streets, index, levels, detector)
-        files += _write_labelled_sets(study, truth, detector, images, arguments)
+        files += _write_labeled_sets(study, truth, detector, images, arguments)
     files += _write_truth(study, areas, truth, arguments, float(levels[sample].mean()))
-    return Record(shard="", fingerprint="", files=tuple(files), rows_in=len(areas), rows_out=len(areas))
+    return Output(files=tuple(files), rows_in=len(areas), rows_out=len(areas))
 
 
-def _write_labelled_sets(
+def _write_labeled_sets(
     study: Study, truth: Truth, detector: Detector, images: Rides, arguments: Arguments
 ) -> list[str]:
     generator = stream(arguments.seed, "detections of the validation set")
     found = detector.detect_exactly(truth.levels_at(images.places), generator)
-    files = [_write_labelled(study, "validation", images, detector, found, generator)]
+    files = [_write_labeled(study, "validation", images, detector, found, generator)]
     if arguments.test_images:
-        tested = draw_labelled(truth.streets, arguments, arguments.test_images, "test", study.settings.city.clock)
+        tested = draw_labeled(truth.streets, arguments, arguments.test_images, "test", study.settings.city.clock)
         generator = stream(arguments.seed, "detections of the test set")
         found = detector.detect(truth.levels_at(tested.places), generator)
-        files.append(_write_labelled(study, "test", tested, detector, found, generator))
+        files.append(_write_labeled(study, "test", tested, detector, found, generator))
     return files
 
 
@@ -404,7 +410,7 @@ def _write_police(study: Study, streets: Streets, arguments: Arguments, areas: i
     return files
 
 
-def _write_labelled(
+def _write_labeled(
     study: Study,
     name: str,
     images: Rides,
@@ -413,13 +419,11 @@ def _write_labelled(
     generator: np.random.Generator,
 ) -> str:
     positive, shows = found
-    return _write_csv(
-        study, _labelled(images, shows, detector.scores(positive, shows, generator)), f"source/{name}.csv"
-    )
+    return _write_csv(study, _labeled(images, shows, detector.scores(positive, shows, generator)), f"source/{name}.csv")
 
 
-def _labelled(images: Rides, shows: npt.NDArray[np.bool_], scores: Floats) -> pd.DataFrame:
-    """Rows of a labelled set."""
+def _labeled(images: Rides, shows: npt.NDArray[np.bool_], scores: Floats) -> pd.DataFrame:
+    """Rows of a labeled set."""
     return pd.DataFrame(
         {
             "ground_truth": shows.astype(np.int8),
@@ -436,7 +440,7 @@ def _write_truth(
 ) -> list[str]:
     areas = areas.assign(level=truth.levels[:-1])[SIMULATED_CITY.names]
     table = pd.DataFrame(areas.drop(columns="geometry"))
-    neighbourhoods = table[["neighbourhood", "level"]].dropna().drop_duplicates().sort_values("neighbourhood")
+    neighborhoods = table[["neighborhood", "level"]].dropna().drop_duplicates().sort_values("neighborhood")
     content = {
         **_truth_of_detector(truth.detector, arguments),
         "threshold": study.settings.estimate.threshold,
@@ -455,13 +459,13 @@ def _write_truth(
             "level_elsewhere": "true level outside every area, and in areas without a level of their own",
             "images": "rows of metadata that are different images",
             "repeated_rows": "rows that stand in their file a second time, on top of images",
-            "areas.csv, neighbourhoods.csv": "level: chance that an image taken there shows police",
+            "areas.csv, neighborhoods.csv": "level: chance that an image taken there shows police",
         },
     }
     return [
         study.write(SIMULATED_CITY, SIMULATED_CITY.conform(areas), CITY_FILE),
         _write_csv(study, table, "truth/areas.csv"),
-        _write_csv(study, neighbourhoods, "truth/neighbourhoods.csv"),
+        _write_csv(study, neighborhoods, "truth/neighborhoods.csv"),
         study.write_bytes(json.dumps(content, indent=1).encode(), TRUTH_FILE),
     ]
 
@@ -496,7 +500,7 @@ def load_truth(study: Study, made_from: str) -> Truth:  # noqa: ARG001 - the fin
     city = study.read(CITY_FILE, geometry=True)
     content = json.loads(study.read_bytes(TRUTH_FILE))
     shapes = shapely.make_valid(city.geometry.to_numpy())
-    index = Coverage.build(city["area"].to_numpy(), shapes)
+    index = PolygonIndex.build(city["area"].to_numpy(), shapes)
     levels = np.append(city.set_index("area")["level"].loc[list(index.keys)].to_numpy(), content["level_elsewhere"])
     counts = content["validation"]
     detector = None if counts is None else Detector(**counts, threshold=content["threshold"])
@@ -523,7 +527,7 @@ def plan_days(study: Study) -> list[Shard]:
     ]
 
 
-def process_day(study: Study, shard: Shard) -> Record:
+def process_day(study: Study, shard: Shard) -> Output:
     """Write a day's metadata file and label files, block by block."""
     day = date.fromisoformat(shard.name)
     seed, images, repeated = shard.work["seed"], shard.work["images"], shard.work["repeated"]
@@ -566,9 +570,7 @@ def process_day(study: Study, shard: Shard) -> Record:
         files_made.append(_write_csv(study, every, f"{SHOWN_FOLDER}/{shard.name}.csv"))
     ledger = Ledger("simulate", images + repeated)
     ledger.note("rows that repeat an earlier one", repeated)
-    return Record(
-        shard="",
-        fingerprint="",
+    return Output(
         files=tuple(files_made),
         rows_in=images + repeated,
         rows_out=images + repeated,
@@ -611,11 +613,11 @@ SIMULATE_DAYS = Stage(
 )
 
 
-# Studies of rendered scenes: labelled sets with the real detector's scores, and what all images show.
+# Studies of rendered scenes: labeled sets with the real detector's scores, and what all images show.
 
 
-def plan_labelled(study: Study) -> list[Shard]:
-    """One shard a labelled set."""
+def plan_labeled(study: Study) -> list[Shard]:
+    """One shard a labeled set."""
     arguments = read_arguments(study)
     city = study.records(SIMULATE_CITY.name)["city"].fingerprint
     sizes = {"validation": arguments.validation_images, "test": arguments.test_images}
@@ -626,19 +628,19 @@ def plan_labelled(study: Study) -> list[Shard]:
     ]
 
 
-def process_labelled(study: Study, shard: Shard) -> Record:
-    """Render a labelled set and write the scores that the detector gives it."""
+def process_labeled(study: Study, shard: Shard) -> Output:
+    """Render a labeled set and write the scores that the detector gives it."""
     arguments, truth = read_arguments(study), load_truth(study, shard.made_from)
-    images = draw_labelled(truth.streets, arguments, shard.work["images"], shard.name, study.settings.city.clock)
+    images = draw_labeled(truth.streets, arguments, shard.work["images"], shard.name, study.settings.city.clock)
     generator = stream(arguments.seed, f"detections of the {shard.name} set")
     shows = generator.random(len(images.ride)) < truth.levels_at(images.places)
     scores = score_scenes(study, shard.name, shows, arguments.seed)
-    file = _write_csv(study, _labelled(images, shows, scores), f"source/{shard.name}.csv")
-    ledger = Ledger("simulate_labelled", len(shows))
-    return Record("", "", (file,), len(shows), len(shows), (ledger.close(len(shows)),), {"positive": int(shows.sum())})
+    file = _write_csv(study, _labeled(images, shows, scores), f"source/{shard.name}.csv")
+    ledger = Ledger("simulate_labeled", len(shows))
+    return Output((file,), len(shows), len(shows), (ledger.close(len(shows)),), {"positive": int(shows.sum())})
 
 
-SIMULATE_LABELLED = Stage("simulate_labelled", unit="images", folders=(), plan=plan_labelled, process=process_labelled)
+SIMULATE_LABELED = Stage("simulate_labeled", unit="images", folders=(), plan=plan_labeled, process=process_labeled)
 
 
 def plan_shown(study: Study) -> list[Shard]:
@@ -647,7 +649,7 @@ def plan_shown(study: Study) -> list[Shard]:
     return [Shard("shown", {"days": days})]
 
 
-def process_shown(study: Study, _shard: Shard) -> Record:
+def process_shown(study: Study, _shard: Shard) -> Output:
     """Write what every image shows as one file of images and one of boxes."""
     days = sorted(study.records(SIMULATE_DAYS.name))
     every = pd.concat([pd.read_csv(study.path(SHOWN_FOLDER, f"{day}.csv")) for day in days], ignore_index=True)
@@ -655,7 +657,7 @@ def process_shown(study: Study, _shard: Shard) -> Record:
     images = shows.astype("int8").rename("ground_truth").reset_index()
     boxes = every.dropna(subset=["kind"]).astype({"kind": "int64"})
     files = (_write_csv(study, images, IMAGES_SHOWN_FILE), _write_csv(study, boxes, BOXES_SHOWN_FILE))
-    return Record("", "", files, len(images), len(images), (Ledger("simulate_shown", len(images)).close(len(images)),))
+    return Output(files, len(images), len(images), (Ledger("simulate_shown", len(images)).close(len(images)),))
 
 
 SIMULATE_SHOWN = Stage(

@@ -1,4 +1,4 @@
-"""What is true of a simulated city: the level of every neighbourhood, the chance that an image there shows police."""
+"""What is true of a simulated city: the level of every neighborhood, the chance that an image there shows police."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from patrolscope.pipeline.errors import SettingsError
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.simulation.detector import Detector
 from patrolscope.pipeline.simulation.public_data import smooth_surface
-from patrolscope.pipeline.geography.polygon_index import Coverage
 from patrolscope.pipeline.simulation.road_network import Streets
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Published levels by neighbourhood relative to their mean: these shares of the neighbourhoods lie below them
-# (paper_results, 217 neighbourhoods). Lowest to highest is a factor of 19.
+# Published levels by neighborhood relative to their mean: these shares of the neighborhoods lie below them
+# (paper_results, 217 neighborhoods). Lowest to highest is a factor of 19.
 _LEVEL_SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _RELATIVE_LEVELS = (0.239, 0.36, 0.53, 0.815, 1.257, 2.223, 4.543)
 MEAN_LEVEL = 0.0098  # over the images; published: 0.0098 over the people
@@ -30,7 +30,7 @@ class Truth:
     """What is true of the city, and of the detector: small enough for every worker."""
 
     streets: Streets
-    index: Coverage
+    index: PolygonIndex
     levels: Floats  # (areas + 1,) in the order of index.keys, then that outside every area
     detector: Detector | None  # None: a real one looks at rendered scenes
 
@@ -40,22 +40,22 @@ class Truth:
 
 
 def simulated_levels(points: Floats, images: Ints, seed: int, mean: float = MEAN_LEVEL) -> Floats:
-    """(n,) levels of neighbourhoods: a smooth surface, spread over the images like the published levels.
+    """(n,) levels of neighborhoods: a smooth surface, spread over the images like the published levels.
 
     Parameters
     ----------
-    points : (n, 2) longitude and latitude of each neighbourhood
+    points : (n, 2) longitude and latitude of each neighborhood
     images : (n,) images in each, of a sample: their mean level is `mean`
     """
     order = np.argsort(smooth_surface(points, stream(seed, "levels")), kind="stable")
-    # Even without an image in the sample a neighbourhood has its own place in the order.
+    # Even without an image in the sample a neighborhood has its own place in the order.
     weight = images[order] + 0.5
     share = np.cumsum(weight) - weight / 2
     share = (share - share[0]) / max(share[-1] - share[0], 1e-9)
     relative = np.empty(len(order))
     relative[order] = np.exp(np.interp(share, _LEVEL_SHARES, np.log(_RELATIVE_LEVELS)))
     weights = images if images.any() else np.ones(len(order))
-    # A few neighbourhoods can not have the published shape: they lie closer together, so that the lowest is no lower
+    # A few neighborhoods can not have the published shape: they lie closer together, so that the lowest is no lower
     # below the mean than the published one, where a detector of the published recall still reaches it.
     spreads = (relative**power for power in np.linspace(1.0, 0.0, 101))
     spread = next(s for s in spreads if s.min() >= _RELATIVE_LEVELS[0] * np.average(s, weights=weights))
@@ -74,22 +74,22 @@ def levels_of_areas(
 
     Parameters
     ----------
-    areas : `neighbourhood` of each area, may be missing
+    areas : `neighborhood` of each area, may be missing
     points : (n, 2) longitude and latitude of each area
     sample : area of each of some images, -1 outside
-    given : levels by neighbourhood; None: a simulated surface over those that there are
+    given : levels by neighborhood; None: a simulated surface over those that there are
     mean : of the simulated levels over the sample
 
     Raises
     ------
-    SettingsError : no neighbourhood of the city has a given level
+    SettingsError : no neighborhood of the city has a given level
     """
-    names = areas["neighbourhood"]
+    names = areas["neighborhood"]
     if given is not None:
         level = names.map(given).astype("float64").to_numpy()
         if np.isnan(level).all():
             raise SettingsError(
-                f"none of the city's neighbourhoods is among the {len(given)} given levels, such as that of "
+                f"none of the city's neighborhoods is among the {len(given)} given levels, such as that of "
                 f"{next(iter(given))!r}: is it the right city's file?"
             )
         elsewhere = float(np.mean(list(given.values())))

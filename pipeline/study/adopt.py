@@ -31,7 +31,7 @@ def adopt(
     Raises
     ------
     SettingsError : there is no study, or a value is impossible
-    StudyBusy : a run is at work on the study
+    StudyLockedError : a run is at work on the study
     """
     fs, base = study_files(root)
     new = may_make and not fs.exists(f"{base}/{SETTINGS_FILE}")

@@ -101,8 +101,8 @@ class Sources(Frozen):
     metadata: tuple[str, ...] = ()  # raw daily CSV files, folders or glob patterns
     labels: tuple[str, ...] = ()  # folders of YOLO label files
     processed: str | None = None  # text file, one image a line: which were run through the detector
-    validation: str | None = None  # labelled images for the calibration
-    test: str | None = None  # labelled images for the evaluation
+    validation: str | None = None  # labeled images for the calibration
+    test: str | None = None  # labeled images for the evaluation
     truth: str | None = None  # true levels of a simulated study, folder
 
     @field_validator("metadata", "labels", mode="before")
@@ -126,7 +126,7 @@ class Layers(Frozen):
     tracts: Layer | None = Layer(entry="tracts_2020")
     tract_places: Layer | None = Layer(entry="tract_places_2020")
     tract_counts: Layer | None = Layer(entry="decennial_2020_tracts")
-    neighbourhoods: Layer | None = Layer(entry="neighbourhoods_2020")
+    neighborhoods: Layer | None = Layer(entry="neighborhoods_2020")
     boroughs: Layer | None = Layer(entry="boroughs")
     precincts: Layer | None = Layer(entry="precincts_2020")
     population: Layer | None = Layer(entry="acs_2020_b03002")
@@ -273,7 +273,7 @@ class Sensitivity(Frozen):
     even_hours: bool = True  # every hour of the day counts the same within an area
     people_share: Share = 0.5  # a variant whose areas hold less of the base's people is not compared
     replicates: int = Field(200, ge=2)  # of the bootstrap over days
-    ranked_images: int = Field(200, ge=1)  # neighbourhoods with fewer are in no ranking
+    ranked_images: int = Field(200, ge=1)  # neighborhoods with fewer are in no ranking
 
     @field_validator("thresholds", "calibrations", "levels", "minimum_images", "dates", "times")
     @classmethod

@@ -17,8 +17,8 @@ import shapely
 from pyproj import CRS
 
 from patrolscope.pipeline.contract.columns import POINT_COLUMN, Table
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.crs import feet_per_unit
+from patrolscope.pipeline.errors import SourceError
 
 _POINT_NOTE = b"point"  # schema metadata: the columns of a frame that the point stands for, x then y
 

@@ -28,9 +28,15 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from patrolscope.pipeline.study.config import Settings, dump_settings, parse_settings
 from patrolscope.pipeline.contract.columns import Table
-from patrolscope.pipeline.errors import NotYetMade, SettingsError, StorageError, StudyBusy, StudyFull
+from patrolscope.pipeline.errors import (
+    SettingsError,
+    StageNotRunError,
+    StorageError,
+    StorageFullError,
+    StudyLockedError,
+)
+from patrolscope.pipeline.study.config import Settings, dump_settings, parse_settings
 from patrolscope.pipeline.study.geoparquet import columns_on_disk, to_arrow, to_frame
 from patrolscope.pipeline.study.remote import contents_of
 
@@ -56,16 +62,22 @@ def modified_at(info: dict[str, Any]) -> datetime | None:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one finished shard left behind."""
+class Output:
+    """Files and counts that a stage returns for one shard."""
 
-    shard: str
-    fingerprint: str
     files: tuple[str, ...]  # below the study's root
     rows_in: int
     rows_out: int
     ledger: tuple[dict[str, Any], ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)  # what later stages need to plan, such as rows by hour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Output):
+    """Manifest entry of a finished shard: its output, and what the engine adds to it."""
+
+    shard: str
+    fingerprint: str
     seconds: float = 0.0
 
     def files_in(self, folder: str) -> list[str]:
@@ -148,13 +160,13 @@ class Study:
 
         Raises
         ------
-        NotYetMade : there are none; says which command makes them
+        StageNotRunError : there are none; says which command makes them
         """
         parts = sorted(
             n for n in self.find(table) if n.endswith(".parquet") and not n.rsplit("/", 1)[-1].startswith(".")
         )
         if not parts:
-            raise NotYetMade(f"{self.root} has no {table}/ yet: run `patrolscope run --study {self.root}`")
+            raise StageNotRunError(f"{self.root} has no {table}/ yet: run `patrolscope run --study {self.root}`")
         return parts
 
     def find(self, folder: str) -> list[str]:
@@ -273,8 +285,8 @@ class Study:
         Raises
         ------
         StorageError : there can be no such folder
-        StudyBusy : the run that writes does not hold the study any more
-        StudyFull : no room is left; what was written so far is gone, and makes none less
+        StudyLockedError : the run that writes does not hold the study any more
+        StorageFullError : no room is left; what was written so far is gone, and makes none less
         """
         final = self.path(name)
         folder, leaf = final.rsplit("/", 1)
@@ -291,7 +303,7 @@ class Study:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise StudyFull(
+            raise StorageFullError(
                 f"no room is left for {name} of {self.root} ({error.strerror or error}): make room there, and the same "
                 "command goes on from here"
             ) from error
@@ -313,7 +325,9 @@ class Study:
         except FileNotFoundError:
             holder = b""
         if not holder.endswith(self.run.encode()):
-            raise StudyBusy(f"{name} is not written: the run that asked for it does not hold {self.root} any more")
+            raise StudyLockedError(
+                f"{name} is not written: the run that asked for it does not hold {self.root} any more"
+            )
 
     # Records.
 
@@ -335,11 +349,13 @@ class Study:
 
         Raises
         ------
-        NotYetMade : the stage has not run; says which command makes it
+        StageNotRunError : the stage has not run; says which command makes it
         """
         records = list(self.records(stage).values())
         if not records:
-            raise NotYetMade(f"stage {stage} of {self.root} has not run yet: run `patrolscope run --study {self.root}`")
+            raise StageNotRunError(
+                f"stage {stage} of {self.root} has not run yet: run `patrolscope run --study {self.root}`"
+            )
         return records[0]
 
     def finished_at(self, stage: str) -> list[datetime]:
@@ -383,7 +399,7 @@ class Study:
 
         Raises
         ------
-        StudyBusy : another run holds it; says which
+        StudyLockedError : another run holds it; says which
         """
         mine = replace(self, run=uuid.uuid4().hex)
         since = datetime.now(UTC)
@@ -395,7 +411,9 @@ class Study:
         marker = self.path(_LOCK)
         if self.fs.exists(marker):
             other = _holder(self.fs.cat_file(marker))
-            raise StudyBusy(f"{self.root} is in use by {other}. If that run is dead, remove {marker} and start again")
+            raise StudyLockedError(
+                f"{self.root} is in use by {other}. If that run is dead, remove {marker} and start again"
+            )
         self.fs.pipe_file(marker, holder.encode())
         try:
             yield mine
@@ -415,7 +433,7 @@ def _local_lock(path: Path, holder: str, root: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             other = _holder(os.read(descriptor, 500)) or "another process"
-            raise StudyBusy(f"{root} is in use by {other}: wait for it, or stop it") from error
+            raise StudyLockedError(f"{root} is in use by {other}: wait for it, or stop it") from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, holder.encode())
         yield

@@ -1,6 +1,6 @@
 """Which cell and anchor answers for which target: anchors by their sides' ratio, then dynamic k by cost.
 
-After YOLOv7's trainer (arXiv 2207.02696) and SimOTA (arXiv 2107.08430): of the candidates near a target's centre those
+After YOLOv7's trainer (arXiv 2207.02696) and SimOTA (arXiv 2107.08430): of the candidates near a target's center those
 are taken that are cheapest by class and overlap, as many as overlap well.
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchvision.ops import box_convert, box_iou
 
 MOST_RATIO = 4.0  # between a side of an anchor and that of a target
-LEAD_REACH, AUXILIARY_REACH = 0.5, 1.0  # cells around a centre: at most 3, at most 5
+LEAD_REACH, AUXILIARY_REACH = 0.5, 1.0  # cells around a center: at most 3, at most 5
 LEAD_BEST, AUXILIARY_BEST = 10, 20  # candidates whose IoUs are summed for k; the second in models with auxiliary heads
 _IOU_WEIGHT = 3.0
 
@@ -51,26 +51,26 @@ def candidates(targets: Tensor, anchors: Tensor, grid: tuple[int, int], reach: f
 
     Parameters
     ----------
-    targets : (t, 6) image, class, centre x, centre y, width, height as shares of the input
+    targets : (t, 6) image, class, center x, center y, width, height as shares of the input
     anchors : (a, 2) in cells
     grid : rows and columns of the level
-    reach : how near to a cell a centre must be, in cells
+    reach : how near to a cell a center must be, in cells
     """
     rows, columns = grid
     gain = targets.new_tensor([columns, rows])
-    centre, size = targets[:, 2:4] * gain, targets[:, 4:6] * gain
+    center, size = targets[:, 2:4] * gain, targets[:, 4:6] * gain
     ratio = size[None] / anchors[:, None]
     fits = torch.maximum(ratio, 1 / ratio).amax(2) < MOST_RATIO
     anchor, target = fits.nonzero(as_tuple=True)
-    centre = centre[target]
-    from_end = gain - centre
-    near_start = (centre % 1 < reach) & (centre > 1)
+    center = center[target]
+    from_end = gain - center
+    near_start = (center % 1 < reach) & (center > 1)
     near_end = (from_end % 1 < reach) & (from_end > 1)
     always = torch.ones_like(anchor, dtype=torch.bool)
-    moves = centre.new_tensor([[0, 0], [-1, 0], [0, -1], [1, 0], [0, 1]]) * reach
+    moves = center.new_tensor([[0, 0], [-1, 0], [0, -1], [1, 0], [0, 1]]) * reach
     wanted = torch.stack([always, near_start[:, 0], near_start[:, 1], near_end[:, 0], near_end[:, 1]])
     move, number = wanted.nonzero(as_tuple=True)
-    cell = (centre[number] + moves[move]).floor().long()
+    cell = (center[number] + moves[move]).floor().long()
     return Cells(
         targets[target[number], 0].long(),
         anchor[number],
@@ -80,11 +80,11 @@ def candidates(targets: Tensor, anchors: Tensor, grid: tuple[int, int], reach: f
 
 
 def boxes_of(cells: Cells, values: Tensor, anchors: Tensor, stride: float) -> Tensor:
-    """(n, 4) decoded boxes of cells, centre and size in pixels."""
+    """(n, 4) decoded boxes of cells, center and size in pixels."""
     found = values[:, :4].sigmoid()
     place = torch.stack([cells.column, cells.row], 1)
-    centre = (2 * found[:, :2] - 0.5 + place) * stride
-    return torch.cat([centre, (2 * found[:, 2:4]) ** 2 * anchors[cells.anchor] * stride], 1)
+    center = (2 * found[:, :2] - 0.5 + place) * stride
+    return torch.cat([center, (2 * found[:, 2:4]) ** 2 * anchors[cells.anchor] * stride], 1)
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def assign(
     Parameters
     ----------
     maps : a level: (N, anchors, h, w, 5 + classes) of the lead head, before the sigmoid
-    targets : (t, 6) image, class, centre x, centre y, width, height as shares of the input
+    targets : (t, 6) image, class, center x, center y, width, height as shares of the input
     anchors : (levels, anchors, 2) in cells
     reach, best : LEAD_... or AUXILIARY_...
     """

@@ -1,4 +1,4 @@
-"""Training images: mosaics, mixed, moved, scaled, mirrored, in other colours.
+"""Training images: mosaics, mixed, moved, scaled, mirrored, in other colors.
 
 What happens to a sample follows from the seed, the epoch and the sample's number, whoever makes it and when. Pixels are
 uint8 RGB; boxes are class, x1, y1, x2, y2 in pixels while they are moved about.
@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from patrolscope.pipeline.detect.boxes import BORDER
 from patrolscope.pipeline.detect.decode import decode
+from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.train.data import Example
 from patrolscope.pipeline.train.settings import Recipe
-from patrolscope.pipeline.seeds import stream
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -80,7 +80,7 @@ def scaled(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
 
 
 def sample(pictures: Pictures, number: int, recipe: Recipe, seed: int, epoch: int) -> tuple[Pixels, Floats]:
-    """A training image (height, width, 3) around image `number`, and its boxes as shares: class, centre, size."""
+    """A training image (height, width, 3) around image `number`, and its boxes as shares: class, center, size."""
     generator = stream(seed, "augmentation", epoch, number)
     pixels, boxes = _composed(pictures, number, recipe, generator)
     if recipe.mixup and generator.random() < recipe.mixup:
@@ -88,14 +88,14 @@ def sample(pictures: Pictures, number: int, recipe: Recipe, seed: int, epoch: in
         share = generator.beta(8.0, 8.0)
         pixels = (pixels * share + other * (1 - share)).astype(np.uint8)
         boxes = np.concatenate([boxes, more])
-    pixels = recoloured(pixels, recipe, generator)
+    pixels = recolored(pixels, recipe, generator)
     if generator.random() < recipe.mirror:
         pixels = np.ascontiguousarray(pixels[:, ::-1])
         width = pictures.shape[1]
         boxes = np.column_stack([boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1], boxes[:, 4]])
-    centre, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
+    center, size = (boxes[:, 1:3] + boxes[:, 3:]) / 2, boxes[:, 3:] - boxes[:, 1:3]
     whole = np.array(pictures.shape[::-1])
-    return pixels, np.column_stack([boxes[:, :1], centre / whole, size / whole])
+    return pixels, np.column_stack([boxes[:, :1], center / whole, size / whole])
 
 
 def _any(pictures: Pictures, generator: Generator) -> int:
@@ -186,7 +186,7 @@ def worth_keeping(before: Floats, after: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray((after > _LEAST_SIDE).all(1) & (share > _LEAST_AREA) & (aspect < _MOST_ASPECT))
 
 
-def recoloured(pixels: Pixels, recipe: Recipe, generator: Generator) -> Pixels:
+def recolored(pixels: Pixels, recipe: Recipe, generator: Generator) -> Pixels:
     """Hue, saturation and brightness, each by a factor of its own."""
     gains = np.array([recipe.hue, recipe.saturation, recipe.value])
     if not gains.any():

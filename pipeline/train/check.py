@@ -1,4 +1,4 @@
-"""What is in a set of labelled images, and what is wrong with it, before hours are spent on it."""
+"""What is in a set of labeled images, and what is wrong with it, before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from patrolscope.pipeline.detect.models.architecture import variant
 from patrolscope.pipeline.detect.decode import decode
+from patrolscope.pipeline.detect.models.architecture import variant
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.train.assign import MOST_RATIO
 from patrolscope.pipeline.train.augment import MAX_PIXELS
 from patrolscope.pipeline.train.data import Collection, Example, check_classes, read_collection, without
-from patrolscope.pipeline.errors import SourceError
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Labelled images of a folder: which there are, their boxes, how they are split. Decodes no image; knows no torch.
+"""Labeled images of a folder: which there are, their boxes, how they are split. Decodes no image; knows no torch.
 
 Beside `images/` lie YOLO text (`labels/`, `classes.txt`), COCO JSON, Pascal VOC (`annotations/*.xml`) or a task export
 of Scale AI (JSON). Images of one ride look alike, so all of a ride are in the same split. A ride is the folder that an
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patrolscope.pipeline.train.forms import Labelled, read_scale, read_voc
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.detect.image_index import IMAGE_ENDINGS
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.train.forms import Labeled, read_scale, read_voc
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class Example:
 
     path: Path
     name: str  # below images/
-    boxes: Floats = field(repr=False)  # (k, 5) class, centre x, centre y, width, height as shares of the image
+    boxes: Floats = field(repr=False)  # (k, 5) class, center x, center y, width, height as shares of the image
 
     @property
     def ride(self) -> str:
@@ -49,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Collection:
-    """The labelled images of a folder."""
+    """The labeled images of a folder."""
 
     class_names: tuple[str, ...]
     splits: Mapping[str, tuple[Example, ...]]
@@ -74,7 +74,7 @@ class Collection:
 
 
 def read_collection(folder: Path, mapping: Mapping[str, str] | None = None) -> Collection:
-    """Labelled images of a folder.
+    """Labeled images of a folder.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def _yolo_boxes(path: Path, names: Sequence[str], faults: list[str]) -> Floats:
             values = []
         if len(values) != 5 or not all(map(np.isfinite, values)) or values[0] % 1:
             raise SourceError(
-                f"{path} line {number} is {line[:60]!r}: class, centre x, centre y, width, height expected"
+                f"{path} line {number} is {line[:60]!r}: class, center x, center y, width, height expected"
             )
         if values[0] not in range(len(names)):
             faults.append(
@@ -246,7 +246,7 @@ def _numbered(boxes: Floats, numbers: npt.NDArray[np.int64]) -> Floats:
     return np.column_stack([numbers[boxes[:, 0].astype(int)], boxes[:, 1:]])
 
 
-def _coco(document: Path, content: dict[str, Any], names: dict[str, int], faults: list[str]) -> Labelled:
+def _coco(document: Path, content: dict[str, Any], names: dict[str, int], faults: list[str]) -> Labeled:
     by_id = _coco_classes(content, document, names)
     images = {one["id"]: one for one in content["images"]}
     rows: dict[str, list[list[float]]] = {str(one["file_name"]): [] for one in images.values()}

@@ -1,4 +1,4 @@
-"""How well a network finds what is labelled: average precision of boxes (COCO's), AUC and AP of images."""
+"""How well a network finds what is labeled: average precision of boxes (COCO's), AUC and AP of images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 from patrolscope.pipeline.detect.boxes import Letterbox, decode, restore, select
 from patrolscope.pipeline.detect.decode import decode as decode_image
 from patrolscope.pipeline.detect.detector import Detector
+from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.train.augment import MAX_PIXELS
 from patrolscope.pipeline.train.data import Example
-from patrolscope.pipeline.detect.models.yolov7 import Network
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patrolscope.pipeline.detect.weights.training_result import RESULT_FILE
+from patrolscope.pipeline.errors import TrainingError
 from patrolscope.pipeline.train.check import look_through, refuse
 from patrolscope.pipeline.train.data import Collection, Example, check_classes, class_mapping, read_collection
 from patrolscope.pipeline.train.evaluate import best_thresholds, quality
-from patrolscope.pipeline.detect.weights.training_result import RESULT_FILE
-from patrolscope.pipeline.train.settings import Asked
-from patrolscope.pipeline.errors import TrainingError
+from patrolscope.pipeline.train.settings import TrainingOptions
 
 BEST_FILE, STATE_FILE, SETTINGS_FILE = "best.pt", "state.pt", "training.json"
 
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 Find = Callable[[Sequence[Example]], list[npt.NDArray[np.float32]]]
 
 
-def check_folder(out: Path, asked: Asked, *, resume: bool) -> None:
+def check_folder(out: Path, asked: TrainingOptions, *, resume: bool) -> None:
     """Nothing is there yet; with `resume` the same training is.
 
     Raises
@@ -55,7 +55,7 @@ def check_folder(out: Path, asked: Asked, *, resume: bool) -> None:
         raise TrainingError(f"{out} holds no training to go on with: leave --resume out")
 
 
-def begin_folder(out: Path, asked: Asked) -> None:
+def begin_folder(out: Path, asked: TrainingOptions) -> None:
     """Make the folder and write down what is asked."""
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS_FILE).write_text(json.dumps(asdict(asked), indent=1), encoding="utf-8")
@@ -65,7 +65,7 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_set(asked: Asked, say: Say) -> tuple[Collection, dict[str, Floats]]:
+def read_set(asked: TrainingOptions, say: Say) -> tuple[Collection, dict[str, Floats]]:
     """Images that a training is asked for, with what is in the set and wrong with it told; their sizes by split.
 
     Raises

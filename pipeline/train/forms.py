@@ -20,12 +20,12 @@ from PIL import Image
 from patrolscope.pipeline.errors import SourceError
 
 Floats = npt.NDArray[np.float64]
-Labelled = dict[str, Floats]  # rows of class, centre x, centre y, width, height as shares, by the image's name
+Labeled = dict[str, Floats]  # rows of class, center x, center y, width, height as shares, by the image's name
 
 
 def read_voc(
     documents: Sequence[Path], images: Mapping[str, Path], names: dict[str, int], faults: list[str]
-) -> Labelled:
+) -> Labeled:
     """Boxes of Pascal VOC files.
 
     Parameters
@@ -37,7 +37,7 @@ def read_voc(
     ------
     SourceError : a file is no such XML
     """
-    found: Labelled = {}
+    found: Labeled = {}
     by_leaf = _by_leaf(images)
     for document in documents:
         root = _xml(document)
@@ -65,14 +65,14 @@ def read_voc(
 
 def read_scale(
     document: Path, tasks: Sequence[Any], images: Mapping[str, Path], names: dict[str, int], faults: list[str]
-) -> Labelled:
+) -> Labeled:
     """Boxes of a task export of Scale AI: tasks with `params.attachment` and `response.annotations`.
 
     Raises
     ------
     SourceError : a task is none; says which
     """
-    found: Labelled = {}
+    found: Labeled = {}
     by_leaf = _by_leaf(images)
     for number, task in enumerate(tasks):
         where = f"{document.name}: task {number}"

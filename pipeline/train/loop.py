@@ -17,21 +17,29 @@ import torch
 from torch import Tensor
 
 from patrolscope.pipeline.detect.models.base import choose_device, choose_precision, dtype_of
+from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.errors import TrainingError
+from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.train.augment import Pictures, sample, shape_of_all
 from patrolscope.pipeline.train.curves import write_curves
 from patrolscope.pipeline.train.data import Collection
 from patrolscope.pipeline.train.evaluate import Quality, find, quality
-from patrolscope.pipeline.train.folder import BEST_FILE, STATE_FILE, Say, begin_folder, check_folder, read_set, write_quality
+from patrolscope.pipeline.train.folder import (
+    BEST_FILE,
+    STATE_FILE,
+    Say,
+    begin_folder,
+    check_folder,
+    read_set,
+    write_quality,
+)
 from patrolscope.pipeline.train.loss import Criterion, Loss
 from patrolscope.pipeline.train.network import network_from, new_network
 from patrolscope.pipeline.train.ranks import Ranks
 from patrolscope.pipeline.train.schedule import Average, Schedule, accumulated, make_optimizer
-from patrolscope.pipeline.train.settings import Asked, Recipe, changed, recipe_of
-from patrolscope.pipeline.detect.models.yolov7 import Network
-from patrolscope.pipeline.errors import TrainingError
-from patrolscope.pipeline.seeds import stream
+from patrolscope.pipeline.train.settings import Recipe, TrainingOptions, changed, recipe_of
 
 _THREADS = 8  # that make samples; a CPU that trains needs its cores itself
 
@@ -49,7 +57,7 @@ class _State:
     rows: list[dict[str, float]] | None = None
 
 
-def train(asked: Asked, out: Path, *, resume: bool = False, say: Say, ranks: Ranks | None = None) -> None:
+def train(asked: TrainingOptions, out: Path, *, resume: bool = False, say: Say, ranks: Ranks | None = None) -> None:
     """Train a network and write its best weights, and their quality on the test split (without one: validation).
 
     Parameters
@@ -98,7 +106,7 @@ def _silent(_text: str) -> None:
     """What processes but the first say."""
 
 
-def _network(asked: Asked, collection: Collection, say: Say) -> Network:
+def _network(asked: TrainingOptions, collection: Collection, say: Say) -> Network:
     classes = len(collection.class_names)
     if asked.weights is not None:
         network, line = network_from(Path(asked.weights), classes=classes, seed=asked.seed)
@@ -112,7 +120,7 @@ class _Training:
 
     def __init__(
         self,
-        asked: Asked,
+        asked: TrainingOptions,
         out: Path,
         collection: Collection,
         sizes: dict[str, Floats],
@@ -296,7 +304,7 @@ class _Training:
 
 
 def collate(made: Sequence[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]]) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, size, size) uint8 and targets (t, 6) of samples: image, class, centre, size."""
+    """Images (n, 3, size, size) uint8 and targets (t, 6) of samples: image, class, center, size."""
     images = torch.from_numpy(np.stack([pixels.transpose(2, 0, 1) for pixels, _ in made]))
     rows = [np.column_stack([np.full(len(boxes), image), boxes]) for image, (_, boxes) in enumerate(made)]
     return images, torch.from_numpy(np.concatenate(rows)).float()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.train.assign import (
     AUXILIARY_BEST,
     AUXILIARY_REACH,
@@ -20,7 +21,6 @@ from patrolscope.pipeline.train.assign import (
 )
 from patrolscope.pipeline.train.ranks import Ranks
 from patrolscope.pipeline.train.settings import Recipe
-from patrolscope.pipeline.detect.models.yolov7 import Network
 
 _BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}  # of the levels' object losses
 _AUXILIARY_WEIGHT = 0.25
@@ -38,7 +38,7 @@ class Loss:
 
 
 def ciou(a: Tensor, b: Tensor) -> Tensor:
-    """(n,) complete IoU of boxes (n, 4), centre and size; no gradient passes through the weight of the aspect."""
+    """(n,) complete IoU of boxes (n, 4), center and size; no gradient passes through the weight of the aspect."""
     (ax1, ay1), (ax2, ay2) = (a[:, :2] - a[:, 2:] / 2).T, (a[:, :2] + a[:, 2:] / 2).T
     (bx1, by1), (bx2, by2) = (b[:, :2] - b[:, 2:] / 2).T, (b[:, :2] + b[:, 2:] / 2).T
     across = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(0)
@@ -84,7 +84,7 @@ class Criterion:
         Parameters
         ----------
         maps : of the network in training mode; with auxiliary heads theirs follow the lead head's
-        targets : (t, 6) image, class, centre x, centre y, width, height as shares of the input
+        targets : (t, 6) image, class, center x, center y, width, height as shares of the input
         """
         maps = [values.float() for values in maps]
         finite = torch.stack([torch.isfinite(values).all() for values in maps]).all()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from patrolscope.pipeline.detect.models.architecture import DETECT, IMPLICIT, Architecture, variant
-from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.errors import WeightsError
 
 _CHANNELS_STEP = 8  # channels of a narrowed network are multiples of it

@@ -85,7 +85,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm by the mean and variance over all processes; `torch.nn.SyncBatchNorm` does it on CUDA alone."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values (n, channels, h, w), normalised; outside training as a plain one does."""
+        """Values (n, channels, h, w), normalized; outside training as a plain one does."""
         if not self.training:
             return super().forward(x)
         values = x.float()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from patrolscope.pipeline.train.settings import Recipe
 from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.train.settings import Recipe
 
 _MOST_WARMUP = 1 / 4  # of all iterations: a short training would be over before it is warm
 _EMA_DECAY, _EMA_UPDATES = 0.9999, 2_000
@@ -41,7 +41,7 @@ class Schedule:
         return min(round(asked), int(_MOST_WARMUP * self.epochs * self.batches))
 
     def set(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-        """Put the values of an iteration, counted over all epochs, into the optimiser."""
+        """Put the values of an iteration, counted over all epochs, into the optimizer."""
         recipe = self.recipe
         rate = recipe.lr0 * cosine(iteration // self.batches, self.epochs, recipe.lrf)
         done = min(1.0, iteration / self.warmup) if self.warmup else 1.0

@@ -9,7 +9,7 @@ from patrolscope.pipeline.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingOptions:
     """What a training was asked for; the same must be asked to go on with it."""
 
     data: str
@@ -36,7 +36,7 @@ class Recipe:
 
     lr0: float = 0.01
     lrf: float = 0.1  # last learning rate, as a share of the first
-    nominal_batch: float = 64  # images that a step of the optimiser stands for
+    nominal_batch: float = 64  # images that a step of the optimizer stands for
     momentum: float = 0.937
     weight_decay: float = 5e-4
     warmup_epochs: float = 3.0  # or, where they are more, so many iterations

@@ -18,21 +18,21 @@ from typing import Any
 import yaml
 
 import patrolscope.pipeline.detect.models.ultralytics_apart  # noqa: F401 - before ultralytics
-from patrolscope.pipeline.detect.models.base import choose_device
 from patrolscope.pipeline.detect.detector import ULTRALYTICS, kind_of, load_detector
+from patrolscope.pipeline.detect.models.base import choose_device
+from patrolscope.pipeline.errors import TrainingError, WeightsError
 from patrolscope.pipeline.train.curves import write_curves
 from patrolscope.pipeline.train.data import Collection
 from patrolscope.pipeline.train.evaluate import IOU_ABOVE, SCORE_ABOVE, find_by
 from patrolscope.pipeline.train.folder import BEST_FILE, Say, begin_folder, check_folder, read_set, write_quality
-from patrolscope.pipeline.train.settings import Asked
-from patrolscope.pipeline.errors import TrainingError, WeightsError
+from patrolscope.pipeline.train.settings import TrainingOptions
 
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}  # ours, theirs
 _REPORTS = ("sync", "clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wandb")
 _JPEGS, _JPEG_END = (".jpg", ".jpeg"), b"\xff\xd9"
 
 
-def train_ultralytics(asked: Asked, out: Path, *, trust: bool, say: Say) -> None:
+def train_ultralytics(asked: TrainingOptions, out: Path, *, trust: bool, say: Say) -> None:
     """Train a model of ultralytics and write its best weights, the curves, and the quality on the test split.
 
     Parameters
@@ -103,7 +103,7 @@ def train_ultralytics(asked: Asked, out: Path, *, trust: bool, say: Say) -> None
     )
 
 
-def _refuse_what_is_of_yolov7(asked: Asked) -> None:
+def _refuse_what_is_of_yolov7(asked: TrainingOptions) -> None:
     options = {
         "--variant": asked.variant is not None,
         "--width": asked.width != 1,
@@ -201,7 +201,7 @@ def _place(image: Path, link: Path) -> None:
 class _Telling:
     """Curves and a line after each epoch, from what the trainer knows then."""
 
-    def __init__(self, out: Path, asked: Asked, say: Say) -> None:
+    def __init__(self, out: Path, asked: TrainingOptions, say: Say) -> None:
         self.out, self.asked, self.say = out, asked, say
         self.rows: list[dict[str, float]] = []
         self.start_s = 0.0

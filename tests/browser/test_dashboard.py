@@ -245,7 +245,7 @@ def test_the_map_can_be_saved(address, open_page, tmp_path, kind, start):
 def test_an_address_that_makes_no_sense_shows_the_plain_map(address, open_page):
     page = open_page(f"{address}?hours=99-x&place=<script>alert(1)</script>:x&at=1,2,nan&level=ward&chosen=<b>x</b>")
     page.get_by_text(re.compile(r"\(100.0 %\)")).first.wait_for()
-    assert page.get_by_label("Areas").input_value() == "neighbourhoods"
+    assert page.get_by_label("Areas").input_value() == "neighborhoods"
     assert page.locator("script", has_text="alert(1)").count() == 0
 
 

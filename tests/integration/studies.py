@@ -8,18 +8,18 @@ import pandas as pd
 from patrolscope.analysis.stages.calibrate import CALIBRATE
 from patrolscope.analysis.stages.cells import CELLS_STAGE
 from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
+from patrolscope.analysis.stages.estimate import ESTIMATE
 from patrolscope.analysis.stages.hourly import HOURLY_STAGE, RECALIBRATE
 from patrolscope.analysis.stages.replicates import REPLICATE
-from patrolscope.analysis.stages.estimate import ESTIMATE
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
 from patrolscope.dashboards.stages import MAPS, REPORT
+from patrolscope.pipeline.geography.layers import LAYERS
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
 from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.keys import KEYS
 from patrolscope.pipeline.matching.match import MATCH
 from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.geography.layers import LAYERS
 from patrolscope.pipeline.study.store import Study, create_study
 
 TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE]

@@ -20,10 +20,10 @@ def test_the_ingest_benchmark_and_its_peer_hold_the_same_rows(tmp_path, client):
 
 
 def test_the_scheduler_benchmark_plans_the_shards_of_the_study_and_sends_them(tmp_path):
-    from patrolscope.analysis.stages.replicates import REPLICATE
     from benchmarks.scheduler import measured, planned
-    from patrolscope.pipeline.matching.annotate import ANNOTATE
+    from patrolscope.analysis.stages.replicates import REPLICATE
     from patrolscope.pipeline.detect.stage import detect_stage
+    from patrolscope.pipeline.matching.annotate import ANNOTATE
 
     study = planned(tmp_path / "study", 1)
     assert [len(stage.plan(study)) for stage in (detect_stage(study), ANNOTATE, REPLICATE)] == [12_400, 76, 100]

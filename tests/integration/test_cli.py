@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from patrolscope import cli
 from patrolscope.cluster.connect import connection
 from patrolscope.cluster.profiles import ClusterError
-from patrolscope.pipeline.study.store import open_study
 from patrolscope.pipeline.contract.tables import TABLES
+from patrolscope.pipeline.study.store import open_study
 from tests.released import write_released
 
 

@@ -13,21 +13,21 @@ import pandas as pd
 import pytest
 
 from benchmarks.measure import two_workers
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.matching.match import MATCH, detections_of
-from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.contract.tables import DETECTIONS
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES, list_again
 from patrolscope.pipeline.detect.labels_out import write_label_files
 from patrolscope.pipeline.detect.stage import WEIGHTS, adopt_detector, detect_stage, result_name
 from patrolscope.pipeline.engine.distribute import finish_shards
-from patrolscope.pipeline.errors import NotYetMade, SettingsError, SourceError, WeightsError
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES, list_again
-from patrolscope.pipeline.intake.ingest import STAGES as TO_METADATA
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.intake.detection_files import LABELS
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
-from patrolscope.pipeline.contract.tables import DETECTIONS
+from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError, WeightsError
+from patrolscope.pipeline.intake.detection_files import LABELS
+from patrolscope.pipeline.intake.ingest import STAGES as TO_METADATA
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.keys import KEYS
+from patrolscope.pipeline.matching.match import MATCH, detections_of
+from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.study.store import Output, Record, Study, create_study, open_study
 from tests.image_files import encoded, of_every_kind, picture
 from tests.image_study import TO_ESTIMATES, copy_of
 from tests.integration.test_cli import invoke
@@ -46,7 +46,7 @@ def source(tmp_path_factory) -> Path:
         (folder / "store" / "ride" / f"{ride:032x}").mkdir(parents=True)
         for number in range(5):
             size = (96, 64) if number % 2 else (64, 96)
-            image = picture(*size, colour=tuple(rng.integers(0, 256, 3).tolist()))
+            image = picture(*size, color=tuple(rng.integers(0, 256, 3).tolist()))
             content = encoded(image, quality=95)
             (folder / "store" / "ride" / f"{ride:032x}" / f"{ride}{number}.jpg").write_bytes(content)
     (folder / "store" / "odd").mkdir()
@@ -181,7 +181,7 @@ def test_other_weights_and_settings_are_another_result_beside_the_first(source, 
     run_stages(study, DETECT, lambda: client)
     first, before = detections(study), result_name(study)
     other = changed(study, weights="source/other.pt")
-    with pytest.raises(NotYetMade, match="patrolscope detect"):
+    with pytest.raises(StageNotRunError, match="patrolscope detect"):
         result_name(other)
     run_stages(other, DETECT, lambda: client)
     assert result_name(other) != before
@@ -231,7 +231,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_that_shard_alone(source,
 
 def where(_study: Study, _shard: Shard) -> Record:
     time.sleep(0.05)
-    return Record("", "", (), 0, 0, (), {"worker": distributed.get_worker().name})
+    return Output((), 0, 0, (), {"worker": distributed.get_worker().name})
 
 
 def test_only_workers_that_offer_the_resource_work_and_all_of_them_where_none_does(tmp_path):
@@ -350,9 +350,9 @@ def test_a_study_with_label_files_and_weights_must_say_which_to_use(source, tmp_
     stages = [*TO_METADATA, LABELS, *DETECT, KEYS, MATCH]
     with pytest.raises(SettingsError, match=r"detection\.source: labels or detect"):
         run_stages(study, stages, lambda: client)
-    labelled = create_study(study.root, with_changes(study.settings, {"detection": {"source": "labels"}}))
-    run_stages(labelled, stages, lambda: client)
-    assert evidence(labelled)["score"].tolist() == [0.75]
+    labeled = create_study(study.root, with_changes(study.settings, {"detection": {"source": "labels"}}))
+    run_stages(labeled, stages, lambda: client)
+    assert evidence(labeled)["score"].tolist() == [0.75]
     detected = create_study(study.root, with_changes(study.settings, {"detection": {"source": "detect"}}))
     run_stages(detected, stages, lambda: client)
     rows = detections(detected).set_index("image_id")

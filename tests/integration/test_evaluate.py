@@ -14,13 +14,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from patrolscope import cli
-from patrolscope.analysis.stages.evaluate import evaluate_study
-from patrolscope.analysis.stages.ground_truth import labelled_images, labelled_stage
 from patrolscope.analysis.estimators.subgroups import locate
+from patrolscope.analysis.stages.evaluate import evaluate_study
+from patrolscope.analysis.stages.ground_truth import labeled_images, labeled_stage
 from patrolscope.dashboards.charts.evaluation import draw_evaluation, evaluate_stage
-from patrolscope.pipeline.matching.annotate import load_surroundings
-from patrolscope.pipeline.errors import ContractViolation, NotYetMade, SourceError
 from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.errors import ContractError, SourceError, StageNotRunError
+from patrolscope.pipeline.matching.annotate import load_surroundings
 from patrolscope.pipeline.study.store import create_study, open_study
 from tests.integration.studies import table
 
@@ -83,13 +83,13 @@ def test_the_whole_sets_are_those_of_scikit_learn(evaluated):
     quality = read(evaluated, "evaluation.csv")
     whole = quality[quality["side"] == "all"].set_index(["set", "quantity"])
     for name in ("validation", "test"):
-        labelled = pd.read_csv(evaluated.path("source", f"{name}.csv"))
-        truth, score = labelled["ground_truth"], labelled["Model_predicted_score"].fillna(0)
+        labeled = pd.read_csv(evaluated.path("source", f"{name}.csv"))
+        truth, score = labeled["ground_truth"], labeled["Model_predicted_score"].fillna(0)
         assert whole.loc[(name, "auc"), "estimate"] == pytest.approx(roc_auc_score(truth, score))
         assert whole.loc[(name, "average_precision"), "estimate"] == pytest.approx(
             average_precision_score(truth, score)
         )
-        assert whole.loc[(name, "auc"), "images"] == len(labelled)
+        assert whole.loc[(name, "auc"), "images"] == len(labeled)
         assert whole.loc[(name, "auc"), "positives"] == truth.sum()
 
 
@@ -101,13 +101,13 @@ def test_sides_and_left_out_images_add_up_to_the_set(evaluated):
         assert part["images"].sum() + left_out == summary["sets"][name]["images"], subgroup
 
 
-def test_labelled_images_get_the_columns_that_the_same_images_have_in_annotated(study, images):
+def test_labeled_images_get_the_columns_that_the_same_images_have_in_annotated(study, images):
     around = load_surroundings(study, study.record("layers").fingerprint)
     some = images.iloc[::97].reset_index(drop=True)
-    labelled = some.assign(ground_truth=0, score=some["conf"])[
+    labeled = some.assign(ground_truth=0, score=some["conf"])[
         ["ground_truth", "score", "captured_at_utc", "lat", "lng"]
     ]
-    located = locate(labelled, around, study.settings)
+    located = locate(labeled, around, study.settings)
     columns = ["area", "borough", "phase", "weekend", "nighttime", "station_distance_ft"]
     columns += [f"felony_{hours}h_distance_ft" for hours in (1, 3, 6)]
     pd.testing.assert_frame_equal(located[columns], some[columns])
@@ -168,7 +168,7 @@ def test_labels_are_joined_with_the_detections_of_the_study(study, images, clien
     labels = pd.read_csv(path)
     pd.concat([labels, pd.DataFrame({"image_ref": ["ride/x/none.jpg"], "ground_truth": [1]})]).to_csv(path, index=False)
     options = OPTIONS | {"labels": path}
-    outcomes = run_stages(study, [labelled_stage(path), evaluate_stage(**options)], lambda: client)
+    outcomes = run_stages(study, [labeled_stage(path), evaluate_stage(**options)], lambda: client)
     assert outcomes[0].rows_in == len(images)
     assert outcomes[1].dropped["no image of this name in annotated/"] == 1
     expected = labels.merge(images, on="image_ref").query("processed")
@@ -176,11 +176,11 @@ def test_labels_are_joined_with_the_detections_of_the_study(study, images, clien
     assert auc["images"] == len(expected)
     assert auc["estimate"] == pytest.approx(roc_auc_score(expected["ground_truth"], expected["conf"].fillna(0)))
     assert study.exists("evaluation/subgroups_labels.png")
-    assert len(labelled_images(study)) == len(labels)
+    assert len(labeled_images(study)) == len(labels)
 
-    run_stages(study, [labelled_stage(None), evaluate_stage(**OPTIONS)], lambda: client)
+    run_stages(study, [labeled_stage(None), evaluate_stage(**OPTIONS)], lambda: client)
     assert not study.exists("evaluation/subgroups_labels.png")
-    assert not study.records("labelled")
+    assert not study.records("labeled")
 
 
 def test_labels_of_images_that_the_study_does_not_hold_are_refused(study, tmp_path):
@@ -199,7 +199,7 @@ def test_without_a_validation_set_labels_choose_the_threshold_and_nothing_is_ref
     with pytest.raises(SourceError, match=r"names no validation set: .*; or give --labels"):
         evaluate_stage(**OPTIONS).plan(alone)
     options = {"threshold": "best-f1", "replicates": 5, "labels": labels_of(images, tmp_path / "labels.csv")}
-    run_stages(alone, [labelled_stage(options["labels"])], lambda: client)
+    run_stages(alone, [labeled_stage(options["labels"])], lambda: client)
     (shard,) = evaluate_stage(**options).plan(alone)
     evaluation = evaluate_study(alone, shard.work["inputs"])
     assert evaluation.sets == ["labels"]
@@ -209,12 +209,12 @@ def test_without_a_validation_set_labels_choose_the_threshold_and_nothing_is_ref
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ground_truth": 0}, "labelled images lack a police vehicle: the set 'validation' needs both kinds"),
-        ({"Model_predicted_score": 1.5}, "labelled.score"),
-        ({"ground_truth": np.nan}, "labelled.ground_truth"),
+        ({"ground_truth": 0}, "labeled images lack a police vehicle: the set 'validation' needs both kinds"),
+        ({"Model_predicted_score": 1.5}, "labeled.score"),
+        ({"ground_truth": np.nan}, "labeled.ground_truth"),
     ],
 )
-def test_a_labelled_set_that_can_not_be_used_is_refused(study, tmp_path, change, message):
+def test_a_labeled_set_that_can_not_be_used_is_refused(study, tmp_path, change, message):
     validation = pd.read_csv(study.path("source", "validation.csv")).assign(**change)
     validation.to_csv(tmp_path / "validation.csv", index=False)
     sources = study.settings.sources.model_copy(update={"validation": str(tmp_path / "validation.csv")})
@@ -222,7 +222,7 @@ def test_a_labelled_set_that_can_not_be_used_is_refused(study, tmp_path, change,
     for folder in ("source", "areas", "manifest"):
         (tmp_path / "study" / folder).symlink_to(study.path(folder))
     (shard,) = evaluate_stage(**OPTIONS).plan(other)
-    with pytest.raises((SourceError, ContractViolation), match=message):
+    with pytest.raises((SourceError, ContractError), match=message):
         evaluate_study(other, shard.work["inputs"])
 
 
@@ -231,7 +231,7 @@ def test_a_study_without_its_city_says_which_command_makes_it(study, tmp_path):
         update={name: study.resolve(f"source/{name}.csv") for name in ("validation", "test")}
     )
     other = create_study(tmp_path / "study", study.settings.model_copy(update={"sources": sources}))
-    with pytest.raises(NotYetMade, match=r"stage layers .* has not run yet"):
+    with pytest.raises(StageNotRunError, match=r"stage layers .* has not run yet"):
         evaluate_stage(**OPTIONS).plan(other)
 
 

@@ -13,23 +13,20 @@ import panel as pn
 import pytest
 from sklearn.metrics import precision_score, recall_score
 
-from patrolscope.analysis.stages.calibrate import read_labelled_sets
 from patrolscope.analysis.estimators.rates import RACES
-from patrolscope.dashboards.app import coverage
-from patrolscope.dashboards.app import detector
-from patrolscope.dashboards.app import disparities
-from patrolscope.dashboards.app import run_page
+from patrolscope.analysis.stages.calibrate import read_labeled_sets
+from patrolscope.dashboards.app import coverage, detector, disparities, run_page
 from patrolscope.dashboards.app.filter_panel import filter_panel
-from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.app.gallery import BANDS, load_gallery, show
 from patrolscope.dashboards.app.parts import counts_of, groups_of, images_left, part_results
-from patrolscope.dashboards.maps.points import POINTS, SCORE_STEPS
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.app.static import PAGES, write_static
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.maps.points import POINTS, SCORE_STEPS
 from patrolscope.dashboards.stages import REPORT
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.engine.run import LEDGER_FILE, outdated
+from patrolscope.pipeline.errors import SourceError
 from tests.image_study import copy_of
 from tests.integration.studies import EVERY_STAGE
 
@@ -57,7 +54,7 @@ def site(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(site):
-    """The analysed images, by pandas."""
+    """The analyzed images, by pandas."""
     rules = site.study.settings.estimate
     columns = ["area", "split", "processed", "conf", "captured_local", "hour", "day_of_week", "nighttime"]
     rows = pd.concat([site.study.read(file, columns=columns) for file in site.study.files("annotated")])
@@ -95,7 +92,7 @@ def levels(images, areas, cuts, calibration, threshold):
 
     overall = mean(seen, seen["persons"])
     found = {("race", name): mean(seen, seen[column]) / overall for column, name in RACES.items()}
-    for level in ("borough", "neighbourhood"):
+    for level in ("borough", "neighborhood"):
         for place, part in seen.groupby(level):
             found[level, place] = mean(part, part["persons"]) / overall
     known = seen.dropna(subset=["income_usd"])
@@ -107,7 +104,7 @@ def levels(images, areas, cuts, calibration, threshold):
     return pd.Series(found).dropna().sort_index()
 
 
-def shown_levels(tables, analyses=("race", "borough", "neighbourhood", "income")):
+def shown_levels(tables, analyses=("race", "borough", "neighborhood", "income")):
     rows = tables[(tables["quantity"] == "relative_to_average") & tables["analysis"].isin(analyses)]
     return rows.set_index(["analysis", "group"])["estimate"].sort_index()
 
@@ -159,8 +156,8 @@ def test_intervals_of_a_part_hold_its_estimates_and_come_with_the_same_seed(site
 @pytest.mark.parametrize(
     ("query", "place", "level", "chosen"),
     [
-        ({"place": "neighbourhood:Atlantis"}, None, "neighbourhood", ""),
-        ({"place": "precinct:5", "level": "precinct", "chosen": "5"}, None, "neighbourhood", ""),
+        ({"place": "neighborhood:Atlantis"}, None, "neighborhood", ""),
+        ({"place": "precinct:5", "level": "precinct", "chosen": "5"}, None, "neighborhood", ""),
         ({"place": "borough:Bronx", "level": "borough", "chosen": "Atlantis"}, BRONX.place, "borough", ""),
         ({"place": "borough:Bronx", "level": "borough", "chosen": "Queens"}, BRONX.place, "borough", "Queens"),
     ],
@@ -190,7 +187,7 @@ def of_label(found, label):
 
 def test_without_a_filter_the_page_shows_the_stored_estimates(site):
     found, said = opened(disparities.page(site, State()))
-    assert f"All {site.results.summary['images']['analysed']:,} analysed images" in said
+    assert f"All {site.results.summary['images']['analyzed']:,} analyzed images" in said
     csv = {one.filename: one for one in of_label(found, "CSV")}
     for kind in ("race", "income", "density", "zone", "borough"):
         shown = pd.read_csv(csv[f"{kind}.csv"].callback())
@@ -198,8 +195,8 @@ def test_without_a_filter_the_page_shows_the_stored_estimates(site):
         mine = shown[shown["series"] == "whole city"].set_index("group").loc[expected["group"]]
         for column in ("estimate", "lower", "upper"):
             np.testing.assert_allclose(mine[column], expected[column], rtol=1e-12)
-    places = pd.read_csv(csv["neighbourhood.csv"].callback())
-    assert len(places) == len(site.results.groups("neighbourhood"))
+    places = pd.read_csv(csv["neighborhood.csv"].callback())
+    assert len(places) == len(site.results.groups("neighborhood"))
     assert places["few"].is_monotonic_increasing, "those with few images come last"
     for _, part in places.groupby("few"):
         assert part["estimate"].is_monotonic_decreasing
@@ -264,7 +261,7 @@ def test_verdicts_of_the_sensitivity_analysis_are_counted_in_words(site):
         assert f"{number:,} {disparities.VERDICTS[verdict][number != 1]}" in said
 
 
-def test_a_neighbourhood_that_is_looked_for_is_named_in_the_ranking(site):
+def test_a_neighborhood_that_is_looked_for_is_named_in_the_ranking(site):
     page = disparities._Page(site, State(), site.results)
     ranked = page.table.loc[~page.table["few"], "group"]
 
@@ -317,11 +314,11 @@ def test_levels_at_another_threshold_are_what_pandas_says(site, images, steps):
 
 def test_precision_and_recall_at_a_threshold_are_scikit_learns(site):
     table = detector.quality_table_at(site, 0.5)
-    for name, labelled in read_labelled_sets(site.study).items():
-        positive = labelled["score"].fillna(0) > 0.5
+    for name, labeled in read_labeled_sets(site.study).items():
+        positive = labeled["score"].fillna(0) > 0.5
         rows = table[table["set"] == name].set_index("quantity")
         for quantity, score in (("precision", precision_score), ("recall", recall_score)):
-            assert rows.loc[quantity, "estimate"] == pytest.approx(score(labelled["ground_truth"], positive))
+            assert rows.loc[quantity, "estimate"] == pytest.approx(score(labeled["ground_truth"], positive))
             assert rows.loc[quantity, "lower"] < rows.loc[quantity, "estimate"] < rows.loc[quantity, "upper"]
 
 
@@ -332,7 +329,7 @@ def test_a_threshold_without_images_on_both_sides_says_so(site):
     assert "are below the threshold 1.0" in page.said.object
     page.slider.value = 0.5
     page._draw()
-    assert "analysed images" in page.said.object
+    assert "analyzed images" in page.said.object
     assert [card.chart.name for card in page.cards] == [f"threshold_{kind}" for kind in detector.KINDS]
 
 
@@ -409,7 +406,7 @@ def test_coverage_of_a_part_is_what_pandas_says(site, images, keep):
 
 
 def test_coverage_of_a_place_without_an_area_is_told(site):
-    nowhere = Filter(zone="M", place=("neighbourhood", "no such place"))
+    nowhere = Filter(zone="M", place=("neighborhood", "no such place"))
     assert coverage.people_charts(site, nowhere) == []
     assert "No image is left" in coverage.area_html(site, nowhere)
 

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patrolscope.dashboards.app import poster
-from patrolscope.dashboards.maps.compose import LEVEL_EDGES, PALETTE, TABLES, Scales, View, window_around
-from patrolscope.dashboards.maps.filters import Filter
-from patrolscope.dashboards.maps.legend import legend_html, ticks_of
-from patrolscope.dashboards.maps.levels import place_levels
 from patrolscope.dashboards.app.map_page import cards
-from patrolscope.dashboards.maps.points import POINTS, Points, area_counts
 from patrolscope.dashboards.app.poster import ask_for, write_poster
 from patrolscope.dashboards.app.profile import borough_of, profile
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.pipeline.errors import NotYetMade, SettingsError
+from patrolscope.dashboards.maps.compose import LEVEL_EDGES, PALETTE, TABLES, Scales, View, window_around
+from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.maps.legend import legend_html, ticks_of
+from patrolscope.dashboards.maps.levels import place_levels
+from patrolscope.dashboards.maps.points import POINTS, Points, area_counts
 from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.errors import SettingsError, StageNotRunError
 from tests.integration.studies import branch
 
 pytestmark = pytest.mark.slow
@@ -44,15 +44,15 @@ def released(site, analysis):
     return rows[rows["key"] != "Estimate_Total"].set_index("key")
 
 
-@pytest.mark.parametrize("level", ["neighbourhood", "borough"])
+@pytest.mark.parametrize("level", ["neighborhood", "borough"])
 def test_levels_of_all_images_are_those_of_the_tables(site, level):
     made = site.painter.levels(level, Filter()).set_index("place")
     table = released(site, level)
-    assert len(table) >= (190 if level == "neighbourhood" else 5)
+    assert len(table) >= (190 if level == "neighborhood" else 5)
     np.testing.assert_allclose(made.loc[table.index, "relative"], table["estimate"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("level", ["neighbourhood", "borough"])
+@pytest.mark.parametrize("level", ["neighborhood", "borough"])
 def test_without_a_filter_a_place_has_the_images_and_the_interval_of_the_tables(site, level):
     made = site.painter.levels(level, Filter()).set_index("place")
     table = released(site, level)
@@ -68,14 +68,14 @@ def test_maps_are_of_the_two_class_prediction_whatever_comes_first(site):
     ways = [{"prediction": "station_adjusted", "unit": "image"}, *site.results.summary["ways"]]
     adjusted = site.results.tables.assign(lower=0.0, upper=9.0)
     results = replace(site.results, tables=adjusted, summary=site.results.summary | {"ways": ways})
-    made = replace(site, results=results).painter.levels("neighbourhood", Filter())
-    pd.testing.assert_frame_equal(made, site.painter.levels("neighbourhood", Filter()))
+    made = replace(site, results=results).painter.levels("neighborhood", Filter())
+    pd.testing.assert_frame_equal(made, site.painter.levels("neighborhood", Filter()))
 
 
 def test_quick_intervals_are_as_wide_as_those_of_the_bootstrap(site):
     counts = area_counts(site.points, Filter())
-    made = place_levels(site.city, "neighbourhood", counts, site.calibration, percent=95).set_index("place")
-    table = released(site, "neighbourhood")
+    made = place_levels(site.city, "neighborhood", counts, site.calibration, percent=95).set_index("place")
+    table = released(site, "neighborhood")
     made = made.loc[table.index]
     enough = (made["positives"] >= 10).to_numpy()
     assert enough.sum() >= 10
@@ -86,7 +86,7 @@ def test_quick_intervals_are_as_wide_as_those_of_the_bootstrap(site):
 
 def test_a_server_is_warm_for_every_level_that_the_study_has(site):
     site.warm()
-    assert site.city.levels == ("area", "neighbourhood", "community_district", "borough")
+    assert site.city.levels == ("area", "neighborhood", "community_district", "borough")
     for level in site.city.levels:
         levels = site.painter.levels(level, Filter())
         assert levels[["images", "images_without_residents"]].to_numpy().sum() > 50_000
@@ -100,17 +100,17 @@ def test_levels_of_areas_are_those_of_the_area_table(site, finished):
 
 def test_places_are_made_of_the_images_of_their_areas(site, finished):
     keep = Filter(hours=(20, 5), zone="R")
-    columns = ["area", "neighbourhood", "hour", "conf", "processed", "split", "captured_local"]
+    columns = ["area", "neighborhood", "hour", "conf", "processed", "split", "captured_local"]
     images = pd.concat([finished.read(file, columns=columns) for file in finished.files("annotated")])
     rules = finished.settings.estimate
     images = images[(images["split"] == rules.split) & images["processed"]]
     images = images[images["captured_local"] >= pd.Timestamp(rules.first_day)]
     residential = site.points.areas.loc[site.points.areas["zone"] == "R", "area"]
     images = images[images["area"].isin(residential) & ((images["hour"] >= 20) | (images["hour"] <= 5))]
-    made = site.painter.levels("neighbourhood", keep).set_index("place")
+    made = site.painter.levels("neighborhood", keep).set_index("place")
     living = images["area"].isin(site.points.areas.loc[site.points.areas["persons"] > 0, "area"])
     for column, part in (("images", images[living]), ("images_without_residents", images[~living])):
-        counted = part.groupby("neighbourhood").size()
+        counted = part.groupby("neighborhood").size()
         assert made[column].sum() == counted.sum() > 0
         assert (made.loc[counted.index, column] == counted).all()
 
@@ -127,27 +127,27 @@ def place_of(site, level, least=300):
     return row, point.x, point.y
 
 
-def test_a_place_has_the_colour_of_its_level(site):
-    row, x_ft, y_ft = place_of(site, "neighbourhood")
+def test_a_place_has_the_color_of_its_level(site):
+    row, x_ft, y_ft = place_of(site, "neighborhood")
     picture = site.painter.paint(View(window_around(x_ft, y_ft, 20, 41, 41), "level"))
     assert (PALETTE[picture[20, 20]] == TABLES["level"][np.searchsorted(LEVEL_EDGES, row["relative"])]).all()
-    assert site.city.place_at("neighbourhood", x_ft, y_ft) == row["place"]
+    assert site.city.place_at("neighborhood", x_ft, y_ft) == row["place"]
 
 
-def test_a_place_keeps_its_colour_while_the_map_moves_and_grows(site):
-    _, x_ft, y_ft = place_of(site, "neighbourhood")
+def test_a_place_keeps_its_color_while_the_map_moves_and_grows(site):
+    _, x_ft, y_ft = place_of(site, "neighborhood")
     for measure in ("share", "level"):
-        colours = {
+        colors = {
             int(site.painter.paint(View(window_around(x_ft + shift, y_ft, pixel_ft, 61, 41), measure))[20, 30 - step])
             for pixel_ft in (10, 20, 40)
             for step in (0, 7)
             for shift in [step * pixel_ft]
         }
-        assert len(colours) == 1, measure
+        assert len(colors) == 1, measure
 
 
 def test_the_chosen_place_has_an_outline_of_its_own(site):
-    row, _, _ = place_of(site, "neighbourhood")
+    row, _, _ = place_of(site, "neighborhood")
     view = View(site.painter.whole(300), "level", chosen=row["place"])
     plain, marked = site.painter.paint(replace(view, chosen="")), site.painter.paint(view)
     assert 0 < (plain != marked).sum() < 2_000
@@ -156,7 +156,7 @@ def test_the_chosen_place_has_an_outline_of_its_own(site):
 
 @pytest.mark.parametrize("measure", ["images", "share", "level"])
 def test_a_poster_in_bands_is_the_picture_in_one(site, monkeypatch, measure):
-    asked = ask_for(site, measure=measure, level="neighbourhood", within="", query="light=day", width=420)
+    asked = ask_for(site, measure=measure, level="neighborhood", within="", query="light=day", width=420)
     monkeypatch.setattr(poster, "_BAND_PIXELS", 420 * 57)
     told = []
     picture = np.asarray(Image.open(io.BytesIO(write_poster(site, asked, lambda *at: told.append(at)))))
@@ -173,7 +173,7 @@ def test_a_poster_in_bands_is_the_picture_in_one(site, monkeypatch, measure):
     [
         ({"measure": "foo"}, "measure 'foo': this study has images, share, level"),
         ({"level": "ward"}, "level 'ward': this study has area"),
-        ({"within": "Bushwik"}, "no neighbourhood 'Bushwik': is it Bushwick"),
+        ({"within": "Bushwik"}, "no neighborhood 'Bushwik': is it Bushwick"),
         ({"query": "place=borough:Quens"}, "no borough 'Quens': is it Queens?"),
         ({"query": "place=precinct:5"}, "no precinct '5': this study has none"),
         ({"width": 30_000}, "pixels: at most 200,000,000 in all"),
@@ -181,7 +181,7 @@ def test_a_poster_in_bands_is_the_picture_in_one(site, monkeypatch, measure):
     ],
 )
 def test_a_poster_that_can_not_be_made_is_refused(site, asked, said):
-    usual = {"measure": "level", "level": "neighbourhood", "within": "", "query": "", "width": 400}
+    usual = {"measure": "level", "level": "neighborhood", "within": "", "query": "", "width": 400}
     with pytest.raises(SettingsError) as error:
         ask_for(site, **usual | asked)
     assert said in str(error.value)
@@ -191,8 +191,8 @@ def test_a_poster_that_can_not_be_made_is_refused(site, asked, said):
 
 
 def test_hovering_says_what_the_table_says(site):
-    row, _, _ = place_of(site, "neighbourhood")
-    said = cards(site.painter, "neighbourhood", Filter())
+    row, _, _ = place_of(site, "neighborhood")
+    said = cards(site.painter, "neighborhood", Filter())
     at = said["place"].index(row["place"])
     assert said["images"][at].startswith(f"{row['images']:,} images, {row['positives']:,} with police")
     assert said["level"][at].startswith(f"{row['relative']:.2f} times the average")
@@ -208,19 +208,19 @@ def test_the_legend_names_what_areas_are_and_the_end_of_a_scale(site):
 
 
 def test_the_profile_of_a_place_stands_beside_its_borough(site):
-    row, _, _ = place_of(site, "neighbourhood")
-    assert borough_of(site, "neighbourhood", row["place"]) in site.city.level("borough").places
-    shown = profile(site, Filter(), "neighbourhood", row["place"])
+    row, _, _ = place_of(site, "neighborhood")
+    assert borough_of(site, "neighborhood", row["place"]) in site.city.level("borough").places
+    shown = profile(site, Filter(), "neighborhood", row["place"])
     assert row["place"] in str(shown[0].object)
     labels = {curve.label for curve in shown[1][0].object}
-    assert labels == {row["place"], borough_of(site, "neighbourhood", row["place"])}
+    assert labels == {row["place"], borough_of(site, "neighborhood", row["place"])}
 
 
 def test_a_name_with_markup_is_escaped_in_the_profile(site, monkeypatch):
-    row, _, _ = place_of(site, "neighbourhood")
-    levels = site.painter.levels("neighbourhood", Filter()).replace({row["place"]: "<script>alert(1)</script>"})
+    row, _, _ = place_of(site, "neighborhood")
+    levels = site.painter.levels("neighborhood", Filter()).replace({row["place"]: "<script>alert(1)</script>"})
     monkeypatch.setattr(type(site.painter), "levels", lambda *_: levels)
-    shown = profile(site, Filter(), "neighbourhood", "<script>alert(1)</script>")
+    shown = profile(site, Filter(), "neighborhood", "<script>alert(1)</script>")
     assert "<script>" not in str(shown[0].object)
 
 
@@ -241,11 +241,11 @@ def test_any_address_makes_some_view(query):
 
 
 def test_a_study_without_points_says_what_makes_them(finished):
-    with pytest.raises(NotYetMade, match="patrolscope dashboard"):
+    with pytest.raises(StageNotRunError, match="patrolscope dashboard"):
         Points.load(branch(finished, "no-points"))
 
 
-def test_the_points_of_a_study_are_its_analysed_images(site, finished):
+def test_the_points_of_a_study_are_its_analyzed_images(site, finished):
     summary = json.loads(finished.read_bytes("estimates/summary.json"))
-    assert site.points.images == summary["images"]["analysed"]
+    assert site.points.images == summary["images"]["analyzed"]
     assert int(site.points.count(Filter(), by=[])[1]) == summary["images"]["positive"]

@@ -15,12 +15,12 @@ import shapely
 from typer.testing import CliRunner
 
 from patrolscope import cli
-from patrolscope.pipeline.errors import ContractViolation, NotYetMade, SettingsError, StorageError
-from patrolscope.pipeline.export.export import export_published
-from patrolscope.pipeline.engine.run import Progress
-from patrolscope.pipeline.study.store import create_study, open_study
 from patrolscope.pipeline.contract.tables import B03002_PUBLISHED, PUBLISHED
+from patrolscope.pipeline.engine.run import Progress
+from patrolscope.pipeline.errors import ContractError, SettingsError, StageNotRunError, StorageError
+from patrolscope.pipeline.export.export import export_published
 from patrolscope.pipeline.export.wide import image_columns, load_gazetteer, wide
+from patrolscope.pipeline.study.store import create_study, open_study
 from tests.wide_study import reference, wide_study
 
 WINDOWS_H = (1, 3, 6)
@@ -270,11 +270,11 @@ def test_the_form_is_named_once_and_known(study, tmp_path):
 
 def test_a_study_that_is_not_annotated_says_which_command_does_it(study, tmp_path):
     bare = create_study(tmp_path / "bare", study.settings)
-    with pytest.raises(NotYetMade, match="patrolscope run"):
+    with pytest.raises(StageNotRunError, match="patrolscope run"):
         export_published(bare, str(tmp_path / "w.csv"), client=no_client)
     for folder in ("manifest", "areas"):
         shutil.copytree(Path(study.base) / folder, Path(bare.base) / folder)
-    with pytest.raises(NotYetMade, match=r"(\d+) of \1 files of annotated/ .* run `patrolscope annotate --study"):
+    with pytest.raises(StageNotRunError, match=r"(\d+) of \1 files of annotated/ .* run `patrolscope annotate --study"):
         export_published(open_study(bare.root), str(tmp_path / "w.csv"), client=no_client)
 
 
@@ -283,7 +283,7 @@ def test_a_study_from_before_the_tables_of_the_census_says_which_command_makes_t
     for folder in ("manifest", "areas", "annotated"):
         shutil.copytree(Path(study.base) / folder, Path(older.base) / folder)
     Path(older.path("areas", "census.parquet")).unlink()
-    with pytest.raises(NotYetMade, match=r"no areas/census\.parquet.*run `patrolscope annotate --study"):
+    with pytest.raises(StageNotRunError, match=r"no areas/census\.parquet.*run `patrolscope annotate --study"):
         export_published(older, str(tmp_path / "w.csv"), client=no_client)
 
 
@@ -301,10 +301,10 @@ def test_a_felony_that_only_the_source_knows_keeps_its_time(study, gazetteer):
 def test_an_image_in_an_area_or_near_a_felony_that_nobody_knows_is_refused(study, gazetteer):
     images = study.read(study.files("annotated")[0], columns=image_columns(WINDOWS_H))
     zone = study.settings.city.time_zone
-    with pytest.raises(ContractViolation, match=r"names '36061999999', which is not in areas/areas\.parquet"):
+    with pytest.raises(ContractError, match=r"names '36061999999', which is not in areas/areas\.parquet"):
         wide(images.assign(area="36061999999"), gazetteer, WINDOWS_H, zone)
     later = images["felony_6h_started_at_utc"] + pd.Timedelta("1ms")
-    with pytest.raises(ContractViolation, match=r"which is not in areas/felonies\.parquet: run `patrolscope annotate`"):
+    with pytest.raises(ContractError, match=r"which is not in areas/felonies\.parquet: run `patrolscope annotate`"):
         wide(images.assign(felony_6h_started_at_utc=later), gazetteer, WINDOWS_H, zone)
 
 

@@ -17,12 +17,18 @@ import yaml
 
 from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.cluster.connect import connection
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.detect.stage import detect_stage
-from patrolscope.pipeline.errors import PlanError, ShardsSetAside, StudyBusy, StudyFull, WorkersLost
 from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import (
+    FailedShardsError,
+    PlanError,
+    SchedulerLostError,
+    StorageFullError,
+    StudyLockedError,
+)
+from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
@@ -105,7 +111,7 @@ def small(tmp_path) -> Study:
 
 def test_a_shard_that_kills_its_worker_three_times_is_set_aside_named_and_tried_again_later(small, pools, tmp_path):
     marks = tmp_path / "marks"
-    with pytest.raises(ShardsSetAside, match=r"1 of 8 shards .* s3 ") as said:
+    with pytest.raises(FailedShardsError, match=r"1 of 8 shards .* s3 ") as said:
         run_stages(small, [plain_stage(Write(marks, deadly=frozenset({"s3"})))], pools)
     assert said.value.status == 3
     assert tries(marks)["s3"] == 3
@@ -137,7 +143,7 @@ class Fill:
 def test_a_worker_with_too_little_memory_is_said_and_a_larger_one_goes_on(small, pools, tmp_path):
     profile = tmp_path / "tight.yaml"
     profile.write_text("kind: local\nworkers: 1\nmemory_gb: 1.2")
-    with connection(str(profile)) as tight, pytest.raises(ShardsSetAside, match=r"s1 .*too little memory"):
+    with connection(str(profile)) as tight, pytest.raises(FailedShardsError, match=r"s1 .*too little memory"):
         run_stages(small, [plain_stage(Fill(1_500), shards=3)], tight)
     assert sorted(small.records("plain")) == ["s0", "s2"]
     (outcome,) = run_stages(small, [plain_stage(Fill(1_500), shards=3)], pools)
@@ -162,7 +168,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on_after_making_room(undi
         study = copy_of(undisturbed, disk / "study")
         forget_from(study, "annotate")
         fill(disk / "ballast")
-        with pytest.raises(StudyFull, match=r"no room is left for .*make room there"):
+        with pytest.raises(StorageFullError, match=r"no room is left for .*make room there"):
             run_stages(study, TO_ESTIMATES, pools)
         (disk / "ballast").unlink()
         run_stages(study, TO_ESTIMATES, pools)
@@ -218,13 +224,15 @@ def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(
     forget_from(study, "annotate")
     profile = tmp_path / "two.yaml"
     profile.write_text(yaml.safe_dump({"kind": "local", "workers": 1, "folder": str(tmp_path / "home")}))
-    launched = subprocess.Popen([sys.executable, "-m", "patrolscope", "cluster", "launch", profile], stdout=subprocess.DEVNULL)
+    launched = subprocess.Popen(
+        [sys.executable, "-m", "patrolscope", "cluster", "launch", profile], stdout=subprocess.DEVNULL
+    )
     file = tmp_path / "home" / "scheduler.json"
     until = time.monotonic() + 60
     while not file.exists():
         assert time.monotonic() < until
         time.sleep(0.1)
-    with connection(str(file)) as client, pytest.raises(WorkersLost, match=r"scheduler has gone.*same command"):
+    with connection(str(file)) as client, pytest.raises(SchedulerLostError, match=r"scheduler has gone.*same command"):
         run_stages(study, TO_ESTIMATES, client, KillAt("annotate", launched))
     launched.wait()
     monkeypatch.setattr("patrolscope.cluster.connect.CONNECT_TIMEOUT_S", 1)
@@ -243,5 +251,5 @@ def test_workers_that_can_not_see_or_write_the_study_are_refused_before_the_work
 
 
 def test_another_run_is_refused_while_one_works(small, pools, tmp_path):
-    with open_study(small.root).lock(), pytest.raises(StudyBusy):
+    with open_study(small.root).lock(), pytest.raises(StudyLockedError):
         run_stages(small, [plain_stage(Write(tmp_path / "marks"))], pools)

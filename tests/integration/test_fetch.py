@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography.catalog import AcceptedFile, CatalogEntry, fetch, fetch_all, load_catalog, locate
 from patrolscope.pipeline.study.config import Layer, Settings
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.store import create_study
 
 CONTENT = np.random.default_rng(3).bytes(1_000_000)
@@ -105,7 +105,7 @@ def entry_for(address, sha256=DIGEST, **changes):
         "agency": "Gotham",
         "address": address,
         "format": "CSV",
-        "licence": "none",
+        "license": "none",
         "vintage": "2020",
         "columns": {},
         "files": (AcceptedFile(name="data.bin", sha256=sha256), AcceptedFile(name="data_*.csv")),
@@ -272,7 +272,7 @@ def test_a_file_that_was_spoiled_in_the_cache_is_fetched_again(shop, tmp_path):
     assert get(shop, tmp_path, sha256=None).read_bytes() == CONTENT
 
 
-def test_a_catalogue_with_another_checksum_fetches_again(shop, tmp_path):
+def test_a_catalog_with_another_checksum_fetches_again(shop, tmp_path):
     get(shop, tmp_path)
     shop.content = CONTENT[::-1]
     new = hashlib.sha256(shop.content).hexdigest()

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.engine.distribute import read_table
-from patrolscope.pipeline.study.store import Study, create_study
 from patrolscope.pipeline.contract.tables import ANNOTATED
+from patrolscope.pipeline.engine.distribute import read_table
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import Study, create_study
 
 
 def ours(study: Study) -> pd.DataFrame:
@@ -87,9 +87,9 @@ def test_every_row_group_says_where_and_when_its_rows_are(finished):
         assert group.column(names.index("captured_at_utc")).statistics.has_min_max
 
 
-def test_a_city_in_metres_keeps_its_coordinates_on_disk_and_feet_in_the_frame(tmp_path, finished):
+def test_a_city_in_meters_keeps_its_coordinates_on_disk_and_feet_in_the_frame(tmp_path, finished):
     settings = Settings(city=finished.settings.city.model_copy(update={"crs": "EPSG:32618"}))
-    study = create_study(tmp_path / "metres", settings)
+    study = create_study(tmp_path / "meters", settings)
     images = finished.read(finished.files("annotated")[0]).head(100)
     file = study.write(ANNOTATED, images, "annotated/part.parquet")
     frame = gpd.read_parquet(study.path(file))

@@ -16,9 +16,9 @@ import yaml
 from patrolscope.cluster import one_gpu
 from patrolscope.cluster.connect import connection
 from patrolscope.cluster.profiles import ClusterError
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, Study, create_study
 
 pytestmark = pytest.mark.alone

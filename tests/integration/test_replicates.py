@@ -14,8 +14,8 @@ import pytest
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.analysis.stages.reproduce import tabulate
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.errors import SourceError
 from tests.integration.studies import TO_ESTIMATES, branch, table
 
 pytestmark = pytest.mark.slow
@@ -73,16 +73,16 @@ def test_a_group_has_an_interval_when_five_rides_days_or_areas_touch_it(every_wa
     """Units counted on the annotated images in plain pandas: those with an image where someone of a group lives."""
     images = table(every_way, "annotated", ["image_ref"])
     rules, areas = every_way.settings.estimate, every_way.read("areas/areas.parquet").set_index("area")
-    analysed = (images["split"] == rules.split) & images["processed"]
-    images = images[analysed & (images["captured_local"] >= pd.Timestamp(rules.first_day)) & images["area"].notna()]
+    analyzed = (images["split"] == rules.split) & images["processed"]
+    images = images[analyzed & (images["captured_local"] >= pd.Timestamp(rules.first_day)) & images["area"].notna()]
     lived_in = images[images["area"].map(areas["persons"]) > 0]
-    place = lived_in["area"].map(areas["neighbourhood"])
+    place = lived_in["area"].map(areas["neighborhood"])
     unit_of = {"ride": lived_in["ride_id"], "day": lived_in["captured_local"].dt.date, "area": lived_in["area"]}
     unit_of["image"] = lived_in["image_ref"]
     for way in json.loads(every_way.read_bytes("estimates/summary.json"))["ways"]:
         unit, folder = way["unit"], way["folder"]
         rows = pd.read_csv(every_way.path(folder, "tables.csv"))
-        rows = rows[rows["analysis"] == "neighbourhood"].set_index("key")
+        rows = rows[rows["analysis"] == "neighborhood"].set_index("key")
         expected = unit_of[unit].groupby(place).nunique()
         expected["Estimate_Total"] = unit_of[unit].nunique()
         assert rows["units"].to_dict() == expected[rows.index].to_dict()
@@ -94,10 +94,10 @@ def test_a_group_has_an_interval_when_five_rides_days_or_areas_touch_it(every_wa
         assert (rows.loc[few, "replicates"] == 0).all()
         assert rows["estimate"].notna().all()
         every = pd.read_csv(every_way.path(folder, "intervals.csv"))
-        every = every[every["analysis"] == "neighbourhood"].set_index("key")
+        every = every[every["analysis"] == "neighborhood"].set_index("key")
         assert every.loc[rows.index[few].unique(), ["lower", "upper"]].isna().all(axis=None)
         # Who reads the released form and takes percentiles of it finds no interval of them, either.
-        again = tabulate(read_released(every_way.path(folder))[0]).query("analysis == 'neighbourhood'").set_index("key")
+        again = tabulate(read_released(every_way.path(folder))[0]).query("analysis == 'neighborhood'").set_index("key")
         assert set(again.index[again["lower"].isna()]) == set(rows.index[few])
 
 

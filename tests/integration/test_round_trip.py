@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from patrolscope.pipeline.export.export import export_published
 from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.export.export import export_published
 from patrolscope.pipeline.study.store import Study, create_study
 from tests.integration.studies import TO_ANNOTATED
 

@@ -12,15 +12,15 @@ import dask.dataframe as dd
 import pandas as pd
 import pytest
 
-from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.estimate import SUMMARY_FILE
+from patrolscope.analysis.stages.published import Released
+from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, METADATA
+from patrolscope.pipeline.engine.distribute import over_partitions, read_table
+from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.errors import StudyLockedError
 from patrolscope.pipeline.matching.annotate import annotate_in
 from patrolscope.pipeline.matching.match import ANSWERS, detections_of
-from patrolscope.pipeline.engine.distribute import over_partitions, read_table
-from patrolscope.pipeline.errors import StudyBusy
-from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.study.store import Study
-from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, METADATA
 from tests.integration.studies import EVERY_STAGE, TO_ESTIMATES, branch, estimates, table
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def test_a_whole_run_leaves_a_map_a_report_and_nine_analyses(finished):
     assert len(released.replicate_totals) == finished.settings.estimate.replicates
     summary = json.loads(finished.read_bytes(SUMMARY_FILE))
     assert summary["calibration"]["validation_images"] == 20_000
-    assert summary["truth"]["neighbourhoods"] > 150
+    assert summary["truth"]["neighborhoods"] > 150
 
 
 def test_every_row_of_the_raw_files_is_accounted_for(finished):
@@ -150,7 +150,7 @@ def test_a_second_run_into_one_study_is_refused_by_name(finished):
         assert process.returncode == 2
         assert f"is in use by process {os.getpid()} on" in output
         assert "Traceback" not in output
-        with pytest.raises(StudyBusy), finished.lock():
+        with pytest.raises(StudyLockedError), finished.lock():
             pass
 
 
@@ -187,7 +187,7 @@ def test_a_folder_of_images_that_is_not_there_is_said_before_a_row_is_read(simul
 def test_on_the_real_city_intervals_cover_the_published_levels(shared_data, tmp_path, client):
     """Block groups, ACS tables and station houses are real; the images are simulated at the published levels.
 
-    A million images leave half of the 217 neighbourhoods with fewer than 20 positive ones, where no percentile
+    A million images leave half of the 217 neighborhoods with fewer than 20 positive ones, where no percentile
     interval can be trusted (all together: 89 %; at the full 24.8 million images 93 %). Coverage is asked of the others.
     """
     from patrolscope.pipeline.geography.catalog import fetch_all
@@ -207,7 +207,7 @@ def test_on_the_real_city_intervals_cover_the_published_levels(shared_data, tmp_
     study = branch(simulated, "run", estimate={"replicates": 1000})
     run_stages(study, TO_ESTIMATES, lambda: client)
     truth = json.loads(study.read_bytes(SUMMARY_FILE))["truth"]
-    assert truth["neighbourhoods"] > 200
+    assert truth["neighborhoods"] > 200
     assert truth["with_enough_positives"] > 90
     assert 0.90 <= truth["share_with_enough"] <= 0.99
     assert truth["share"] > 0.85

@@ -7,11 +7,11 @@ from pathlib import Path
 import distributed
 import pytest
 
-from patrolscope.pipeline.study.config import Settings, with_changes
-from patrolscope.pipeline.errors import PlanError, SourceError
 from patrolscope.pipeline.engine.run import outdated, run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
+from patrolscope.pipeline.errors import PlanError, SourceError
+from patrolscope.pipeline.study.config import Settings, with_changes
+from patrolscope.pipeline.study.store import Output, Study, create_study, open_study
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ class Write:
     def plan(self, study: Study) -> list[Shard]:
         return [Shard(name, {"size": study.settings.images.size}) for name in ("held", "failing")]
 
-    def process(self, study: Study, shard: Shard) -> Record:
+    def process(self, study: Study, shard: Shard) -> Output:
         size = shard.work["size"]
         if size == 640 and shard.name == "failing":
             wait_for(self.marks / "begun")
@@ -44,7 +44,7 @@ class Write:
             file = study.write_bytes(str(size).encode(), "sizes", shard.name)
         finally:
             (self.marks / f"tried {size}").touch()
-        return Record("", "", (file,), 1, 1)
+        return Output((file,), 1, 1)
 
     @property
     def stage(self) -> Stage:

@@ -12,34 +12,34 @@ pytest.importorskip("torch")
 
 from patrolscope.analysis.stages.street_scenes import quality_on_scenes, seen_by_detector
 from patrolscope.dashboards.charts.street_scenes import STREETS
-from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
 from patrolscope.pipeline.detect.weights import street_scenes
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.errors import WeightsError
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
 from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
 from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.engine.run import run_stages
+from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER
 from patrolscope.pipeline.simulation.scenes.photograph import photograph
 from patrolscope.pipeline.simulation.simulate import (
     BOXES_SHOWN_FILE,
     IMAGES_SHOWN_FILE,
     METADATA_FOLDER,
     SIMULATE_DAYS,
-    SIMULATE_LABELLED,
+    SIMULATE_LABELED,
     SIMULATE_SHOWN,
     read_arguments,
     simulate,
 )
-from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER
 
 IMAGES = 130
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, client):
-    """130 scenes of two days, with labelled sets of 60 and 40."""
+    """130 scenes of two days, with labeled sets of 60 and 40."""
     return simulate(
         str(tmp_path_factory.mktemp("streets") / "study"),
         images=IMAGES,
@@ -87,7 +87,7 @@ def test_boxes_are_known_of_exactly_those_images_that_show_police(study):
     assert boxes["x2"].max() <= 640
 
 
-def test_labelled_sets_have_the_scores_of_the_detector_itself(study):
+def test_labeled_sets_have_the_scores_of_the_detector_itself(study):
     for name, images in (("validation", 60), ("test", 40)):
         rows = pd.read_csv(study.path(f"source/{name}.csv"))
         assert list(rows) == ["ground_truth", "Model_predicted_score", "lat", "lng", "timestamp"]
@@ -107,7 +107,7 @@ def test_the_same_arguments_make_the_same_study_in_one_process(study, tmp_path):
         other.write_bytes(study.read_bytes(name), name)
     from patrolscope.pipeline.simulation.simulate import SIMULATE_CITY
 
-    for stage in (SIMULATE_CITY, SIMULATE_LABELLED, SIMULATE_DAYS, SIMULATE_SHOWN):
+    for stage in (SIMULATE_CITY, SIMULATE_LABELED, SIMULATE_DAYS, SIMULATE_SHOWN):
         for shard in reversed(stage.plan(other)):
             stage.finish(other, shard)
     for name in (IMAGES_SHOWN_FILE, BOXES_SHOWN_FILE, "truth/truth.json", "source/test.csv"):

@@ -7,7 +7,7 @@ import pytest
 import shapely
 
 from patrolscope.pipeline.engine.distribute import SpatialJoin
-from patrolscope.pipeline.geography.polygon_index import Coverage
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 
 LAYERS = [
     ("nyc_census_tracts_2020.parquet", "GEOID", 2325),
@@ -23,13 +23,13 @@ def test_the_index_and_the_reference_join_put_every_point_into_the_same_area(sha
     path = shared_data / "boundaries" / file
     layer = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(f"/vsigzip/{path}")
     keys, shapes = layer[key].astype(str).to_numpy(), shapely.make_valid(layer.geometry.to_numpy())
-    index, reference = Coverage.build(keys, shapes), SpatialJoin(keys, shapes, layer.crs)
+    index, reference = PolygonIndex.build(keys, shapes), SpatialJoin(keys, shapes, layer.crs)
     assert len(index.keys) == areas
     np.testing.assert_array_equal(index.keys, reference.keys)
     rng = np.random.default_rng(11)
     ends = index.segments[rng.integers(0, len(index.segments), 8_000)]
     along = ends[:, :2] + rng.random((len(ends), 1)) * (ends[:, 2:] - ends[:, :2])
-    # On vertices, on edges up to rounding, some metres off as streets are; and a point deep inside every area.
+    # On vertices, on edges up to rounding, some meters off as streets are; and a point deep inside every area.
     inside = shapely.get_coordinates(shapely.point_on_surface(shapes))
     points = np.vstack([ends[:, :2], along, along + rng.normal(0, 5e-5, along.shape), inside])
     parts = np.array_split(points, partitions)
@@ -49,7 +49,7 @@ def test_a_dask_geopandas_frame_joined_over_partitions_agrees_with_both(tmp_path
     points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(x, y, crs=squares.crs))
     joined = dask_geopandas.from_geopandas(points, npartitions=3).sjoin(squares, how="inner").compute()
     expected = joined.groupby(level=0)["key"].min().reindex(points.index)
-    index = Coverage.build(squares["key"].to_numpy(), squares.geometry.to_numpy())
+    index = PolygonIndex.build(squares["key"].to_numpy(), squares.geometry.to_numpy())
     found = index.locate(x, y)
     assert (
         np.where(found < 0, None, index.keys[found].astype(object)).tolist()

@@ -8,7 +8,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patrolscope.pipeline.geography.polygon_index import Coverage
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 
 
 def lowest_touching(shapes: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def test_random_tilings_with_coarse_and_fine_coordinates_agree_with_geos(seed, a
     if len(shapes) < 2 or not shapely.coverage_is_valid(shapes):
         return
     keys = np.array([f"{number:03d}" for number in range(len(shapes))])
-    index = Coverage.build(keys, shapes)
+    index = PolygonIndex.build(keys, shapes)
     xy = np.vstack([rng.uniform(-1.5, 4.5, (400, 2)).round(digits), shapely.get_coordinates(shapes)])
     np.testing.assert_array_equal(index.locate(*xy.T), lowest_touching(shapes, shapely.points(xy)))
 
@@ -42,12 +42,12 @@ def test_random_tilings_with_coarse_and_fine_coordinates_agree_with_geos(seed, a
 def test_street_points_of_the_real_city_fall_where_geopandas_puts_them(shared_data, file, key, areas):
     layer = gpd.read_parquet(shared_data / "boundaries" / file)
     assert len(layer) == areas
-    index = Coverage.build(layer[key].to_numpy(), layer.geometry.to_numpy())
+    index = PolygonIndex.build(layer[key].to_numpy(), layer.geometry.to_numpy())
     assert len(index.overlaps) == 0
     rng = np.random.default_rng(4)
     ends = index.segments[rng.integers(0, len(index.segments), 40_000)]
     along = ends[:, :2] + rng.random((len(ends), 1)) * (ends[:, 2:] - ends[:, :2])
-    # A third on vertices, a third on edges up to rounding, a third some metres off: streets are boundaries.
+    # A third on vertices, a third on edges up to rounding, a third some meters off: streets are boundaries.
     points = np.vstack([ends[:, :2], along, along + rng.normal(0, 5e-5, along.shape)])
     joined = gpd.sjoin(
         gpd.GeoDataFrame(geometry=gpd.points_from_xy(*points.T, crs=layer.crs)),

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
+from patrolscope.pipeline.contract.tables import TABLES
+from patrolscope.pipeline.geography.curve_order import hilbert_key
 from patrolscope.pipeline.intake import raw_csv as rawcsv
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.intake.ingest import Calendar, cut_day, limits_of
 from patrolscope.pipeline.intake.raw_csv import cut_lines, owned_lines, packed_lines, parse_header, read_rows
-from patrolscope.pipeline.geography.curve_order import hilbert_key
-from patrolscope.pipeline.contract.tables import TABLES
+from patrolscope.pipeline.study.config import Settings
 from tests.raw_study import accounts, finish, metadata, quarantine, raw_study
 from tests.strategies import frames, raw_files
 

@@ -169,7 +169,7 @@ def test_images_of_rides_have_names_of_their_own_and_rising_times(shapes, length
 
 @unhurried
 @given(st.floats(-60, 60), st.floats(-100, 100), st.floats(-100, 100))
-def test_a_displaced_place_is_that_many_metres_away(lat, east_m, north_m):
+def test_a_displaced_place_is_that_many_meters_away(lat, east_m, north_m):
     moved = displaced(np.array([[10.0, lat]]), np.array([east_m]), np.array([north_m]))[0]
     assert (moved[0] - 10.0) * M_PER_DEGREE * np.cos(np.radians(lat)) == pytest.approx(east_m, abs=1e-6)
     assert (moved[1] - lat) * M_PER_DEGREE == pytest.approx(north_m, abs=1e-6)

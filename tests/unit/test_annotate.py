@@ -11,12 +11,12 @@ from astral import LocationInfo
 from astral.geocoder import database, lookup
 from astral.sun import sun
 
-from patrolscope.pipeline.matching.annotate import Felonies, Surroundings, annotate, time_columns
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.geography.polygon_index import Coverage
+from patrolscope.pipeline.contract.tables import ANNOTATED, FELONIES
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.geography.nearest import Stations
-from patrolscope.pipeline.contract.tables import ANNOTATED, FELONIES
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
+from patrolscope.pipeline.matching.annotate import Felonies, ReferenceLayers, annotate, time_columns
+from patrolscope.pipeline.study.config import Settings
 
 NEW_YORK = ZoneInfo("America/New_York")
 SETTINGS = Settings()
@@ -50,8 +50,8 @@ def test_night_is_strictly_before_sunrise_or_after_sunset_of_astrals_new_york():
 
 
 @pytest.fixture
-def around() -> Surroundings:
-    areas = Coverage.build(
+def around() -> ReferenceLayers:
+    areas = PolygonIndex.build(
         np.array(["360610001001", "360610001002"]),
         np.array([shapely.box(-74.0, 40.7, -73.99, 40.71), shapely.box(-73.99, 40.7, -73.98, 40.71)], dtype=object),
     )
@@ -59,15 +59,15 @@ def around() -> Surroundings:
         {
             "felony_id": ["10", "9", "11"],
             "started_at_utc": instants("2020-10-06 12:30", "2020-10-06 12:30", "2020-10-06 16:00"),
-            "offence": ["ROBBERY", "BURGLARY", None],
+            "offense": ["ROBBERY", "BURGLARY", None],
             "lat": [40.705, 40.705, 40.7051],
             "lng": [-73.995, -73.995, -73.9951],
         }
     )
     stations = pd.DataFrame({"lat": [40.70, 40.71], "lng": [-73.99, -73.98]})
-    return Surroundings(
+    return ReferenceLayers(
         areas=areas,
-        area_names=pd.DataFrame({"neighbourhood": ["Gramercy", None], "borough": ["Manhattan", None]}, dtype="str"),
+        area_names=pd.DataFrame({"neighborhood": ["Gramercy", None], "borough": ["Manhattan", None]}, dtype="str"),
         precincts=None,
         stations=Stations.build(np.column_stack(project_ft(stations["lng"], stations["lat"], SETTINGS.city.crs))),
         felonies=Felonies.build(FELONIES.conform(felonies), SETTINGS.city.crs),
@@ -98,19 +98,19 @@ def test_an_image_gets_its_area_station_felonies_and_detection(around):
     frame = annotate(images, found=found, around=around, settings=SETTINGS)
     assert list(frame.columns) == ANNOTATED.names
     first, edge, far = (frame.iloc[row] for row in range(3))
-    assert (first["area"], first["neighbourhood"], first["borough"]) == ("360610001001", "Gramercy", "Manhattan")
+    assert (first["area"], first["neighborhood"], first["borough"]) == ("360610001001", "Gramercy", "Manhattan")
     # On the shared edge the lower code; outside every area the row stays.
     assert edge["area"] == "360610001001"
     assert pd.isna(far["area"])
     # The tie between complaints 9 and 10 goes to the lower number, not the lower text.
-    assert (first["felony_1h_id"], first["felony_1h_offence"]) == ("9", "BURGLARY")
+    assert (first["felony_1h_id"], first["felony_1h_offense"]) == ("9", "BURGLARY")
     assert first["felony_1h_distance_ft"] == 0
     assert first["felony_6h_id"] == "9"
     assert edge["felony_1h_id"] == "9"
     # A millisecond after the start the felony lies in the past.
     assert pd.isna(far["felony_1h_id"])
     assert far["felony_6h_id"] == "11"
-    assert pd.isna(far["felony_6h_offence"])
+    assert pd.isna(far["felony_6h_offense"])
     assert (first["conf"], first["has_prediction"], first["processed"]) == (0.9, True, True)
     assert pd.isna(edge["conf"])
     assert (edge["has_prediction"], edge["processed"]) == (False, True)
@@ -119,8 +119,8 @@ def test_an_image_gets_its_area_station_felonies_and_detection(around):
     assert first["station_distance_ft"] == pytest.approx(np.hypot(0.005 * 364_300, 0.005 * 277_300), rel=0.01)
 
 
-def test_positions_are_in_us_survey_feet_also_for_a_city_in_metres():
+def test_positions_are_in_us_survey_feet_also_for_a_city_in_meters():
     x_ft, y_ft = project_ft([-73.99], [40.7], "EPSG:2263")
-    x_m_ft, y_m_ft = project_ft([-73.99], [40.7], "EPSG:32118")  # the same projection in metres
+    x_m_ft, y_m_ft = project_ft([-73.99], [40.7], "EPSG:32118")  # the same projection in meters
     assert x_ft[0] == pytest.approx(x_m_ft[0], abs=0.01)
     assert y_ft[0] == pytest.approx(y_m_ft[0], abs=0.01)

@@ -18,12 +18,12 @@ from patrolscope.analysis.estimators.bootstrap import (
     redraw_probabilities,
     resample_images,
 )
+from patrolscope.analysis.estimators.rates import Population
 from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.estimators.rates import Frame
 
 
-def frame(name: str, areas: list[bool], *, with_outside: bool = False) -> Frame:
-    return Frame(name, np.array(areas), with_outside)
+def frame(name: str, areas: list[bool], *, with_outside: bool = False) -> Population:
+    return Population(name, np.array(areas), with_outside)
 
 
 def test_small_counts_have_exactly_the_probabilities_of_a_multinomial():
@@ -144,8 +144,8 @@ def test_weights_of_images_are_poisson_and_depend_on_key_and_replicate_alone():
     assert stats.chisquare(observed, np.append(expected, each.size - expected.sum())).pvalue > 1e-4
     between = np.corrcoef(each.T) - np.eye(replicates)
     assert np.abs(between).max() < 5 / np.sqrt(images)
-    neighbours = np.corrcoef(each[:-1, 0], each[1:, 0])[0, 1]
-    assert abs(neighbours) < 5 / np.sqrt(images)
+    neighbors = np.corrcoef(each[:-1, 0], each[1:, 0])[0, 1]
+    assert abs(neighbors) < 5 / np.sqrt(images)
 
 
 def test_a_redrawn_validation_set_spreads_its_probabilities_as_binomials_do():

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patrolscope.pipeline.detect.models.augment import augmented
 from patrolscope.pipeline.detect.boxes import Letterbox, decode, ranked, restore, select
+from patrolscope.pipeline.detect.models.augment import augmented
 from tests import reference_yolov7 as reference
 
 
@@ -15,8 +15,8 @@ def test_a_border_is_as_narrow_as_the_stride_allows():
     image = np.zeros((333, 499, 3), np.uint8)
     boxed = Letterbox(640, 640, 32).prepare(image)
     assert boxed.shape == (3, 448, 640)
-    grey = (boxed == 114).all((0, 2))
-    assert (grey[:10].all(), grey[10:437].any(), grey[437:].all()) == (True, False, True)
+    gray = (boxed == 114).all((0, 2))
+    assert (gray[:10].all(), gray[10:437].any(), gray[437:].all()) == (True, False, True)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_channels_stay_in_order_and_an_image_of_the_right_size_is_not_resampled(
     assert np.array_equal(boxed, image.transpose(2, 0, 1))
 
 
-def test_scaling_is_bilinear_between_pixel_centres():
+def test_scaling_is_bilinear_between_pixel_centers():
     """The same as torch's interpolation without antialiasing, but for rounding."""
     image = np.random.default_rng(5).integers(0, 256, (60, 90, 3), np.uint8)
     boxed = Letterbox(640, 640, 32).prepare(image)
@@ -108,9 +108,9 @@ def test_coordinates_of_a_half_precision_map_keep_single_precision():
 
 def random_rows(seed, count, classes):
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(count, 2, generator=generator) * 120 + 40
+    centers = torch.rand(count, 2, generator=generator) * 120 + 40
     sizes = torch.rand(count, 2, generator=generator) * 60 + 5
-    return torch.cat([centres, sizes, torch.rand(count, 1 + classes, generator=generator)], 1)
+    return torch.cat([centers, sizes, torch.rand(count, 1 + classes, generator=generator)], 1)
 
 
 @given(
@@ -177,7 +177,7 @@ def test_augmentation_passes_have_the_official_sizes(stride, height, width, inpu
 
 
 def test_boxes_of_every_pass_come_back_to_the_input():
-    """A detector that returns the centre of the brightest pixel finds it in the same place in all passes."""
+    """A detector that returns the center of the brightest pixel finds it in the same place in all passes."""
     images = torch.zeros(1, 3, 320, 320)
     images[0, :, 96:104, 200:208] = 1.0
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from patrolscope.analysis.stages.calibrate import quality, read_labelled, station_adjusted, two_class
-from patrolscope.pipeline.errors import ContractViolation, SourceError
+from patrolscope.analysis.stages.calibrate import quality, read_labeled, station_adjusted, two_class
+from patrolscope.pipeline.errors import ContractError, SourceError
 
 
 def published_set() -> tuple[np.ndarray, np.ndarray]:
@@ -32,10 +32,10 @@ def test_a_score_equal_to_the_threshold_is_negative():
 @pytest.mark.parametrize(
     ("truth", "score", "message"),
     [
-        ([1, 1], [0.9, 0.1], "all 2 labelled images show"),
-        ([0, 0], [0.9, 0.1], "all 2 labelled images lack"),
-        ([1, 0], [0.9, 0.95], "all 2 labelled images are above"),
-        ([1, 0], [0.1, np.nan], "all 2 labelled images are below"),
+        ([1, 1], [0.9, 0.1], "all 2 labeled images show"),
+        ([0, 0], [0.9, 0.1], "all 2 labeled images lack"),
+        ([1, 0], [0.9, 0.95], "all 2 labeled images are above"),
+        ([1, 0], [0.1, np.nan], "all 2 labeled images are below"),
     ],
 )
 def test_a_set_that_can_not_calibrate_is_refused(truth, score, message):
@@ -59,7 +59,7 @@ def test_the_station_adjusted_regression_finds_the_odds_that_made_the_data():
     assert abs((residual * score).sum()) < 1e-3
 
 
-def labelled_images(seed: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+def labeled_images(seed: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
     """Truth of 40 to 3,000 images, a tenth of which show a police vehicle, and their distances."""
     generator = np.random.default_rng(seed)
     images = int(generator.integers(40, 3_000))
@@ -71,7 +71,7 @@ def labelled_images(seed: int) -> tuple[np.random.Generator, np.ndarray, np.ndar
 @pytest.mark.parametrize("seed", range(4))
 def test_where_score_or_distance_part_the_truth_there_is_no_regression(seed):
     """No finite coefficients have the greatest likelihood: with a gap, or with images of both kinds on the line."""
-    generator, truth, station_ft = labelled_images(seed)
+    generator, truth, station_ft = labeled_images(seed)
     chance = generator.uniform(size=len(truth))
     with_a_gap = np.where(truth, 0.6 + 0.4 * chance, 0.5 * chance)
     no_miss = np.where(truth | (chance < 0.1), 0.9, 0.0)  # every image that shows one has a score, some others, too
@@ -87,7 +87,7 @@ def test_where_score_or_distance_part_the_truth_there_is_no_regression(seed):
 @pytest.mark.parametrize("overlap", [0.3, 1e-2])
 def test_one_image_on_the_other_side_is_enough_for_a_regression(seed, overlap):
     """Then the likelihood has its maximum where the residuals are orthogonal to every column, and nowhere else."""
-    generator, truth, station_ft = labelled_images(seed)
+    generator, truth, station_ft = labeled_images(seed)
     score = np.where(truth, generator.uniform(0.6, 1, len(truth)), generator.uniform(0, 0.5, len(truth)))
     lowest = np.flatnonzero(truth)[score[truth].argmin()]
     truth, score = np.append(truth, False), np.append(score, score[lowest] + overlap)
@@ -116,37 +116,37 @@ GOOD = {"ground_truth": [1, 0], "Model_predicted_score": [0.9, np.nan], "lat": 4
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"Model_predicted_score": [1.2, 0.1]}, ContractViolation, "labelled.score: 1 of 2 values are wrong"),
-        ({"ground_truth": [2, 0]}, ContractViolation, "labelled.ground_truth"),
+        ({"Model_predicted_score": [1.2, 0.1]}, ContractError, "labeled.score: 1 of 2 values are wrong"),
+        ({"ground_truth": [2, 0]}, ContractError, "labeled.ground_truth"),
         ({"ground_truth": ["yes", "no"]}, SourceError, "ground_truth holds 'yes'"),
-        ({"lat": None}, ContractViolation, "labelled.lat"),
+        ({"lat": None}, ContractError, "labeled.lat"),
     ],
 )
 def test_a_bad_value_in_the_validation_set_is_named(tmp_path, change, error, message):
     path = tmp_path / "validation.csv"
     pd.DataFrame(GOOD | change).to_csv(path, index=False)
     with pytest.raises(error, match=message):
-        read_labelled(str(path), where="sources.validation")
+        read_labeled(str(path), where="sources.validation")
 
 
 def test_a_missing_column_and_a_missing_file_are_named(tmp_path):
     path = tmp_path / "validation.csv"
     pd.DataFrame(GOOD).drop(columns="lat").to_csv(path, index=False)
     with pytest.raises(SourceError, match="has no column lat"):
-        read_labelled(str(path), where="sources.validation")
+        read_labeled(str(path), where="sources.validation")
     with pytest.raises(SourceError, match=r"does not exist; sources\.validation"):
-        read_labelled(str(tmp_path / "none.csv"), where="sources.validation")
+        read_labeled(str(tmp_path / "none.csv"), where="sources.validation")
 
 
 def test_a_good_set_comes_back_in_the_declared_form(tmp_path):
     path = tmp_path / "validation.csv"
     pd.DataFrame(GOOD).to_csv(path, index=False)
-    frame = read_labelled(str(path), where="sources.validation")
+    frame = read_labeled(str(path), where="sources.validation")
     assert frame["captured_at_utc"].iloc[0] == pd.Timestamp(10**12, unit="ms", tz="UTC")
     assert frame["score"].isna().tolist() == [False, True]
 
 
-def test_a_labelled_file_without_rows_is_refused(tmp_path):
+def test_a_labeled_file_without_rows_is_refused(tmp_path):
     (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n")
     with pytest.raises(SourceError, match=r"v\.csv \(sources\.validation\) has a header and no rows"):
-        read_labelled(str(tmp_path / "v.csv"), where="sources.validation")
+        read_labeled(str(tmp_path / "v.csv"), where="sources.validation")

@@ -1,4 +1,4 @@
-"""The catalogue of public data sets, and how a study finds their files."""
+"""The catalog of public data sets, and how a study finds their files."""
 
 import hashlib
 import os
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography import readers
 from patrolscope.pipeline.geography.catalog import (
     Fetched,
@@ -19,9 +21,7 @@ from patrolscope.pipeline.geography.catalog import (
     parse_catalog,
 )
 from patrolscope.pipeline.study.config import Layer, Layers, Settings
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.store import create_study
-from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED
 
 ENTRY = """
 stations:
@@ -29,7 +29,7 @@ stations:
   agency: Police of Gotham
   address: https://data.gotham.test/stations.csv
   format: CSV
-  licence: public domain
+  license: public domain
   vintage: "2020"
   columns: {lat: lat, lng: [lng, lon]}
   files: [{name: stations.csv}]
@@ -45,7 +45,7 @@ def study(tmp_path):
 
 @pytest.fixture
 def entry():
-    return parse_catalog(ENTRY, where="catalogue")["stations"]
+    return parse_catalog(ENTRY, where="catalog")["stations"]
 
 
 def test_every_default_layer_is_an_entry():
@@ -62,10 +62,10 @@ def test_every_entry_names_a_reader_that_exists():
 def test_every_entry_says_where_its_file_comes_from_and_under_which_terms():
     for name, entry in load_catalog().items():
         assert entry.address.startswith(("https://", "package:")), name
-        assert all((entry.title, entry.agency, entry.format, entry.licence, entry.vintage, entry.used_by)), name
+        assert all((entry.title, entry.agency, entry.format, entry.license, entry.vintage, entry.used_by)), name
 
 
-def test_the_catalogue_and_the_readers_agree_on_columns():
+def test_the_catalog_and_the_readers_agree_on_columns():
     entries = load_catalog()
     complaints = entries["nypd_complaints_historic"].columns
     assert {ours: names[0] for ours, names in complaints.items()} == readers._COMPLAINTS
@@ -86,8 +86,8 @@ def test_checksums_are_those_of_the_files(shared_data):
 
 
 def test_an_unknown_key_is_refused_with_its_place():
-    with pytest.raises(SourceError, match=r"stations\.colour"):
-        parse_catalog(ENTRY + "  colour: blue\n", where="catalogue")
+    with pytest.raises(SourceError, match=r"stations\.color"):
+        parse_catalog(ENTRY + "  color: blue\n", where="catalog")
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_an_entry_that_can_not_work_is_refused(line, complaint):
     key = line.strip().split(":")[0]
     text = "".join(row for row in ENTRY.splitlines(keepends=True) if not row.strip().startswith(f"{key}:")) + line
     with pytest.raises(SourceError, match=complaint):
-        parse_catalog(text, where="catalogue")
+        parse_catalog(text, where="catalog")
 
 
 def test_a_name_that_would_leave_the_cache_is_refused():
     with pytest.raises(SourceError, match="folder of the cache"):
-        parse_catalog(ENTRY.replace("stations:", "../stations:", 1), where="catalogue")
+        parse_catalog(ENTRY.replace("stations:", "../stations:", 1), where="catalog")
 
 
 def test_an_entry_can_not_be_changed(entry):
@@ -234,7 +234,7 @@ def test_the_record_beside_a_cached_file_says_what_came(tmp_path):
     assert record.fetched_at.endswith("+00:00")
 
 
-def test_a_checkout_uses_the_catalogue_at_its_top():
+def test_a_checkout_uses_the_catalog_at_its_top():
     path = Path(__file__).parents[2] / "data_catalog.yaml"
     assert load_catalog() == parse_catalog(path.read_text(), where=str(path))
 

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import shapely
 
+from patrolscope.pipeline.contract.tables import AREAS, B03002_PUBLISHED, CENSUS, LEVELS, TRACTS
+from patrolscope.pipeline.crs import SQFT_PER_SQMI
 from patrolscope.pipeline.geography.catalog import load_catalog
 from patrolscope.pipeline.geography.census import (
     ESTIMATES,
@@ -18,10 +20,15 @@ from patrolscope.pipeline.geography.census import (
     community_districts,
     with_places,
 )
-from patrolscope.pipeline.geography.layers import LEVELS_FILE, PLACES_FILE, TRACTS_FILE, build_areas, plan_layers, process_layers
-from patrolscope.pipeline.crs import SQFT_PER_SQMI
+from patrolscope.pipeline.geography.layers import (
+    LEVELS_FILE,
+    PLACES_FILE,
+    TRACTS_FILE,
+    build_areas,
+    plan_layers,
+    process_layers,
+)
 from patrolscope.pipeline.study.store import create_study
-from patrolscope.pipeline.contract.tables import AREAS, B03002_PUBLISHED, CENSUS, LEVELS, TRACTS
 from tests.unit.test_layers import CODES, SQUARES
 
 CRS = "EPSG:2263"
@@ -48,7 +55,7 @@ def census(frame: gpd.GeoDataFrame, **layers) -> pd.DataFrame:
 
 
 def tracts(**columns) -> gpd.GeoDataFrame:
-    known = {"tract": ["36061000200", "36061000100"], "neighbourhood": ["B", "A"], "borough": "Manhattan", **columns}
+    known = {"tract": ["36061000200", "36061000100"], "neighborhood": ["B", "A"], "borough": "Manhattan", **columns}
     return gpd.GeoDataFrame(known, geometry=SQUARES[1::-1], crs="EPSG:4326")
 
 
@@ -88,10 +95,10 @@ def test_an_area_lies_in_the_precinct_that_holds_its_centroid():
 
 
 def test_a_tract_file_comes_before_the_other_one_and_a_district_without_a_name_is_its_code():
-    own = tracts(neighbourhood_code=["own2", "own1"], community_district_code=["MN02", "MN01"])
-    other = {"neighbourhood_code": ["other"], "community_district": ["MN01 Tribeca"], "label": ["1"]}
+    own = tracts(neighborhood_code=["own2", "own1"], community_district_code=["MN02", "MN01"])
+    other = {"neighborhood_code": ["other"], "community_district": ["MN01 Tribeca"], "label": ["1"]}
     frame = with_places(own, pd.DataFrame({"tract": ["36061000100"], **other}))
-    assert frame["neighbourhood_code"].tolist() == ["own2", "own1"]
+    assert frame["neighborhood_code"].tolist() == ["own2", "own1"]
     assert frame["community_district"].tolist() == ["MN02", "MN01 Tribeca"]
     assert frame["label"].isna().tolist() == [True, False]
     assert frame["cdbg_eligibility"].isna().all()
@@ -102,7 +109,7 @@ def test_tracts_are_sorted_and_have_the_density_of_their_census_count():
     counts = pd.DataFrame({"tract": ["36061000100"], "persons": [1000.0], "percent_white": [12.5]})
     frame = build_tracts(with_places(tracts(shape_area_sqft=[7.0, np.nan]), None), counts, CRS)
     assert frame["tract"].tolist() == ["36061000100", "36061000200"]
-    # 0.01 by 0.01 degree at 40.7 degrees north: about 845 by 1,110 metres.
+    # 0.01 by 0.01 degree at 40.7 degrees north: about 845 by 1,110 meters.
     np.testing.assert_allclose(frame["area_sqft"], 845 * 1110 * 10.7639, rtol=0.01)
     np.testing.assert_allclose(frame["shape_length_ft"], 2 * (845 + 1110) * 3.28084, rtol=0.01)
     assert frame["shape_area_sqft"].tolist() == [frame["area_sqft"].iloc[0], 7.0]
@@ -147,7 +154,7 @@ def test_counts_add_up_and_margins_are_the_root_of_the_sum_of_squares():
     levels = build_levels(
         frame,
         known,
-        tracts(borough_code="1", community_district=None, neighbourhood_code=None, community_district_code=None),
+        tracts(borough_code="1", community_district=None, neighborhood_code=None, community_district_code=None),
     ).set_index(["level", "place"])
     borough = levels.loc["borough", "Manhattan"]
     assert (borough["code"], borough["areas"], borough["area_sqft"]) == ("1", 3, 6e6)
@@ -171,15 +178,15 @@ def test_an_area_without_counts_adds_nothing_and_a_place_of_such_areas_has_none(
 
 
 def test_a_name_of_two_places_has_no_code():
-    shared = with_places(tracts(neighbourhood="Park", neighbourhood_code=["MN01", "MN02"]), None)
-    frame = areas(neighbourhood="Park")
+    shared = with_places(tracts(neighborhood="Park", neighborhood_code=["MN01", "MN02"]), None)
+    frame = areas(neighborhood="Park")
     levels = build_levels(frame, census(frame), shared).set_index(["level", "place"])
-    assert pd.isna(levels.loc[("neighbourhood", "Park"), "code"])
+    assert pd.isna(levels.loc[("neighborhood", "Park"), "code"])
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_levels_do_not_depend_on_the_order_of_areas(order):
-    frame = areas(neighbourhood=["A", "A", "B"])
+    frame = areas(neighborhood=["A", "A", "B"])
     known = census(frame, population=population([3.0, 1e6, 7.0], [12.0, 345.0, 1.0]))
     shuffled = [table.iloc[list(order)].reset_index(drop=True) for table in (frame, known)]
     levels, again = (build_levels(*pair, with_places(tracts(), None)) for pair in ((frame, known), shuffled))
@@ -200,7 +207,7 @@ def real(shared_data, tmp_path_factory):
         "tracts": "boundaries/nyc_census_tracts_2020.parquet",
         "tract_places": "census/2020_Census_Tracts_to_2020_NTAs_and_CDTAs_Equivalency.csv",
         "tract_counts": "census/nyc_decennialcensusdata_2010_2020_change.xlsx",
-        "neighbourhoods": "boundaries/nynta2020_22c.zip",
+        "neighborhoods": "boundaries/nynta2020_22c.zip",
         "boroughs": "boundaries/NYC-boroughs.zip",
         "precincts": "boundaries/nypd_precincts_2020.geojson.gz",
         "population": "census/nyc_cbgs_ethnicity_table.csv",
@@ -223,7 +230,7 @@ def test_every_tract_of_new_york_has_its_places_and_its_census_count(real):
     frame = real.read(TRACTS_FILE, geometry=True)
     assert len(frame) == 2325
     assert frame["community_district"].nunique() == 71
-    assert frame["neighbourhood_code"].nunique() == 262
+    assert frame["neighborhood_code"].nunique() == 262
     assert frame["persons"].sum() == 8_804_190  # New York City in the census of 2020
     complete = frame[["label", "borough_code", "borough_tract", "persons", "community_district", "density_per_sqmi"]]
     assert complete.notna().all(axis=None)
@@ -237,7 +244,7 @@ def test_levels_of_new_york_are_plain_sums_over_its_block_groups(real, shared_da
     assert levels.groupby("level").size().to_dict() == {
         "borough": 5,
         "community_district": 71,
-        "neighbourhood": 259,
+        "neighborhood": 259,
         "precinct": 77,
         "zone": 3,
     }
@@ -277,4 +284,4 @@ def test_every_level_has_the_code_that_the_city_gives_it(real):
     assert dict(by_level["borough"][["place", "code"]].to_numpy()) == {
         name: code for code, name in load_catalog()["tracts_2020"].codes["borough"].items()
     }
-    assert by_level["neighbourhood"]["code"].str.fullmatch("[A-Z]{2}[0-9]{4}").all()
+    assert by_level["neighborhood"]["code"].str.fullmatch("[A-Z]{2}[0-9]{4}").all()

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patrolscope.pipeline.detect.models.architecture import from_official, variant
+from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.detect.weights.official import save_checkpoint
 from patrolscope.pipeline.detect.weights.restricted import LEGACY_MAGIC, ForbiddenName
-from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.errors import WeightsError
 from tests import reference_yolov7 as reference
 from tests.official_form import LEAKY, SMALL, model, save

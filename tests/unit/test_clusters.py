@@ -6,12 +6,25 @@ import pyarrow as pa
 import pytest
 
 from patrolscope.analysis.estimators.bootstrap import Counts, counts_by_area, draw_clusters
+from patrolscope.analysis.estimators.influence import (
+    Moments,
+    Slopes,
+    area_moments,
+    cluster_moments,
+    image_moments,
+    validation_moments,
+)
+from patrolscope.analysis.estimators.rates import analyses, frames, panels
 from patrolscope.analysis.stages.calibrate import TwoClass
 from patrolscope.analysis.stages.cells import PROBABILITY_STEP
-from patrolscope.analysis.stages.clusters import Clusters, clusters_touching, gather, part_of
-from patrolscope.analysis.estimators.rates import analyses, frames, panels
-from patrolscope.analysis.estimators.influence import Moments, Slopes, area_moments, cluster_moments, image_moments, validation_moments
-from patrolscope.analysis.stages.replicates import Counted, adjusted_means, area_replicates, cluster_sums, two_class_means
+from patrolscope.analysis.stages.clusters import UnitCounts, clusters_touching, gather, part_of
+from patrolscope.analysis.stages.replicates import (
+    BootstrapInputs,
+    adjusted_means,
+    area_replicates,
+    cluster_sums,
+    two_class_means,
+)
 from patrolscope.pipeline.hashing import text_keys
 from tests.estimated import weighted_levels
 from tests.unit.test_estimate import PROBABILITIES, areas, cells_of  # noqa: F401 - a fixture
@@ -56,11 +69,11 @@ def part(images: pd.DataFrame, codes: pd.Series, unit: str) -> pa.RecordBatch:
     return part_of(scored, unit, pd.Index(codes), 0.5, Known(images["steps"]))
 
 
-def gathered(images: pd.DataFrame, codes: pd.Series, unit: str, parts: int = 1) -> Clusters:
+def gathered(images: pd.DataFrame, codes: pd.Series, unit: str, parts: int = 1) -> UnitCounts:
     split = [rows for _, rows in images.groupby(np.arange(len(images)) % parts)]
     made, number = gather([part(rows, codes, unit) for rows in split])
     cluster, cell, counts, steps = (made.column(at).to_numpy() for at in range(4))
-    return Clusters(number, cell, cluster.astype(np.int32), counts, steps)
+    return UnitCounts(number, cell, cluster.astype(np.int32), counts, steps)
 
 
 @pytest.mark.parametrize("unit", ["ride", "day"])
@@ -141,7 +154,7 @@ def test_a_cluster_touches_a_group_when_it_has_an_image_where_someone_of_it_live
 def test_an_area_drawn_twice_counts_as_two_areas(areas, images):  # noqa: F811
     inside, outside = counts_by_area(cells_of(images[["area", "positive"]]), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
-    counted = Counted(areas, inside, outside, panels(wanted, areas))
+    counted = BootstrapInputs(areas, inside, outside, panels(wanted, areas))
     means = two_class_means(inside[:, :, None], PROBABILITIES)
     got = area_replicates(counted, means, replicates=range(4), seed=6)
     seen = np.flatnonzero(inside.sum(axis=1))
@@ -186,10 +199,10 @@ def agree(moments: Moments, influences: np.ndarray) -> None:
     assert moved.sum() > 4
 
 
-def setting(areas, images) -> tuple[Counted, Counts]:  # noqa: F811
+def setting(areas, images) -> tuple[BootstrapInputs, Counts]:  # noqa: F811
     inside, outside = counts_by_area(cells_of(images[["area", "positive"]]), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
-    return Counted(areas, inside, outside, panels(wanted, areas)), inside
+    return BootstrapInputs(areas, inside, outside, panels(wanted, areas)), inside
 
 
 def weighted_means(images: pd.DataFrame, areas: pd.DataFrame, weights: np.ndarray) -> np.ndarray:  # noqa: F811

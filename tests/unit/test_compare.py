@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from patrolscope.analysis.estimators.compare import compare, summarise
+from patrolscope.analysis.estimators.compare import compare, summarize
 from patrolscope.analysis.stages.published import Released, read_released
 from patrolscope.analysis.stages.reproduce import tabulate
 from patrolscope.dashboards.report.comparison import print_comparison
@@ -27,7 +27,7 @@ def released(means, replicate_means):
 
 def printed(compared):
     out = io.StringIO()
-    print_comparison(compared, summarise(compared), Console(file=out))
+    print_comparison(compared, summarize(compared), Console(file=out))
     return out.getvalue()
 
 
@@ -74,7 +74,7 @@ def test_a_set_without_replicates_has_no_intervals_that_could_overlap():
     compared = compare(tables("race"), tables("race", replicates=0))
     assert compared["intervals_overlap"].isna().all()
     assert compared["difference"].notna().all()
-    assert summarise(compared)[["both", "with_intervals", "overlapping"]].to_numpy().tolist() == [[4, 0, 0]]
+    assert summarize(compared)[["both", "with_intervals", "overlapping"]].to_numpy().tolist() == [[4, 0, 0]]
     text = printed(compared)
     assert "no intervals to compare; rank correlation 1.000" in text
     assert "overlap;" not in text
@@ -86,15 +86,15 @@ def test_of_the_groups_in_both_those_with_an_interval_in_both_can_overlap():
     a = tabulate({"borough": released(means, [[0.01, 0.01, np.nan, 0.01], [0.02, 0.02, np.nan, 0.01]])})
     b = tabulate({"borough": released(means, [[0.03, 0.01, 0.01, np.nan], [0.04, 0.02, 0.01, np.nan]])})
     compared = compare(a, b)
-    assert summarise(compared)[["both", "with_intervals", "overlapping"]].to_numpy().tolist() == [[4, 2, 1]]
+    assert summarize(compared)[["both", "with_intervals", "overlapping"]].to_numpy().tolist() == [[4, 2, 1]]
     assert "1 of 2 intervals overlap" in printed(compared)
 
 
 def test_the_same_set_twice_agrees_in_everything():
-    compared = compare(tables("race", "neighbourhood"), tables("race", "neighbourhood"))
+    compared = compare(tables("race", "neighborhood"), tables("race", "neighborhood"))
     assert (compared["difference"] == 0).all()
     assert compared["intervals_overlap"].all()
-    summary = summarise(compared).set_index("analysis")
+    summary = summarize(compared).set_index("analysis")
     assert summary["largest_ratio"].tolist() == [1, 1]
     np.testing.assert_allclose(summary["rank_correlation"], 1)
     assert summary["both"].tolist() == [4, 6]
@@ -106,13 +106,13 @@ def test_swapping_the_sets_turns_differences_around():
     np.testing.assert_allclose(there["difference"], -back["difference"])
     np.testing.assert_allclose(there["ratio"], 1 / back["ratio"])
     assert there["intervals_overlap"].tolist() == back["intervals_overlap"].tolist()
-    pd.testing.assert_frame_equal(summarise(there), summarise(back))
+    pd.testing.assert_frame_equal(summarize(there), summarize(back))
 
 
 def test_the_rank_correlation_is_spearmans_over_named_groups_in_both():
-    a, b = tables("neighbourhood"), tables("neighbourhood", seed=2)
+    a, b = tables("neighborhood"), tables("neighborhood", seed=2)
     b = b[b["group"] != "Rosedale"]
-    found = summarise(compare(a, b)).iloc[0]
+    found = summarize(compare(a, b)).iloc[0]
     levels = [
         one[(one["quantity"] == "relative_to_average") & ~one["group"].isin(["", "Rosedale"])].set_index("group")
         for one in (a, b)
@@ -123,16 +123,16 @@ def test_the_rank_correlation_is_spearmans_over_named_groups_in_both():
 
 
 def test_fewer_than_three_groups_or_equal_levels_have_no_rank_correlation():
-    assert np.isnan(summarise(one_sided())["rank_correlation"].iloc[0])
+    assert np.isnan(summarize(one_sided())["rank_correlation"].iloc[0])
     alike = tables("race")
     alike["estimate"] = 1.0
-    assert np.isnan(summarise(compare(alike, tables("race")))["rank_correlation"].iloc[0])
+    assert np.isnan(summarize(compare(alike, tables("race")))["rank_correlation"].iloc[0])
 
 
 def test_analyses_stand_in_the_papers_order_whoever_has_them():
-    compared = compare(tables("zone", "neighbourhood"), tables("race", "borough", "zone"))
-    assert compared["analysis"].unique().tolist() == ["race", "zone", "borough", "neighbourhood"]
-    assert summarise(compared)[["both", "only_a", "only_b"]].to_numpy().tolist() == [
+    compared = compare(tables("zone", "neighborhood"), tables("race", "borough", "zone"))
+    assert compared["analysis"].unique().tolist() == ["race", "zone", "borough", "neighborhood"]
+    assert summarize(compared)[["both", "only_a", "only_b"]].to_numpy().tolist() == [
         [0, 0, 4],
         [3, 0, 0],
         [0, 0, 6],
@@ -176,11 +176,11 @@ def test_an_analysis_that_one_set_lacks_is_said():
 
 
 @pytest.mark.shared
-def test_the_paper_agrees_with_itself_in_217_neighbourhoods(shared_data, tmp_path):
+def test_the_paper_agrees_with_itself_in_217_neighborhoods(shared_data, tmp_path):
     paper = tabulate(read_released(str(shared_data / "paper" / "plot_data"))[0])
     made = tabulate(read_released(str(write_released(tmp_path)))[0])
-    summary = summarise(compare(paper, paper)).set_index("analysis")
-    assert summary.loc["neighbourhood", ["both", "overlapping"]].tolist() == [218, 218]  # with the one without a name
+    summary = summarize(compare(paper, paper)).set_index("analysis")
+    assert summary.loc["neighborhood", ["both", "overlapping"]].tolist() == [218, 218]  # with the one without a name
     text = printed(compare(paper, made))
     assert "only in A:" in text
     assert "Midtown-Times Square" in text

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patrolscope.pipeline.study.config import Settings, dump_settings, parse_settings
 from patrolscope.pipeline.errors import SettingsError
+from patrolscope.pipeline.study.config import Settings, dump_settings, parse_settings
 
 
 def refused(text: str) -> str:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patrolscope.pipeline.contract.columns import POINT_COLUMN, Column, Table
-from patrolscope.pipeline.errors import ContractViolation
-from patrolscope.pipeline.study.geoparquet import to_arrow, to_frame
 from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, CELLS, METADATA, TABLES, annotated_table
+from patrolscope.pipeline.errors import ContractError
+from patrolscope.pipeline.study.geoparquet import to_arrow, to_frame
 from tests.strategies import frames
 
 IMAGES = Table(
@@ -65,17 +65,17 @@ def test_conform_keeps_the_index():
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_count_example_and_what_was_expected(changes, complaint):
-    with pytest.raises(ContractViolation, match=complaint):
+    with pytest.raises(ContractError, match=complaint):
         IMAGES.conform(images(**changes))
 
 
 def test_a_missing_column_is_refused_with_the_columns_that_are_there():
-    with pytest.raises(ContractViolation, match="images needs score, boxes; the frame has image_id, status"):
+    with pytest.raises(ContractError, match="images needs score, boxes; the frame has image_id, status"):
         IMAGES.conform(images().drop(columns=["score", "boxes"]))
 
 
 def test_two_rows_with_the_same_key_are_refused():
-    with pytest.raises(ContractViolation, match=r"2 rows share the key image_id, first .*'a'"):
+    with pytest.raises(ContractError, match=r"2 rows share the key image_id, first .*'a'"):
         IMAGES.check_key(images(image_id=["a", "a"]))
     IMAGES.check_key(images())
 
@@ -117,7 +117,7 @@ def test_a_cast_that_keeps_every_value_is_made(kind, values, expected):
     ],
 )
 def test_a_cast_that_would_change_a_value_is_refused(kind, values):
-    with pytest.raises(ContractViolation, match=r"table\.x: .* does not fit"):
+    with pytest.raises(ContractError, match=r"table\.x: .* does not fit"):
         Column("x", kind, "any", nullable=kind != "bool").cast(pd.Series(values), "table")
 
 
@@ -127,7 +127,7 @@ def test_one_missing_value_anywhere_is_found(frame, column, data):
     row = data.draw(st.integers(0, len(frame) - 1))
     spoiled = frame.astype({column: object})
     spoiled.loc[row, column] = None
-    with pytest.raises(ContractViolation, match=f"metadata.{column}"):
+    with pytest.raises(ContractError, match=f"metadata.{column}"):
         METADATA.conform(spoiled)
 
 

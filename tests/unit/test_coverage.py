@@ -5,7 +5,7 @@ import pytest
 import shapely
 
 from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.geography.polygon_index import Coverage, gaps
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex, gaps
 
 SQUARES = {
     "a": shapely.box(0, 0, 1, 1),
@@ -15,11 +15,11 @@ SQUARES = {
 }
 
 
-def build(shapes: dict[str, shapely.Geometry]) -> Coverage:
-    return Coverage.build(np.array(list(shapes)), np.array(list(shapes.values()), dtype=object))
+def build(shapes: dict[str, shapely.Geometry]) -> PolygonIndex:
+    return PolygonIndex.build(np.array(list(shapes)), np.array(list(shapes.values()), dtype=object))
 
 
-def located(index: Coverage, x, y) -> list[str | None]:
+def located(index: PolygonIndex, x, y) -> list[str | None]:
     return [None if at < 0 else str(index.keys[at]) for at in index.locate(x, y)]
 
 
@@ -126,7 +126,7 @@ def test_an_index_is_known_by_keys_and_boundaries():
     renamed = {f"{key}1": shape for key, shape in SQUARES.items()}
     fingerprints = {build(shapes).fingerprint for shapes in (SQUARES, dict(reversed(SQUARES.items())), moved, renamed)}
     assert len(fingerprints) == 3
-    assert Coverage.from_bytes(build(SQUARES).to_bytes()).fingerprint == build(SQUARES).fingerprint
+    assert PolygonIndex.from_bytes(build(SQUARES).to_bytes()).fingerprint == build(SQUARES).fingerprint
 
 
 def test_vertices_and_points_on_edges_of_slanted_areas_agree_with_geos():
@@ -146,7 +146,7 @@ def test_vertices_and_points_on_edges_of_slanted_areas_agree_with_geos():
 
 def test_an_index_read_back_gives_the_same_answers_and_holds_no_pickle():
     index = build(SQUARES)
-    again = Coverage.from_bytes(index.to_bytes())
+    again = PolygonIndex.from_bytes(index.to_bytes())
     x, y = np.random.default_rng(3).uniform(-0.5, 2.5, (2, 500))
     np.testing.assert_array_equal(index.locate(x, y), again.locate(x, y))
     # On an edge the shapes themselves are asked.
@@ -170,4 +170,4 @@ def test_a_layer_that_can_not_locate_points_is_refused_by_name(shapes, message):
 def test_a_key_that_stands_twice_is_refused():
     shapes = np.array([shapely.box(0, 0, 1, 1), shapely.box(1, 0, 2, 1)], dtype=object)
     with pytest.raises(SourceError, match="area a stands twice"):
-        Coverage.build(np.array(["a", "a"]), shapes)
+        PolygonIndex.build(np.array(["a", "a"]), shapes)

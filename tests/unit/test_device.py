@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from benchmarks.detect import driver, measure_loop, utilisation
+from benchmarks.detect import driver, measure_loop, utilization
 from patrolscope.pipeline.detect import device_jpeg
-from patrolscope.pipeline.detect.models.architecture import variant
 from patrolscope.pipeline.detect.boxes import Letterbox
 from patrolscope.pipeline.detect.decode import decode
 from patrolscope.pipeline.detect.detector import load_detector
 from patrolscope.pipeline.detect.device import Arrivals, images_that_fit, measured_batch
 from patrolscope.pipeline.detect.device_jpeg import JpegDecoder, letterboxed
 from patrolscope.pipeline.detect.inference import Batch, infer
-from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.detect.models.architecture import variant
 from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.detect.weights.official import save_checkpoint
 from patrolscope.pipeline.errors import SettingsError, WeightsError
 from tests.fake_detector import FakeDetector
 from tests.image_files import encoded, of_every_kind, picture, turned
@@ -118,7 +118,7 @@ def test_a_batch_without_room_beside_the_network_comes_when_that_is_done():
             return super().upload(images)
 
     detector = Full()
-    files = [encoded(picture(colour=(20 * n, 0, 0)), "PNG") for n in range(10)]
+    files = [encoded(picture(color=(20 * n, 0, 0)), "PNG") for n in range(10)]
     assert plain(run(detector, files)) == plain(run(FakeDetector(), files))
     assert {count for what, count in detector.events if what == "predict"} == {4, 2}
 
@@ -138,7 +138,7 @@ def test_a_lack_of_memory_is_known_by_what_libraries_say(said):
                 raise RuntimeError(said)
             return super().predict(batch, sizes)
 
-    files = [encoded(picture(colour=(20 * n, 0, 0)), "PNG") for n in range(10)]
+    files = [encoded(picture(color=(20 * n, 0, 0)), "PNG") for n in range(10)]
     batch = Batch(8)
     assert plain(run(Small(), files, batch=batch)) == plain(run(FakeDetector(), files))
     assert batch.size == 2
@@ -146,7 +146,7 @@ def test_a_lack_of_memory_is_known_by_what_libraries_say(said):
 
 def test_a_batch_that_is_there_is_halved_where_it_lies():
     detector, batch = Log(room=2), Batch(8)
-    files = [encoded(picture(colour=(10 * n, 0, 0)), "PNG") for n in range(20)]
+    files = [encoded(picture(color=(10 * n, 0, 0)), "PNG") for n in range(20)]
     assert plain(run(detector, files, batch=batch)) == plain(run(FakeDetector(), files))
     assert batch.size == 2
     # What had come before the size was known, and then the sizes that fit.
@@ -275,7 +275,7 @@ def test_the_batch_is_measured_by_passes_over_one_and_two(monkeypatch, each, bat
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([Letterbox(128, 128, 32), Letterbox(96, 160)]))
-def test_the_letterbox_of_the_device_is_the_cpu_s_but_for_one_grey_level(height, width, letterbox):
+def test_the_letterbox_of_the_device_is_the_cpu_s_but_for_one_gray_level(height, width, letterbox):
     image = np.random.default_rng(height * 301 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     there = letterboxed(torch.from_numpy(image).permute(2, 0, 1), letterbox).numpy()
     assert there.shape == (3, *letterbox.shape(height, width))
@@ -306,7 +306,7 @@ def test_plain_whole_jpegs_alone_are_left_to_the_device():
         assert (there.status, there.width, there.height) == (here.status, here.width, here.height), name
         if there.pixels is None and here.pixels is not None:
             left.add(name)
-    assert left == {"plain.jpg", "grey.jpg", "upright.jpg"}
+    assert left == {"plain.jpg", "gray.jpg", "upright.jpg"}
     assert decode(files["plain.jpg"], max_pixels=10, leave_jpegs=True).status == "too_large"
 
 
@@ -445,7 +445,7 @@ def test_the_fingerprint_says_when_the_device_decodes_and_is_the_old_one_otherwi
 # The benchmark.
 
 
-def test_utilisation_is_sampled_while_the_work_runs_and_unknown_without_a_driver():
+def test_utilization_is_sampled_while_the_work_runs_and_unknown_without_a_driver():
     enough = threading.Event()
     answers = iter([40, 60, 80])
 
@@ -456,17 +456,17 @@ def test_utilisation_is_sampled_while_the_work_runs_and_unknown_without_a_driver
             return 60
         return value
 
-    with utilisation(ask, every_s=0.001) as percent:
+    with utilization(ask, every_s=0.001) as percent:
         assert enough.wait(timeout=60)
     assert percent[:3] == [40, 60, 80]
-    with utilisation(None) as percent:
+    with utilization(None) as percent:
         pass
     assert percent == []
 
 
 def test_the_figures_of_a_gpu_are_a_line_on_a_cpu_too(weights):
     line = measure_loop(load(weights), noisy_jpegs(4), 8, threads=1, ask=None)
-    assert "images/s in batches of 1, utilisation of the device unknown, waiting for images" in line
+    assert "images/s in batches of 1, utilization of the device unknown, waiting for images" in line
     if not torch.cuda.is_available():
         assert driver() is None
 
@@ -555,7 +555,9 @@ def test_the_comparison_with_a_gpu_allows_other_rounding_and_nothing_more(networ
     """Half precision, which else is for GPUs, keeps its bound on a CPU, too; bf16 with its 8 bits does not."""
     assert_same_boxes(network)
     assert pixels_apart(network, precision="bf16") > HALF_PIXELS
-    monkeypatch.setattr("patrolscope.pipeline.detect.models.yolov7_detector.choose_precision", lambda precision, device: precision)
+    monkeypatch.setattr(
+        "patrolscope.pipeline.detect.models.yolov7_detector.choose_precision", lambda precision, device: precision
+    )
     assert pixels_apart(network, precision="fp16") <= HALF_PIXELS
 
 
@@ -587,7 +589,7 @@ def test_a_gpu_s_jpegs_look_like_the_cpu_s(gpu):
     for pixels, there in zip(here, decoder(files, [one.shape[:2] for one in here]), strict=True):
         assert there is not None
         apart = np.abs(there.cpu().numpy().astype(int) - Letterbox(1280, 1280, 64).prepare(pixels))
-        assert apart.mean() < 4  # that nvJPEG repeats colours alone makes 2.3 to 2.6 on these
+        assert apart.mean() < 4  # that nvJPEG repeats colors alone makes 2.3 to 2.6 on these
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patrolscope.analysis.estimators.bootstrap import counts_by_area, resample_images
-from patrolscope.analysis.stages.cells import add_cells
+from patrolscope.analysis.estimators.intervals import percentile_interval, spread
 from patrolscope.analysis.estimators.rates import (
     RACES,
     analyses,
@@ -16,11 +16,11 @@ from patrolscope.analysis.estimators.rates import (
     quartile_of,
     weighted_percentiles,
 )
-from patrolscope.analysis.estimators.intervals import percentile_interval, spread
+from patrolscope.analysis.stages.cells import add_cells
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.result_tables import area_table, released_table, with_counts
-from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED
+from patrolscope.pipeline.errors import SourceError
 from tests.estimated import by_images, relative_levels
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
@@ -33,7 +33,7 @@ def areas() -> pd.DataFrame:
         {
             "area": list("abcdefgh"),
             "borough": ["X", "X", "X", "Y", "Y", "Y", None, "Z"],
-            "neighbourhood": ["n1", "n1", "n2", "n3", "n3", "n4", None, "n5"],
+            "neighborhood": ["n1", "n1", "n2", "n3", "n3", "n4", None, "n5"],
             "zone": ["R", "R", "C", "M", "R", "R", "R", None],
             "persons": [100.0, 200, 50, 0, 300, 120, 80, 60],
             "persons_white": [50.0, 20, 25, 0, 100, 60, 40, 10],
@@ -109,7 +109,7 @@ NAMES = [
     "income_residential",
     "zone",
     "borough",
-    "neighbourhood",
+    "neighborhood",
 ]
 
 
@@ -201,7 +201,7 @@ def test_groups_without_a_positive_image_have_one_level_to_the_last_digit(areas,
     images.loc[images["area"].isin(["c", "d", "e", "f"]), "positive"] = False
     inside, outside = counts_by_area(cells_of(images), areas["area"])
     results = by_images(areas, inside, (162 / 209, 33 / 19_791), outside=outside, replicates=50, seed=1)
-    places = results["neighbourhood"]
+    places = results["neighborhood"]
     negative = [key in ("n2", "n3", "n4") for key in places.keys]
     assert (places.means[negative] == 33 / 19_791).all()
     assert (places.replicate_means[:, negative] == 33 / 19_791).all()
@@ -237,7 +237,7 @@ def test_an_analysis_whose_frame_nobody_lives_in_is_skipped_and_said_so(areas, i
     wanted, skipped, _ = analyses(rural, inside.sum(axis=1))
     residential = {name for name in NAMES if "residential" in name}
     assert set(skipped) == residential
-    assert set(skipped.values()) == {"nobody lives in an area of its frame with an analysed image"}
+    assert set(skipped.values()) == {"nobody lives in an area of its frame with an analyzed image"}
     assert {one.name for one in wanted} == set(NAMES) - residential
 
 

@@ -16,10 +16,11 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from patrolscope.analysis.estimators.subgroups import Split
 from patrolscope.analysis.stages.evaluate import (
     QUANTITIES,
-    Choice,
-    Tally,
+    ScoreCounts,
+    ThresholdRule,
     calibration_bins,
     choose_threshold,
     curves,
@@ -27,13 +28,12 @@ from patrolscope.analysis.stages.evaluate import (
     measured,
     quality_table,
 )
-from patrolscope.analysis.estimators.subgroups import Split
 from patrolscope.pipeline.errors import SettingsError, SourceError
 
 BOOTSTRAP = {"replicates": 40, "seed": 5, "interval_percent": 95}
 
 
-def labelled(images: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def labeled(images: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Truth and score with many ties; a third of the images has no box."""
     rng = np.random.default_rng(seed)
     truth = rng.random(images) < 0.2
@@ -52,23 +52,23 @@ def by_scikit_learn(truth, score, threshold, weight=None) -> list[float]:
     ]
 
 
-def labelled_sets(smallest: int = 2):
+def labeled_sets(smallest: int = 2):
     """Small sets of both kinds, with ties."""
     row = st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]))
     return st.lists(row, min_size=smallest, max_size=14).filter(lambda rows: len({truth for truth, _ in rows}) == 2)
 
 
 def test_quantities_are_those_of_scikit_learn():
-    truth, score = labelled(3_000)
-    tally = Tally.of(truth, score)
+    truth, score = labeled(3_000)
+    tally = ScoreCounts.of(truth, score)
     assert measure(tally.counts, tally.scores, 0.5) == pytest.approx(
         by_scikit_learn(truth, np.nan_to_num(score), 0.5), rel=1e-12
     )
 
 
 def test_a_replicate_has_the_quantities_of_weighted_images_as_scikit_learn_has_them():
-    truth, score = labelled(500)
-    tally = Tally.of(truth, score)
+    truth, score = labeled(500)
+    tally = ScoreCounts.of(truth, score)
     drawn = tally.replicates(range(20), seed=3, name="a set")
     assert drawn.shape == (20, 2, len(tally.scores))
     assert (drawn.sum(axis=(1, 2)) == 500).all()
@@ -78,10 +78,10 @@ def test_a_replicate_has_the_quantities_of_weighted_images_as_scikit_learn_has_t
         assert found == pytest.approx(expected, rel=1e-12)
 
 
-@given(labelled_sets(), st.sampled_from([0.0, 0.1, 0.3, 0.75]))
+@given(labeled_sets(), st.sampled_from([0.0, 0.1, 0.3, 0.75]))
 def test_small_sets_with_ties_agree_with_scikit_learn_wherever_a_quantity_is_defined(rows, threshold):
     truth, score = map(np.array, zip(*rows, strict=True))
-    tally = Tally.of(truth, score)
+    tally = ScoreCounts.of(truth, score)
     found = measure(tally.counts, tally.scores, threshold)
     if not (score > threshold).any():
         assert np.isnan(found[2])
@@ -91,7 +91,7 @@ def test_small_sets_with_ties_agree_with_scikit_learn_wherever_a_quantity_is_def
 
 
 def test_a_set_of_five_images_by_hand():
-    tally = Tally.of([1, 0, 1, 0, 0], [0.9, 0.9, 0.4, np.nan, 0.2])
+    tally = ScoreCounts.of([1, 0, 1, 0, 0], [0.9, 0.9, 0.4, np.nan, 0.2])
     auc, average_precision, precision, recall, f1 = measure(tally.counts, tally.scores, 0.3)
     assert auc == (2.5 + 2) / 6  # the first beats two and ties with one of three, the second beats two
     assert average_precision == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 3)
@@ -108,7 +108,7 @@ def test_a_set_of_five_images_by_hand():
     ],
 )
 def test_what_is_not_defined_is_missing_with_its_reason_and_never_zero(truth, score, missing):
-    table = measured(Tally.of(truth, score), 0.5, name="few", **BOOTSTRAP).set_index("quantity")
+    table = measured(ScoreCounts.of(truth, score), 0.5, name="few", **BOOTSTRAP).set_index("quantity")
     for quantity, row in table.iterrows():
         assert row["missing"].startswith(missing.get(quantity, "")), quantity
         assert bool(row["missing"]) == (quantity in missing)
@@ -117,13 +117,15 @@ def test_what_is_not_defined_is_missing_with_its_reason_and_never_zero(truth, sc
 
 
 def test_replicates_in_which_a_quantity_is_not_defined_are_left_out_and_counted():
-    table = measured(Tally.of([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]), 0.5, name="four", **BOOTSTRAP).set_index("quantity")
+    table = measured(ScoreCounts.of([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]), 0.5, name="four", **BOOTSTRAP).set_index(
+        "quantity"
+    )
     assert 0 < table.loc["auc", "replicates"] < 40  # of four images the only positive one is often not drawn
     assert table.loc["auc", ["lower", "upper"]].tolist() == [1, 1]
 
 
 def test_more_replicates_leave_the_first_ones_as_they_were_and_names_have_streams_of_their_own():
-    tally = Tally.of(*labelled(300))
+    tally = ScoreCounts.of(*labeled(300))
     ten = tally.replicates(range(10), seed=1, name="a")
     assert (tally.replicates(range(4, 10), seed=1, name="a") == ten[4:]).all()
     assert (tally.replicates(range(10), seed=1, name="b") != ten).any()
@@ -131,7 +133,7 @@ def test_more_replicates_leave_the_first_ones_as_they_were_and_names_have_stream
 
 
 def test_intervals_do_not_depend_on_the_size_of_a_block(monkeypatch):
-    tally = Tally.of(*labelled(300))
+    tally = ScoreCounts.of(*labeled(300))
     whole = measured(tally, 0.5, name="a", **BOOTSTRAP)
     monkeypatch.setattr("patrolscope.analysis.stages.evaluate._BLOCK_COUNTS", 7 * tally.counts.size)
     pd.testing.assert_frame_equal(measured(tally, 0.5, name="a", **BOOTSTRAP), whole)
@@ -147,7 +149,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     held = dict.fromkeys(known, 0)
     for number in range(studies):
         truth = rng.random(400) < share
-        tally = Tally.of(truth, rng.normal(apart * truth))
+        tally = ScoreCounts.of(truth, rng.normal(apart * truth))
         table = measured(tally, threshold, name=f"{number}", replicates=200, seed=1, interval_percent=90)
         rows = table.set_index("quantity")
         for quantity, value in known.items():
@@ -157,7 +159,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 
 
 def test_every_side_of_a_split_is_the_quality_of_its_own_images():
-    truth, score = labelled(400)
+    truth, score = labeled(400)
     side = np.repeat([1, 0, -1], [150, 200, 50]).astype(np.int8)
     images = pd.DataFrame({"ground_truth": truth, "score": score})
     table = quality_table(images, [Split("Half", side)], 0.5, name="test", **BOOTSTRAP)
@@ -177,10 +179,10 @@ def test_every_side_of_a_split_is_the_quality_of_its_own_images():
 # Choice of threshold.
 
 
-@given(labelled_sets(), st.sampled_from(["best-f1", "precision=0.5", "precision=0.8"]))
+@given(labeled_sets(), st.sampled_from(["best-f1", "precision=0.5", "precision=0.8"]))
 def test_the_chosen_threshold_is_the_best_of_all_by_trying_each(rows, text):
     truth, score = map(np.array, zip(*rows, strict=True))
-    choice = Choice.parse(text)
+    choice = ThresholdRule.parse(text)
     tried = {}
     for threshold in np.unique(score)[:-1]:
         positive = score > threshold
@@ -199,13 +201,16 @@ def test_the_chosen_threshold_is_the_best_of_all_by_trying_each(rows, text):
 
 
 def test_of_equally_good_thresholds_the_highest_is_taken():
-    assert choose_threshold(Choice.parse("precision=0.5"), [1, 0, 0, 1, 0], [0.9, 0.8, 0.7, 0.9, 0.1], given=0) == 0.8
+    assert (
+        choose_threshold(ThresholdRule.parse("precision=0.5"), [1, 0, 0, 1, 0], [0.9, 0.8, 0.7, 0.9, 0.1], given=0)
+        == 0.8
+    )
 
 
 def test_a_given_threshold_and_a_number_are_taken_as_they_are():
-    assert choose_threshold(Choice.parse("given"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
-    assert choose_threshold(Choice.parse("0.25"), [1, 0], [0.9, 0.1], given=0.770508) == 0.25
-    assert choose_threshold(Choice.parse("0"), [1, 0], [0.9, 0.1], given=0.770508) == 0
+    assert choose_threshold(ThresholdRule.parse("given"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
+    assert choose_threshold(ThresholdRule.parse("0.25"), [1, 0], [0.9, 0.1], given=0.770508) == 0.25
+    assert choose_threshold(ThresholdRule.parse("0"), [1, 0], [0.9, 0.1], given=0.770508) == 0
 
 
 @pytest.mark.parametrize("text", ["best", "1.2", "-0.1", "precision=90", "precision=", "nan"])
@@ -213,24 +218,24 @@ def test_a_choice_that_can_not_be_understood_is_refused(text):
     with pytest.raises(
         SettingsError, match=r"expected given \(estimate.threshold of study.yaml\), best-f1, precision=0.9"
     ):
-        Choice.parse(text)
+        ThresholdRule.parse(text)
 
 
 def test_a_precision_that_no_threshold_has_is_refused_with_the_highest_there_is():
     with pytest.raises(SourceError, match=r"no threshold has a precision of 0.9: the highest is 0.500, at 0.1"):
-        choose_threshold(Choice.parse("precision=0.9"), [1, 0, 0], [0.8, 0.8, 0.1], given=0)
+        choose_threshold(ThresholdRule.parse("precision=0.9"), [1, 0, 0], [0.8, 0.8, 0.1], given=0)
 
 
 def test_equal_scores_can_not_choose_a_threshold():
-    with pytest.raises(SourceError, match=r"all labelled images have the score 0.0: no threshold tells them apart"):
-        choose_threshold(Choice.parse("best-f1"), [1, 0], [np.nan, np.nan], given=0)
+    with pytest.raises(SourceError, match=r"all labeled images have the score 0.0: no threshold tells them apart"):
+        choose_threshold(ThresholdRule.parse("best-f1"), [1, 0], [np.nan, np.nan], given=0)
 
 
 # Curves and calibration.
 
 
 def test_a_short_curve_is_scikit_learns_whole_one():
-    truth, score = labelled(2_000)
+    truth, score = labeled(2_000)
     table = curves(truth, score)
     roc, precision_recall = (table[table["curve"] == name] for name in ("roc", "precision_recall"))
     x, y, _ = roc_curve(truth, np.nan_to_num(score))

@@ -12,7 +12,7 @@ from PIL import Image
 from patrolscope.dashboards.app.charts import (
     Card,
     Chart,
-    Words,
+    HtmlPane,
     hour_chart,
     html_table,
     interval_chart,
@@ -26,9 +26,9 @@ from patrolscope.dashboards.app.messages import not_yet, told
 from patrolscope.dashboards.app.run_page import scheduler_html
 from patrolscope.dashboards.app.static import Page, Section, found_table
 from patrolscope.dashboards.charts.figures import Series
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.errors import NotYetMade, SourceError
 from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.errors import SourceError, StageNotRunError
+from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import create_study
 from tests.image_files import encoded, picture, png_that_claims
 
@@ -119,7 +119,7 @@ def test_a_static_page_with_a_wicked_name_runs_no_script_of_it():
 
 
 def test_words_on_a_page_are_escaped_once_whenever_they_change():
-    pane = Words(paragraph(EVIL))
+    pane = HtmlPane(paragraph(EVIL))
     for _ in range(2):
         assert type(pane.object) is str  # a Markup would be taken for escaped on its way to the browser
         assert "&lt;script&gt;" in pane.object
@@ -130,9 +130,9 @@ def test_words_on_a_page_are_escaped_once_whenever_they_change():
 
 def test_a_table_of_names_shows_them_as_plain_text():
     table = tabulator(groups("Harlem", EVIL)[["group", "borough", "estimate", "few", "hollow"]])
-    assert table.formatters["Neighbourhood"] == {"type": "plaintext"}
+    assert table.formatters["Neighborhood"] == {"type": "plaintext"}
     assert table.formatters["Borough"] == {"type": "plaintext"}
-    assert table.value["Neighbourhood"].tolist() == ["Harlem", EVIL]
+    assert table.value["Neighborhood"].tolist() == ["Harlem", EVIL]
 
 
 def test_a_search_takes_a_text_as_it_is():
@@ -178,7 +178,7 @@ def test_a_group_without_a_positive_image_is_hollow_and_one_without_an_interval_
     assert np.isfinite(data["at"]).all()
 
 
-def test_chosen_neighbourhoods_are_named_in_the_ranking():
+def test_chosen_neighborhoods_are_named_in_the_ranking():
     rows = groups("a", "b", "c", "d")
     drawn = ranking_chart(rows, ["b", "d"], alt="")
     named = [
@@ -221,7 +221,7 @@ def test_shares_in_words(part, whole, text):
 def test_a_message_names_no_folder(tmp_path):
     study = create_study(tmp_path / "secret" / "study", Settings())
     for error in (
-        NotYetMade(f"{study.root} has no estimates/tables.csv yet: run `patrolscope run --study {study.root}`"),
+        StageNotRunError(f"{study.root} has no estimates/tables.csv yet: run `patrolscope run --study {study.root}`"),
         SourceError(f"{study.path('estimates/tables.csv')} has no column group; /other/secret/place/file.csv has"),
         SourceError("s3://secret-bucket/secret/file.csv can not be read"),
     ):
@@ -229,7 +229,9 @@ def test_a_message_names_no_folder(tmp_path):
         assert "secret" not in html
     kept = told(study, SourceError(f"{study.path('estimates/tables.csv')} has no column group, 1/2 and/or more"))
     assert "estimates/tables.csv has no column group, 1/2 and/or more" in kept
-    assert "patrolscope run --study STUDY" in told(study, NotYetMade(f"run `patrolscope run --study {study.root}`"))
+    assert "patrolscope run --study STUDY" in told(
+        study, StageNotRunError(f"run `patrolscope run --study {study.root}`")
+    )
 
 
 def test_a_message_names_no_folder_with_a_blank_in_its_name(tmp_path):
@@ -258,9 +260,9 @@ def store(tmp_path):
 
     folder = tmp_path / "study" / "store" / "ride"
     folder.mkdir(parents=True)
-    (folder / "a.jpg").write_bytes(encoded(picture(colour=(10, 20, 30))))
-    (folder / "b.jpg").write_bytes(encoded(picture(colour=(200, 20, 30))))
-    packed = encoded(picture(colour=(10, 200, 30)))
+    (folder / "a.jpg").write_bytes(encoded(picture(color=(10, 20, 30))))
+    (folder / "b.jpg").write_bytes(encoded(picture(color=(200, 20, 30))))
+    packed = encoded(picture(color=(10, 200, 30)))
     with tarfile.open(folder / "more.tar", "w") as tar:
         member = tarfile.TarInfo("ride/c.jpg")
         member.size = len(packed)
@@ -282,7 +284,7 @@ def test_images_of_the_index_are_read_from_files_and_from_tar_files(store):
     found = read_images(store, shards_of(store))
     assert sorted(found) == ["ride/a", "ride/b", "ride/c"]
     assert found["ride/a"] == store.read_bytes("store", "ride", "a.jpg")
-    assert found["ride/c"] == encoded(picture(colour=(10, 200, 30)))
+    assert found["ride/c"] == encoded(picture(color=(10, 200, 30)))
 
 
 @pytest.mark.parametrize("wanted", ["../outside", "ride/../../outside", "/etc/passwd", "outside", "store/ride/a"])
@@ -324,7 +326,7 @@ def test_an_image_that_is_gone_is_left_out(store):
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_a_thumbnail_has_its_boxes_where_they_are(form):
-    content = encoded(picture(960, 480, colour=(120, 120, 120)), form)
+    content = encoded(picture(960, 480, color=(120, 120, 120)), form)
     boxes = np.array([[480.0, 240.0, 720.0, 360.0, 0.9, 1.0], [0.0, 0.0, 900.0, 470.0, 0.01, 1.0]])
     small = Image.open(io.BytesIO(thumbnail(content, boxes, max_pixels=10**6)))
     assert small.size == (360, 180)

@@ -21,7 +21,7 @@ AREAS = pd.DataFrame(
         "area": ["a", "b", "c", "d"],
         "zone": ["R", "C", None, "R"],
         "precinct": ["1", "1", "2", None],
-        "neighbourhood": ["North", "North", "South", "South"],
+        "neighborhood": ["North", "North", "South", "South"],
         "community_district": ["X", "X", "X", "Y"],
         "borough": ["Bronx"] * 4,
     }

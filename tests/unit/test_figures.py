@@ -15,21 +15,21 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from patrolscope.analysis.stages.results import FEW_IMAGES, RANKED, read_results
 from patrolscope.dashboards.charts.figures import PNG_DPI, draw_figures, linear_ticks, to_png, to_svg
+from patrolscope.dashboards.charts.street_scenes import _free_place
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
 from patrolscope.dashboards.maps.raster import Counts, count_study
-from patrolscope.analysis.stages.results import FEW_IMAGES, RANKED, read_results
 from patrolscope.dashboards.stages import MAPS
-from patrolscope.dashboards.charts.street_scenes import _free_place
-from patrolscope.pipeline.study.config import City
-from patrolscope.pipeline.errors import NotYetMade, SourceError
-from patrolscope.pipeline.crs import project_ft
-from patrolscope.pipeline.study.store import Record
 from patrolscope.pipeline.contract.tables import PLACES
+from patrolscope.pipeline.crs import project_ft
+from patrolscope.pipeline.errors import SourceError, StageNotRunError
+from patrolscope.pipeline.study.config import City
+from patrolscope.pipeline.study.store import Record
 from tests.picture_study import SIMULATED, made_study, made_summary, made_tables, places, tracts
 
 MAP_NAMES = {"map", "map_density", "map_share", "map_level"}
-FIGURE_NAMES = {"race", "density", "income", "zone", "borough", "neighbourhood", "truth"}
+FIGURE_NAMES = {"race", "density", "income", "zone", "borough", "neighborhood", "truth"}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_every_map_says_what_it_shows_where_it_comes_from_and_that_it_is_simulat
         assert "5 miles (8 km)" in written
         assert "New York City Department of City Planning" in written
     together = texts(figures["map"][0])
-    for title in ("Where images were taken", "Share of images with a police vehicle", "Level by neighbourhood"):
+    for title in ("Where images were taken", "Share of images with a police vehicle", "Level by neighborhood"):
         assert title in together
 
 
@@ -132,7 +132,7 @@ def test_the_scale_bar_is_as_long_as_it_says(study):
     assert pixels.width / np.ptp(axes.get_xlim()) == pytest.approx(pixels.height / np.ptp(axes.get_ylim()))
 
 
-def test_a_neighbourhood_without_an_estimate_is_missing_on_the_map_and_not_zero(tmp_path):
+def test_a_neighborhood_without_an_estimate_is_missing_on_the_map_and_not_zero(tmp_path):
     tables = made_tables()
     study = made_study(tmp_path, images=100, tables=tables[tables["group"] != "Gramercy"])
     level = load_city(study, read_results(study), cells=200).level.set_index("place")
@@ -141,18 +141,18 @@ def test_a_neighbourhood_without_an_estimate_is_missing_on_the_map_and_not_zero(
     assert level["relative"].notna().sum() == len(level) - 1
 
 
-def test_neighbourhoods_without_boundaries_of_their_own_are_joined_from_their_areas(tmp_path):
+def test_neighborhoods_without_boundaries_of_their_own_are_joined_from_their_areas(tmp_path):
     study = made_study(tmp_path, images=100)
     study.write(PLACES, places().iloc[:0], "areas/places.parquet")
     city = load_city(study, read_results(study), cells=200)
-    assert city.level_of == "neighbourhood"
-    assert set(city.level["place"]) == set(tracts()["neighbourhood"])
+    assert city.level_of == "neighborhood"
+    assert set(city.level["place"]) == set(tracts()["neighborhood"])
     assert city.boroughs == ()
 
 
-def test_a_city_without_neighbourhoods_is_mapped_by_area(tmp_path):
+def test_a_city_without_neighborhoods_is_mapped_by_area(tmp_path):
     tables = made_tables()
-    study = made_study(tmp_path, images=100, tables=tables[tables["analysis"] != "neighbourhood"], truth=False)
+    study = made_study(tmp_path, images=100, tables=tables[tables["analysis"] != "neighborhood"], truth=False)
     city = load_city(study, read_results(study), cells=200)
     assert city.level_of == "area"
     assert len(city.level) == len(tracts())
@@ -169,7 +169,7 @@ def test_a_map_without_a_single_image_is_drawn(tmp_path):
     assert "Too few images for a share anywhere" in texts(maps["map_share"][0])
 
 
-def test_a_city_whose_projection_is_in_metres_is_mapped_in_feet(tmp_path):
+def test_a_city_whose_projection_is_in_meters_is_mapped_in_feet(tmp_path):
     study = made_study(tmp_path, images=100)
     metric = type(study)(study.root, study.settings.model_copy(update={"city": City(crs="EPSG:32618")}))
     extent = load_city(metric, read_results(metric), cells=200).extent
@@ -209,7 +209,7 @@ def test_images_that_are_the_same_in_every_row_are_said_once(study):
     figures = figures_of(study)
     assert texts(figures["race"]).count("900,000") == 2  # of the whole city and of residential zones
     assert "estimate" in [text.get_text() for text in figures["race"].axes[0].texts]
-    assert "images" in [text.get_text() for text in figures["neighbourhood"].axes[0].texts]
+    assert "images" in [text.get_text() for text in figures["neighborhood"].axes[0].texts]
 
 
 @pytest.mark.parametrize(
@@ -256,10 +256,10 @@ def test_quartiles_stand_in_their_order_and_other_groups_from_the_highest(study)
     assert order("borough", boroughs) == boroughs
 
 
-def test_neighbourhoods_with_few_images_are_not_ranked_and_none_stands_at_both_ends(tmp_path):
+def test_neighborhoods_with_few_images_are_not_ranked_and_none_stands_at_both_ends(tmp_path):
     tables = made_tables()
-    names = tables.loc[tables["analysis"] == "neighbourhood", "group"].unique()[1:21]
-    tables = tables[(tables["analysis"] != "neighbourhood") | tables["group"].isin([*names, "All"])]
+    names = tables.loc[tables["analysis"] == "neighborhood", "group"].unique()[1:21]
+    tables = tables[(tables["analysis"] != "neighborhood") | tables["group"].isin([*names, "All"])]
     tables.loc[tables["group"] == names[0], ["images", "estimate"]] = [FEW_IMAGES - 1, 99.0]
     tables.loc[tables["group"].isin(names[1:]), "images"] = FEW_IMAGES
     results = read_results(made_study(tmp_path, images=10, tables=tables))
@@ -271,19 +271,19 @@ def test_neighbourhoods_with_few_images_are_not_ranked_and_none_stands_at_both_e
     assert together["estimate"].is_monotonic_decreasing
 
 
-def test_a_neighbourhood_without_a_positive_image_is_hollow_and_hatched(tmp_path):
+def test_a_neighborhood_without_a_positive_image_is_hollow_and_hatched(tmp_path):
     tables = made_tables()
     means = (tables["group"] == "Gramercy") & (tables["quantity"] == "weighted_mean")
     tables.loc[means, "estimate"] = made_summary()["calibration"]["p_negative"]
     tables.loc[tables["group"] == "Gramercy", "images"] = 5000
     tables.loc[(tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average"), "estimate"] = 0.01
     study = made_study(tmp_path, images=10, tables=tables)
-    groups = read_results(study).groups("neighbourhood").set_index("group")
+    groups = read_results(study).groups("neighborhood").set_index("group")
     assert groups.index[groups["hollow"]].tolist() == ["Gramercy"]
     figures = figures_of(study)
-    assert "Hollow" in texts(figures["neighbourhood"])
+    assert "Hollow" in texts(figures["neighborhood"])
     assert "Hollow" not in texts(figures["borough"])
-    (hollow,) = [line for line in figures["neighbourhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
+    (hollow,) = [line for line in figures["neighborhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
     assert hollow.get_xdata() == [0.01]
     level = load_city(study, read_results(study), cells=200).level.set_index("place")
     assert level.loc["Gramercy", "few"]
@@ -296,18 +296,18 @@ def test_under_a_logistic_prediction_places_without_a_positive_image_are_marked_
         way["prediction"] = "station_adjusted"
     study = made_study(tmp_path, images=10, summary=summary)
     areas = pd.read_csv(study.path("estimates/areas.csv"), dtype={"area": str})
-    inside = tracts().set_index("area").loc[areas["area"], "neighbourhood"].to_numpy() == "Gramercy"
+    inside = tracts().set_index("area").loc[areas["area"], "neighborhood"].to_numpy() == "Gramercy"
     areas = areas.assign(images=5000, positives=np.where(inside, 0, 9))
     study.write_bytes(areas.to_csv(index=False).encode(), "estimates", "areas.csv")
     results = read_results(study)
-    groups = results.groups("neighbourhood")
+    groups = results.groups("neighborhood")
     assert groups.loc[groups["hollow"], "group"].tolist() == ["Gramercy"]
     assert not results.groups("race")["hollow"].any()
 
 
-def test_when_every_neighbourhood_has_few_images_there_is_no_ranking(tmp_path):
+def test_when_every_neighborhood_has_few_images_there_is_no_ranking(tmp_path):
     tables = made_tables().assign(images=FEW_IMAGES - 1)
-    assert "neighbourhood" not in figures_of(made_study(tmp_path, images=10, tables=tables))
+    assert "neighborhood" not in figures_of(made_study(tmp_path, images=10, tables=tables))
 
 
 def test_a_missing_interval_or_a_zero_does_not_stop_a_figure(tmp_path):
@@ -323,7 +323,7 @@ def test_a_group_without_an_interval_has_its_dot_within_the_axes_of_each_figure(
     tables.loc[high, ["estimate", "images"]] = 50.0, 5_000
     tables.loc[high, ["lower", "upper", "sd"]] = np.nan
     figures = figures_of(made_study(tmp_path, images=10, tables=tables))
-    for name, low_and_high in (("neighbourhood", "get_xlim"), ("truth", "get_ylim")):
+    for name, low_and_high in (("neighborhood", "get_xlim"), ("truth", "get_ylim")):
         low, high = getattr(figures[name].axes[0], low_and_high)()
         assert low < 50 < high, name
 
@@ -336,7 +336,7 @@ def test_what_lies_outside_the_axes_of_the_truth_is_said(tmp_path):
 
 
 def truth_of(study, **gramercy):
-    """The figure of the truth, with another row for one neighbourhood and many images of all others."""
+    """The figure of the truth, with another row for one neighborhood and many images of all others."""
     results = read_results(study)
     tables = results.tables.assign(images=5000)
     levels = (tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average")
@@ -365,7 +365,7 @@ def test_the_truth_is_averaged_over_people_in_areas_with_images(tmp_path):
     truth = read_results(study).truth
     frame = areas.merge(levels, on="area").merge(seen[["area", "images"]], on="area").query("images > 0")
     overall = np.average(frame["level"], weights=frame["persons"])
-    one = frame[frame["neighbourhood"] == "Gramercy"]
+    one = frame[frame["neighborhood"] == "Gramercy"]
     assert truth["Gramercy"] == pytest.approx(np.average(one["level"], weights=one["persons"]) / overall)
 
 
@@ -386,5 +386,5 @@ def test_estimates_that_are_absent_or_lack_a_column_are_refused_in_words(tmp_pat
     with pytest.raises(SourceError, match=r"estimates/tables\.csv has no column upper"):
         read_results(study)
     study.fs.rm_file(study.path("estimates/tables.csv"))
-    with pytest.raises(NotYetMade, match=r"no estimates/tables\.csv yet: run `patrolscope run"):
+    with pytest.raises(StageNotRunError, match=r"no estimates/tables\.csv yet: run `patrolscope run"):
         read_results(study)

@@ -6,13 +6,19 @@ import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
-from patrolscope.pipeline.errors import ContractViolation, SourceError
-from patrolscope.pipeline.intake.supplied_columns import detections_from, differences_of, given_of, reconcile, without_unknown_areas
-from patrolscope.pipeline.intake.ingest import READ, STAGES
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.intake.raw_csv import parse_header, unknown_columns
-from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.contract.tables import ANNOTATED, DIFFERENCES, GIVEN, PUBLISHED
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.errors import ContractError, SourceError
+from patrolscope.pipeline.intake.ingest import READ, STAGES
+from patrolscope.pipeline.intake.raw_csv import parse_header, unknown_columns
+from patrolscope.pipeline.intake.supplied_columns import (
+    detections_from,
+    differences_of,
+    given_of,
+    reconcile,
+    without_unknown_areas,
+)
+from patrolscope.pipeline.study.ledger import Ledger
 from tests.annotated_csv import expected_given, published_frame, to_csv
 from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
@@ -103,7 +109,7 @@ def test_columns_may_be_absent_and_the_given_rows_say_which(published, tmp_path)
     study = raw_study(tmp_path, {"1.csv": to_csv(published, without=without)})
     records = finish(study)
     got = given(study)
-    absent = ["conf", "captured_local", "felony_3h_distance_ft", "felony_3h_offence", "felony_3h_started_at_utc"]
+    absent = ["conf", "captured_local", "felony_3h_distance_ft", "felony_3h_offense", "felony_3h_started_at_utc"]
     assert got["absent"].unique().tolist() == [",".join(absent)]
     assert got[absent].isna().all(axis=None)
     expected = expected_given(published).drop(columns=absent)
@@ -458,7 +464,7 @@ def test_nothing_given_changes_nothing(pair):
 
 def test_given_rows_in_another_order_are_refused(pair):
     computed, rows = pair
-    with pytest.raises(ContractViolation, match="not those of the"):
+    with pytest.raises(ContractError, match="not those of the"):
         reconcile(computed, rows.iloc[::-1], trust=True, ledger=Ledger("annotate", len(rows)))
 
 

@@ -8,12 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES, Store, adopt_sources, cut, image_id_of, indexed_shards, list_again, summary
-from patrolscope.pipeline.engine.run import unfinished
-from patrolscope.pipeline.study.store import Study, create_study, open_study
 from patrolscope.pipeline.contract.tables import IMAGE_INDEX
+from patrolscope.pipeline.detect.image_index import (
+    INDEX,
+    PREFIXES,
+    Store,
+    adopt_sources,
+    cut,
+    image_id_of,
+    indexed_shards,
+    list_again,
+    summary,
+)
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import Study, create_study, open_study
 
 
 def fill(folder, files) -> None:

@@ -91,7 +91,7 @@ def test_no_damage_to_a_file_stops_a_run(name, at, bytes_there):
 
 def test_results_stand_in_the_order_of_the_images_whatever_their_shapes():
     sizes = [(96, 64), (64, 96), (96, 64), (10, 200), (64, 96), (96, 64), (96, 64)]
-    files = [encoded(picture(*size, colour=(30 * n, 0, 0)), "PNG") for n, size in enumerate(sizes)]
+    files = [encoded(picture(*size, color=(30 * n, 0, 0)), "PNG") for n, size in enumerate(sizes)]
     found = results(files)
     assert [(one.width, one.height) for one in found] == sizes
     assert np.all(np.diff([one.boxes[0, 4] for one in found]) > 0)
@@ -114,7 +114,7 @@ def test_a_batch_holds_images_of_one_shape():
 
 
 def test_no_box_is_a_scored_image_and_a_gone_one_is_missing():
-    files = [encoded(picture(colour=(0, 0, 255)).crop((40, 30, 90, 60)), "PNG"), None]
+    files = [encoded(picture(color=(0, 0, 255)).crop((40, 30, 90, 60)), "PNG"), None]
     no_box, gone = results(files)
     assert (no_box.status, len(no_box.boxes)) == ("scored", 0)
     assert (gone.status, gone.width) == ("missing", None)
@@ -122,7 +122,7 @@ def test_no_box_is_a_scored_image_and_a_gone_one_is_missing():
 
 def test_a_batch_that_does_not_fit_is_halved_and_stays_so():
     detector, batch = FakeDetector(room=3), Batch(16)
-    files = [encoded(picture(colour=(n, 0, 0)), "PNG") for n in range(20)]
+    files = [encoded(picture(color=(n, 0, 0)), "PNG") for n in range(20)]
     found = infer(detector, files.__getitem__, 20, batch=batch, threads=2, max_pixels=MANY_PIXELS)
     assert plain(found) == plain(results(files))
     assert batch.size == 2

@@ -17,16 +17,16 @@ from fsspec.implementations.local import LocalFileOpener
 from pandas.testing import assert_frame_equal
 
 from benchmarks.workloads import write_raw_files
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.errors import NotYetMade, SourceError
+from patrolscope.pipeline.contract.tables import METADATA
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.errors import SourceError, StageNotRunError
+from patrolscope.pipeline.geography.curve_order import hilbert_key
 from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange, order_rows
-from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.intake.raw_csv import LONGEST_LINE
 from patrolscope.pipeline.intake.raw_files import raw_files
-from patrolscope.pipeline.engine.run import unfinished
-from patrolscope.pipeline.geography.curve_order import hilbert_key
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import create_study
-from patrolscope.pipeline.contract.tables import METADATA
 from tests.raw_study import HEADER, accounts, finish, metadata, quarantine, raw_study
 
 NOON_MS = 1_602_086_400_000  # 2020-10-07 12:00 in New York
@@ -361,7 +361,7 @@ def test_rows_lie_by_block_of_hours_then_along_the_curve_then_by_time(order_hour
     assert len(set(block)) == -(-25 // order_hours)
 
 
-def test_an_hour_and_a_neighbourhood_are_found_by_the_statistics_of_the_row_groups(tmp_path):
+def test_an_hour_and_a_neighborhood_are_found_by_the_statistics_of_the_row_groups(tmp_path):
     write_raw_files(tmp_path / "raw", 400_000, days=1)
     study = raw_study(tmp_path, {})
     finish(study)
@@ -386,7 +386,7 @@ def test_an_hour_and_a_neighbourhood_are_found_by_the_statistics_of_the_row_grou
     midnight = pd.Timestamp("2020-10-05", tz="America/New_York")
     hours = [midnight + pd.Timedelta(hours=hour) for hour in range(24)]
     assert max(share_read(captured_at_utc=(hour, hour + pd.Timedelta(minutes=59))) for hour in hours) < 1 / 3
-    # Squares of 2 km: a neighbourhood of the city covers about 4 sq km.
+    # Squares of 2 km: a neighborhood of the city covers about 4 sq km.
     corners = [(lat, lng) for lat in (40.62, 40.68, 40.74, 40.8) for lng in (-74.03, -73.97, -73.91, -73.87)]
     squares = [share_read(lat=(lat, lat + 0.018), lng=(lng, lng + 0.024)) for lat, lng in corners]
     assert 0 < np.mean(squares) < 1 / 5
@@ -445,7 +445,7 @@ def test_arrange_and_set_aside_wait_for_every_block(tmp_path):
     study = raw_study(tmp_path, {"1.csv": HEADER + GOOD, "2.csv": HEADER + GOOD})
     READ.finish(study, READ.plan(study)[0])
     for stage in (SET_ASIDE, ARRANGE):
-        with pytest.raises(NotYetMade, match="1 of 2 blocks"):
+        with pytest.raises(StageNotRunError, match="1 of 2 blocks"):
             stage.plan(study)
 
 

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from patrolscope.analysis.estimators.bootstrap import draw_clusters, redraw_probabilities, resample_images
-from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.stages.clusters import Clusters
-from patrolscope.analysis.estimators.rates import Analysis, Panel, frames, panels
 from patrolscope.analysis.estimators.intervals import percentile_interval
-from patrolscope.analysis.stages.replicates import Counted, area_replicates, cluster_sums, two_class_means
+from patrolscope.analysis.estimators.rates import Analysis, Panel, frames, panels
+from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.stages.clusters import UnitCounts
+from patrolscope.analysis.stages.replicates import BootstrapInputs, area_replicates, cluster_sums, two_class_means
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_the_ride_bootstrap_covers_where_the_image_bootstrap_does_not():
         cell = (2 * area[:, None] + [0, 1]).ravel()
         order = np.argsort(cell, kind="stable")
         ride = np.repeat(np.arange(rides), 2)
-        clusters = Clusters(
+        clusters = UnitCounts(
             rides,
             cell[order].astype(np.int32),
             ride[order].astype(np.int32),
@@ -144,7 +144,7 @@ def test_the_area_bootstrap_covers_what_holds_of_all_areas_like_these():
     for study in range(500):
         chosen = np.random.default_rng([8, study]).integers(0, len(everywhere), 150)
         areas = everywhere.iloc[chosen].reset_index(drop=True)
-        counted = Counted(areas, np.ones((150, 2), dtype=np.int64), NOTHING, [panel_of(areas)])
+        counted = BootstrapInputs(areas, np.ones((150, 2), dtype=np.int64), NOTHING, [panel_of(areas)])
         (drawn,) = area_replicates(counted, levels[chosen, None], replicates=range(REPLICATES), seed=study)
         held.append(holds(counted.panels[0], drawn, truth))
     near_nominal(np.array(held))

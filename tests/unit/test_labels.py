@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from patrolscope.pipeline.intake import detection_files as labels
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.intake.detection_files import LABELS, read_labels
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.engine.run import unfinished
-from patrolscope.pipeline.study.store import create_study
 from patrolscope.pipeline.contract.tables import DETECTIONS
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.intake import detection_files as labels
+from patrolscope.pipeline.intake.detection_files import LABELS, read_labels
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.ledger import Ledger
+from patrolscope.pipeline.study.store import create_study
 
 OFFICER = b"0 0.5 0.5 0.1 0.1 0.9\n"
 VEHICLE = b"1 0.4 0.4 0.2 0.2 0.25\n"

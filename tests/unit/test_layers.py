@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import shapely
 
-from patrolscope.pipeline.study.config import Layer, Layers, Settings
-from patrolscope.pipeline.geography.layers import build_areas, zone_of
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
-from patrolscope.pipeline.study.store import create_study
+from patrolscope.pipeline.geography.layers import build_areas, zone_of
 from patrolscope.pipeline.geography.zones import zone_of_district, zone_shares
+from patrolscope.pipeline.study.config import Layer, Layers, Settings
+from patrolscope.pipeline.study.store import create_study
 
 CODES = ["360610001001", "360610001002", "360610002001"]
 SQUARES = [shapely.box(-74.0 + 0.01 * n, 40.70, -73.99 + 0.01 * n, 40.71) for n in range(3)]
@@ -75,18 +75,18 @@ def test_the_districts_themselves_can_be_the_zoning_layer(tmp_path):
     )
 
 
-def test_an_area_takes_tract_neighbourhood_and_borough_from_where_its_centroid_lies(tmp_path):
+def test_an_area_takes_tract_neighborhood_and_borough_from_where_its_centroid_lies(tmp_path):
     areas = build_areas(study_of(tmp_path)).set_index("area")
     assert areas["tract"].tolist()[:2] == ["36061000100"] * 2
-    assert areas["neighbourhood"].tolist()[:2] == ["Gramercy"] * 2
+    assert areas["neighborhood"].tolist()[:2] == ["Gramercy"] * 2
     assert areas["borough"].tolist()[:2] == ["Manhattan"] * 2
     # The third lies in no tract: missing, never guessed from its code.
-    assert areas.loc[CODES[2], ["tract", "neighbourhood", "borough"]].isna().all()
+    assert areas.loc[CODES[2], ["tract", "neighborhood", "borough"]].isna().all()
 
 
 def test_sizes_are_square_feet_and_an_area_without_a_count_has_nobody_and_density_zero(tmp_path):
     areas = build_areas(study_of(tmp_path))
-    # 0.01 by 0.01 degree at 40.7 degrees north: about 845 by 1,110 metres.
+    # 0.01 by 0.01 degree at 40.7 degrees north: about 845 by 1,110 meters.
     np.testing.assert_allclose(areas["area_sqft"], 845 * 1110 * 10.7639, rtol=0.01)
     assert (areas["persons"] == 0).all()
     assert (areas["density_per_sqmi"] == 0).all()

@@ -12,17 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
+from patrolscope.pipeline.contract.tables import DETECTIONS, METADATA
+from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.errors import LedgerError, SourceError, StageNotRunError
+from patrolscope.pipeline.intake.detection_files import NOT_IN_LABELS
 from patrolscope.pipeline.matching import keys
+from patrolscope.pipeline.matching.keys import (
+    KEYS,
+    bucket_count,
+    bucket_of,
+    in_buckets,
+    keyed_detections,
+    keyed_images,
+    keyed_lines,
+)
 from patrolscope.pipeline.matching.match import ANSWERS, KNOWN, MATCH, detections_of, match
 from patrolscope.pipeline.study.config import Settings, with_changes
-from patrolscope.pipeline.errors import LedgerError, NotYetMade, SourceError
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
-from patrolscope.pipeline.matching.keys import KEYS, bucket_count, bucket_of, in_buckets, keyed_detections, keyed_images, keyed_lines
-from patrolscope.pipeline.intake.detection_files import NOT_IN_LABELS
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
-from patrolscope.pipeline.contract.tables import DETECTIONS, METADATA
 from tests.image_files import encoded, picture
 from tests.raw_study import HEADER, finish, raw_study
 
@@ -348,12 +356,12 @@ def test_a_share_of_a_slice_without_rows_has_nothing_to_match(tmp_path):
 
 def test_what_is_not_matched_yet_is_named(tmp_path):
     study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
-    with pytest.raises(NotYetMade, match=r"no images: `patrolscope ingest.*ledger\.jsonl say why"):
+    with pytest.raises(StageNotRunError, match=r"no images: `patrolscope ingest.*ledger\.jsonl say why"):
         MATCH.plan(study)
-    with pytest.raises(NotYetMade, match=r"nothing of .* is matched yet"):
+    with pytest.raises(StageNotRunError, match=r"nothing of .* is matched yet"):
         detections_of(study, "metadata/0.parquet")
     finish(study, [KEYS, MATCH])
-    with pytest.raises(NotYetMade, match=r"metadata/9\.parquet is not matched yet"):
+    with pytest.raises(StageNotRunError, match=r"metadata/9\.parquet is not matched yet"):
         detections_of(open_study(tmp_path), "metadata/9.parquet")
 
 

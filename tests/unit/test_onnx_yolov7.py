@@ -1,4 +1,4 @@
-"""YOLOv7 exports: the layout is recognised or refused by name, and a grid gives the boxes of the checkpoint."""
+"""YOLOv7 exports: the layout is recognized or refused by name, and a grid gives the boxes of the checkpoint."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from patrolscope.pipeline.detect.boxes import decode
-from patrolscope.pipeline.detect.weights.describe import describe
 from patrolscope.pipeline.detect.detector import load_detector
 from patrolscope.pipeline.detect.models.onnx_yolov7 import END_TO_END, GRID, Export, layout_of
+from patrolscope.pipeline.detect.weights.describe import describe
 from patrolscope.pipeline.errors import WeightsError
 from tests.official_form import save
 
@@ -74,9 +74,9 @@ def run(detector, *images):
 
 def rows_of(classes=2, count=ROWS, seed=3):
     generator = np.random.default_rng(seed)
-    centres = generator.uniform(10, 118, (1, count, 2))
+    centers = generator.uniform(10, 118, (1, count, 2))
     return np.concatenate(
-        [centres, generator.uniform(4, 40, (1, count, 2)), generator.random((1, count, 3 + classes - 2))], 2
+        [centers, generator.uniform(4, 40, (1, count, 2)), generator.random((1, count, 3 + classes - 2))], 2
     )
 
 

@@ -5,11 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights, weights_stage
-from patrolscope.pipeline.errors import NotYetMade, PlanError, SourceError
-from patrolscope.pipeline.engine.plan import CORE_SECONDS, Workers, plan_stages, refuse_what_does_not_fit, refuse_what_is_missing
+from patrolscope.pipeline.engine.plan import (
+    CORE_SECONDS,
+    Workers,
+    plan_stages,
+    refuse_what_does_not_fit,
+    refuse_what_is_missing,
+)
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import PlanError, SourceError, StageNotRunError
+from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, create_study
 from tests.integration.test_cli import invoke
 
@@ -65,7 +71,7 @@ def test_a_finished_stage_needs_nothing(study):
 
 def test_a_stage_that_plans_from_an_earlier_one_is_for_later(study):
     def plan(_):
-        raise NotYetMade("ingest first")
+        raise StageNotRunError("ingest first")
 
     (one,) = plan_stages(study, [replace(stage(), plan=plan)], POOLS)
     assert (one.shards, one.slot_hours) == (None, None)
@@ -138,7 +144,7 @@ def test_a_plan_tells_each_thing_that_is_missing_once():
         raise SourceError("the harbour is not there")
 
     def not_yet(_study):
-        raise NotYetMade("run something first")
+        raise StageNotRunError("run something first")
 
     stages = [
         Stage(name, "shards", (), plan=how, process=never)

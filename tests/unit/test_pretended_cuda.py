@@ -9,15 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
 
-from patrolscope.pipeline.detect.models.architecture import variant, variant_names  # noqa: E402
 from patrolscope.pipeline.detect.boxes import decode, select  # noqa: E402
 from patrolscope.pipeline.detect.detector import load_detector  # noqa: E402
 from patrolscope.pipeline.detect.inference import Batch, infer  # noqa: E402
+from patrolscope.pipeline.detect.models.architecture import variant, variant_names  # noqa: E402
+from patrolscope.pipeline.detect.models.yolov7 import Network  # noqa: E402
 from patrolscope.pipeline.detect.weights.street_scenes import WEIGHTS  # noqa: E402
 from patrolscope.pipeline.train.loss import Criterion  # noqa: E402
 from patrolscope.pipeline.train.network import narrowed, new_network  # noqa: E402
 from patrolscope.pipeline.train.settings import RECIPES  # noqa: E402
-from patrolscope.pipeline.detect.models.yolov7 import Network  # noqa: E402
 from tests.pretend_cuda import OnCuda, pretended_cuda  # noqa: E402
 from tests.ultralytics_models import BUS, made  # noqa: E402
 
@@ -100,7 +100,7 @@ def test_a_detector_finds_on_the_device_what_it_finds_on_the_cpu(cuda, precision
 def test_jpegs_that_are_decoded_on_the_device_are_letterboxed_there(cuda):
     asked = {"size": 320, "classes": [1]}
     here, there = found(WEIGHTS, "cpu", "fp32", **asked), found(WEIGHTS, "cuda", "fp32", jpeg="device", **asked)
-    assert_alike(here, there, 0.1)  # a grey level of rounding in a pixel
+    assert_alike(here, there, 0.1)  # a gray level of rounding in a pixel
     assert [(one.width, one.height) for one in there] == [(810, 1080), (1280, 720), (None, None)]
 
 

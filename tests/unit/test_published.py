@@ -172,7 +172,7 @@ def made_areas():
     return pd.DataFrame(
         {
             "area": number.astype(str),
-            "neighbourhood": np.where(number % 2, "Gramercy", "Rosedale"),
+            "neighborhood": np.where(number % 2, "Gramercy", "Rosedale"),
             "borough": np.where(number % 2, "Manhattan", "Queens"),
             "zone": np.array(["R", "R", "C", "M"])[number % 4],
             "density_per_sqmi": number * 10.0,

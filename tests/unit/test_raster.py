@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, count, count_study, smoothed_share
-from patrolscope.pipeline.errors import NotYetMade
+from patrolscope.pipeline.errors import StageNotRunError
 from tests.picture_study import made_study
 
 EXTENT = Extent(west_ft=1000.0, south_ft=2000.0, cell_ft=10.0, columns=4, rows=3)
@@ -62,7 +62,7 @@ def test_the_share_is_that_of_the_smallest_square_with_enough_images():
     images[4, 4], positives[4, 4] = 100, 50
     share = smoothed_share(Counts(images, positives), least_images=90, widest_cells=3)
     assert share[4, 4] == 0.5  # alone
-    assert share[4, 5] == pytest.approx(50 / 180)  # with its eight neighbours
+    assert share[4, 5] == pytest.approx(50 / 180)  # with its eight neighbors
     assert share[1, 1] == 0  # nine cells hold 90 images
     assert np.isnan(share[0, 0])  # at the corner there are only four
 
@@ -72,7 +72,7 @@ def test_where_images_are_too_few_the_share_is_missing():
     assert np.isnan(smoothed_share(few, least_images=26, widest_cells=99)).all()
 
 
-def test_only_analysed_images_of_a_study_are_counted_and_the_others_have_a_reason(tmp_path):
+def test_only_analyzed_images_of_a_study_are_counted_and_the_others_have_a_reason(tmp_path):
     study = made_study(tmp_path, images=3000)
     frame = study.read(study.files("annotated")[0])
     late = frame["captured_local"] >= pd.Timestamp("2020-10-05")
@@ -89,5 +89,5 @@ def test_only_analysed_images_of_a_study_are_counted_and_the_others_have_a_reaso
 def test_without_annotated_images_the_error_names_the_command(tmp_path):
     study = made_study(tmp_path, images=10)
     study.fs.rm(study.path("annotated"), recursive=True)
-    with pytest.raises(NotYetMade, match="patrolscope run"):
+    with pytest.raises(StageNotRunError, match="patrolscope run"):
         count_study(study, EXTENT)

@@ -13,10 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import LineString, Polygon, box
 
+from patrolscope.pipeline.contract.tables import (
+    B03002_PUBLISHED,
+    FELONIES,
+    PEOPLE_PUBLISHED,
+    PEOPLE_VARIABLES,
+    STATIONS,
+)
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography import readers
 from patrolscope.pipeline.geography.catalog import fetch, load_catalog
-from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.contract.tables import B03002_PUBLISHED, FELONIES, PEOPLE_PUBLISHED, PEOPLE_VARIABLES, STATIONS
 
 ENTRIES = load_catalog()
 HERE = Path("incomes.csv")
@@ -64,11 +70,11 @@ def test_block_groups_clipped_to_the_shoreline(shared_data):
 
 
 @pytest.mark.shared
-def test_tracts_carry_the_names_of_neighbourhood_and_borough(shared_data):
+def test_tracts_carry_the_names_of_neighborhood_and_borough(shared_data):
     frame = read("tracts_2020", shared_data / "boundaries" / "nyc_census_tracts_2020.parquet")
     details = ["label", "tract_in_borough", "borough_tract", "borough_code"]
-    codes = ["neighbourhood_code", "community_district_code"]
-    assert list(frame.columns) == ["tract", "neighbourhood", "borough", *details, *codes, "geometry"]
+    codes = ["neighborhood_code", "community_district_code"]
+    assert list(frame.columns) == ["tract", "neighborhood", "borough", *details, *codes, "geometry"]
     assert len(frame) == 2325
     assert (frame["borough_code"] + frame["tract_in_borough"] == frame["borough_tract"]).all()
     assert frame["tract"].str.fullmatch("[0-9]{11}").all()
@@ -91,13 +97,13 @@ def test_tracts_can_be_the_areas(shared_data):
 
 
 @pytest.mark.shared
-def test_neighbourhoods_in_a_folder_inside_the_archive(shared_data):
-    frame = read("neighbourhoods_2020", shared_data / "boundaries" / "nynta2020_22c.zip")
+def test_neighborhoods_in_a_folder_inside_the_archive(shared_data):
+    frame = read("neighborhoods_2020", shared_data / "boundaries" / "nynta2020_22c.zip")
     assert len(frame) == 262
     assert frame.crs.to_epsg() == 2263
     published = read("published_results", shared_data / "paper" / "neighborhood_aggregated_data.csv")
     assert len(published) == 217
-    assert set(published["neighbourhood"]) <= set(frame["place"])
+    assert set(published["neighborhood"]) <= set(frame["place"])
     assert published["level"].between(0, 1).all()
 
 
@@ -251,7 +257,7 @@ def test_the_embedded_city_agrees_with_itself(tmp_path):
     tracts = frames["embedded_tracts"]
     assert len(tracts) == 2325
     assert tracts["tract"].str.fullmatch("[0-9]{11}").all()
-    assert set(tracts["neighbourhood"]) == set(frames["embedded_neighbourhoods"]["place"])
+    assert set(tracts["neighborhood"]) == set(frames["embedded_neighborhoods"]["place"])
     assert set(tracts["borough"]) == set(frames["embedded_boroughs"]["place"])
     assert all(frame.crs.to_epsg() == 4326 for frame in frames.values())
 
@@ -277,13 +283,13 @@ def test_the_portal_writes_names_in_small_letters(tmp_path):
     assert np.isnan(tract.pop("cdbg_eligibility"))
     assert tract == {
         "tract": "36061000100",
-        "neighbourhood": "The Battery",
+        "neighborhood": "The Battery",
         "borough": "Manhattan",
         "label": "1",
         "tract_in_borough": "000100",
         "borough_tract": "1000100",
         "borough_code": "1",
-        "neighbourhood_code": "MN0101",
+        "neighborhood_code": "MN0101",
         "community_district_code": "MN01",
         "community_district": "MN01 Tribeca",
         "shape_length_ft": 1.5,
@@ -609,8 +615,8 @@ def test_every_row_is_accounted_for(tmp_path):
     assert account["rows_in"] == 8
     assert account["dropped"] == {"category is not FELONY": 2, "no complaint number": 1, "wrong number of cells": 2}
     assert account["notes"] == {"complaint number stands in an earlier row, too": 1}
-    assert frame["offence"].tolist()[:2] == ["ARSON", "FORGERY"]
-    assert frame["offence"].isna().tolist() == [False, False, True]
+    assert frame["offense"].tolist()[:2] == ["ARSON", "FORGERY"]
+    assert frame["offense"].isna().tolist() == [False, False, True]
 
 
 def test_another_category_can_be_asked_for(tmp_path):
@@ -631,7 +637,7 @@ def test_felonies_are_sorted_by_start_then_by_number(tmp_path):
 def test_a_bom_windows_line_ends_and_gzip_change_nothing(tmp_path):
     row = f'1,10/05/2020,12:00:00,"ARSON, ""ATTEMPTED""",FELONY,{PLACE}'
     plain, _ = felonies(complaints(tmp_path / "c.csv", row))
-    assert plain["offence"].tolist() == ['ARSON, "ATTEMPTED"']
+    assert plain["offense"].tolist() == ['ARSON, "ATTEMPTED"']
     text = b"\xef\xbb\xbf" + complaints(tmp_path / "w.csv", row, newline="\r\n").read_bytes()
     (tmp_path / "w.csv").write_bytes(text)
     (tmp_path / "w.csv.gz").write_bytes(gzip.compress(text))

@@ -5,17 +5,17 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from patrolscope.analysis.estimators.rates import Frame, Panel
 from patrolscope.analysis.disclosure.synthetic_replicates import imagine, redraw
+from patrolscope.analysis.estimators.rates import Panel, Population
 
 PROBABILITIES = (0.8, 0.1)
 
 
 def shown(**columns) -> pd.DataFrame:
-    """Released areas of two neighbourhoods; the second and third area of the first are withheld."""
+    """Released areas of two neighborhoods; the second and third area of the first are withheld."""
     frame = pd.DataFrame(
         {
-            "neighbourhood": ["A", "A", "A", "A", "B", "B"],
+            "neighborhood": ["A", "A", "A", "A", "B", "B"],
             "persons": [10.0, 10.0, 10.0, 0.0, 10.0, 10.0],
             "images": pd.array([200, None, None, 50, None, 0], dtype="Int64"),
             "positives": pd.array([20, None, None, 5, None, 0], dtype="Int64"),
@@ -28,7 +28,7 @@ def shown(**columns) -> pd.DataFrame:
 PLACES = pd.DataFrame({"level": [0.24], "images": [260.0]}, index=["A"])
 
 
-def test_withheld_areas_share_the_rest_of_their_neighbourhoods_images_at_its_level():
+def test_withheld_areas_share_the_rest_of_their_neighborhoods_images_at_its_level():
     images, shares = imagine(shown(), PLACES, 0.31, PROBABILITIES, 100)
     assert images.tolist() == [200, 30, 30, 50, 50, 0]  # 260 - 200 for two, and half of 100 where nothing is known
     np.testing.assert_allclose(shares, [0.1, 0.2, 0.2, 0.1, 0.3, 0.0])
@@ -41,7 +41,7 @@ def test_levels_beyond_both_probabilities_are_a_share_of_none_or_all():
 
 
 def panel() -> Panel:
-    frame = Frame("all", np.ones(3, dtype=bool), with_outside=True)
+    frame = Population("all", np.ones(3, dtype=bool), with_outside=True)
     return Panel(frame, (), sparse.csr_array(np.array([[1.0, 3.0, 5.0], [1.0, 0.0, 0.0]])))
 
 

@@ -12,14 +12,14 @@ import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import patrolscope.analysis.disclosure.release
-from patrolscope.analysis.stages.published import Released, read_released
+from patrolscope.analysis.disclosure import release as release_tables
 from patrolscope.analysis.disclosure.release import release
-from patrolscope.pipeline.study.output_folder import fill_folder
 from patrolscope.analysis.disclosure.release_folder import release_files
-from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.errors import SourceError
+from patrolscope.analysis.stages.published import Released, read_released
 from patrolscope.pipeline.contract.tables import AREAS
+from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.output_folder import fill_folder
 from tests.attack import Attacker
 from tests.estimated import by_areas, by_images
 
@@ -28,7 +28,7 @@ DRAWN = np.repeat([[PROBABILITIES[1]], [PROBABILITIES[0]]], 200, axis=1)
 
 
 def city(seed: int, areas: int = 40, places: int = 5) -> gpd.GeoDataFrame:
-    """Areas in neighbourhoods of two boroughs; some without people, income, zone or neighbourhood."""
+    """Areas in neighborhoods of two boroughs; some without people, income, zone or neighborhood."""
     generator = np.random.default_rng(seed)
     place = np.sort(generator.integers(0, places, areas))
     persons = generator.integers(0, 3_000, areas) * (generator.uniform(size=areas) < 0.95)
@@ -37,7 +37,7 @@ def city(seed: int, areas: int = 40, places: int = 5) -> gpd.GeoDataFrame:
     columns = {
         "area": [f"{number:04d}" for number in range(areas)],
         "tract": None,
-        "neighbourhood": [f"Place {number}" for number in place],
+        "neighborhood": [f"Place {number}" for number in place],
         "borough": [f"Borough {int(number > 2)}" for number in place],
         "community_district": None,
         "zone": generator.choice(["R", "R", "R", "C", None], areas),
@@ -65,7 +65,7 @@ def made_summary(inside: np.ndarray) -> dict:
     calibration = {"p_positive": PROBABILITIES[0], "p_negative": PROBABILITIES[1]}
     return {
         "calibration": calibration,
-        "images": {"analysed": int(inside.sum()) + 5, "outside_every_area": 5},
+        "images": {"analyzed": int(inside.sum()) + 5, "outside_every_area": 5},
         "interval_percent": 95.0,
         "cut_points": {"density": [123.456, 2345.6, 34567.8]},
         "skipped": {},
@@ -129,7 +129,7 @@ def test_a_city_of_some_size_is_released_and_withstands(tmp_path, seed):
 
 
 def test_hiding_areas_of_few_images_alone_is_broken_by_the_same_attacker(tmp_path, monkeypatch):
-    monkeypatch.setattr(patrolscope.analysis.disclosure.release, "withhold", lambda quantities, primary, *others: primary)
+    monkeypatch.setattr(release_tables, "withhold", lambda quantities, primary, *others: primary)
     frame, inside = city(1, 60), counts(1, 60, 150.0)
     released(tmp_path, frame, inside, 20)
     attacker = Attacker(tmp_path)
@@ -138,15 +138,15 @@ def test_hiding_areas_of_few_images_alone_is_broken_by_the_same_attacker(tmp_pat
     assert ((shares["high"] - shares["low"]) < 0.999 / 20).any()
 
 
-def test_linear_algebra_alone_breaks_it_where_a_neighbourhood_has_one_area_of_few_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(patrolscope.analysis.disclosure.release, "withhold", lambda quantities, primary, *others: primary)
+def test_linear_algebra_alone_breaks_it_where_a_neighborhood_has_one_area_of_few_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(release_tables, "withhold", lambda quantities, primary, *others: primary)
     frame, inside = city(1, 60), counts(1, 60, 150.0)
-    inside[(frame["neighbourhood"] == "Place 2").to_numpy()] = (90, 3)
-    inside[frame.index[frame["neighbourhood"] == "Place 2"][1]] = (11, 0)
+    inside[(frame["neighborhood"] == "Place 2").to_numpy()] = (90, 3)
+    inside[frame.index[frame["neighborhood"] == "Place 2"][1]] = (11, 0)
     frame["persons"] += 10
     released(tmp_path / "broken", frame, inside, 20)
     attacker = Attacker(tmp_path / "broken")
-    (area,) = (frame.loc[frame["neighbourhood"] == "Place 2", "area"].iloc[1:2]).tolist()
+    (area,) = (frame.loc[frame["neighborhood"] == "Place 2", "area"].iloc[1:2]).tolist()
     assert area in attacker.determined()
     assert attacker.image_bounds().loc[area].tolist() == pytest.approx([11, 11])
     monkeypatch.undo()
@@ -156,7 +156,7 @@ def test_linear_algebra_alone_breaks_it_where_a_neighbourhood_has_one_area_of_fe
 
 def test_an_area_alone_in_its_borough_takes_the_boroughs_level_with_it(tmp_path):
     frame, inside = city(2, 40), counts(2, 40, 300.0)
-    frame.loc[0, ["neighbourhood", "borough", "persons"]] = ["Island", "Island", 900.0]
+    frame.loc[0, ["neighborhood", "borough", "persons"]] = ["Island", "Island", 900.0]
     inside[0] = (12, 1)
     made = released(tmp_path, frame, inside, 20)
     rows = made.groups[made.groups["key"] == "Island"]
@@ -192,8 +192,8 @@ def test_published_numbers_are_rounded_and_agree_with_each_other(tmp_path):
     made = released(tmp_path, frame, inside, 20)
     results, _ = read_released(str(tmp_path))
     assert list(results) == list(made.results)
-    places = results["neighbourhood"]
-    table = pd.read_csv(tmp_path / "neighbourhoods.csv").set_index("nta")
+    places = results["neighborhood"]
+    table = pd.read_csv(tmp_path / "neighborhoods.csv").set_index("nta")
     shown = table[~table["withheld"]]
     assert len(shown) >= 2
     assert list(table.columns[:1]) == ["weighted_mean"]  # after nta: the authors' two columns
@@ -202,7 +202,7 @@ def test_published_numbers_are_rounded_and_agree_with_each_other(tmp_path):
         assert row["weighted_mean"] == level == round(level, 5)
         assert row["relative_to_average"] == pytest.approx(level / places.total, abs=0.0005 + 1e-9)
     groups = pd.read_csv(tmp_path / "groups.csv", keep_default_na=False, na_values=[""])
-    others = groups[groups["analysis"] != "neighbourhood"]["images"].dropna()
+    others = groups[groups["analysis"] != "neighborhood"]["images"].dropna()
     assert (others % 200 == 0).all()
     assert ((groups["lower"] <= groups["upper"]) | groups["lower"].isna()).all()
 
@@ -218,10 +218,10 @@ def test_levels_of_published_groups_are_the_studys_rounded(tmp_path):
 
 
 def town(seed: int) -> tuple[gpd.GeoDataFrame, np.ndarray]:
-    """400 areas in 25 neighbourhoods of 5 boroughs, a quarter of which were driven little."""
+    """400 areas in 25 neighborhoods of 5 boroughs, a quarter of which were driven little."""
     generator = np.random.default_rng(seed)
     frame, place = city(seed, 400), np.arange(400) // 16
-    frame["neighbourhood"] = [f"Place {number}" for number in place]
+    frame["neighborhood"] = [f"Place {number}" for number in place]
     frame["borough"] = [f"Borough {number // 5}" for number in place]
     frame["persons"] = generator.integers(600, 2_500, 400).astype(float)
     parts = generator.dirichlet([1, 1, 1, 1, 0.3], 400)[:, :4]
@@ -246,7 +246,7 @@ def publish_replicates_of(results: dict[str, Released], monkeypatch, *, but: str
             replicated[name] = replace(one, replicate_totals=totals, replicate_means=means)
         return replicated
 
-    monkeypatch.setattr(patrolscope.analysis.disclosure.release, "_with_replicates", own)
+    monkeypatch.setattr(release_tables, "_with_replicates", own)
 
 
 def own_replicates(one: Released, key: str) -> np.ndarray:
@@ -266,14 +266,14 @@ def test_no_replicate_of_the_study_is_in_its_release_or_had_back_by_subtraction(
         assert abs(np.corrcoef(values, own_replicates(results[name], key))[0, 1]) < 0.4, (name, key)
 
 
-def test_the_studys_own_replicates_would_give_back_those_of_a_neighbourhood_left_out(tmp_path, monkeypatch):
+def test_the_studys_own_replicates_would_give_back_those_of_a_neighborhood_left_out(tmp_path, monkeypatch):
     frame, inside = town(1)
     results = by_images(frame, inside, PROBABILITIES, replicates=200, seed=987_654_321)
     publish_replicates_of(results, monkeypatch, but="Place 7")
     released(tmp_path, frame, inside, 30, results)
     attacker = Attacker(tmp_path)
-    assert "Place 7" not in attacker.replicates("neighbourhood")
-    found, own = attacker.subtracted()["neighbourhood", "Place 7"], own_replicates(results["neighbourhood"], "Place 7")
+    assert "Place 7" not in attacker.replicates("neighborhood")
+    found, own = attacker.subtracted()["neighborhood", "Place 7"], own_replicates(results["neighborhood"], "Place 7")
     assert np.corrcoef(found, own)[0, 1] > 0.999
 
 
@@ -289,7 +289,7 @@ def test_a_seed_that_can_be_guessed_is_not_found_where_whole_areas_are_drawn(tmp
 
 
 def hold_back(*withheld: tuple[int, int]) -> tuple[gpd.GeoDataFrame, np.ndarray]:
-    """A town with chosen images and positive ones of four withheld areas alike among the 16 of a neighbourhood."""
+    """A town with chosen images and positive ones of four withheld areas alike among the 16 of a neighborhood."""
     frame, inside = town(1)
     alike = ["persons", "persons_white", "income_usd", "zone", "density_per_sqmi"]
     frame.loc[48:51, alike] = [1_500.0, 200.0, 60_000.0, "R", 41_817.6]

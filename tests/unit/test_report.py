@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN, read_results
 from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
 from patrolscope.dashboards.report.report import headline, read_steps, render_report
-from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN, read_results
 from patrolscope.dashboards.stages import REPORT
 from tests.picture_study import SIMULATED, made_study, made_summary, made_tables
 
@@ -94,7 +94,7 @@ def test_nothing_is_loaded_from_a_network(text, page):
         assert ":" not in link["href"]
 
 
-def test_the_embedded_figures_load_nothing_either_and_follow_the_colour_scheme(page):
+def test_the_embedded_figures_load_nothing_either_and_follow_the_color_scheme(page):
     embedded = [image["src"] for image in page.of("img") if image["src"].startswith("data:image/svg+xml;base64,")]
     assert len(embedded) == 7
     for source in embedded:
@@ -142,7 +142,7 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
                 *([] if same else [f"{row['images']:,}"]),
             )
             assert expected in rows, (analysis, expected)
-    assert len(results.groups("neighbourhood")) == 262
+    assert len(results.groups("neighborhood")) == 262
 
 
 def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_path):
@@ -154,19 +154,19 @@ def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_p
     assert "the same, " not in text
     assert "Here whole rides are drawn again." in text
     assert "sd</th>" in text
-    assert "labelled images are drawn again, too" in text
+    assert "labeled images are drawn again, too" in text
 
 
 def test_calibration_quality_correlations_and_truth_stand_in_the_page(page):
     for words in (
         "confidence is above 0.770508",
-        "20,000 labelled validation images, 264 are positive, and 205 of those",
+        "20,000 labeled validation images, 264 are positive, and 205 of those",
         "(77.65 %)",
         "(0.2128 %)",
         "distance -0.0125 per 1,000 ft",
         "247 (94.3 %) have their true level",
         "rank correlation between estimate and truth is 0.988",
-        "1,357 analysed images lie outside every area",
+        "1,357 analyzed images lie outside every area",
         "21,234; 43,211; 70,001 people per square mile",
     ):
         assert words in page.text.replace(" ( ", " ("), words
@@ -199,7 +199,7 @@ def test_the_settings_files_and_versions_stand_in_the_page(page, study):
 def test_the_headline_speaks_of_images_with_the_highest_and_the_lowest_group(study):
     results = read_results(study)
     first, second = headline(results, "New York City", 95)
-    assert first.startswith("Of 901,234 analysed dashcam images of New York City, the detector finds")
+    assert first.startswith("Of 901,234 analyzed dashcam images of New York City, the detector finds")
     ranked = results.groups("race").sort_values("estimate")
     assert f"most often around {ranked.iloc[-1]['group']} residents, {ranked.iloc[-1]['estimate']:.3f} times" in second
     assert f"least often around {ranked.iloc[0]['group']} residents, {ranked.iloc[0]['estimate']:.3f} times" in second
@@ -316,18 +316,18 @@ def test_a_study_with_hardly_any_results_still_has_a_report(tmp_path):
         "truth": None,
         "evaluation": {"validation": None},
         "correlations": [{"covariate": "income_usd", "reason": "fewer than 3 areas have both", "areas": 0}],
-        "moran": {"reason": "fewer than 3 areas have a neighbour"},
+        "moran": {"reason": "fewer than 3 areas have a neighbor"},
         "cut_points": {},
     }
     summary["calibration"]["adjusted"] = None
-    summary["images"] = {"analysed": 0, "positive": 0, "outside_every_area": 0, "funnel": []}
+    summary["images"] = {"analyzed": 0, "positive": 0, "outside_every_area": 0, "funnel": []}
     study = made_study(tmp_path, images=10, tables=tables, summary=summary, truth=False)
     study.fs.rm_file(study.path("ledger.jsonl"))
     page = Page(report_of(study))
     assert "The study has no ledger yet." in page.text
     assert "logistic regression" not in page.text
     assert ["Median household income", "none: fewer than 3 areas have both", "0"] in page.rows
-    assert "(Moran's I) could not be computed: fewer than 3 areas have a neighbour." in page.text
+    assert "(Moran's I) could not be computed: fewer than 3 areas have a neighbor." in page.text
     assert "Queens (few images)" in page.text
 
 

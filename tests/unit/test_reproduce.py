@@ -13,10 +13,22 @@ import pytest
 from matplotlib.image import imread
 
 from patrolscope.analysis.stages.published import read_released
-from patrolscope.analysis.stages.reproduce import count_by_borough, load_neighbourhoods, rank_neighbourhoods, side_by_side, tabulate
-from patrolscope.dashboards.report.reproduction import FIGURES, ReleasedGroups, draw_neighbourhoods, draw_released, write_reproduction
-from patrolscope.pipeline.study.config import Settings, dump_settings
+from patrolscope.analysis.stages.reproduce import (
+    count_by_borough,
+    load_neighborhoods,
+    rank_neighborhoods,
+    side_by_side,
+    tabulate,
+)
+from patrolscope.dashboards.report.reproduction import (
+    FIGURES,
+    ReleasedGroups,
+    draw_neighborhoods,
+    draw_released,
+    write_reproduction,
+)
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.config import Settings, dump_settings
 from tests.released import PLACES, change, made_released, write_released
 
 ANALYSIS_OF = {  # quantity in paper_results.csv
@@ -28,7 +40,7 @@ ANALYSIS_OF = {  # quantity in paper_results.csv
     "density_R": "density_residential",
     "income": "income",
     "income_R": "income_residential",
-    "neighbourhood": "neighbourhood",
+    "neighborhood": "neighborhood",
 }
 # Heading in paper_results.md -> heading on our page.
 HEADINGS = {
@@ -42,9 +54,9 @@ HEADINGS = {
     "Median household income quartile, residential zones only": "Median household income, residential zones only",
     "Ten highest": "10 highest",
     "Ten lowest": "10 lowest",
-    "Ten highest, residential NTAs only (of 197)": "10 highest, residential neighbourhoods only",
-    "Ten lowest, residential NTAs only": "10 lowest, residential neighbourhoods only",
-    "3. Neighbourhood counts by borough": "Counts by borough",
+    "Ten highest, residential NTAs only (of 197)": "10 highest, residential neighborhoods only",
+    "Ten lowest, residential NTAs only": "10 lowest, residential neighborhoods only",
+    "3. Neighborhood counts by borough": "Counts by borough",
 }
 
 
@@ -63,7 +75,7 @@ def markdown_tables(text):
 
 def ranked_of(folder):
     tables = tabulate(read_released(str(folder))[0])
-    return rank_neighbourhoods(tables, load_neighbourhoods()), tables
+    return rank_neighborhoods(tables, load_neighborhoods()), tables
 
 
 def run(folder, out):
@@ -155,9 +167,9 @@ def test_no_printed_table_of_results_is_forgotten(shared_data):
 
 
 @pytest.mark.shared
-def test_the_released_list_of_neighbourhoods_is_reproduced_and_all_are_known(reproduced, shared_data):
+def test_the_released_list_of_neighborhoods_is_reproduced_and_all_are_known(reproduced, shared_data):
     released = pd.read_csv(shared_data / "paper" / "neighborhood_aggregated_data.csv").set_index("nta")["weighted_mean"]
-    ours = pd.read_csv(reproduced / "neighbourhoods.csv").set_index("group")
+    ours = pd.read_csv(reproduced / "neighborhoods.csv").set_index("group")
     assert len(ours) == 217
     np.testing.assert_allclose(ours["weighted_mean"], released[ours.index], rtol=1e-12)
     assert ours["relative_to_average"].is_monotonic_decreasing
@@ -166,12 +178,12 @@ def test_the_released_list_of_neighbourhoods_is_reproduced_and_all_are_known(rep
 
 
 @pytest.mark.shared
-def test_the_embedded_neighbourhoods_are_those_of_the_city(shared_data):
+def test_the_embedded_neighborhoods_are_those_of_the_city(shared_data):
     import geopandas as gpd
 
     path = shared_data / "boundaries" / "nynta2020_22c.zip"
     official = gpd.read_file(f"zip://{path}!nynta2020_22c/nynta2020.shp").set_index("NTAName")
-    ours = load_neighbourhoods().set_index("place")
+    ours = load_neighborhoods().set_index("place")
     assert set(ours.index) == set(official.index)
     assert (ours["borough"] == official["BoroName"][ours.index]).all()
     assert (ours["residential"] == (official["NTAType"].astype(str)[ours.index] == "0")).all()
@@ -182,8 +194,8 @@ def test_the_figures_show_all_named_groups_of_the_paper(reproduced):
     for name in FIGURES:
         written = svg_texts(reproduced / f"{name}.svg")
         assert not any("imulated" in text for text in written), name
-    everything = " ".join(svg_texts(reproduced / "neighbourhood_all.svg"))
-    for place in pd.read_csv(reproduced / "neighbourhoods.csv")["group"]:
+    everything = " ".join(svg_texts(reproduced / "neighborhood_all.svg"))
+    for place in pd.read_csv(reproduced / "neighborhoods.csv")["group"]:
         assert place in everything
     assert "(no name)" not in everything
 
@@ -197,7 +209,7 @@ def svg_texts(path):
 
 
 def test_the_folder_holds_every_table_and_every_figure_twice(made):
-    tables = {"tables.csv", "tables.md", "neighbourhoods.csv", "boroughs.csv"}
+    tables = {"tables.csv", "tables.md", "neighborhoods.csv", "boroughs.csv"}
     assert {path.name for path in made.iterdir()} == tables | {
         f"{name}.{e}" for name in FIGURES for e in ("svg", "png")
     }
@@ -210,10 +222,10 @@ def test_the_folder_holds_every_table_and_every_figure_twice(made):
 
 def test_the_group_without_a_name_stays_in_the_table_and_out_of_rankings_figures_and_page(made):
     tables = pd.read_csv(made / "tables.csv", keep_default_na=False)
-    assert set(tables.loc[tables["group"] == "", "analysis"]) == {"borough", "neighbourhood"}
-    ranked = pd.read_csv(made / "neighbourhoods.csv", keep_default_na=False)
-    assert set(ranked["group"]) == set(PLACES["neighbourhood"]) - {""}
-    for name in ("borough", "neighbourhood", "neighbourhood_all"):
+    assert set(tables.loc[tables["group"] == "", "analysis"]) == {"borough", "neighborhood"}
+    ranked = pd.read_csv(made / "neighborhoods.csv", keep_default_na=False)
+    assert set(ranked["group"]) == set(PLACES["neighborhood"]) - {""}
+    for name in ("borough", "neighborhood", "neighborhood_all"):
         assert "(no name)" not in svg_texts(made / f"{name}.svg")
     assert "|  |" not in (made / "tables.md").read_text()
 
@@ -303,46 +315,46 @@ def renamed(names):
     return edit
 
 
-def test_neighbourhoods_of_another_city_are_ranked_and_said_not_to_be_on_the_map(tmp_path):
-    results = write_released(tmp_path / "results", "neighbourhood")
-    change(results, "neighbourhood", renamed({"Gramercy": "Kreuzberg | <b>Ost</b>"}))
+def test_neighborhoods_of_another_city_are_ranked_and_said_not_to_be_on_the_map(tmp_path):
+    results = write_released(tmp_path / "results", "neighborhood")
+    change(results, "neighborhood", renamed({"Gramercy": "Kreuzberg | <b>Ost</b>"}))
     said = run(results, tmp_path / "out")
     assert any("not among the 262" in line and "map: 1, such as 'Kreuzberg" in line for line in said)
     assert (tmp_path / "out" / "map.png").is_file()
     page = (tmp_path / "out" / "tables.md").read_text()
     assert r"Kreuzberg \| \<b>Ost\</b> | –" in page  # noqa: RUF001 - the sign for a missing number
-    written = " ".join(svg_texts(tmp_path / "out" / "neighbourhood_all.svg"))
+    written = " ".join(svg_texts(tmp_path / "out" / "neighborhood_all.svg"))
     assert "Kreuzberg | <b>Ost</b>" in written
-    assert "residential neighbourhoods" in written
-    assert "neighbourhoods of unknown type" in written
+    assert "residential neighborhoods" in written
+    assert "neighborhoods of unknown type" in written
 
-    everything = {name: f"{name} elsewhere" for name in PLACES["neighbourhood"] if name and name != "Gramercy"}
-    change(results, "neighbourhood", renamed(everything))
+    everything = {name: f"{name} elsewhere" for name in PLACES["neighborhood"] if name and name != "Gramercy"}
+    change(results, "neighborhood", renamed(everything))
     run(results, tmp_path / "out")
     assert not (tmp_path / "out" / "map.png").exists()
-    assert not (tmp_path / "out" / "neighbourhood_residential.png").exists()
-    assert "residential neighbourhoods only" not in (tmp_path / "out" / "tables.md").read_text()
-    written = " ".join(svg_texts(tmp_path / "out" / "neighbourhood_all.svg"))
-    assert "neighbourhoods of unknown type" in written
+    assert not (tmp_path / "out" / "neighborhood_residential.png").exists()
+    assert "residential neighborhoods only" not in (tmp_path / "out" / "tables.md").read_text()
+    written = " ".join(svg_texts(tmp_path / "out" / "neighborhood_all.svg"))
+    assert "neighborhoods of unknown type" in written
     assert "cemeteries" not in written
 
 
 @pytest.mark.parametrize("level", [0.002128, 0.0371, 0.777])
 def test_a_group_whose_replicates_never_differ_is_hollow_and_nothing_is_said_of_its_images(tmp_path, level):
     """It can be one of negative images alone, of a single ride with some of both, or of positive images alone."""
-    results = write_released(tmp_path, "neighbourhood")
+    results = write_released(tmp_path, "neighborhood")
 
     def constant(content):
         for named in (content["point_estimate"], *content["bootstrap_statistics"]):
             named["Gramercy_weighted_mean"] = level
             named["Gramercy_relative_to_average"] = level / named["Estimate_Total_weighted_mean"]
 
-    change(results, "neighbourhood", constant)
+    change(results, "neighborhood", constant)
     ranked, tables = ranked_of(results)
-    groups = ReleasedGroups(tables, ranked).groups("neighbourhood")
+    groups = ReleasedGroups(tables, ranked).groups("neighborhood")
     assert groups.loc[groups["hollow"], "group"].tolist() == ["Gramercy"]
     run(results, tmp_path / "out")
-    for name in ("neighbourhood", "neighbourhood_all"):
+    for name in ("neighborhood", "neighborhood_all"):
         written = " ".join(svg_texts(tmp_path / "out" / f"{name}.svg"))
         assert "Hollow: every replicate has the same level, so that the interval says nothing." in written
         assert "positive" not in written
@@ -361,10 +373,10 @@ def test_the_same_results_give_the_same_bytes(made, tmp_path):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_map_colours_a_neighbourhood_by_its_level_and_leaves_others_without(tmp_path):
-    ranked, tables = ranked_of(write_released(tmp_path, "neighbourhood"))
-    results, places = ReleasedGroups(tables, ranked), load_neighbourhoods()
-    figure, _ = draw_neighbourhoods(results, places, source="A test.", simulated="")
+def test_the_map_colors_a_neighborhood_by_its_level_and_leaves_others_without(tmp_path):
+    ranked, tables = ranked_of(write_released(tmp_path, "neighborhood"))
+    results, places = ReleasedGroups(tables, ranked), load_neighborhoods()
+    figure, _ = draw_neighborhoods(results, places, source="A test.", simulated="")
     paths = [len(drawn.get_paths()) for drawn in figure.axes[0].collections]
     assert paths == [262 - 5, 5]
     words = " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
@@ -386,7 +398,7 @@ def test_results_come_from_any_file_system(tmp_path):
 
 def test_every_row_of_the_ranking_figure_stands_once_at_its_rank(tmp_path):
     ranked, tables = ranked_of(write_released(tmp_path))
-    figure, _ = draw_released(ReleasedGroups(tables, ranked), simulated="")["neighbourhood_all"]
+    figure, _ = draw_released(ReleasedGroups(tables, ranked), simulated="")["neighborhood_all"]
     labels = [text.get_text().split("  ") for axes in figure.axes for text in axes.texts]
     assert [(name, int(rank)) for name, *_, rank in labels] == list(zip(ranked["group"], ranked["rank"], strict=True))
 

@@ -37,8 +37,8 @@ def test_imports_point_one_way():
         for file in (ROOT / package).rglob("*.py"):
             for line in file.read_text().splitlines():
                 words = line.split()
-                if words[:1] in (["from"], ["import"]):
-                    assert words[1].split(".")[0] not in others, f"{file.name}: {line}"
+                if words[:1] in (["from"], ["import"]) and words[1].startswith("patrolscope"):
+                    assert words[1].split(".")[1] not in others, f"{file.name}: {line}"
 
 
 def test_only_distribute_knows_dask():
@@ -50,7 +50,7 @@ def test_only_distribute_knows_dask():
 
 def test_help_answers_without_the_heavy_imports():
     code = (
-        "import sys, cli\n"
+        "import sys\nfrom patrolscope import cli\n"
         "from typer.testing import CliRunner\n"
         "assert CliRunner().invoke(cli.app, ['run', '--help']).exit_code == 0\n"
         "heavy = {'pandas', 'dask', 'distributed', 'geopandas', 'matplotlib', 'numba'} & set(sys.modules)\n"

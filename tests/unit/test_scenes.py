@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from patrolscope.pipeline.errors import SettingsError
+from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.simulation.scenes.compose import HEIGHT, WIDTH, compose
 from patrolscope.pipeline.simulation.scenes.dataset import write_scenes
 from patrolscope.pipeline.simulation.scenes.paint import LEAST_VISIBLE, paint
 from patrolscope.pipeline.simulation.scenes.photograph import label_text, photograph
 from patrolscope.pipeline.simulation.scenes.scene import OFFICER, VEHICLE, Person, Vehicle
-from patrolscope.pipeline.seeds import stream
 
 SCENES = 40
 
@@ -103,10 +103,10 @@ def test_what_looks_like_police_and_is_not_has_no_box():
     scenes = [compose(stream(8, f"{number}"), police=False) for number in range(40)]
     vehicles = [thing for scene in scenes for thing in scene.things if isinstance(thing, Vehicle)]
     assert all(thing.kind is None for thing in vehicles)
-    white = [thing for thing in vehicles if min(thing.colours["body"]) > 215]
-    blue = [thing for thing in vehicles if thing.colours["body"][2] > thing.colours["body"][0] + 50]
+    white = [thing for thing in vehicles if min(thing.colors["body"]) > 215]
+    blue = [thing for thing in vehicles if thing.colors["body"][2] > thing.colors["body"][0] + 50]
     flashing = [thing for thing in vehicles if thing.flashing]
-    yellow = [thing for thing in vehicles if thing.colours["body"][0] > thing.colours["body"][2] + 150]
+    yellow = [thing for thing in vehicles if thing.colors["body"][0] > thing.colors["body"][2] + 150]
     assert min(len(white), len(blue), len(yellow)) > 20
     assert len(flashing) > 3
 

@@ -12,17 +12,9 @@ import pytest
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
-from patrolscope.analysis.estimators.rates import RACES
-from patrolscope.analysis.stages.hourly import (
-    HOURLY_STAGE,
-    RECALIBRATE,
-    Calibrations,
-    HourlyCounts,
-    count_hourly,
-    recalibrate,
-)
 from patrolscope.analysis.estimators.image_coverage import cover, cumulative, gini, people_table
 from patrolscope.analysis.estimators.intervals import percentile_interval
+from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.estimators.sensitivity import (
     DAYS_FOR_AN_INTERVAL,
     Levels,
@@ -33,17 +25,32 @@ from patrolscope.analysis.estimators.sensitivity import (
     sensitivity_table,
     variants_table,
 )
+from patrolscope.analysis.estimators.variants import (
+    BASE,
+    InfeasibleVariant,
+    Variant,
+    make_base,
+    make_variants,
+    tracts_of,
+)
 from patrolscope.analysis.stages.estimate import TABLES_FILE
-from patrolscope.analysis.estimators.variants import BASE, NotMade, Variant, make_base, make_variants, tracts_of
+from patrolscope.analysis.stages.hourly import (
+    HOURLY_STAGE,
+    RECALIBRATE,
+    Calibrations,
+    HourlyCounts,
+    count_hourly,
+    recalibrate,
+)
+from patrolscope.analysis.stages.results import read_results
 from patrolscope.dashboards.charts.figures import to_png, to_svg
 from patrolscope.dashboards.charts.image_coverage import coverage_figure
-from patrolscope.dashboards.report.report import render_report
-from patrolscope.analysis.stages.results import read_results
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY, sensitivity_figure, vary
-from patrolscope.pipeline.study.config import Settings, parse_settings
-from patrolscope.pipeline.errors import NotYetMade, SettingsError, SourceError
-from patrolscope.pipeline.study.store import Record, create_study
+from patrolscope.dashboards.report.report import render_report
 from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED, annotated_table
+from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
+from patrolscope.pipeline.study.config import Settings, parse_settings
+from patrolscope.pipeline.study.store import Record, create_study
 from tests.integration.studies import TO_ESTIMATES
 from tests.small_city import simulated
 
@@ -54,7 +61,7 @@ SETTINGS = Settings.model_validate(
         "sensitivity": {"thresholds": [0.5, 0.7, 0.9, 0.999], "minimum_images": [1, 300, 100_000], "replicates": 40},
     }
 )
-NAMES = "race race_residential density density_residential income income_residential zone borough neighbourhood".split()  # noqa: SIM905
+NAMES = "race race_residential density density_residential income income_residential zone borough neighborhood".split()  # noqa: SIM905
 SQFT_PER_SQMI = 5280**2
 
 
@@ -66,7 +73,7 @@ def areas() -> pd.DataFrame:
             "area": list("abcdefgh"),
             "tract": ["t1", "t1", "t2", "t3", "t3", "t4", None, "t5"],
             "borough": ["X", "X", "X", "Y", "Y", "Y", None, "Z"],
-            "neighbourhood": ["n1", "n1", "n2", "n3", "n3", "n4", None, "n5"],
+            "neighborhood": ["n1", "n1", "n2", "n3", "n3", "n4", None, "n5"],
             "zone": ["R", "R", "C", "M", "R", "R", "R", None],
             "persons": [100.0, 200, 50, 0, 300, 120, 80, 60],
             "persons_white": [50.0, 20, 25, 0, 100, 60, 40, 10],
@@ -122,15 +129,17 @@ def collected(images: pd.DataFrame, areas: pd.DataFrame, calibrations: Calibrati
     return HourlyCounts.collect(counted, areas["area"], days, len(steps), steps.index(SETTINGS.estimate.threshold))
 
 
-def tried(images, areas, calibrations, settings=SETTINGS) -> dict[str, Variant | NotMade]:
+def tried(images, areas, calibrations, settings=SETTINGS) -> dict[str, Variant | InfeasibleVariant]:
     counts = collected(images, areas, calibrations)
     return {one.name: one for one in make_variants(counts, areas, calibrations, settings)}
 
 
-def levels_of(variants: dict[str, Variant | NotMade], days: int, replicates: int = 40) -> list[Levels | NotMade]:
-    analysed = np.arange(days) >= 3
-    draws = draw_days(analysed, replicates=replicates, seed=1)
-    return [one if isinstance(one, NotMade) else evaluate_variant(one, draws) for one in variants.values()]
+def levels_of(
+    variants: dict[str, Variant | InfeasibleVariant], days: int, replicates: int = 40
+) -> list[Levels | InfeasibleVariant]:
+    analyzed = np.arange(days) >= 3
+    draws = draw_days(analyzed, replicates=replicates, seed=1)
+    return [one if isinstance(one, InfeasibleVariant) else evaluate_variant(one, draws) for one in variants.values()]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +190,7 @@ def tracts_reference(areas: pd.DataFrame) -> pd.DataFrame:
         income = np.average(earning["income_usd"], weights=earning["persons"]) if len(earning) else np.nan
         place = part.iloc[0]
         rows.append(
-            {"area": tract, "borough": place["borough"], "neighbourhood": place["neighbourhood"], **sums}
+            {"area": tract, "borough": place["borough"], "neighborhood": place["neighborhood"], **sums}
             | {"zone": covers[0] if covers else None, "income_usd": income}
             | {"density_per_sqmi": sums["persons"] / sums["area_sqft"] * SQFT_PER_SQMI}
         )
@@ -279,7 +288,7 @@ MADE = [
 def test_every_variant_of_the_settings_is_made_or_says_why_not(variants):
     made = [name for name, one in variants.items() if isinstance(one, Variant)]
     assert made == MADE
-    assert {name: one.reason for name, one in variants.items() if isinstance(one, NotMade)} == {
+    assert {name: one.reason for name, one in variants.items() if isinstance(one, InfeasibleVariant)} == {
         "threshold 0.7": "0.7 is the threshold 'given'",
         "threshold 0.999": "all 800 validation images are at or below 0.999: one class can not be known",
         "at least 1 images": "it leaves the same images with the same probabilities as the base",
@@ -321,20 +330,20 @@ def test_counts_do_not_depend_on_how_the_images_were_split(images, areas, calibr
         np.testing.assert_array_equal(getattr(whole, name), getattr(split, name))
     assert whole.images.sum() == whole.by_hour.sum() == len(images)
     base = make_base(split, areas, calibrations, SETTINGS)
-    analysed = images[images["captured_local"] >= pd.Timestamp(FIRST_DAY)]
-    expected = analysed["area"].value_counts().reindex(areas["area"], fill_value=0)
+    analyzed = images[images["captured_local"] >= pd.Timestamp(FIRST_DAY)]
+    expected = analyzed["area"].value_counts().reindex(areas["area"], fill_value=0)
     np.testing.assert_array_equal(base.area_images, expected)
 
 
 def test_a_replicate_does_not_depend_on_how_many_are_drawn_nor_on_days_before_the_first():
-    analysed = np.arange(12) >= 3
-    draws = draw_days(analysed, replicates=20, seed=5)
-    np.testing.assert_array_equal(draws[:6], draw_days(analysed, replicates=6, seed=5))
-    np.testing.assert_array_equal(draws[:, 3:], draw_days(analysed[3:], replicates=20, seed=5))
+    analyzed = np.arange(12) >= 3
+    draws = draw_days(analyzed, replicates=20, seed=5)
+    np.testing.assert_array_equal(draws[:6], draw_days(analyzed, replicates=6, seed=5))
+    np.testing.assert_array_equal(draws[:, 3:], draw_days(analyzed[3:], replicates=20, seed=5))
     assert (draws[:, 3:].sum(axis=1) == 9).all()
     assert (draws[:, :3].sum(axis=1) == 3).all()
     assert (draws[0] != draws[1]).any()
-    assert (draws != draw_days(analysed, replicates=20, seed=6)).any()
+    assert (draws != draw_days(analyzed, replicates=20, seed=6)).any()
 
 
 def test_variants_share_the_draws_so_that_the_difference_from_the_base_has_its_own_interval(levels):
@@ -367,7 +376,7 @@ def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
     table = variants_table(found, 200)
     assert table["reason"][0] == f"no intervals: 1 days with images, at least {DAYS_FOR_AN_INTERVAL} are needed"
     reasons = table.set_index("variant")["reason"]
-    assert reasons["first half of the days"] == "no analysed image in an area is of it"
+    assert reasons["first half of the days"] == "no analyzed image in an area is of it"
     assert reasons["second half of the days"].startswith("it leaves the same images")
     assert reasons["October 2020"].startswith("it leaves the same images")
     assert reasons["with days before 2020-10-28"] == "the study has no image of them"
@@ -379,11 +388,11 @@ def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
 
 
 def test_a_group_that_fewer_than_five_days_touch_has_no_interval(images, areas, calibrations):
-    """n4 has images of four of the nine analysed days: an estimate, of which draws of days know little."""
+    """n4 has images of four of the nine analyzed days: an estimate, of which draws of days know little."""
     seldom = (images["area"] == "f") & (images["captured_local"] >= "2020-11-01")
     found = levels_of(tried(images[~seldom], areas, calibrations), days=12)
     table = sensitivity_table([one for one in found if isinstance(one, Levels)], found[0], 95)
-    base = table[(table["kind"] == BASE) & (table["analysis"] == "neighbourhood")].set_index("key")
+    base = table[(table["kind"] == BASE) & (table["analysis"] == "neighborhood")].set_index("key")
     assert base["estimate"].notna().all()
     assert base.index[base["lower"].isna() & base["change_lower"].isna()].tolist() == ["n4"]
     assert base.index[base["upper"].isna()].tolist() == ["n4"]
@@ -395,7 +404,7 @@ def test_without_night_images_and_with_one_hour_those_variants_are_not_possible(
         captured_local=images["captured_local"].dt.normalize() + pd.Timedelta(hours=12), nighttime=False
     )
     found = tried(noon, areas, calibrations)
-    assert found["night only"].reason == "no analysed image in an area is of it"
+    assert found["night only"].reason == "no analyzed image in an area is of it"
     assert found["daytime only"].reason.startswith("it leaves the same images")
     assert found["every hour counts alike"].reason == "no area has images of two hours of the day"
 
@@ -542,34 +551,34 @@ def test_a_base_exactly_at_the_average_has_no_direction():
     assert "the base has no direction" in set(found["verdict"])
 
 
-def test_rankings_are_compared_over_neighbourhoods_with_enough_images():
-    groups = pd.DataFrame({"analysis": "neighbourhood", "group": list("abcdef"), "key": list("abcdef"), "areas": 1})
+def test_rankings_are_compared_over_neighborhoods_with_enough_images():
+    groups = pd.DataFrame({"analysis": "neighborhood", "group": list("abcdef"), "key": list("abcdef"), "areas": 1})
     groups["images"] = [500, 500, 500, 500, 500, 10]
     none = np.empty((0, 6))
     base = Levels(BASE, BASE, 1, 1, 1.0, groups, np.array([1.0, 2, 3, 4, 5, 99]), none, {})
     other = Levels("dates", "x", 1, 1, 1.0, groups, np.array([2.0, 1, 3, 5, 4, -9]), none, {})
     assert compare_rankings(other, base, 200) == {
-        "neighbourhoods": 5,
+        "neighborhoods": 5,
         "rank_correlation": pytest.approx(0.8),
         "ends": 2,
         "highest_shared": 2,
         "lowest_shared": 2,
     }
     alone = compare_rankings(other, base, 1_000)
-    assert alone["neighbourhoods"] == alone["ends"] == 0
+    assert alone["neighborhoods"] == alone["ends"] == 0
     assert np.isnan(alone["rank_correlation"])
 
 
 def places(levels: np.ndarray) -> Levels:
-    """Neighbourhoods, named by their number."""
+    """Neighborhoods, named by their number."""
     names = [f"n{number}" for number in range(len(levels))]
-    groups = pd.DataFrame({"analysis": "neighbourhood", "group": names, "key": names, "images": 500, "areas": 5})
+    groups = pd.DataFrame({"analysis": "neighborhood", "group": names, "key": names, "images": 500, "areas": 5})
     return Levels(BASE, BASE, 10, 1, 1.0, groups, levels, np.empty((0, len(levels))), {})
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_end_that_a_tie_leaves_open_has_no_overlap_whatever_the_order_of_the_file(seed):
-    """25 of 60 neighbourhoods without a positive image are tied lowest; the levels of the others are independent."""
+    """25 of 60 neighborhoods without a positive image are tied lowest; the levels of the others are independent."""
     order = np.random.default_rng(seed).permutation(60)
     generator = np.random.default_rng(9)
     base, other = (np.where(np.arange(60) < 25, 0.11, generator.uniform(0.3, 3, 60))[order] for _ in range(2))
@@ -591,23 +600,23 @@ def test_an_end_that_a_tie_leaves_open_has_no_overlap_whatever_the_order_of_the_
 # Coverage.
 
 
-def test_coverage_counts_analysed_images_by_hour_day_and_area(images, areas, calibrations):
+def test_coverage_counts_analyzed_images_by_hour_day_and_area(images, areas, calibrations):
     counts = collected(images, areas, calibrations)
     covered = cover(counts, make_base(counts, areas, calibrations, SETTINGS))
-    analysed = images[images["captured_local"] >= pd.Timestamp(FIRST_DAY)]
-    positive = analysed[analysed["conf"] > 0.7]
+    analyzed = images[images["captured_local"] >= pd.Timestamp(FIRST_DAY)]
+    positive = analyzed[analyzed["conf"] > 0.7]
     for by, of in (
         ("hour", lambda frame: frame["captured_local"].dt.hour.astype(str)),
         ("day", lambda frame: frame["captured_local"].dt.strftime("%Y-%m-%d")),
         ("area", lambda frame: frame["area"].fillna("")),
     ):
         table = covered.counts[covered.counts["by"] == by].set_index("value")
-        for column, frame in (("images", analysed), ("positives", positive)):
+        for column, frame in (("images", analyzed), ("positives", positive)):
             expected = of(frame).value_counts().reindex(table.index, fill_value=0)
             assert table[column].to_dict() == expected.to_dict()
     assert covered.summary["areas_never_seen"] == 1
-    assert covered.summary["images"] == len(analysed)
-    assert covered.summary["outside_every_area"] == analysed["area"].isna().sum()
+    assert covered.summary["images"] == len(analyzed)
+    assert covered.summary["outside_every_area"] == analyzed["area"].isna().sum()
     assert len(covered.summary["hours_with_the_fewest_images"]) == 3
     assert to_png(coverage_figure(covered, simulated="All."), dpi=40).startswith(b"\x89PNG")
 
@@ -722,5 +731,5 @@ def test_a_study_not_yet_annotated_says_which_command_to_run(tmp_path):
     study = create_study(tmp_path / "new", Settings())
     study.commit("calibrate", Record("calibration", "x", (), 0, 0))
     study.commit("recalibrate", Record("calibrations", "x", (), 0, 0))
-    with pytest.raises(NotYetMade, match=r"has no annotated/ yet: run `patrolscope run --study"):
+    with pytest.raises(StageNotRunError, match=r"has no annotated/ yet: run `patrolscope run --study"):
         HOURLY_STAGE.plan(study)

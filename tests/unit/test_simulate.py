@@ -12,17 +12,17 @@ import pytest
 import shapely
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from patrolscope.analysis.stages.calibrate import read_labelled, two_class
-from patrolscope.pipeline.simulation import public_data as public
+from patrolscope.analysis.stages.calibrate import read_labeled, two_class
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.layers import build_areas, read_layer
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.geography.readers import read_felonies
-from patrolscope.pipeline.simulation.simulate import METADATA_FOLDER, SIMULATE_CITY, SIMULATE_DAYS, simulate
+from patrolscope.pipeline.simulation import public_data as public
 from patrolscope.pipeline.simulation.detector import Detector, draw_boxes, fit_detector
-from patrolscope.pipeline.simulation.truth import MEAN_LEVEL, levels_of_areas
-from patrolscope.pipeline.geography.polygon_index import Coverage
-from patrolscope.pipeline.study.store import open_study
 from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets
+from patrolscope.pipeline.simulation.simulate import METADATA_FOLDER, SIMULATE_CITY, SIMULATE_DAYS, simulate
+from patrolscope.pipeline.simulation.truth import MEAN_LEVEL, levels_of_areas
+from patrolscope.pipeline.study.store import open_study
 from tests.small_city import areas, content, day_records, labels, rows, simulated, small_study
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -113,11 +113,11 @@ def test_images_of_a_ride_follow_each_other_at_street_speed(study):
     north_m = frame.groupby(ride)["lat"].diff() * M_PER_DEGREE
     east_m = frame.groupby(ride)["lng"].diff() * M_PER_DEGREE * np.cos(np.radians(frame["lat"]))
     speed = np.hypot(north_m, east_m) / (frame.groupby(ride)["timestamp"].diff() / 1000)
-    assert 3 < speed.median() < 8  # metres a second
+    assert 3 < speed.median() < 8  # meters a second
     assert speed.max() < 50
 
 
-def test_images_lie_within_metres_of_a_boundary(study):
+def test_images_lie_within_meters_of_a_boundary(study):
     frame = rows(study)
     edges = shapely.union_all(areas().boundary.to_numpy())
     scale = np.array([np.cos(np.radians(40.715)), 1.0]) * M_PER_DEGREE
@@ -127,7 +127,7 @@ def test_images_lie_within_metres_of_a_boundary(study):
     assert distance_m.mean() > 1
 
 
-def test_rides_start_more_often_in_the_centre():
+def test_rides_start_more_often_in_the_center():
     streets = Streets.build(areas().geometry.to_numpy())
     places = streets.positions(*streets.draw_places(50_000, np.random.default_rng(2)))
     away = np.hypot((places[:, 0] + 73.985) * 0.76, places[:, 1] - 40.715)
@@ -171,13 +171,13 @@ def test_a_vehicle_box_stands_above_the_threshold_in_just_the_positive_images(la
     assert boxes["stem"].nunique() == sum(fact["label_files"] for fact in facts)
 
 
-def test_positives_come_at_the_rate_that_the_level_of_their_neighbourhood_asks_for(large):
+def test_positives_come_at_the_rate_that_the_level_of_their_neighborhood_asks_for(large):
     truth, frame = truth_of(large), rows(large).drop_duplicates("image_ref")
     boxes = labels(large)
     positive = set(boxes.loc[(boxes["kind"] == 1) & (boxes["score"] > THRESHOLD), "stem"])
     city = areas()
-    area = Coverage.build(city["geoid"].to_numpy(), city.geometry.to_numpy()).locate(frame["lng"], frame["lat"])
-    level = pd.read_csv(large.path("truth/neighbourhoods.csv")).set_index("neighbourhood")["level"]
+    area = PolygonIndex.build(city["geoid"].to_numpy(), city.geometry.to_numpy()).locate(frame["lng"], frame["lat"])
+    level = pd.read_csv(large.path("truth/neighborhoods.csv")).set_index("neighborhood")["level"]
     chance = (level - truth["p_negative"]) / (truth["p_positive"] - truth["p_negative"])
     row = pd.Series(area // 5, index=frame.index)[area >= 0].map("Row {}".format)
     found = frame["stem"].isin(positive).groupby(row).agg(["sum", "size"])
@@ -195,12 +195,12 @@ def test_images_show_police_as_often_as_the_levels_say(large):
     assert shows == pytest.approx(expected, rel=0.1)
 
 
-# Truth and labelled sets.
+# Truth and labeled sets.
 
 
 def test_calibrating_on_the_validation_set_gives_the_true_probabilities_exactly(study):
     truth = truth_of(study)
-    frame = read_labelled(study.path("source/validation.csv"), where="sources.validation")
+    frame = read_labeled(study.path("source/validation.csv"), where="sources.validation")
     found = two_class(frame["ground_truth"], frame["score"], THRESHOLD)
     assert len(frame) == 2_000
     assert (found.p_positive, found.p_negative) == (truth["p_positive"], truth["p_negative"])
@@ -214,23 +214,23 @@ def test_the_published_validation_set_follows_from_precision_recall_and_mean_lev
     )
 
 
-def test_the_levels_of_areas_are_those_of_their_neighbourhoods(study):
+def test_the_levels_of_areas_are_those_of_their_neighborhoods(study):
     by_area = pd.read_csv(study.path("truth/areas.csv"), dtype={"area": "str"})
-    level = pd.read_csv(study.path("truth/neighbourhoods.csv")).set_index("neighbourhood")["level"]
+    level = pd.read_csv(study.path("truth/neighborhoods.csv")).set_index("neighborhood")["level"]
     assert len(by_area) == 25
-    assert (by_area["level"] == by_area["neighbourhood"].map(level)).all()
+    assert (by_area["level"] == by_area["neighborhood"].map(level)).all()
 
 
-def test_given_levels_hold_and_an_absent_neighbourhood_gets_their_mean(tmp_path):
+def test_given_levels_hold_and_an_absent_neighborhood_gets_their_mean(tmp_path):
     given = {"Row 0": 0.01, "Row 1": 0.004, "Row 4": 0.016, "Row 9": 0.01}
     study = simulated(tmp_path, levels=given, images=100)
-    level = pd.read_csv(study.path("truth/neighbourhoods.csv")).set_index("neighbourhood")["level"]
+    level = pd.read_csv(study.path("truth/neighborhoods.csv")).set_index("neighborhood")["level"]
     assert level.to_dict() == {"Row 0": 0.01, "Row 1": 0.004, "Row 2": 0.01, "Row 3": 0.01, "Row 4": 0.016}
     assert truth_of(study)["level_elsewhere"] == 0.01
 
 
 def test_simulated_levels_have_the_published_mean_over_images_whatever_the_seed():
-    city = pd.DataFrame({"neighbourhood": [f"Quarter {number // 4}" for number in range(400)]})
+    city = pd.DataFrame({"neighborhood": [f"Quarter {number // 4}" for number in range(400)]})
     points = np.column_stack([np.arange(400) % 20, np.arange(400) // 20]) * 0.01 + np.array([-74.0, 40.7])
     images = np.repeat(np.arange(400), np.arange(400) // 40 + 1).astype(np.int32)
     for seed in range(5):
@@ -240,7 +240,7 @@ def test_simulated_levels_have_the_published_mean_over_images_whatever_the_seed(
         assert level.max() / level.min() == pytest.approx(19, rel=0.1)
 
 
-def test_levels_are_alike_in_neighbouring_places():
+def test_levels_are_alike_in_neighboring_places():
     across, up = np.meshgrid(np.linspace(-74.0, -73.9, 40), np.linspace(40.7, 40.8, 40))
     surface = public.smooth_surface(np.column_stack([across.ravel(), up.ravel()]), np.random.default_rng(1))
     surface = surface.reshape(40, 40)

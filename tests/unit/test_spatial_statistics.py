@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from patrolscope.analysis.estimators.rates import area_means
-from patrolscope.analysis.estimators.spatial_statistics import area_variables, correlations, moran, neighbours, usable_areas, weighted_ranks
+from patrolscope.analysis.estimators.spatial_statistics import (
+    area_variables,
+    correlations,
+    moran,
+    neighbors,
+    usable_areas,
+    weighted_ranks,
+)
 
 
 def frame(areas: int, seed: int = 0) -> pd.DataFrame:
@@ -113,10 +120,10 @@ def test_areas_without_a_positive_image_are_tied_whatever_their_images():
 
 
 def test_where_no_image_is_positive_the_level_has_no_correlation_and_no_index():
-    images = np.sort(np.random.default_rng(0).integers(1, 60, 400))  # neighbours have as many images
+    images = np.sort(np.random.default_rng(0).integers(1, 60, 400))  # neighbors have as many images
     levels = area_means(np.zeros(400, dtype=np.int64), images, *CALIBRATION)
     (row,) = correlations(pd.DataFrame({"level": levels, "images": images}), replicates=2, seed=1, percent=95)
-    found = moran(levels, neighbours(grid(20), 0.0), seed=1)
+    found = moran(levels, neighbors(grid(20), 0.0), seed=1)
     assert (row["spearman"], row["reason"]) == (None, "level does not vary")
     assert (found.index, found.p, found.reason) == (None, None, "the level does not vary")
 
@@ -150,8 +157,8 @@ def test_shares_are_of_all_persons_and_missing_where_nobody_lives():
     assert np.isnan(shares[1])
 
 
-def test_queens_neighbours_share_an_edge_or_a_corner():
-    touching = neighbours(grid(3), 0.0).toarray()
+def test_queens_neighbors_share_an_edge_or_a_corner():
+    touching = neighbors(grid(3), 0.0).toarray()
     assert touching.sum(axis=1).tolist() == [3, 5, 3, 5, 8, 5, 3, 5, 3]
     assert (touching == touching.T).all()
     assert np.trace(touching) == 0
@@ -159,13 +166,13 @@ def test_queens_neighbours_share_an_edge_or_a_corner():
 
 def test_boundaries_that_miss_each_other_by_less_than_the_tolerance_touch():
     shapes = np.array([shapely.box(0, 0, 1, 1), shapely.box(1.001, 0, 2, 1)])
-    assert neighbours(shapes, 0.0).sum() == 0
-    assert neighbours(shapes, 0.01).sum() == 2
+    assert neighbors(shapes, 0.0).sum() == 0
+    assert neighbors(shapes, 0.01).sum() == 2
 
 
 def rook(side: int):
-    """Neighbours by edges alone, on a grid."""
-    touching = neighbours(grid(side), 0.0)
+    """Neighbors by edges alone, on a grid."""
+    touching = neighbors(grid(side), 0.0)
     left, right = touching.nonzero()
     far = np.abs(left // side - right // side) + np.abs(left % side - right % side) > 1
     touching[left[far], right[far]] = 0
@@ -183,14 +190,14 @@ def test_a_checkerboard_has_index_minus_one():
 
 def test_a_gradient_has_an_index_near_one():
     slope = np.indices((20, 20)).sum(axis=0).ravel().astype(float)
-    found = moran(slope, neighbours(grid(20), 0.0), seed=1)
+    found = moran(slope, neighbors(grid(20), 0.0), seed=1)
     assert found.index > 0.9
     assert found.p == 0.001
 
 
 def test_shuffled_levels_have_an_index_near_its_expectation_and_nothing_to_show():
     values = np.random.default_rng(5).normal(size=400)
-    found = moran(values, neighbours(grid(20), 0.0), seed=1)
+    found = moran(values, neighbors(grid(20), 0.0), seed=1)
     assert found.expected == -1 / 399
     assert abs(found.index - found.expected) < 0.08
     assert found.p > 0.05
@@ -203,7 +210,7 @@ def test_the_index_and_its_test_are_those_of_esda(seed):
         esda = pytest.importorskip("esda")
         graph = pytest.importorskip("libpysal.graph").Graph
     values = np.random.default_rng(seed).gamma(0.5, size=225) + np.arange(225) / 300
-    touching = neighbours(grid(15), 0.0)
+    touching = neighbors(grid(15), 0.0)
     theirs = esda.Moran(values, graph.from_sparse(touching.tocoo()), permutations=2)
     ours = moran(values, touching, seed=seed)
     assert ours.index == pytest.approx(theirs.I, rel=1e-12)
@@ -214,23 +221,23 @@ def test_the_index_and_its_test_are_those_of_esda(seed):
 def test_islands_are_left_out_and_counted():
     shapes = np.array([*grid(4), shapely.box(100, 100, 101, 101)])
     values = np.arange(17.0)
-    alone = moran(values, neighbours(shapes, 0.0), seed=3)
-    without = moran(values[:16], neighbours(shapes[:16], 0.0), seed=3)
+    alone = moran(values, neighbors(shapes, 0.0), seed=3)
+    without = moran(values[:16], neighbors(shapes[:16], 0.0), seed=3)
     assert (alone.islands, alone.areas) == (1, 16)
     assert (alone.index, alone.p) == (without.index, without.p)
 
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [([1.0] * 9, "the level does not vary"), ([1.0, 2.0], "fewer than 3 areas have a neighbour"), ([], "fewer than 3")],
+    [([1.0] * 9, "the level does not vary"), ([1.0, 2.0], "fewer than 3 areas have a neighbor"), ([], "fewer than 3")],
 )
 def test_moran_says_why_there_is_none(values, reason):
-    found = moran(np.array(values), neighbours(grid(3)[: len(values)], 0.0), seed=0)
+    found = moran(np.array(values), neighbors(grid(3)[: len(values)], 0.0), seed=0)
     assert found.index is None
     assert reason in found.reason
 
 
 def test_areas_that_all_touch_each_other_have_an_index_and_no_z():
-    found = moran(np.array([1.0, 5.0, 2.0, 9.0]), neighbours(grid(2), 0.0), seed=0)
+    found = moran(np.array([1.0, 5.0, 2.0, 9.0]), neighbors(grid(2), 0.0), seed=0)
     assert found.index == pytest.approx(-1 / 3)
     assert (found.z, found.p) == (None, 1.0)

@@ -20,12 +20,12 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.contract.columns import Column, Table
-from patrolscope.pipeline.errors import NotYetMade, SettingsError, SourceError, StorageError, StudyBusy
 from patrolscope.pipeline.engine.run import run_stages, unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Record, Study, create_study, fingerprint, open_study
+from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError, StorageError, StudyLockedError
+from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.store import Output, Record, Study, create_study, fingerprint, open_study
 
 NUMBERS = Table("numbers", row="one number", key=("n",), columns=(Column("n", "int64", "a number", unit="1"),))
 PLACES = Table(
@@ -106,7 +106,7 @@ def test_only_columns_whose_values_repeat_have_a_dictionary(local):
 
 def test_a_table_that_is_not_there_yet_says_which_command_makes_it(study):
     study.write_bytes(b"half", "numbers", ".a.parquet.tmp")
-    with pytest.raises(NotYetMade, match="has no numbers/ yet: run `patrolscope run --study"):
+    with pytest.raises(StageNotRunError, match="has no numbers/ yet: run `patrolscope run --study"):
         study.files("numbers")
 
 
@@ -239,7 +239,7 @@ def test_a_shard_is_unfinished_without_a_record_with_another_fingerprint_or_with
 def write_numbers(study: Study, shard: Shard) -> Record:
     upto = shard.work["upto"]
     file = study.write(NUMBERS, pd.DataFrame({"n": range(upto)}), f"numbers/{shard.name}.parquet")
-    return Record("", "", (file,), upto, upto)
+    return Output((file,), upto, upto)
 
 
 def test_the_fingerprint_is_the_same_in_every_process_and_differs_with_every_part():
@@ -266,7 +266,7 @@ def test_a_second_run_is_refused_and_told_which_process_holds_the_study(local):
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(StudyBusy, match=f"is in use by process {process.pid} on "):
+        with pytest.raises(StudyLockedError, match=f"is in use by process {process.pid} on "):
             run_stages(local, [], lambda: pytest.fail("no cluster is needed"))
     finally:
         process.send_signal(signal.SIGKILL)
@@ -277,7 +277,11 @@ def test_a_second_run_is_refused_and_told_which_process_holds_the_study(local):
 
 def test_a_second_run_is_refused_on_an_object_store_too():
     study = create_study(f"memory://{uuid.uuid4().hex}", Settings())
-    with study.lock(), pytest.raises(StudyBusy, match=f"process {os.getpid()} on .* remove .*lock"), study.lock():
+    with (
+        study.lock(),
+        pytest.raises(StudyLockedError, match=f"process {os.getpid()} on .* remove .*lock"),
+        study.lock(),
+    ):
         pytest.fail("the lock was given twice")
     with study.lock():
         assert study.exists(".lock")
@@ -288,13 +292,13 @@ def test_a_run_writes_nothing_once_another_one_holds_the_study(where, tmp_path):
     study = create_study(tmp_path if where == "disk" else f"memory://{uuid.uuid4().hex}", Settings())
     with study.lock() as first:
         first.write_bytes(b"1", "file")
-        travelled = pickle.loads(pickle.dumps(first))
+        traveled = pickle.loads(pickle.dumps(first))
     with study.lock() as second:
         assert second.write_bytes(b"2", "file") == "file"
-        with pytest.raises(StudyBusy, match="file is not written: the run that asked for it does not hold"):
-            travelled.write_bytes(b"1", "file")
-        with pytest.raises(StudyBusy):
-            travelled.commit("stage", Record("shard", "", (), 0, 0))
+        with pytest.raises(StudyLockedError, match="file is not written: the run that asked for it does not hold"):
+            traveled.write_bytes(b"1", "file")
+        with pytest.raises(StudyLockedError):
+            traveled.commit("stage", Record("shard", "", (), 0, 0))
     assert study.read_bytes("file") == b"2"
     assert study.records("stage") == {}
     assert sorted(name for name in study.find("") if not name.startswith(".lock")) == ["file", "study.yaml"]

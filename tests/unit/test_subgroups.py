@@ -1,4 +1,4 @@
-"""Splits of labelled images against the rules written out in plain pandas."""
+"""Splits of labeled images against the rules written out in plain pandas."""
 
 import numpy as np
 import pandas as pd

@@ -17,19 +17,19 @@ torch = pytest.importorskip("torch")
 
 from patrolscope.pipeline.detect.models.architecture import variant  # noqa: E402
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint  # noqa: E402
+from patrolscope.pipeline.detect.weights.training_result import trained_threshold  # noqa: E402
+from patrolscope.pipeline.errors import PatrolscopeError, TrainingError, WeightsError  # noqa: E402
+from patrolscope.pipeline.seeds import stream  # noqa: E402
 from patrolscope.pipeline.train import loop  # noqa: E402
-from patrolscope.pipeline.train.augment import Pictures, moved, recoloured, sample, shape_of_all, worth_keeping  # noqa: E402
+from patrolscope.pipeline.train.augment import Pictures, moved, recolored, sample, shape_of_all, worth_keeping  # noqa: E402
 from patrolscope.pipeline.train.data import read_collection  # noqa: E402
 from patrolscope.pipeline.train.evaluate import best_thresholds, quality  # noqa: E402
 from patrolscope.pipeline.train.loop import collate, train  # noqa: E402
 from patrolscope.pipeline.train.network import narrowed, network_from, new_network  # noqa: E402
-from patrolscope.pipeline.detect.weights.training_result import trained_threshold  # noqa: E402
 from patrolscope.pipeline.train.schedule import Average, Schedule, accumulated, cosine, make_optimizer  # noqa: E402
-from patrolscope.pipeline.train.settings import RECIPES, Asked, Recipe, changed  # noqa: E402
-from patrolscope.pipeline.errors import PatrolscopeError, TrainingError, WeightsError  # noqa: E402
-from patrolscope.pipeline.seeds import stream  # noqa: E402
+from patrolscope.pipeline.train.settings import RECIPES, Recipe, TrainingOptions, changed  # noqa: E402
 from tests import official_form  # noqa: E402
-from tests.labelled_squares import COLOURS, NAMES, SIDE, write  # noqa: E402
+from tests.labeled_squares import COLORS, NAMES, SIDE, write  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def data(tmp_path_factory):
 
 def asked(data, **changes):
     given = {"width": 0.02, "size": 64, "epochs": 3, "batch": 8, "seed": 1, "device": "cpu", **changes}
-    return Asked(str(data), **given)
+    return TrainingOptions(str(data), **given)
 
 
 def told(data, out, *, resume=False, **changes):
@@ -78,13 +78,13 @@ def pictures(data, shape=(SIDE, SIDE)):
 @pytest.mark.parametrize("shape", [(SIDE, SIDE), (64, 128)])
 @pytest.mark.parametrize("recipe", [Recipe(mosaic=1.0, mixup=0.0), Recipe(mosaic=0.0, mixup=0.0)])
 def test_boxes_go_where_their_pixels_go(data, recipe, shape):
-    """Squares alone are coloured: a box holds its colour, and next to nothing coloured is without a box."""
+    """Squares alone are colored: a box holds its color, and next to nothing colored is without a box."""
     plain = RECIPES["tiny"].__class__(**{**vars(recipe), "hue": 0, "saturation": 0, "value": 0})
     some, boxes_seen = pictures(data, shape), 0
     for number in range(40):
         pixels, boxes = sample(some, number % 18, plain, 3, number)
         assert pixels.shape == (*shape, 3)
-        left = np.abs(pixels.astype(int)[:, :, None] - COLOURS).sum(3) < 60
+        left = np.abs(pixels.astype(int)[:, :, None] - COLORS).sum(3) < 60
         for kind, x, y, w, h in boxes:
             x1, x2 = (x - w / 2) * shape[1], (x + w / 2) * shape[1]
             y1, y2 = (y - h / 2) * shape[0], (y + h / 2) * shape[0]
@@ -142,10 +142,10 @@ def test_without_scale_and_shift_the_middle_of_the_canvas_stays():
     assert boxes.tolist() == [[0, 4, 8, 24, 28]]
 
 
-def test_colours_stay_where_no_gain_is_asked_for():
+def test_colors_stay_where_no_gain_is_asked_for():
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)
-    assert recoloured(pixels, Recipe(hue=0, saturation=0, value=0), stream(1, "x")) is pixels
-    assert not np.array_equal(recoloured(pixels, Recipe(), stream(1, "x")), pixels)
+    assert recolored(pixels, Recipe(hue=0, saturation=0, value=0), stream(1, "x")) is pixels
+    assert not np.array_equal(recolored(pixels, Recipe(), stream(1, "x")), pixels)
 
 
 def test_a_batch_numbers_the_targets_by_image():
@@ -278,7 +278,7 @@ def test_weights_for_other_classes_are_taken_over_where_they_fit(tmp_path):
 # The quality.
 
 
-def test_finding_what_is_labelled_has_precision_one_and_worse_boxes_less(data):
+def test_finding_what_is_labeled_has_precision_one_and_worse_boxes_less(data):
     examples = read_collection(data).splits["train"]
     sizes = np.full((len(examples), 2), float(SIDE))
     perfect = []

@@ -1,4 +1,4 @@
-"""What is read of a folder of labelled images, and what is refused."""
+"""What is read of a folder of labeled images, and what is refused."""
 
 import json
 from collections import Counter
@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.train.check import check
 from patrolscope.pipeline.train.data import check_classes, class_mapping, read_collection
-from patrolscope.pipeline.errors import SourceError
 from tests.image_files import of_every_kind
-from tests.labelled_squares import NAMES, SIDE, write
+from tests.labeled_squares import NAMES, SIDE, write
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def test_an_image_without_a_label_file_shows_nothing(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0.5 0.5 0.5 0.1 0.1", "class, centre x, centre y, width, height expected"),
-        ("0 0.5 0.5 0.1", "class, centre x, centre y, width, height expected"),
-        ("0 0.5 nan 0.1 0.1", "class, centre x, centre y, width, height expected"),
-        ("red 0.5 0.5 0.1 0.1", "class, centre x, centre y, width, height expected"),
+        ("0.5 0.5 0.5 0.1 0.1", "class, center x, center y, width, height expected"),
+        ("0 0.5 0.5 0.1", "class, center x, center y, width, height expected"),
+        ("0 0.5 nan 0.1 0.1", "class, center x, center y, width, height expected"),
+        ("red 0.5 0.5 0.1 0.1", "class, center x, center y, width, height expected"),
     ],
 )
 def test_a_line_that_is_no_label_is_refused_with_its_place(folder, line, message):
@@ -284,8 +284,8 @@ def test_other_forms_of_the_same_labels_are_the_same_collection(folder, convert)
 
 def test_classes_are_mapped_by_name_joined_and_left_out(folder):
     before = everything(read_collection(folder))
-    joined = read_collection(folder, {"red": "colour", "blue": "colour"})
-    assert joined.class_names == ("colour",)
+    joined = read_collection(folder, {"red": "color", "blue": "color"})
+    assert joined.class_names == ("color",)
     assert all((boxes[:, 0] == 0).all() for boxes in everything(joined).values())
     assert sum(map(len, everything(joined).values())) == sum(map(len, before.values()))
     blue = read_collection(folder, {"red": ""})

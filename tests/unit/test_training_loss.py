@@ -8,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from patrolscope.pipeline.detect.models.architecture import variant  # noqa: E402
+from patrolscope.pipeline.detect.models.yolov7 import Network, build  # noqa: E402
 from patrolscope.pipeline.train import assign as assignment  # noqa: E402
 from patrolscope.pipeline.train.loss import Criterion, ciou  # noqa: E402
 from patrolscope.pipeline.train.network import narrowed  # noqa: E402
 from patrolscope.pipeline.train.settings import RECIPES  # noqa: E402
-from patrolscope.pipeline.detect.models.yolov7 import Network, build  # noqa: E402
 from tests import reference_training as reference  # noqa: E402
 
 
@@ -25,12 +25,12 @@ def outputs(generator, levels, size, strides, classes, images=2):
 
 def some_targets(generator, count, classes, images=2):
     sides = np.exp(generator.uniform(np.log(0.02), np.log(0.7), (count, 2)))
-    centres = generator.uniform(0.01, 0.99, (count, 2))
+    centers = generator.uniform(0.01, 0.99, (count, 2))
     # Crowded: two targets of one image at nearly the same place fight for the same cells.
-    centres[1], sides[1] = centres[0] + 0.01, sides[0] * 1.1
+    centers[1], sides[1] = centers[0] + 0.01, sides[0] * 1.1
     image = generator.integers(0, images, count)
     image[1] = image[0]
-    return np.column_stack([image, generator.integers(0, classes, count), centres, sides])
+    return np.column_stack([image, generator.integers(0, classes, count), centers, sides])
 
 
 def as_floats(network):

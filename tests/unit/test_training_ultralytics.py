@@ -14,12 +14,12 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
 
-from patrolscope.pipeline.train.data import read_collection
-from patrolscope.pipeline.train.settings import Asked
-from patrolscope.pipeline.train.ultralytics_engine import open_model, train_ultralytics, write_data_set
 from patrolscope.pipeline.errors import TrainingError, WeightsError
+from patrolscope.pipeline.train.data import read_collection
+from patrolscope.pipeline.train.settings import TrainingOptions
+from patrolscope.pipeline.train.ultralytics_engine import open_model, train_ultralytics, write_data_set
 from tests import official_form
-from tests.labelled_squares import NAMES, write
+from tests.labeled_squares import NAMES, write
 
 ROOT = Path(__file__).resolve().parents[2]
 APART = """
@@ -146,7 +146,7 @@ def test_a_yolov7_checkpoint_is_for_the_other_engine(tmp_path):
 )
 def test_what_is_of_the_other_engine_is_refused(tmp_path, changes, message):
     given = {"data": str(tmp_path), "engine": "ultralytics", "variant": None, "weights": "yolo11n.yaml"}
-    asked = Asked(**(given | changes))
+    asked = TrainingOptions(**(given | changes))
     with pytest.raises(TrainingError, match=message):
         train_ultralytics(asked, tmp_path / "out", trust=False, say=print)
     assert not (tmp_path / "out").exists()

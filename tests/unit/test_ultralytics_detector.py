@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from patrolscope.pipeline.detect.weights.describe import describe
 from patrolscope.pipeline.detect.detector import load_detector
+from patrolscope.pipeline.detect.weights.describe import describe
 from patrolscope.pipeline.errors import WeightsError
 from tests.ultralytics_models import BUS, made
 

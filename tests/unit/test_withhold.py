@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from patrolscope.analysis.disclosure.suppression import ALWAYS, CanNotBeProtected, Quantity, Withheld, find_unprotected, withhold
+from patrolscope.analysis.disclosure.suppression import (
+    ALWAYS,
+    CanNotBeProtected,
+    Quantity,
+    Withheld,
+    find_unprotected,
+    withhold,
+)
 
 
 def counts(values, sums, *, width=9.0, group=None, slack=0.0) -> Quantity:

@@ -16,12 +16,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from patrolscope.cli import app
+from patrolscope.pipeline.detect.detector import Detector, load_detector
 from patrolscope.pipeline.detect.models.architecture import variant
 from patrolscope.pipeline.detect.models.augment import augmented
-from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
-from patrolscope.pipeline.detect.detector import Detector, load_detector
-from patrolscope.pipeline.detect.weights.official import save_checkpoint
 from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
+from patrolscope.pipeline.detect.weights.official import save_checkpoint
 from patrolscope.pipeline.errors import WeightsError
 from tests import reference_yolov7 as reference
 from tests.official_form import SMALL, save

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _PASSES = ((1.0, False), (0.83, True), (0.67, False))  # scale, mirrored left to right
-_BORDER = 0.447  # grey of the padding, of 1
+_BORDER = 0.447  # gray of the padding, of 1
 
 
 def augmented(images: Tensor, forward: Callable[[Tensor], Tensor], stride: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""YOLOv7 exported to ONNX, run by onnxruntime: the layout of the output is recognised, or refused by name.
+"""YOLOv7 exported to ONNX, run by onnxruntime: the layout of the output is recognized, or refused by name.
 
 Official exports carry no metadata at all, so the layout is known by the shapes that come out. ultralytics takes such
 files for layouts of its own and returns nonsense without an error.
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from torch import Tensor
 
-from patrolscope.pipeline.detect.models.base import BoxDetector, Options, choose_device
 from patrolscope.pipeline.detect.boxes import Letterbox, ranked, select
+from patrolscope.pipeline.detect.models.base import BoxDetector, Options, choose_device
 from patrolscope.pipeline.errors import WeightsError
 
 GRID, END_TO_END = "grid", "end2end"

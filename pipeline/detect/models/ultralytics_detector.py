@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from patrolscope.pipeline.detect.models.base import BoxDetector, Options, choose_device, choose_precision
 from patrolscope.pipeline.detect.boxes import Letterbox, ranked, suppress
+from patrolscope.pipeline.detect.models.base import BoxDetector, Options, choose_device, choose_precision
 from patrolscope.pipeline.detect.models.ultralytics_apart import AutoBackend
 from patrolscope.pipeline.errors import WeightsError
 

@@ -9,11 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from patrolscope.pipeline.detect.boxes import Letterbox, decode, select
 from patrolscope.pipeline.detect.models.augment import augmented
 from patrolscope.pipeline.detect.models.base import BoxDetector, Options, choose_device, choose_precision, dtype_of
-from patrolscope.pipeline.detect.boxes import Letterbox, decode, select
-from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.detect.models.yolov7 import Network
+from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.errors import WeightsError
 
 

@@ -18,8 +18,8 @@ from patrolscope.pipeline.detect.models.architecture import (
     from_official,
     guess_variant,
 )
-from patrolscope.pipeline.detect.weights.restricted import Archive, Node, StoredTensor, open_archive
 from patrolscope.pipeline.detect.models.yolov7 import Network, build
+from patrolscope.pipeline.detect.weights.restricted import Archive, Node, StoredTensor, open_archive
 from patrolscope.pipeline.errors import WeightsError
 
 MODEL_CLASS = "models.yolo.Model"

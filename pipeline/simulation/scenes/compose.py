@@ -12,7 +12,7 @@ from patrolscope.pipeline.simulation.scenes.scene import (
     OFFICER,
     VEHICLE,
     Camera,
-    Colour,
+    Color,
     House,
     Light,
     Person,
@@ -28,7 +28,7 @@ WIDTH, HEIGHT = 640, 360  # pixels
 
 _LANE_M, _PARKING_M = 3.3, 2.3
 _TIMES = {"day": 0.62, "dusk": 0.16, "night": 0.22}
-_PLAIN = (  # colours of cars, by how many there are
+_PLAIN = (  # colors of cars, by how many there are
     *((28, 28, 30), (28, 28, 30), (60, 62, 66), (60, 62, 66), (120, 122, 126), (176, 178, 180), (176, 178, 180)),
     *((226, 226, 224), (226, 226, 224), (226, 226, 224), (120, 24, 28), (28, 46, 96), (40, 84, 150), (52, 74, 60)),
     (150, 128, 96),
@@ -46,8 +46,8 @@ _CLOTHES = (
     *((26, 34, 62), (180, 96, 50)),
 )
 _SKINS = ((236, 196, 164), (208, 160, 122), (160, 112, 80), (108, 74, 54))
-_FIXED: Mapping[str, Colour] = {
-    "tyre": (22, 22, 24),
+_FIXED: Mapping[str, Color] = {
+    "tire": (22, 22, 24),
     "rim": (140, 142, 146),
     "trim": (34, 35, 38),
     "glass": (44, 52, 60),
@@ -104,12 +104,12 @@ def compose(generator: Generator, *, police: bool | None = None) -> Scene:
     return Scene(light, camera, street, tuple(things))
 
 
-def _pick(generator: Generator, choices: Sequence[Colour]) -> Colour:
+def _pick(generator: Generator, choices: Sequence[Color]) -> Color:
     return choices[int(generator.integers(len(choices)))]
 
 
-def _near(generator: Generator, colour: Colour, spread: float = 8) -> Colour:
-    return tuple(int(one) for one in np.clip(np.array(colour) + generator.normal(0, spread), 5, 250))  # type: ignore[return-value]
+def _near(generator: Generator, color: Color, spread: float = 8) -> Color:
+    return tuple(int(one) for one in np.clip(np.array(color) + generator.normal(0, spread), 5, 250))  # type: ignore[return-value]
 
 
 def _light(generator: Generator) -> Light:
@@ -117,7 +117,7 @@ def _light(generator: Generator) -> Light:
     if name == "day":
         sunny = generator.random() < 0.55
         strength = float(generator.uniform(0.8, 1.1)) if sunny else float(generator.uniform(0.62, 0.85))
-        sky: tuple[Colour, Colour] = ((96, 148, 214), (206, 222, 236)) if sunny else ((168, 174, 182), (208, 210, 212))
+        sky: tuple[Color, Color] = ((96, 148, 214), (206, 222, 236)) if sunny else ((168, 174, 182), (208, 210, 212))
         tint = (1.04, 1.0, 0.94) if sunny else (0.97, 1.0, 1.03)
         return Light(name, strength, tint, sky, 0.0, 0.9 if sunny else 0.6, float(generator.uniform(160, 420)))
     if name == "dusk":
@@ -187,7 +187,7 @@ def _house(generator: Generator, x: float, near: float, far: float) -> House:
 # Vehicles.
 
 
-def _colours(**own: Colour) -> dict[str, Colour]:
+def _colors(**own: Color) -> dict[str, Color]:
     return {**_FIXED, **own}
 
 
@@ -200,46 +200,46 @@ def _ordinary(generator: Generator, x: float, z: float, yaw: float) -> Vehicle:
     if chance < 0.56:
         livery = "livery" if generator.random() < 0.1 else "plain"
         model = solids.car(body, livery)
-        colours = _colours(body=paint, stripe=_pick(generator, _SHOPS))
+        colors = _colors(body=paint, stripe=_pick(generator, _SHOPS))
     elif chance < 0.72:
         model = solids.car(str(generator.choice(["sedan", "suv"])), "taxi")
-        colours = _colours(body=_pick(generator, _YELLOW))
+        colors = _colors(body=_pick(generator, _YELLOW))
     elif chance < 0.78:
         model = solids.car("suv" if generator.random() < 0.5 else "sedan", "plain")
-        colours = _colours(body=_pick(generator, _WHITE))
+        colors = _colors(body=_pick(generator, _WHITE))
     elif chance < 0.87:
         firm = generator.random() < 0.6
         model = solids.van("firm" if firm else "plain")
         stripe = _pick(generator, (*_SHOPS, _POLICE_BLUE[1]))
-        colours = _colours(body=_pick(generator, (*_WHITE, (60, 62, 66), (96, 66, 40))), stripe=stripe)
+        colors = _colors(body=_pick(generator, (*_WHITE, (60, 62, 66), (96, 66, 40))), stripe=stripe)
     elif chance < 0.91:
         model = solids.van("ambulance")
         flashing = int(generator.random() < 0.4)
-        colours = _colours(body=_pick(generator, _WHITE), stripe=_pick(generator, ((210, 70, 30), (190, 30, 36))))
+        colors = _colors(body=_pick(generator, _WHITE), stripe=_pick(generator, ((210, 70, 30), (190, 30, 36))))
     elif chance < 0.95:
         model = solids.bus()
-        colours = _colours(
+        colors = _colors(
             body=_pick(generator, ((214, 220, 226), (34, 72, 150), (230, 230, 228))),
             stripe=_pick(generator, ((26, 70, 160), (250, 200, 40))),
         )
     elif chance < 0.99:
         model = solids.truck()
-        colours = _colours(
+        colors = _colors(
             body=_pick(generator, (*_WHITE, (196, 180, 60), (140, 44, 40))), stripe=_pick(generator, _SHOPS)
         )
     else:
         model = solids.car("suv", "tow")
         flashing = 1
-        colours = _colours(body=paint)
-    return Vehicle(model, x, z, yaw, colours, None, flashing)
+        colors = _colors(body=paint)
+    return Vehicle(model, x, z, yaw, colors, None, flashing)
 
 
 def _police(generator: Generator, x: float, z: float, yaw: float) -> Vehicle:
     livery = "police" if generator.random() < 0.75 else "police-old"
     body = str(generator.choice(["sedan", "suv"], p=[0.45, 0.55]))
     flashing = int(generator.integers(1, 3)) if generator.random() < 0.45 else 0
-    colours = _colours(body=_pick(generator, _WHITE), stripe=_pick(generator, _POLICE_BLUE))
-    return Vehicle(solids.car(body, livery), x, z, yaw, colours, VEHICLE, flashing)
+    colors = _colors(body=_pick(generator, _WHITE), stripe=_pick(generator, _POLICE_BLUE))
+    return Vehicle(solids.car(body, livery), x, z, yaw, colors, VEHICLE, flashing)
 
 
 def _jitter(generator: Generator, yaw: float, spread: float = 0.03) -> float:
@@ -334,7 +334,7 @@ def _people(generator: Generator, street: Street) -> list[Person]:
 
 def _passer_by(generator: Generator, x: float, z: float) -> Person:
     works = generator.random() < 0.08
-    colours = {
+    colors = {
         "legs": _pick(generator, _CLOTHES),
         "torso": (paint := _near(generator, _pick(generator, _CLOTHES))),
         "arms": paint,
@@ -351,7 +351,7 @@ def _passer_by(generator: Generator, x: float, z: float) -> Person:
         x,
         z,
         float(generator.uniform(1.5, 1.9)),
-        colours,
+        colors,
         float(generator.uniform(-1, 1)),
         bool(generator.random() < 0.5),
         cap=bool(works),
@@ -361,7 +361,7 @@ def _passer_by(generator: Generator, x: float, z: float) -> Person:
 
 def _officer(generator: Generator, x: float, z: float) -> Person:
     navy = _near(generator, (24, 30, 58), 5)
-    colours = {
+    colors = {
         "legs": (18, 22, 40),
         "torso": navy,
         "arms": navy,
@@ -376,12 +376,12 @@ def _officer(generator: Generator, x: float, z: float) -> Person:
     }
     vest = bool(generator.random() < 0.3)
     stride, turned = float(generator.uniform(-0.5, 0.5)), bool(generator.random() < 0.3)
-    return Person(x, z, float(generator.uniform(1.68, 1.9)), colours, stride, turned, True, vest, OFFICER)
+    return Person(x, z, float(generator.uniform(1.68, 1.9)), colors, stride, turned, True, vest, OFFICER)
 
 
 def _posts(generator: Generator, street: Street) -> list[Post]:
     found = []
-    grey = (78, 82, 84)
+    gray = (78, 82, 84)
     for side in (-1, 1):
         edge = side * (street.half_road + 0.5)
         trees = generator.random() < 0.6
@@ -389,10 +389,10 @@ def _posts(generator: Generator, street: Street) -> list[Post]:
         while z < 80:
             sort = "tree" if trees and generator.random() < 0.6 else "lamp" if generator.random() < 0.45 else "sign"
             height = {"tree": 4.4, "lamp": 7.5, "sign": 2.7}[sort] * float(generator.uniform(0.9, 1.15))
-            colour = (84, 66, 50) if sort == "tree" else grey
+            color = (84, 66, 50) if sort == "tree" else gray
             crossed = street.crossing is not None and abs(z - street.crossing) < street.crossing_half + 2
             if not crossed:
-                found.append(Post(sort, edge, z, height, colour, int(generator.integers(0, 1000))))
+                found.append(Post(sort, edge, z, height, color, int(generator.integers(0, 1000))))
             z += float(generator.uniform(7, 18))
         if street.crossing is not None:
             at = street.crossing + side * (street.crossing_half + 1)

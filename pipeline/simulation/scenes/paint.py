@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from patrolscope.pipeline.simulation.scenes.scene import Camera, Colour, House, Light, Person, Post, Scene, Vehicle
+from patrolscope.pipeline.simulation.scenes.scene import Camera, Color, House, Light, Person, Post, Scene, Vehicle
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,28 +79,28 @@ class _Painter:
             _SMOOTH * one for one in (scene.camera.focal, scene.camera.middle, scene.camera.horizon)
         )
 
-    # From metres to pixels, and from daylight to the light there is. Written out: a scene has a thousand polygons.
+    # From meters to pixels, and from daylight to the light there is. Written out: a scene has a thousand polygons.
 
     def at(self, x: float, y: float, z: float) -> tuple[float, float]:
         scale = self.focal / (max(z, _NEAREST_M))
         return self.middle + scale * (x - self.camera.x), self.horizon + scale * (self.camera.y - y)
 
-    def lit(self, colour: Colour, z: float, shade: float = 1.0) -> Colour:
+    def lit(self, color: Color, z: float, shade: float = 1.0) -> Color:
         light = self.light
         clear = math.exp(-z / light.haze_m)
         # Own headlights: what is near and ahead is seen at night, too.
         own = 0.55 * light.lamps * math.exp(-z / 22) if light.lamps else 0.0
         factor, haze = clear * shade * (light.ambient + own), 1 - clear
-        (red, green, blue), (r, g, b), (far_r, far_g, far_b) = colour, light.tint, light.sky[1]
+        (red, green, blue), (r, g, b), (far_r, far_g, far_b) = color, light.tint, light.sky[1]
         return (
             min(255, int(red * factor * r + haze * far_r)),
             min(255, int(green * factor * g + haze * far_g)),
             min(255, int(blue * factor * b + haze * far_b)),
         )
 
-    def polygon(self, points: Sequence[tuple[float, float, float]], colour: Colour, shade: float = 1.0) -> None:
+    def polygon(self, points: Sequence[tuple[float, float, float]], color: Color, shade: float = 1.0) -> None:
         z = max(sum([point[2] for point in points]) / len(points), _NEAREST_M)
-        self.draw.polygon([self.at(x, y, z) for x, y, z in points], fill=self.lit(colour, z, shade))
+        self.draw.polygon([self.at(x, y, z) for x, y, z in points], fill=self.lit(color, z, shade))
 
     # What does not move.
 
@@ -161,20 +161,20 @@ class _Painter:
             return
         x, top = house.x, house.height
         wall = [(x, 0, near), (x, 0, far), (x, top, far), (x, top, near)]
-        self.polygon(wall, house.colour, 0.8 if x > 0 else 0.92)
+        self.polygon(wall, house.color, 0.8 if x > 0 else 0.92)
         # The end that looks at the camera.
         out = x + math.copysign(15, x)
-        self.polygon([(x, 0, near), (out, 0, near), (out, top, near), (x, top, near)], house.colour, 0.7)
-        self.polygon([(x, top, near), (x, top, far), (x, top - 0.5, far), (x, top - 0.5, near)], house.colour, 0.6)
+        self.polygon([(x, 0, near), (out, 0, near), (out, top, near), (x, top, near)], house.color, 0.7)
+        self.polygon([(x, top, near), (x, top, far), (x, top - 0.5, far), (x, top - 0.5, near)], house.color, 0.6)
         storey = top / house.storeys
         self.windows(house, near, storey)
         if house.shop is not None:
-            for low, high, colour in ((0.4, 0.7 * storey, house.glass), (0.75 * storey, storey, house.shop)):
+            for low, high, color in ((0.4, 0.7 * storey, house.glass), (0.75 * storey, storey, house.shop)):
                 quad = [(x, low, near), (x, low, far), (x, high, far), (x, high, near)]
                 if self.light.lamps > 0.5 and house.lit & 1:
-                    self.glow(quad, (240, 214, 160) if colour is house.glass else colour, 0.75)
+                    self.glow(quad, (240, 214, 160) if color is house.glass else color, 0.75)
                 else:
-                    self.polygon(quad, colour)
+                    self.polygon(quad, color)
 
     def windows(self, house: House, near: float, storey: float) -> None:
         step = (house.far - house.near) / house.windows
@@ -201,16 +201,16 @@ class _Painter:
                     fill=shining if is_lit else dark,
                 )
 
-    def shining(self, colour: Colour, z: float, strength: float) -> Colour:
-        """A colour that is lit by itself."""
+    def shining(self, color: Color, z: float, strength: float) -> Color:
+        """A color that is lit by itself."""
         clear = math.exp(-z / self.light.haze_m / 1.5)
         red, green, blue = (
-            int(one * strength * clear + far * (1 - clear)) for one, far in zip(colour, self.light.sky[1], strict=True)
+            int(one * strength * clear + far * (1 - clear)) for one, far in zip(color, self.light.sky[1], strict=True)
         )
         return red, green, blue
 
-    def glow(self, points: Sequence[tuple[float, float, float]], colour: Colour, strength: float) -> None:
-        shown = self.shining(colour, sum([point[2] for point in points]) / len(points), strength)
+    def glow(self, points: Sequence[tuple[float, float, float]], color: Color, strength: float) -> None:
+        shown = self.shining(color, sum([point[2] for point in points]) / len(points), strength)
         self.draw.polygon([self.at(*point) for point in points], fill=shown)
 
     # What stands and moves.
@@ -237,7 +237,7 @@ class _Painter:
         small = np.ptp(flat[:, 0]) < 10
         # Lists: a slice of an array for each of a thousand faces takes longer than painting it.
         starts, outline, shades = model.starts.tolist(), model.outline.tolist(), model.shades.tolist()
-        fills: dict[tuple[str, float], Colour] = {}
+        fills: dict[tuple[str, float], Color] = {}
         marked, painted = flat.ravel().tolist(), (flat * _SMOOTH).ravel().tolist()
         for face in np.flatnonzero(seen).tolist():
             if small and not outline[face]:
@@ -266,20 +266,20 @@ class _Painter:
         dark = 1 - 0.75 * self.light.shadow
         self.polygon(ground, self.scene.street.asphalt, dark)
 
-    def _paint_of(self, vehicle: Vehicle, material: str, shade: float) -> Colour:
-        colour = vehicle.colours[material]
+    def _paint_of(self, vehicle: Vehicle, material: str, shade: float) -> Color:
+        color = vehicle.colors[material]
         lamp = {"red lamp": 1, "blue lamp": 2}.get(material)
         if material in _FULL and vehicle.flashing and lamp in (None, vehicle.flashing):
-            return colour
+            return color
         if material in _LIT and self.light.lamps:
             strength = self.light.lamps
-            day = self.lit(colour, vehicle.z, shade)
-            return tuple(int((1 - strength) * a + strength * b) for a, b in zip(day, colour, strict=True))  # type: ignore[return-value]
+            day = self.lit(color, vehicle.z, shade)
+            return tuple(int((1 - strength) * a + strength * b) for a, b in zip(day, color, strict=True))  # type: ignore[return-value]
         if material in ("glass", "windscreen"):
             # Windows show the sky.
             sky = self.light.sky[1]
-            colour = tuple(int(0.75 * a + 0.25 * b) for a, b in zip(colour, sky, strict=True))  # type: ignore[assignment]
-        return self.lit(colour, vehicle.z, shade)
+            color = tuple(int(0.75 * a + 0.25 * b) for a, b in zip(color, sky, strict=True))  # type: ignore[assignment]
+        return self.lit(color, vehicle.z, shade)
 
     def _lamps(self, vehicle: Vehicle, flat: Floats, seen: npt.NDArray[np.bool_]) -> None:
         """Haloes round lamps that shine."""
@@ -293,11 +293,11 @@ class _Painter:
             points = flat[model.starts[face] : model.starts[face + 1]] * _SMOOTH
             middle = points.mean(0)
             size = max(np.ptp(points, axis=0).max(), 2.0)
-            colour = (255, 250, 225) if head else vehicle.colours[material]
+            color = (255, 250, 225) if head else vehicle.colors[material]
             for radius, alpha in ((1.6, 40), (1.0, 90)) if head else ((2.4, 30), (1.3, 70)):
                 r = radius * size
                 box = [middle[0] - r, middle[1] - r, middle[0] + r, middle[1] + r]
-                self.draw.ellipse(box, fill=(*colour, int(alpha * self.light.lamps)))
+                self.draw.ellipse(box, fill=(*color, int(alpha * self.light.lamps)))
 
     def person(self, person: Person, number: int) -> float | None:
         """Paint a person; the share of it inside the picture."""
@@ -339,7 +339,7 @@ class _Painter:
             points = [self.at(person.x + unit * x, unit * y + 0.05, person.z) for x, y in outline]
             shade = {"arms": 0.85, "legs": 0.9}.get(material, 1.0)
             bright = material in ("band", "vest") and self.light.lamps > 0.5
-            fill = self.lit(person.colours[material], person.z * (0.5 if bright else 1), shade)
+            fill = self.lit(person.colors[material], person.z * (0.5 if bright else 1), shade)
             self.draw.polygon(points, fill=fill)
             self.marks.polygon([(a / _SMOOTH, b / _SMOOTH) for a, b in points], fill=number)
             xs += [a / _SMOOTH for a, _ in points]
@@ -352,12 +352,12 @@ class _Painter:
         if post.z < 2:
             return
         thick = {"tree": 0.16, "lamp": 0.08, "light": 0.09, "sign": 0.035}[post.sort]
-        self._strip(post.x, thick, 0, post.height, post.z, post.colour, number)
+        self._strip(post.x, thick, 0, post.height, post.z, post.color, number)
         toward = -math.copysign(1, post.x)
         if post.sort == "tree":
             self._crown(post, number)
         elif post.sort == "lamp":
-            self._strip(post.x + toward * 0.9, 0.9, post.height - 0.1, post.height, post.z, post.colour, number)
+            self._strip(post.x + toward * 0.9, 0.9, post.height - 0.1, post.height, post.z, post.color, number)
             lamp = [(post.x + toward * a, post.height - 0.12, post.z) for a in (1.4, 1.9)]
             quad = [*lamp, *((x, y - 0.12, z) for x, y, z in reversed(lamp))]
             if self.light.lamps > 0.3:
@@ -374,18 +374,18 @@ class _Painter:
         elif post.sort == "light":
             self._strip(post.x + toward * 0.25, 0.16, post.height - 1.0, post.height, post.z, (70, 66, 30), number)
             shown = post.seed % 3
-            for row, colour in enumerate(((235, 50, 40), (240, 190, 50), (60, 220, 110))):
+            for row, color in enumerate(((235, 50, 40), (240, 190, 50), (60, 220, 110))):
                 a, b = self.at(post.x + toward * 0.25, post.height - 0.2 - 0.3 * row, post.z)
                 r = 0.11 * self.camera.focal / post.z * _SMOOTH
-                fill = colour if row == shown else tuple(one // 5 for one in colour)
+                fill = color if row == shown else tuple(one // 5 for one in color)
                 self.draw.ellipse([a - r, b - r, a + r, b + r], fill=fill)
         else:
             self._strip(post.x, 0.25, post.height - 0.7, post.height, post.z, (190, 45, 40), number)
             self._strip(post.x, 0.2, post.height - 0.45, post.height - 0.25, post.z, (235, 235, 230), number)
 
-    def _strip(self, x: float, half: float, low: float, high: float, z: float, colour: Colour, number: int) -> None:
+    def _strip(self, x: float, half: float, low: float, high: float, z: float, color: Color, number: int) -> None:
         points = [(x - half, low, z), (x + half, low, z), (x + half, high, z), (x - half, high, z)]
-        self.polygon(points, colour, 0.9)
+        self.polygon(points, color, 0.9)
         self.marks.polygon([tuple(one / _SMOOTH for one in self.at(*point)) for point in points], fill=number)
 
     def _crown(self, post: Post, number: int) -> None:
@@ -398,13 +398,13 @@ class _Painter:
             self.marks.ellipse([left / _SMOOTH, top / _SMOOTH, right / _SMOOTH, low / _SMOOTH], fill=number)
 
     def own_bonnet(self) -> None:
-        colour = self.scene.street.bonnet
-        if colour is None:
+        color = self.scene.street.bonnet
+        if color is None:
             return
         wide, high = self.camera.width, self.camera.height
         outline = [(0.0, 1.0), (0.0, 0.97), (0.2, 0.925), (0.5, 0.91), (0.8, 0.925), (1.0, 0.97), (1.0, 1.0)]
         points = [(x * wide, y * high) for x, y in outline]
-        self.draw.polygon([(x * _SMOOTH, y * _SMOOTH) for x, y in points], fill=self.lit(colour, 1, 0.7))
+        self.draw.polygon([(x * _SMOOTH, y * _SMOOTH) for x, y in points], fill=self.lit(color, 1, 0.7))
         self.marks.polygon(points, fill=0)
 
     # What is seen.
@@ -433,8 +433,8 @@ class _Painter:
 
 
 def _sky(camera: Camera, light: Light) -> Image.Image:
-    """From the colour at the top to that of the horizon."""
-    top, horizon = (np.array(colour, dtype=np.float64) for colour in light.sky)
+    """From the color at the top to that of the horizon."""
+    top, horizon = (np.array(color, dtype=np.float64) for color in light.sky)
     rows = np.linspace(0, 1.3, camera.height * _SMOOTH).clip(0, 1)[:, None]
     column = (top + (horizon - top) * rows).astype(np.uint8)
     return Image.fromarray(column[:, None]).resize(

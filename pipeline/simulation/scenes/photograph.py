@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.simulation.scenes.compose import HEIGHT, WIDTH, compose
 from patrolscope.pipeline.simulation.scenes.paint import Box, paint
 from patrolscope.pipeline.simulation.scenes.scene import VEHICLE, Scene
-from patrolscope.pipeline.seeds import stream
 
 _MOST_ATTEMPTS = 40
 _TILE = 1024  # pixels a side of the noise that all pictures take theirs from
@@ -62,7 +62,7 @@ def exposed(pixels: npt.NDArray[np.uint8], scene: Scene, generator: np.random.Ge
     row, column = generator.integers(0, _TILE - HEIGHT), generator.integers(0, _TILE - WIDTH)
     grain = _grain()[row : row + HEIGHT, column : column + WIDTH] * int(noise * 16)
     gain = float(generator.uniform(0.88, 1.12))
-    # In whole numbers, and colour by colour: a sixth of the time of floats of three colours at once.
+    # In whole numbers, and color by color: a sixth of the time of floats of three colors at once.
     factor = (_vignette() * gain * 256).astype(np.int32)
     bands = []
     for band in image.split():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from patrolscope.pipeline.simulation.scenes.solids import Model
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 OFFICER, VEHICLE = 0, 1  # class numbers, as in the study's class_names
 CLASS_NAMES = ("police officer", "police vehicle")
@@ -15,15 +15,15 @@ CLASS_NAMES = ("police officer", "police vehicle")
 
 @dataclass(frozen=True)
 class Light:
-    """Time of day and weather, as factors on the colours of daylight."""
+    """Time of day and weather, as factors on the colors of daylight."""
 
     name: str  # day, dusk, night
     ambient: float  # of 1: what is not lit by itself
     tint: tuple[float, float, float]
-    sky: tuple[Colour, Colour]  # at the top, at the horizon
+    sky: tuple[Color, Color]  # at the top, at the horizon
     lamps: float  # 0..1: how bright headlights, street lamps and windows are
     shadow: float  # 0..1
-    haze_m: float  # distance at which two thirds of a colour are the horizon's
+    haze_m: float  # distance at which two thirds of a color are the horizon's
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Camera:
     focal: float  # pixels
     horizon: float  # pixels from the top
     middle: float  # pixels from the left: where straight ahead is
-    x: float  # metres right of the road's middle
+    x: float  # meters right of the road's middle
     y: float  # above the road
 
 
@@ -44,10 +44,10 @@ class Vehicle:
     """A vehicle on the road."""
 
     model: Model
-    x: float  # metres right of the road's middle
+    x: float  # meters right of the road's middle
     z: float  # ahead of the camera, of its middle
-    yaw: float  # radians; 0: drives away, pi: comes towards
-    colours: Mapping[str, Colour]
+    yaw: float  # radians; 0: drives away, pi: comes toward
+    colors: Mapping[str, Color]
     kind: int | None = None  # class of its box, where it has one
     flashing: int = 0  # 0: light bar off, 1 and 2: one or the other lamp
 
@@ -58,8 +58,8 @@ class Person:
 
     x: float
     z: float
-    height: float  # metres
-    colours: Mapping[str, Colour]
+    height: float  # meters
+    colors: Mapping[str, Color]
     stride: float  # -1..1
     turned: bool
     cap: bool = False
@@ -75,7 +75,7 @@ class Post:
     x: float
     z: float
     height: float
-    colour: Colour
+    color: Color
     seed: int = 0
 
 
@@ -84,30 +84,30 @@ class House:
     """A front along the street, from the pavement's outer edge up."""
 
     x: float
-    near: float  # metres ahead
+    near: float  # meters ahead
     far: float
     height: float
     storeys: int
     windows: int  # in a storey
-    colour: Colour
-    glass: Colour
-    shop: Colour | None
+    color: Color
+    glass: Color
+    shop: Color | None
     lit: int  # bits: which windows are lit at night
 
 
 @dataclass(frozen=True)
 class Street:
-    """The road and what lines it; metres."""
+    """The road and what lines it; meters."""
 
     half_road: float
     pavement: float
     lanes: tuple[float, ...]  # where lines are painted
     crossing: float | None  # distance of a cross street
     crossing_half: float
-    asphalt: Colour
-    concrete: Colour
+    asphalt: Color
+    concrete: Color
     houses: tuple[House, ...]
-    bonnet: Colour | None  # of the camera's own car, where it is seen
+    bonnet: Color | None  # of the camera's own car, where it is seen
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Vehicles as solids of flat faces: what they are made of, in metres, before anybody looks at them.
+"""Vehicles as solids of flat faces: what they are made of, in meters, before anybody looks at them.
 
-A model is a list of faces in the order in which they are painted: tyres, body, cabin, roof. Paint that lies on a face
+A model is a list of faces in the order in which they are painted: tires, body, cabin, roof. Paint that lies on a face
 (windows, stripes, lamps) follows it and is seen when the face is. Coordinates are the vehicle's own: x to its right, y
 up, z forward, the origin on the ground below its middle.
 """
@@ -53,7 +53,7 @@ class _Builder:
         """A solid that is as wide as its profile says; returns the faces across, one an edge, with their normals."""
         points = np.array([(z, y) for z, y, _ in profile])
         half = np.array([width for _, _, width in profile])
-        centre = np.array([0.0, points[:, 1].mean(), points[:, 0].mean()])
+        center = np.array([0.0, points[:, 1].mean(), points[:, 0].mean()])
         for side in (-1, 1):
             corners = np.column_stack([side * half, points[:, 1], points[:, 0]])
             self.face(corners, np.array([side, 0.0, 0.0]), material, outline=True)
@@ -62,7 +62,7 @@ class _Builder:
             corners = np.array([(-w1, y1, z1), (w1, y1, z1), (w2, y2, z2), (-w2, y2, z2)])
             normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
             normal /= np.linalg.norm(normal)
-            normal *= np.sign(normal @ (corners.mean(0) - centre))
+            normal *= np.sign(normal @ (corners.mean(0) - center))
             self.face(corners, normal, material, outline=True)
             across.append((corners, normal))
         return across
@@ -116,9 +116,9 @@ class _Builder:
     def wheels(self, places: Sequence[float], radius: float, half: float) -> None:
         angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
         for place in places:
-            for size, material in ((radius, "tyre"), (0.55 * radius, "rim")):
+            for size, material in ((radius, "tire"), (0.55 * radius, "rim")):
                 points = [(place + size * np.cos(a), radius + size * np.sin(a)) for a in angles]
-                self.sides(points, half, material, outline=material == "tyre")
+                self.sides(points, half, material, outline=material == "tire")
 
     def box(
         self, z: tuple[float, float], y: tuple[float, float], half: float, material: str
@@ -145,7 +145,7 @@ class _Builder:
 
 @dataclass(frozen=True)
 class _Car:
-    """Measures of a car, metres."""
+    """Measures of a car, meters."""
 
     length: float
     half: float

@@ -1,4 +1,4 @@
-"""Folders of labelled images that a network learns in a minute: bright squares of two colours on a grainy ground."""
+"""Folders of labeled images that a network learns in a minute: bright squares of two colors on a grainy ground."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image
 
 SIDE = 96  # pixels
 NAMES = ("red", "blue")
-COLOURS = np.array([(220, 60, 50), (60, 80, 220)])
+COLORS = np.array([(220, 60, 50), (60, 80, 220)])
 
 
 def picture(generator, shape=(SIDE, SIDE)):
@@ -19,7 +19,7 @@ def picture(generator, shape=(SIDE, SIDE)):
         kind, (w, h) = int(generator.integers(0, 2)), generator.integers(18, 40, 2)
         x, y = (int(generator.integers(0, room - side)) for room, side in ((shape[1], w), (shape[0], h)))
         if not any(x < b[3] and b[1] < x + w and y < b[4] and b[2] < y + h for b in boxes):
-            pixels[y : y + h, x : x + w] = COLOURS[kind]
+            pixels[y : y + h, x : x + w] = COLORS[kind]
             boxes.append((kind, x, y, int(x + w), int(y + h)))
     return pixels, boxes
 

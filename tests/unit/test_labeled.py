@@ -77,7 +77,7 @@ def test_only_images_that_a_label_names_are_taken(tmp_path):
     [
         ({"nowhere.jpg": 1}, "none of 1 labels names one image of the study, the first 'nowhere.jpg'"),
         ({"one.jpg": 1, f"{RIDE}/one.jpg": 0}, "1 images have two labels that differ: ride/00aa/one.jpg"),
-        ({"not_run.jpg": 1}, "none of the 1 labelled images was run through the detector"),
+        ({"not_run.jpg": 1}, "none of the 1 labeled images was run through the detector"),
     ],
 )
 def test_labels_that_say_nothing_of_the_study_are_refused(tmp_path, rows, message):
