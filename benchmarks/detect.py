@@ -184,7 +184,7 @@ def one_at_a_time(weights: Path, files: list[Path], order: torch.memory_format) 
             pixels = decode(file.read_bytes(), max_pixels=MANY_PIXELS).pixels
             image = torch.as_tensor(detector.prepare(pixels))[None].to(torch.float32, memory_format=order) / 255
             (rows,) = boxes.decode(network(image), anchors, network.strides)
-            boxes.select(rows, score_above=0.01, iou_above=0.45, classes=None)
+            boxes.select(rows, min_score=0.01, nms_iou=0.45, classes=None)
 
 
 @lru_cache(maxsize=1)

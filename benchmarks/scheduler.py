@@ -162,7 +162,7 @@ def planned(folder: Path, times: float) -> Study:
         Settings(),
         {
             "images": {"sources": ["store"], "weights": "weights.pt"},
-            "sources": {"labels": ["labels"]},
+            "sources": {"detections": ["labels"]},
             "estimate": {"replicates": round(BLOCKS * times) * BLOCK, "bootstrap": ["image"]},
         },
     )
@@ -170,20 +170,24 @@ def planned(folder: Path, times: float) -> Study:
     study.write_bytes(b"", "weights.pt")
     (weights,) = plan_weights(study)
     facts = {"result": "yolov7-e6e", "detector": "0" * 16, "police_class": 1}
-    study.commit(WEIGHTS.name, Record(weights.name, WEIGHTS.fingerprint(weights), (), 1, 1, facts=facts))
+    study.commit(
+        WEIGHTS.name, Record((), 1, 1, shard=weights.name, fingerprint=WEIGHTS.fingerprint(weights), facts=facts)
+    )
     for bucket in range(BUCKETS):
         shards = [
             (f"{number:016x}", IMAGES_A_SHARD, IMAGES_A_SHARD * 200_000)
             for number in range(bucket, round(DETECT_SHARDS * times), BUCKETS)
         ]
         file = f"image_index/{bucket:02}.parquet"
-        study.commit(INDEX.name, Record(f"{bucket:02}", f"{bucket}", (file,), 0, 0, facts={"shards": shards}))
+        study.commit(
+            INDEX.name, Record((file,), 0, 0, shard=f"{bucket:02}", fingerprint=f"{bucket}", facts={"shards": shards})
+        )
     for number in range(round(DAYS * times)):
         day = date(2020, 8, 15) + timedelta(days=number)
         file = f"metadata/day={day}/0.parquet"
-        study.commit("ingest", Record(f"{day}", f"{number}", (file,), 326_000, 326_000))
+        study.commit("ingest", Record((file,), 326_000, 326_000, shard=f"{day}", fingerprint=f"{number}"))
     for done in ("layers", MATCH.name, "cells", "calibrate"):
-        study.commit(done, Record(done, done, (), 1, 1))
+        study.commit(done, Record((), 1, 1, shard=done, fingerprint=done))
     calibration = {"two_class": asdict(TwoClass(0.77, 700, 540, 9_300, 20)), "adjusted": None, "quality": {}}
     study.write_bytes(json.dumps(calibration).encode(), CALIBRATION_FILE)
     return study

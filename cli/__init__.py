@@ -110,7 +110,7 @@ def init(
 
     sources = Sources(
         metadata=tuple(map(_absolute, metadata or ())),
-        labels=tuple(map(_absolute, labels or ())),
+        detections=tuple(map(_absolute, labels or ())),
         validation=None if validation is None else _absolute(validation),
         test=None if test is None else _absolute(test),
     )
@@ -118,7 +118,7 @@ def init(
         if "://" not in study and (Path(study) / SETTINGS_FILE).exists():
             raise SettingsError(f"{study} has a {SETTINGS_FILE} already: edit it, or name another folder")
         made = create_study(study, Settings(sources=sources))
-        for path in (*sources.metadata, *sources.labels, sources.validation, sources.test):
+        for path in (*sources.metadata, *sources.detections, sources.validation, sources.test):
             if path is not None and "://" not in path and not any(Path("/").glob(path.lstrip("/"))):
                 _say(f"{path} is not there yet")
     _say(f"{made.path(SETTINGS_FILE)}: look it through, then `patrolscope run --study {study}`")
@@ -239,8 +239,8 @@ def detect(
         str | None, typer.Option(help="YOLOv7 checkpoint or ONNX export, or an ultralytics model.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels, longer side of what the network sees.")] = None,
-    score_above: Annotated[float | None, typer.Option(help="Leave out boxes of a lower confidence.")] = None,
-    iou_above: Annotated[float | None, typer.Option(help="Of boxes that overlap more, the best one stays.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out boxes of a lower confidence.")] = None,
+    nms_iou: Annotated[float | None, typer.Option(help="Of boxes that overlap more, the best one stays.")] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Name or number; may be repeated. `all`: every class.")
     ] = None,
@@ -279,8 +279,8 @@ def detect(
         asked = {
             "weights": None if weights is None else _absolute(weights),
             "size": size,
-            "score_above": score_above,
-            "iou_above": iou_above,
+            "min_score": min_score,
+            "nms_iou": nms_iou,
             "augment": augment,
             "batch": batch,
             "device": device,
@@ -436,7 +436,7 @@ def scenes(
 
 @app.command()
 def labels(study: StudyOption, cluster: ClusterOption = "local") -> None:
-    """Detections that exist as YOLO label files (sources.labels of study.yaml)."""
+    """Detections that exist as YOLO label files (sources.detections of study.yaml)."""
     from patrolscope.pipeline.intake.detection_files import LABELS, choose_labels
 
     with _errors():
@@ -474,10 +474,10 @@ def estimate(
     prediction: Annotated[
         list[str] | None, typer.Option(help="What is averaged: two_class, station_adjusted. Again for more.")
     ] = None,
-    redraw_calibration: Annotated[
+    resample_calibration: Annotated[
         bool | None,
         typer.Option(
-            "--redraw-calibration/--fixed-calibration", help="Draw the validation set anew in each replicate, too."
+            "--resample-calibration/--fixed-calibration", help="Draw the validation set anew in each replicate, too."
         ),
     ] = None,
     interval: Annotated[str | None, typer.Option(help="Of the tables: percentile, basic, normal or bca.")] = None,
@@ -494,7 +494,7 @@ def estimate(
         "replicates": replicates,
         "bootstrap": bootstrap or None,
         "predictions": prediction or None,
-        "redraw_calibration": redraw_calibration,
+        "resample_calibration": resample_calibration,
         "interval": interval,
         "seed": seed,
     }

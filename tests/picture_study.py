@@ -176,8 +176,8 @@ def made_summary() -> dict:
         },
         "interval": "percentile",
         "ways": [
-            {"prediction": "two_class", "unit": "image", "folder": "estimates", "redraw_calibration": False},
-            {"prediction": "two_class", "unit": "ride", "folder": "estimates/ride", "redraw_calibration": False},
+            {"prediction": "two_class", "unit": "image", "folder": "estimates", "resample_calibration": False},
+            {"prediction": "two_class", "unit": "ride", "folder": "estimates/ride", "resample_calibration": False},
         ],
         "images": {
             "analyzed": 901_234,
@@ -272,7 +272,7 @@ def made_study(
     if truth:
         study.write_bytes(made_truth(tables).to_csv(index=False).encode(), "truth", "areas.csv")
     for stage in ("annotate", "estimate"):
-        study.commit(stage, Record("all", f"{stage}-1", tuple(files), images, images))
+        study.commit(stage, Record(tuple(files), images, images, shard="all", fingerprint=f"{stage}-1"))
     return study
 
 

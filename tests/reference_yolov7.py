@@ -111,17 +111,17 @@ def overlap(a, b):
     return width * height / (area - width * height) if area else 0.0
 
 
-def select(rows, score_above, iou_above, classes=None):
+def select(rows, min_score, nms_iou, classes=None):
     """Boxes that remain, box by box."""
     boxes = []
     for x, y, w, h, obj, *kinds in rows.tolist():
         scores = [obj] if len(kinds) == 1 else [obj * one for one in kinds]
         score = max(scores)
         kind = scores.index(score)
-        if obj > score_above and score > score_above and (classes is None or kind in classes):
+        if obj > min_score and score > min_score and (classes is None or kind in classes):
             boxes.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2, score, kind))
     kept = []
     for box in sorted(boxes, key=lambda one: -one[4]):
-        if all(one[5] != box[5] or overlap(one, box) <= iou_above for one in kept):
+        if all(one[5] != box[5] or overlap(one, box) <= nms_iou for one in kept):
             kept.append(box)
     return kept[:300]

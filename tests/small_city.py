@@ -75,7 +75,7 @@ def small_study(folder: Path, **changes: Any) -> Study:
         "stations": {"entry": "precinct_houses", "path": "source/stations.csv"},
         "complaints": {"entry": "nypd_complaints_historic", "path": "source/complaints.csv"},
     }
-    sources = {"metadata": METADATA_FOLDER, "labels": LABELS_FOLDER, "validation": "source/validation.csv"}
+    sources = {"metadata": METADATA_FOLDER, "detections": LABELS_FOLDER, "validation": "source/validation.csv"}
     study = create_study(folder, Settings.model_validate({"layers": own, "sources": sources, "simulated": "All."}))
     arguments = Arguments(**{**given, **changes})
     study.write_bytes(json.dumps(arguments.model_dump(mode="json")).encode(), ARGUMENTS_FILE)

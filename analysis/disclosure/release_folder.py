@@ -131,7 +131,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
 def _drawn_probabilities(study: Study) -> Floats:
     """Pr(police vehicle) of negative and positive images in each replicate, (2, replicates): no image counts in it."""
     rules, (calibration, _, _) = study.settings.estimate, load_calibration(study)
-    if rules.redraw_calibration:
+    if rules.resample_calibration:
         return redraw_probabilities(calibration, replicates=range(rules.replicates), seed=SEED)
     return np.repeat(probabilities_of(calibration), rules.replicates, axis=1)
 

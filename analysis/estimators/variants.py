@@ -125,7 +125,7 @@ def make_variants(
     parts = (
         _thresholds(base, counts, calibrations),
         _calibrations(base, counts, calibrations, rules.calibrations),
-        _levels(base, rules.levels, settings.estimate.zone_share),
+        _levels(base, rules.geographies, settings.estimate.zone_share),
         (
             replace(base, kind="minimum images", name=f"at least {n:,} images", minimum_images=n)
             for n in rules.minimum_images

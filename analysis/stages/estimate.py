@@ -95,7 +95,7 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
                 "replicates": len(replicates),
                 "without_an_estimate": int(np.isnan(replicates).sum()),
                 "without_intervals": _too_few(way, units),
-                "redraw_calibration": rules.redraw_calibration and way.prediction == "two_class",
+                "resample_calibration": rules.resample_calibration and way.prediction == "two_class",
             }
         )
         for one in wanted:
@@ -176,7 +176,7 @@ def _results(
     for panel in counted.panels:
         slopes = Slopes.of(panel, means)
         moments = _moments(study, way, counted, cells, slopes, means, calibration)
-        if study.settings.estimate.redraw_calibration and way.prediction == "two_class":
+        if study.settings.estimate.resample_calibration and way.prediction == "two_class":
             moments += validation_moments(slopes, counted.inside, calibration)
         for name, rows in panel.rows.items():
             both = np.hstack([moments.acceleration[:, :1], moments.acceleration[:, rows]])

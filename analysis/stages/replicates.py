@@ -204,7 +204,7 @@ def plan_replicates(study: Study) -> list[Shard]:
                 "start": start,
                 "stop": stop,
                 "seed": rules.seed,
-                "redraw_calibration": rules.redraw_calibration and way.prediction == "two_class",
+                "resample_calibration": rules.resample_calibration and way.prediction == "two_class",
             }
             shards.append(Shard(f"{way.folder}-{start:06}", work, size=stop - start, made_from=fingerprint(made_from)))
     return shards
@@ -234,11 +234,11 @@ def _replicates(
     seed = work["seed"]
     calibration, _, _ = load_calibration(study)
     probabilities = probabilities_of(calibration)
-    if work["redraw_calibration"]:
+    if work["resample_calibration"]:
         probabilities = redraw_probabilities(calibration, replicates=replicates, seed=seed)
     if way.unit == "area":
         means = point_means(counted, cells, way.prediction, calibration)[:, None]
-        if work["redraw_calibration"]:
+        if work["resample_calibration"]:
             means = two_class_means(counted.inside[:, :, None], probabilities)
         return area_replicates(counted, means, replicates=replicates, seed=seed)
     if way == ResamplingScheme("two_class", "image"):
@@ -271,7 +271,7 @@ def refuse_empty(study: Study, counted: BootstrapInputs, cells: pd.DataFrame) ->
     rules, images = study.settings.estimate, counted.inside.sum(axis=1)
     if cells.empty:
         sources = study.settings.sources
-        if not (sources.labels or sources.processed or from_images(study)):
+        if not (sources.detections or sources.processed or from_images(study)):
             raise SourceError(
                 f"{study.root} has no detections: name label files (`patrolscope labels`) or images and a detector's "
                 "weights (`patrolscope detect`)"
@@ -282,7 +282,7 @@ def refuse_empty(study: Study, counted: BootstrapInputs, cells: pd.DataFrame) ->
         )
     if images.sum() == 0:
         raise SourceError(
-            f"none of {cells['images'].sum()} analyzed images lies in an area: check layers.areas and city.box"
+            f"none of {cells['images'].sum()} analyzed images lies in an area: check layers.areas and city.bounds"
         )
     if counted.areas["persons"][images > 0].sum() == 0:
         raise SourceError(

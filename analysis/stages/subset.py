@@ -67,7 +67,7 @@ class Groups:
         calibration: TwoClass,
         *,
         seed: int,
-        redraw_calibration: bool = False,
+        resample_calibration: bool = False,
         replicates: int = QUICK_REPLICATES,
     ) -> dict[str, Released]:
         """The same with replicates: single images of each frame drawn with replacement, from their counts by area.
@@ -78,7 +78,7 @@ class Groups:
         numbers = range(replicates)
         drawn = resample_images(counts[:-1], counts[-1], list(self.frames.values()), replicates=numbers, seed=seed)
         probabilities = probabilities_of(calibration)
-        if redraw_calibration:
+        if resample_calibration:
             probabilities = redraw_probabilities(calibration, replicates=numbers, seed=seed)
         often = [panel.means(two_class_means(drawn[panel.frame.name], probabilities)) for panel in self.panels]
         return released(list(self.panels), [panel.means(means)[:, 0] for panel in self.panels], often)

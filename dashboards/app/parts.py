@@ -48,7 +48,7 @@ def part_results(site: Site, keep: Filter, *, intervals: bool) -> Results:
     counts, groups = counts_of(site, keep), groups_of(site)
     if intervals:
         levels = groups.with_replicates(
-            counts, site.calibration, seed=rules.seed, redraw_calibration=rules.redraw_calibration
+            counts, site.calibration, seed=rules.seed, resample_calibration=rules.resample_calibration
         )
     else:
         levels = groups.levels(counts, site.calibration)

@@ -112,42 +112,42 @@ def decode(maps: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]) -> T
     return torch.cat(rows, 1)
 
 
-def select(rows: Tensor, *, score_above: float, iou_above: float, classes: Tensor | None) -> Tensor:
+def select(rows: Tensor, *, min_score: float, nms_iou: float, classes: Tensor | None) -> Tensor:
     """The boxes that remain of one image's rows, (k, 6): x1 y1 x2 y2, score, class; best first.
 
     Parameters
     ----------
     rows : (rows, 5 + classes), float32, as `decode` returns them
-    score_above : a box needs more than this
-    iou_above : of two boxes of a class that overlap more, the lower score is dropped
+    min_score : a box needs more than this
+    nms_iou : of two boxes of a class that overlap more, the lower score is dropped
     classes : numbers of the classes wanted; None: all
     """
-    rows = rows[rows[:, 4] > score_above]
+    rows = rows[rows[:, 4] > min_score]
     if rows.shape[1] == 6:
         # With one class its own output is untrained.
         score, kind = rows[:, 4], torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     else:
         score, kind = (rows[:, 5:] * rows[:, 4:5]).max(1)
-    return suppress(box_convert(rows[:, :4], "cxcywh", "xyxy"), score, kind, score_above, iou_above, classes)
+    return suppress(box_convert(rows[:, :4], "cxcywh", "xyxy"), score, kind, min_score, nms_iou, classes)
 
 
 def suppress(
-    corners: Tensor, score: Tensor, kind: Tensor, score_above: float, iou_above: float, classes: Tensor | None
+    corners: Tensor, score: Tensor, kind: Tensor, min_score: float, nms_iou: float, classes: Tensor | None
 ) -> Tensor:
     """Greedy non-maximum suppression within each class, without a limit of time."""
-    wanted = score > score_above
+    wanted = score > min_score
     if classes is not None:
         wanted &= torch.isin(kind, classes)
     corners, score, kind = corners[wanted], score[wanted], kind[wanted]
     best = score.argsort(descending=True, stable=True)[:MOST_CANDIDATES]
     corners, score, kind = corners[best], score[best], kind[best]
-    kept = nms(corners.double() + kind.double()[:, None] * _CLASS_OFFSET, score.double(), iou_above)[:MOST_BOXES]
+    kept = nms(corners.double() + kind.double()[:, None] * _CLASS_OFFSET, score.double(), nms_iou)[:MOST_BOXES]
     return torch.cat([corners[kept], score[kept, None], kind[kept, None].float()], 1)
 
 
-def ranked(boxes: Tensor, score_above: float, classes: Tensor | None) -> Tensor:
+def ranked(boxes: Tensor, min_score: float, classes: Tensor | None) -> Tensor:
     """Finished boxes (k, 6) that have the score and a class wanted, best first."""
-    wanted = boxes[:, 4] > score_above
+    wanted = boxes[:, 4] > min_score
     if classes is not None:
         wanted &= torch.isin(boxes[:, 5].long(), classes)
     boxes = boxes[wanted]

@@ -69,8 +69,8 @@ def load_detector(
     path: str,
     *,
     size: int,
-    score_above: float = 0.01,
-    iou_above: float = 0.45,
+    min_score: float = 0.01,
+    nms_iou: float = 0.45,
     classes: Sequence[str | int] | None = None,
     augment: bool = False,
     device: str = "auto",
@@ -86,8 +86,8 @@ def load_detector(
     ----------
     path : a file, or any fsspec URL
     size : pixels of the network's input, longer side; a multiple of the model's stride
-    score_above : a box needs a higher score (object times class)
-    iou_above : of two boxes of one class that overlap more, the lower score is dropped
+    min_score : a box needs a higher score (object times class)
+    nms_iou : of two boxes of one class that overlap more, the lower score is dropped
     classes : names or numbers; None: all
     augment : three passes, scaled and mirrored, joined before one NMS (YOLOv7 .pt alone)
     device : `auto` (a GPU where there is one), `cpu`, `cuda:0`
@@ -107,13 +107,13 @@ def load_detector(
 
     from patrolscope.pipeline.detect.models.base import Options
 
-    if not 0 <= score_above < 1 or not 0 < iou_above <= 1:
-        raise WeightsError(f"score_above {score_above} must lie in [0, 1), iou_above {iou_above} in (0, 1]")
+    if not 0 <= min_score < 1 or not 0 < nms_iou <= 1:
+        raise WeightsError(f"min_score {min_score} must lie in [0, 1), nms_iou {nms_iou} in (0, 1]")
     cv2.setNumThreads(1)  # images are prepared in threads of the caller
     if threads is not None:
         torch.set_num_threads(threads)
     wanted = None if classes is None else tuple(classes)
-    options = Options(size, score_above, iou_above, wanted, augment, device, precision, compile, jpeg)
+    options = Options(size, min_score, nms_iou, wanted, augment, device, precision, compile, jpeg)
     with local_copy(path) as file:
         kind = kind_of(file)
         if kind == YOLOV7:

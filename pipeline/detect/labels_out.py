@@ -55,7 +55,7 @@ def write_label_files(
         for name in lists:
             whole.write(folder.read_bytes(name))
     return (
-        f"label files: {folder.path(LABELS_FOLDER)}, images looked at: {folder.path(LIST_FILE)}; for sources.labels "
+        f"label files: {folder.path(LABELS_FOLDER)}, images looked at: {folder.path(LIST_FILE)}; for sources.detections "
         f"and sources.processed of a study.yaml"
     )
 

@@ -79,8 +79,8 @@ def _detector_of(study: Study) -> _Held:
     path = _weights(study)
     options: dict[str, Any] = {
         "size": asked.size,
-        "score_above": asked.score_above,
-        "iou_above": asked.iou_above,
+        "min_score": asked.min_score,
+        "nms_iou": asked.nms_iou,
         "classes": asked.classes or None,
         "augment": asked.augment,
         "device": asked.device,
@@ -247,7 +247,7 @@ def adopt_detector(
     """
     before = open_study(root).settings
     every = classes is not None and "all" in classes
-    source = "detect" if before.sources.labels or before.detection.source is not None else None
+    source = "detect" if before.sources.detections or before.detection.source is not None else None
     weights = asked.get("weights")
     trained = None
     if threshold is None and weights is not None and weights != before.images.weights:

@@ -226,7 +226,7 @@ def _local_sources(study: Study) -> list[str]:
     sources, images = study.settings.sources, study.settings.images
     named = [
         *sources.metadata,
-        *sources.labels,
+        *sources.detections,
         *(sources.processed, sources.validation, sources.test, sources.truth),
         *images.sources,
         images.weights,

@@ -167,19 +167,19 @@ def plan_labels(study: Study) -> list[Shard]:
     SourceError : a folder is not there, holds no label file, or lies in another one
     """
     settings = study.settings
-    roots = [fsspec.core.url_to_fs(study.resolve(root)) for root in settings.sources.labels]
-    refuse_overlap([posixpath.normpath(str(place)) for _, place in roots], "sources.labels")
+    roots = [fsspec.core.url_to_fs(study.resolve(root)) for root in settings.sources.detections]
+    refuse_overlap([posixpath.normpath(str(place)) for _, place in roots], "sources.detections")
     shards = []
-    for number, (entry, (fs, place)) in enumerate(zip(settings.sources.labels, roots, strict=True)):
+    for number, (entry, (fs, place)) in enumerate(zip(settings.sources.detections, roots, strict=True)):
         if not fs.isdir(place):
             raise SourceError(
-                f"sources.labels: {entry} is not a folder; expected one with YOLO label files (*{ENDING})"
+                f"sources.detections: {entry} is not a folder; expected one with YOLO label files (*{ENDING})"
             )
         cuts = list(_cuts(fs, str(place).rstrip("/")))
         if not cuts:
             # An image without a file is one without a box: every image would count as such.
             raise SourceError(
-                f"sources.labels: {entry} holds no label file (*{ENDING}): is the disk there? A folder in which the "
+                f"sources.detections: {entry} holds no label file (*{ENDING}): is the disk there? A folder in which the "
                 "detector found nothing at all is to be left out"
             )
         for part, cut in enumerate(cuts):
@@ -289,7 +289,7 @@ def process_labels(study: Study, shard: Shard) -> Output:
     ]
     if len(files) != shard.size:
         raise SourceError(
-            f"sources.labels: {shard.work['root']} had {shard.size} label files for shard {shard.name} when they were "
+            f"sources.detections: {shard.work['root']} had {shard.size} label files for shard {shard.name} when they were "
             f"listed, and has {len(files)} now: start again when nothing writes there any more"
         )
     ledger = Ledger("labels", len(files))

@@ -139,7 +139,7 @@ class Calendar:
 
 def limits_of(settings: Settings) -> Limits:
     """What a row of the study can hold."""
-    box = settings.city.box
+    box = settings.city.bounds
     midnights = Calendar.of(settings.period, settings.city.clock).midnights_ms
     return Limits((box.west, box.south, box.east, box.north), int(midnights[0]), int(midnights[-1]))
 
@@ -158,7 +158,7 @@ def plan_read(study: Study) -> list[Shard]:
     files = raw_files(study)
     kept = kept_names(source.header for source in files) if settings.ingest.keep_unknown else {}
     given = given_table(settings.annotate.felony_windows_h).fingerprint()
-    rules = fingerprint(settings.city.box.model_dump(), settings.city.time_zone, settings.period.model_dump())
+    rules = fingerprint(settings.city.bounds.model_dump(), settings.city.time_zone, settings.period.model_dump())
     return [
         Shard(
             name=f"{quote(source.name, safe='')}-{number:05d}",
@@ -474,7 +474,7 @@ def plan_arrange(study: Study) -> list[Shard]:
     settings = study.settings
     calendar = Calendar.of(settings.period, settings.city.clock)
     midnights = {str(day): int(start) for day, start in zip(calendar.days, calendar.midnights_ms, strict=False)}
-    rules = fingerprint(METADATA.fingerprint(), settings.ingest.order_hours, settings.city.box.model_dump())
+    rules = fingerprint(METADATA.fingerprint(), settings.ingest.order_hours, settings.city.bounds.model_dump())
     given_rules = given_table(settings.annotate.felony_windows_h).fingerprint()
     of_day: defaultdict[str, list[_StagedFile]] = defaultdict(list)
     blocks = _finished_blocks(study)
@@ -531,7 +531,7 @@ def cut_day(rows: npt.NDArray[np.int64], most: int) -> list[tuple[int, int]]:
 def process_arrange(study: Study, shard: Shard) -> Output:
     """Write one slice of metadata/, and of given/ where a source says more than metadata/ holds."""
     work, settings = shard.work, study.settings
-    box = settings.city.box
+    box = settings.city.bounds
     staged = _slice_rows(study, work, STAGED.names)
     ledger = Ledger("ingest", staged.num_rows)
     order = order_rows(

@@ -235,7 +235,7 @@ def plan_annotate(study: Study) -> list[Shard]:
         "table": annotated_table(settings.annotate.felony_windows_h).fingerprint(),
         "layers": layers.fingerprint,
         "matches": matches_fingerprint(study),
-        "own detections": bool(settings.sources.labels) or from_images(study),
+        "own detections": bool(settings.sources.detections) or from_images(study),
         "trust": settings.ingest.trust,
     }
     return [
@@ -278,7 +278,7 @@ def detections(study: Study, file: str, given: pd.DataFrame | None, ledger: Ledg
     From the label files or the images; in a study without either, from the annotated file that the rows came from.
     """
     prediction_above = study.settings.detection.prediction_above
-    if given is not None and not study.settings.sources.labels and not from_images(study):
+    if given is not None and not study.settings.sources.detections and not from_images(study):
         return detections_from(given, ledger, prediction_above=prediction_above)
     found = detections_of(study, file)
     return found.assign(has_prediction=found["score_any"] > prediction_above)

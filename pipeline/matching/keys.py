@@ -123,10 +123,10 @@ def from_images(study: Study) -> bool:
     SettingsError : the study names both, and does not say which
     """
     settings = study.settings
-    images, labels = settings.images.weights is not None, bool(settings.sources.labels)
+    images, labels = settings.images.weights is not None, bool(settings.sources.detections)
     if images and labels and settings.detection.source is None:
         raise SettingsError(
-            f"{study.root}/study.yaml names label files (sources.labels) and a detector's weights (images.weights): "
+            f"{study.root}/study.yaml names label files (sources.detections) and a detector's weights (images.weights): "
             f"say which of them to use, detection.source: labels or detect"
         )
     return settings.detection.source == "detect" or (settings.detection.source is None and images)

@@ -140,7 +140,7 @@ def plan_match(study: Study) -> list[Shard]:
     # Made from images, detections have a row for every image that was looked at: all others were not. Where there are
     # no detections of any kind, none was.
     sources = study.settings.sources
-    listed = from_images(study) or sources.processed is not None or not sources.labels
+    listed = from_images(study) or sources.processed is not None or not sources.detections
     work = {
         # Each file of keys, the file of metadata that it was made from, and its rows.
         IMAGES: [[*record.files, *record.facts["files"], record.rows_out] for record in images],

@@ -37,7 +37,7 @@ def with_scenes(settings: Settings) -> Settings:
             "name": f"{settings.name}, rendered scenes",
             "simulated": simulated.replace("Images, detections and", "Images are rendered scenes; places and"),
             "images": images,
-            "sources": settings.sources.model_copy(update={"labels": ()}),
+            "sources": settings.sources.model_copy(update={"detections": ()}),
             "estimate": settings.estimate.model_copy(update={"threshold": known["threshold"]}),
         }
     )
@@ -70,8 +70,8 @@ def score_scenes(study: Study, name: str, shows: Flags, seed: int) -> Floats:
     detector = load_detector(
         study.path(WEIGHTS_FILE),
         size=asked.size,
-        score_above=asked.score_above,
-        iou_above=asked.iou_above,
+        min_score=asked.min_score,
+        nms_iou=asked.nms_iou,
         device=asked.device,
     )
     scenes = (photograph(seed, f"{name} {number}", police=bool(police)) for number, police in enumerate(shows))

@@ -224,7 +224,7 @@ def _settings(city: str, cache: str | None) -> Settings:
         simulated=simulated,
         sources=Sources(
             metadata=(METADATA_FOLDER,),
-            labels=(LABELS_FOLDER,),
+            detections=(LABELS_FOLDER,),
             validation="source/validation.csv",
             test="source/test.csv",
             truth="truth",

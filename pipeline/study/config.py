@@ -52,7 +52,7 @@ class City(Frozen):
     name: str = "New York City"
     time_zone: str = "America/New_York"
     crs: str = "EPSG:2263"  # NAD 83 / New York Long Island, US survey feet: distances and areas
-    box: Box = Box()
+    bounds: Box = Box()
     sun: Sun = Sun()
 
     @field_validator("time_zone")
@@ -99,13 +99,13 @@ class Sources(Frozen):
     """What a study is made from: paths or URLs, relative ones from the study folder."""
 
     metadata: tuple[str, ...] = ()  # raw daily CSV files, folders or glob patterns
-    labels: tuple[str, ...] = ()  # folders of YOLO label files
+    detections: tuple[str, ...] = ()  # folders of YOLO label files
     processed: str | None = None  # text file, one image a line: which were run through the detector
     validation: str | None = None  # labeled images for the calibration
     test: str | None = None  # labeled images for the evaluation
     truth: str | None = None  # true levels of a simulated study, folder
 
-    @field_validator("metadata", "labels", mode="before")
+    @field_validator("metadata", "detections", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -149,8 +149,8 @@ class Images(Frozen):
     weights: str | None = None  # of the detector: path or URL
     trust_weights: bool = False  # read weights that can not be read without running code that stands in them
     size: int = Field(1280, ge=32, le=8192)  # pixels, longer side of what the network sees (the paper's)
-    score_above: Share = 0.01  # boxes of a lower confidence are left out (the paper's)
-    iou_above: Share = 0.45  # of two boxes of a class that overlap more, the better one stays
+    min_score: Share = 0.01  # boxes of a lower confidence are left out (the paper's)
+    nms_iou: Share = 0.45  # of two boxes of a class that overlap more, the better one stays
     classes: tuple[int | str, ...] = ()  # by name or number; none: all that the weights know
     augment: bool = False  # test-time augmentation: three passes, of which one is mirrored
     batch: int | None = Field(None, ge=1)  # images in one pass; null: what fits the device's memory
@@ -174,7 +174,7 @@ class Images(Frozen):
 class Detection(Frozen):
     """How detector output is read."""
 
-    # Where detections come from: label files (sources.labels) or images (images.weights); null: from what is given.
+    # Where detections come from: label files (sources.detections) or images (images.weights); null: from what is given.
     source: Literal["labels", "detect"] | None = None
 
     class_names: tuple[str, ...] = ("police officer", "police vehicle")  # by class number, from 0
@@ -242,7 +242,7 @@ class Estimate(Frozen):
     # independent. Figures show the first one.
     bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = ("image", "ride")
     predictions: tuple[Literal["two_class", "station_adjusted"], ...] = ("two_class",)
-    redraw_calibration: bool = False  # draw the validation set anew in each replicate, too; not for station_adjusted
+    resample_calibration: bool = False  # draw the validation set anew in each replicate, too; not for station_adjusted
     interval: Literal["percentile", "basic", "normal", "bca"] = "percentile"
     interval_percent: float = Field(95, gt=0, lt=100)
     seed: int = Field(20230612, ge=0)
@@ -266,7 +266,7 @@ class Sensitivity(Frozen):
     thresholds: tuple[Share, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)  # each calibrated again at that threshold
     best_f1: bool = True  # and the threshold with the best F1 on the validation set
     calibrations: tuple[Literal["logistic", "isotonic"], ...] = ("logistic", "isotonic")
-    levels: tuple[Literal["tract"], ...] = ("tract",)  # areas whose means are weighted, instead of the study's
+    geographies: tuple[Literal["tract"], ...] = ("tract",)  # areas whose means are weighted, instead of the study's
     minimum_images: tuple[Annotated[int, Field(ge=1)], ...] = (10, 100, 1000)  # areas with fewer are left out
     dates: tuple[Literal["halves", "months", "every-day"], ...] = ("halves", "months", "every-day")
     times: tuple[Literal["day", "night", "weekdays", "weekend"], ...] = ("day", "night", "weekdays", "weekend")
@@ -275,7 +275,7 @@ class Sensitivity(Frozen):
     replicates: int = Field(200, ge=2)  # of the bootstrap over days
     ranked_images: int = Field(200, ge=1)  # neighborhoods with fewer are in no ranking
 
-    @field_validator("thresholds", "calibrations", "levels", "minimum_images", "dates", "times")
+    @field_validator("thresholds", "calibrations", "geographies", "minimum_images", "dates", "times")
     @classmethod
     def _none_twice(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) < len(values):

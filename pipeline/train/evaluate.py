@@ -65,7 +65,7 @@ def find(
             with torch.inference_mode():
                 rows = decode(fused(batch), anchors, fused.strides)
             for (number, (height, width), _), row in zip(group, rows, strict=True):
-                chosen = select(row, score_above=SCORE_ABOVE, iou_above=IOU_ABOVE, classes=None).cpu().numpy()
+                chosen = select(row, min_score=SCORE_ABOVE, nms_iou=IOU_ABOVE, classes=None).cpu().numpy()
                 found[number] = restore(chosen, (shape[1], shape[2]), (int(height), int(width)))
     return found
 

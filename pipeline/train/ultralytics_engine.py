@@ -86,8 +86,8 @@ def train_ultralytics(asked: TrainingOptions, out: Path, *, trust: bool, say: Sa
     detector = load_detector(
         str(out / BEST_FILE),
         size=asked.size,
-        score_above=SCORE_ABOVE,
-        iou_above=IOU_ABOVE,
+        min_score=SCORE_ABOVE,
+        nms_iou=IOU_ABOVE,
         device=asked.device,
         precision="fp32",
         trust=True,  # it was written here

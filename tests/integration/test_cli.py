@@ -45,7 +45,7 @@ def test_init_makes_a_study_with_the_papers_defaults_and_does_not_overwrite_it(t
     assert code == 0
     settings = open_study(folder).settings
     assert settings.estimate.threshold == 0.770508
-    assert settings.sources.labels == (str((tmp_path.cwd() / "a").resolve()), str((tmp_path.cwd() / "b").resolve()))
+    assert settings.sources.detections == (str((tmp_path.cwd() / "a").resolve()), str((tmp_path.cwd() / "b").resolve()))
     code, output = invoke("init", folder)
     assert code == 2
     assert "already" in output

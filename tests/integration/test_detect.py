@@ -298,7 +298,7 @@ def test_label_files_that_are_written_read_back_as_the_same_evidence(finished, s
     with_metadata(tmp_path / "a", refs)
     # So that some images have no box.
     threshold = float(detections(finished)["score_any"].median())
-    study = study_of(tmp_path / "a", source, sources={"metadata": "1601856000000.csv"}, score_above=threshold)
+    study = study_of(tmp_path / "a", source, sources={"metadata": "1601856000000.csv"}, min_score=threshold)
     run_stages(study, [*TO_METADATA, *DETECT, KEYS, MATCH], lambda: client)
     for _ in range(2):
         write_label_files(study, str(tmp_path / "out"), client=lambda: client)
@@ -311,7 +311,7 @@ def test_label_files_that_are_written_read_back_as_the_same_evidence(finished, s
     listed = (tmp_path / "out" / "processed.txt").read_text().split()
     assert sorted(listed) == sorted(rows.loc[rows["status"] == "scored", "image_id"])
 
-    sources = {"metadata": str(tmp_path / "a" / "1601856000000.csv"), "labels": str(tmp_path / "out" / "labels")}
+    sources = {"metadata": str(tmp_path / "a" / "1601856000000.csv"), "detections": str(tmp_path / "out" / "labels")}
     sources["processed"] = str(tmp_path / "out" / "processed.txt")
     settings = {"sources": sources, "detection": {"police_class": 1}}
     again = create_study(tmp_path / "b", Settings.model_validate(settings))
@@ -324,7 +324,7 @@ def test_images_that_share_an_id_get_no_label_file_and_are_not_on_the_list(sourc
     store.mkdir()
     for name, form in (("a.jpg", "JPEG"), ("a.png", "PNG"), ("b.jpg", "JPEG")):
         (store / name).write_bytes(encoded(picture(), form))
-    study = study_of(tmp_path / "study", source, score_above=1e-9)
+    study = study_of(tmp_path / "study", source, min_score=1e-9)
     study = create_study(study.root, with_changes(study.settings, {"images": {"sources": [str(store)]}}))
     run_stages(study, DETECT, lambda: client)
     assert sorted(detections(study)["image_id"]) == ["a", "a", "b"]
@@ -346,7 +346,7 @@ def test_a_study_with_label_files_and_weights_must_say_which_to_use(source, tmp_
     with_metadata(tmp_path, ["ride/x/00.jpg"])
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "00.txt").write_text("1 0.5 0.5 0.1 0.1 0.75\n")
-    study = study_of(tmp_path, source, sources={"metadata": "1601856000000.csv", "labels": "labels"})
+    study = study_of(tmp_path, source, sources={"metadata": "1601856000000.csv", "detections": "labels"})
     stages = [*TO_METADATA, LABELS, *DETECT, KEYS, MATCH]
     with pytest.raises(SettingsError, match=r"detection\.source: labels or detect"):
         run_stages(study, stages, lambda: client)

@@ -29,7 +29,7 @@ from patrolscope.pipeline.errors import (
 )
 from patrolscope.pipeline.matching.annotate import ANNOTATE
 from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
+from patrolscope.pipeline.study.store import Output, Study, create_study, open_study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 
@@ -50,7 +50,7 @@ class KillOnce:
     process: Any
     flag: Path
 
-    def __call__(self, study: Study, shard: Shard) -> Record:
+    def __call__(self, study: Study, shard: Shard) -> Output:
         record = self.process(study, shard)
         if not self.flag.exists():
             self.flag.touch()
@@ -85,14 +85,14 @@ class Write:
     deadly: frozenset[str] = frozenset()
     slow: frozenset[str] = frozenset()
 
-    def __call__(self, study: Study, shard: Shard) -> Record:
+    def __call__(self, study: Study, shard: Shard) -> Output:
         (self.marks / f"{shard.name}-{time.monotonic_ns()}").touch()
         if shard.name in self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         if shard.name in self.slow:
             time.sleep(3)
         file = study.write_bytes(shard.name.encode(), "out", shard.name)
-        return Record(shard.name, "", (file,), 1, 1)
+        return Output((file,), 1, 1)
 
 
 def plain_stage(process, shards: int = 8) -> Stage:
@@ -134,10 +134,10 @@ class Fill:
 
     megabytes: int
 
-    def __call__(self, study: Study, shard: Shard) -> Record:
+    def __call__(self, study: Study, shard: Shard) -> Output:
         held = [np.ones(2**20, np.uint8) for _ in range(self.megabytes if shard.name == "s1" else 1)]
         time.sleep(2 if len(held) > 1 else 0)  # Dask looks at memory from time to time
-        return Record(shard.name, "", (study.write_bytes(bytes([len(held) % 2]), "out", shard.name),), 1, 1)
+        return Output((study.write_bytes(bytes([len(held) % 2]), "out", shard.name),), 1, 1)
 
 
 def test_a_worker_with_too_little_memory_is_said_and_a_larger_one_goes_on(small, pools, tmp_path):

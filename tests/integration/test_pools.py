@@ -19,7 +19,7 @@ from patrolscope.cluster.profiles import ClusterError
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.study.store import Record, Study, create_study
+from patrolscope.pipeline.study.store import Output, Study, create_study
 
 pytestmark = pytest.mark.alone
 
@@ -30,10 +30,10 @@ def write(folder: Path, **content) -> str:
     return str(path)
 
 
-def who(study: Study, shard: Shard) -> Record:
+def who(study: Study, shard: Shard) -> Output:
     name = distributed.get_worker().name
     file = study.write_bytes(b"", "who", f"{shard.name}-{name}-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}")
-    return Record(shard.name, "", (file,), 1, 1)
+    return Output((file,), 1, 1)
 
 
 def stage_of(name: str, resource: str) -> Stage:

@@ -68,7 +68,7 @@ def study(tmp_path) -> Study:
     settings = {
         "sources": {
             "metadata": [f"{sources}/raw/16*.csv"],
-            "labels": [f"{sources}/labels"],
+            "detections": [f"{sources}/labels"],
             "validation": f"{sources}/validation.csv",
         },
         "images": {"sources": [f"{sources}/store"], "weights": f"{sources}/weights.pt"},

@@ -92,7 +92,7 @@ def test_a_release_has_as_many_replicates_as_the_study_and_says_what_they_are_dr
 def test_of_a_study_that_draws_whole_areas_only_its_redrawn_calibration_is_in_the_replicates(
     finished, client, folder, tmp_path
 ):
-    other = branch(finished, "areas", estimate={"bootstrap": ["area"], "redraw_calibration": True})
+    other = branch(finished, "areas", estimate={"bootstrap": ["area"], "resample_calibration": True})
     run_stages(other, TO_ESTIMATES, lambda: client)
     assert invoke("--study", other.root, "--out", str(tmp_path), "--minimum-images", "20")[0] == 0
     assert json.loads((tmp_path / "summary.json").read_text())["drawn"] == "single images of the released tables"

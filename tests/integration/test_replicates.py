@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 EVERY_WAY = {
     "bootstrap": ["image", "ride", "day", "area"],
     "predictions": ["two_class", "station_adjusted"],
-    "redraw_calibration": True,
+    "resample_calibration": True,
 }
 KEY = ["analysis", "key", "replicate"]
 

@@ -39,7 +39,7 @@ def again(finished, wide_csv, tmp_path):
 
     def make(name: str, **ingest) -> Study:
         content = finished.settings.model_dump(mode="json")
-        content["sources"] |= {"metadata": [wide_csv], "labels": []}
+        content["sources"] |= {"metadata": [wide_csv], "detections": []}
         for layer in content["layers"].values():
             if layer and layer["path"]:
                 layer["path"] = finished.resolve(layer["path"])

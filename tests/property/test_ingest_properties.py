@@ -103,7 +103,7 @@ def reference_fault(row: dict) -> str:
         return "image_ref is not ride/<ride>/<file>"
     if row["split"] not in (0, 1):
         return "split is not 0 or 1"
-    box = DEFAULT.city.box
+    box = DEFAULT.city.bounds
     if not (box.south <= row["lat"] <= box.north and box.west <= row["lng"] <= box.east):
         return "position outside the city"
     try:

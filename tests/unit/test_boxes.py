@@ -117,35 +117,35 @@ def random_rows(seed, count, classes):
     seed=st.integers(0, 2**31),
     count=st.integers(0, 120),
     classes=st.sampled_from([1, 2, 5]),
-    score_above=st.sampled_from([0.0, 0.01, 0.3]),
-    iou_above=st.sampled_from([0.2, 0.45, 0.65]),
+    min_score=st.sampled_from([0.0, 0.01, 0.3]),
+    nms_iou=st.sampled_from([0.2, 0.45, 0.65]),
     wanted=st.sampled_from([None, (0,), (1,), (0, 4)]),
 )
 @settings(max_examples=60)
-def test_suppression_keeps_what_comparing_every_pair_keeps(seed, count, classes, score_above, iou_above, wanted):
+def test_suppression_keeps_what_comparing_every_pair_keeps(seed, count, classes, min_score, nms_iou, wanted):
     rows = random_rows(seed, count, classes)
     chosen = None if wanted is None else torch.tensor(wanted)
-    found = select(rows, score_above=score_above, iou_above=iou_above, classes=chosen)
-    expected = reference.select(rows, score_above, iou_above, wanted)
+    found = select(rows, min_score=min_score, nms_iou=nms_iou, classes=chosen)
+    expected = reference.select(rows, min_score, nms_iou, wanted)
     assert found.shape == (len(expected), 6)
     torch.testing.assert_close(found, torch.tensor(expected).reshape(-1, 6).float(), atol=1e-3, rtol=1e-4)
 
 
 def test_with_one_class_the_score_is_the_object_alone():
     rows = torch.tensor([[50.0, 50, 10, 10, 0.8, 0.5]])
-    assert select(rows, score_above=0.5, iou_above=0.45, classes=None)[0, 4] == pytest.approx(0.8)
+    assert select(rows, min_score=0.5, nms_iou=0.45, classes=None)[0, 4] == pytest.approx(0.8)
 
 
 def test_at_most_300_boxes_of_an_image_remain_and_they_are_the_best():
     spread = torch.arange(400).float()[:, None] * 100
     rows = torch.cat([spread, spread, torch.full((400, 2), 10.0), torch.rand(400, 1), torch.ones(400, 1)], 1)
-    found = select(rows, score_above=0.0, iou_above=0.45, classes=None)
+    found = select(rows, min_score=0.0, nms_iou=0.45, classes=None)
     assert found[:, 4].tolist() == sorted(rows[:, 4].tolist(), reverse=True)[:300]
 
 
 def test_boxes_of_two_classes_do_not_suppress_each_other():
     rows = torch.tensor([[50.0, 50, 20, 20, 0.9, 0.9, 0.1], [50.0, 50, 20, 20, 0.9, 0.1, 0.8]])
-    assert select(rows, score_above=0.1, iou_above=0.45, classes=None)[:, 5].tolist() == [0, 1]
+    assert select(rows, min_score=0.1, nms_iou=0.45, classes=None)[:, 5].tolist() == [0, 1]
 
 
 def test_finished_boxes_are_chosen_and_ordered():

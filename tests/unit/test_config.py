@@ -71,7 +71,7 @@ def test_another_city_is_another_file():
           name: London
           time_zone: Europe/London
           crs: EPSG:27700
-          box: {west: -0.6, south: 51.2, east: 0.4, north: 51.8}
+          bounds: {west: -0.6, south: 51.2, east: 0.4, north: 51.8}
         layers: {areas: lsoa_2021, boroughs: null, complaints: {entry: crimes, path: crimes.csv}}
         """,
         where="study.yaml",
@@ -83,7 +83,7 @@ def test_another_city_is_another_file():
 
 
 def test_one_source_may_be_written_without_a_list():
-    assert parse_settings("sources: {metadata: raw, labels: labels}", where="-").sources.metadata == ("raw",)
+    assert parse_settings("sources: {metadata: raw, detections: labels}", where="-").sources.metadata == ("raw",)
 
 
 @pytest.mark.parametrize(("police_class", "number"), [("police officer", 0), ("police vehicle", 1), (7, 7)])
@@ -106,8 +106,8 @@ def test_the_police_class_goes_by_name_or_number(police_class, number):
         ("city: {time_zone: New York}", "city.time_zone: got 'New York': 'New York' is not a time zone"),
         ("city: {crs: EPSG:4326}", "is in degrees; distances need a projected system"),
         ("city: {crs: EPSG:1}", "is not a coordinate system that PROJ knows"),
-        ("city: {box: {west: -73, east: -74, south: 40, north: 41}}", "west is to be less than east"),
-        ("city: {box: {west: -74, east: -73, south: 40, north: 95}}", "city.box.north: got 95"),
+        ("city: {bounds: {west: -73, east: -74, south: 40, north: 41}}", "west is to be less than east"),
+        ("city: {bounds: {west: -74, east: -73, south: 40, north: 95}}", "city.bounds.north: got 95"),
         ("period: {start: 2020-12-01, end: 2020-11-30}", "start 2020-12-01 is after end 2020-11-30"),
         ("annotate: {felony_windows_h: [3, 1]}", "whole hours from 1 to 48, rising"),
         ("annotate: {felony_windows_h: [0]}", "whole hours from 1 to 48, rising"),

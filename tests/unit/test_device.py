@@ -318,7 +318,7 @@ def weights(tmp_path_factory):
 
 
 def load(weights, **options):
-    return load_detector(weights, **({"size": 128, "device": "cpu", "threads": 1, "score_above": 0.2} | options))
+    return load_detector(weights, **({"size": 128, "device": "cpu", "threads": 1, "min_score": 0.2} | options))
 
 
 def damaged_jpeg():
@@ -508,7 +508,7 @@ def network(request, tmp_path_factory):
 
 
 def in_full(network, **options):
-    return load(network, **({"size": 1280, "jpeg": "cpu", "score_above": 0.3, "precision": "fp32"} | options))
+    return load(network, **({"size": 1280, "jpeg": "cpu", "min_score": 0.3, "precision": "fp32"} | options))
 
 
 def boxes_of(detector, batch):

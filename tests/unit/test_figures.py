@@ -374,7 +374,7 @@ def test_the_map_stage_is_out_of_date_when_an_input_or_the_lettering_changes(stu
     renamed = type(study)(study.root, study.settings.model_copy(update={"name": "Another name"}))
     assert MAPS.fingerprint(MAPS.plan(renamed)[0]) != MAPS.fingerprint(before)
     (kept,) = study.records("estimate").values()
-    study.commit("estimate", Record("all", "estimate-2", kept.files, 1, 1))
+    study.commit("estimate", Record(kept.files, 1, 1, shard="all", fingerprint="estimate-2"))
     assert MAPS.fingerprint(MAPS.plan(study)[0]) != MAPS.fingerprint(before)
     study.commit("estimate", kept)
     assert MAPS.fingerprint(MAPS.plan(study)[0]) == MAPS.fingerprint(before)

@@ -122,7 +122,7 @@ def test_a_line_longer_than_a_mebibyte_is_put_aside_whatever_the_blocks(block_by
 
 
 def test_the_edges_of_the_box_and_of_the_period_belong_to_the_study(tmp_path):
-    box = Settings().city.box
+    box = Settings().city.bounds
     first, last = (
         int(pd.Timestamp(moment, tz="America/New_York").timestamp() * 1000) for moment in ("2020-03-01", "2020-12-01")
     )

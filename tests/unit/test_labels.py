@@ -33,7 +33,7 @@ def label_study(folder, files: dict[str, bytes], roots=("labels",), **detection)
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    return create_study(folder, Settings.model_validate({"sources": {"labels": roots}, "detection": detection}))
+    return create_study(folder, Settings.model_validate({"sources": {"detections": roots}, "detection": detection}))
 
 
 def finish(study) -> pd.DataFrame:
@@ -273,14 +273,14 @@ def test_labels_on_an_object_store_are_read():
     store = fsspec.filesystem("memory")
     for name, content in {"ride/a.txt": VEHICLE, "b.txt": b""}.items():
         store.pipe_file(f"{root.removeprefix('memory:/')}/labels/{name}", content)
-    study = create_study(root, Settings.model_validate({"sources": {"labels": "labels"}}))
+    study = create_study(root, Settings.model_validate({"sources": {"detections": "labels"}}))
     assert finish(study)["image_id"].tolist() == ["b", "ride/a"]
 
 
 def test_label_files_that_came_to_a_bucket_since_it_was_listed_are_read(tmp_path, s3):
     s3.mkdir("labels")
     elsewhere = type(s3)(skip_instance_cache=True)  # as another machine
-    study = create_study(tmp_path, Settings.model_validate({"sources": {"labels": "s3://labels"}}))
+    study = create_study(tmp_path, Settings.model_validate({"sources": {"detections": "s3://labels"}}))
     for names in (["a", "b [1]"], ["a", "b [1]", "c"]):
         elsewhere.pipe({f"labels/ride/{name}.txt": VEHICLE for name in names})
         assert finish(study)["image_id"].tolist() == [f"ride/{name}" for name in names]

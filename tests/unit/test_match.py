@@ -209,7 +209,7 @@ def test_buckets_are_about_equally_full_and_no_larger_than_asked_for():
 
 def stored_study(folder, images, detections, files=(1, 1), processed=None) -> Study:
     """A study whose metadata and detections lie in so many files, and say nothing but names and scores."""
-    sources = {"labels": ["labels"], "processed": None if processed is None else "processed.txt"}
+    sources = {"detections": ["labels"], "processed": None if processed is None else "processed.txt"}
     study = create_study(folder, Settings.model_validate({"sources": sources, "ingest": {"block_bytes": 1024}}))
     if processed is not None:
         study.write_bytes(processed, "processed.txt")
@@ -223,7 +223,7 @@ def stored_study(folder, images, detections, files=(1, 1), processed=None) -> St
             part = frame.iloc[rows_of].reset_index(drop=True)
             file = study.write(table, part, f"{table.name}/{number}.parquet")
             made_by = f"{count} {pd.util.hash_pandas_object(part).sum()}"
-            study.commit(stage, Record(f"{number:02d}", made_by, (file,), len(part), len(part)))
+            study.commit(stage, Record((file,), len(part), len(part), shard=f"{number:02d}", fingerprint=made_by))
     return study
 
 
@@ -294,7 +294,7 @@ def test_without_a_list_every_image_counts_as_processed_where_there_are_label_fi
 
 def test_a_study_without_detections_of_any_kind_has_no_evidence(tmp_path):
     study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
-    study = create_study(study.root, with_changes(study.settings, {"sources": {"labels": []}}))
+    study = create_study(study.root, with_changes(study.settings, {"sources": {"detections": []}}))
     finish(study, [KEYS, MATCH])
     assert answers(study)["processed"].tolist() == [False]
 

@@ -84,7 +84,7 @@ def rows_of(classes=2, count=ROWS, seed=3):
 def test_a_grid_gives_the_boxes_of_the_checkpoint(tmp_path, photograph, batch):
     """The rows that the network returns for a square photograph, as an export returns them."""
     save(tmp_path / "small.pt")
-    ours = load(str(tmp_path / "small.pt"), score_above=0.2)
+    ours = load(str(tmp_path / "small.pt"), min_score=0.2)
     boxed = torch.from_numpy(ours.prepare(photograph))[None].float() / 255
     with torch.inference_mode():
         rows = decode(ours._network(boxed), ours.anchors, ours.strides)[0]
@@ -92,7 +92,7 @@ def test_a_grid_gives_the_boxes_of_the_checkpoint(tmp_path, photograph, batch):
     padded = np.zeros((1, ROWS, 7), np.float32)
     padded[0, : len(rows)] = rows[:ROWS].numpy()
     path = export(tmp_path / "grid.onnx", padded, batch=batch)
-    detector = load(path, score_above=0.2)
+    detector = load(path, min_score=0.2)
     assert detector.class_names == ("0", "1")
     found = run(detector, photograph, photograph, photograph)
     expected = run(ours, photograph)[0]
@@ -103,7 +103,7 @@ def test_a_grid_gives_the_boxes_of_the_checkpoint(tmp_path, photograph, batch):
 
 def test_a_grid_in_half_precision_is_read(tmp_path, photograph):
     path = export(tmp_path / "half.onnx", rows_of(), numbers=TensorProto.FLOAT16)
-    assert len(run(load(path, score_above=0.3), photograph)[0]) > 10
+    assert len(run(load(path, min_score=0.3), photograph)[0]) > 10
 
 
 def test_finished_boxes_come_back_by_image_and_best_first(tmp_path, photograph):
@@ -112,7 +112,7 @@ def test_finished_boxes_come_back_by_image_and_best_first(tmp_path, photograph):
         [[0, 10, 20, 30, 40, 1, 0.5], [1, 1, 2, 3, 4, 1, 0.9], [0, 5, 6, 7, 8, 1, 0.8], [0, 5, 6, 7, 8, 0, 0.95]]
     )
     path = export(tmp_path / "end.onnx", boxes, nms=(0.45, 0.25), repeat=False, batch=2)
-    detector = load(path, score_above=0.25, classes=[1])
+    detector = load(path, min_score=0.25, classes=[1])
     first, second = run(detector, photograph, photograph)
     scale = 800 / 128
     np.testing.assert_allclose(

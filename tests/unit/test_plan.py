@@ -41,7 +41,9 @@ def study(tmp_path):
 def finish(study, made, *names, seconds):
     for shard in made.plan(study):
         if shard.name in names:
-            study.commit(made.name, Record(shard.name, made.fingerprint(shard), (), 1, 1, seconds=seconds))
+            study.commit(
+                made.name, Record((), 1, 1, shard=shard.name, fingerprint=made.fingerprint(shard), seconds=seconds)
+            )
 
 
 def test_hours_follow_from_the_shards_that_the_study_has_finished(study):
@@ -103,8 +105,10 @@ def test_detection_needs_a_worker_that_holds_the_network(tmp_path, megabytes, ne
         refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb - 0.1, 1, 1)})
     (opened,) = plan_weights(study)
     facts = {"result": "large", "detector": "", "police_class": 1}
-    study.commit(WEIGHTS.name, Record(opened.name, WEIGHTS.fingerprint(opened), (), 1, 1, facts=facts))
-    study.commit("index", Record("00", "", ("i.parquet",), 2, 2, facts={"shards": [("a", 2, 10)]}))
+    study.commit(
+        WEIGHTS.name, Record((), 1, 1, shard=opened.name, fingerprint=WEIGHTS.fingerprint(opened), facts=facts)
+    )
+    study.commit("index", Record(("i.parquet",), 2, 2, shard="00", fingerprint="", facts={"shards": [("a", 2, 10)]}))
     planned = plan_stages(study, [detect_stage], {"rows": Workers("CPU", needs_gb, 1, 1)})
     assert planned[0].memory_gb == needs_gb
     refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb, 1, 1)})

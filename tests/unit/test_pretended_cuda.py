@@ -67,7 +67,7 @@ def test_boxes_are_chosen_on_the_device_as_on_the_cpu(cuda, classes):
     rows = torch.rand(500, 5 + classes, generator=torch.Generator().manual_seed(4)) * torch.tensor(
         [64] * 4 + [1] * (1 + classes)
     )
-    asked = {"score_above": 0.1, "iou_above": 0.45}
+    asked = {"min_score": 0.1, "nms_iou": 0.45}
     there = select(rows.to(cuda), classes=torch.tensor([0], device=cuda), **asked)
     assert type(there) is OnCuda
     assert len(there) > 5
@@ -75,7 +75,7 @@ def test_boxes_are_chosen_on_the_device_as_on_the_cpu(cuda, classes):
 
 
 def found(path, device, precision, *, jpeg="cpu", **options):
-    detector = load_detector(str(path), device=device, precision=precision, score_above=0.001, jpeg=jpeg, **options)
+    detector = load_detector(str(path), device=device, precision=precision, min_score=0.001, jpeg=jpeg, **options)
     assert (detector.jpegs is None) == (jpeg == "cpu")
     # Of 7,000 bytes that are free a fifth is kept; an image takes 1,000.
     assert detector.default_batch() == (4 if device == "cuda" else 1)

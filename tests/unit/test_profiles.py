@@ -54,7 +54,7 @@ def test_a_job_asks_for_what_its_pool_says_and_leaves_before_the_walltime(tmp_pa
     # 26 hours less twice five minutes, spread by five minutes.
     assert "--lifetime 93000s --lifetime-stagger 300s" in cpu
     assert "--lifetime" not in gpu
-    assert "--preload cluster.one_gpu" in gpu
+    assert "--preload patrolscope.cluster.one_gpu" in gpu
     assert "--host 127.0.0.1" in cpu
     assert "--protocol tls://" in cpu
     assert re.search(r"--tls-key \S+/key.pem", cpu)

@@ -149,7 +149,7 @@ def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_p
     assert "interval, single images" in page.text
     assert "the same, whole rides" in page.text
     assert "images of one ride are not: those intervals are too narrow" in page.text.replace("\n", " ")
-    alone = made_summary() | {"ways": [{**made_summary()["ways"][0], "unit": "ride", "redraw_calibration": True}]}
+    alone = made_summary() | {"ways": [{**made_summary()["ways"][0], "unit": "ride", "resample_calibration": True}]}
     text = render_report(made := made_study(tmp_path / "alone", summary=alone), read_results(made))
     assert "the same, " not in text
     assert "Here whole rides are drawn again." in text

@@ -471,7 +471,7 @@ def test_settings_refuse_a_value_that_stands_twice_and_an_unknown_variant():
 
 
 def test_an_empty_list_leaves_a_kind_out(images, areas, calibrations):
-    none = dict.fromkeys(("thresholds", "calibrations", "levels", "minimum_images", "dates", "times"), ())
+    none = dict.fromkeys(("thresholds", "calibrations", "geographies", "minimum_images", "dates", "times"), ())
     rules = SETTINGS.sensitivity.model_copy(update={**none, "even_hours": False, "best_f1": False})
     found = tried(
         images,
@@ -703,7 +703,9 @@ def test_no_table_depends_on_how_many_files_the_annotated_images_lie_in(study, t
     for number in range(partitions):
         part = images.iloc[number::partitions]
         file = copied.write(annotated_table(), part, f"annotated/part-{number}.parquet")
-        copied.commit("annotate", Record(f"part-{number}", f"{partitions}", (file,), len(part), len(part)))
+        copied.commit(
+            "annotate", Record((file,), len(part), len(part, shard=f"part-{number}", fingerprint=f"{partitions}"))
+        )
     for stage in (HOURLY_STAGE, SENSITIVITY):
         for record in copied.records(stage.name).values():
             copied.discard(stage.name, record)
@@ -729,7 +731,7 @@ def test_the_report_has_a_section_on_each(study):
 
 def test_a_study_not_yet_annotated_says_which_command_to_run(tmp_path):
     study = create_study(tmp_path / "new", Settings())
-    study.commit("calibrate", Record("calibration", "x", (), 0, 0))
-    study.commit("recalibrate", Record("calibrations", "x", (), 0, 0))
+    study.commit("calibrate", Record((), 0, 0, shard="calibration", fingerprint="x"))
+    study.commit("recalibrate", Record((), 0, 0, shard="calibrations", fingerprint="x"))
     with pytest.raises(StageNotRunError, match=r"has no annotated/ yet: run `patrolscope run --study"):
         HOURLY_STAGE.plan(study)

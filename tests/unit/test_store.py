@@ -202,7 +202,7 @@ def test_a_record_that_is_written_and_read_is_the_same(record):
 
 def test_records_come_sorted_by_shard(study):
     for shard in ("b", "a", "c-00010", "c-00002"):
-        study.commit("numbers", Record(shard, "f", (), 0, 0))
+        study.commit("numbers", Record((), 0, 0, shard=shard, fingerprint="f"))
     assert list(study.records("numbers")) == ["a", "b", "c-00002", "c-00010"]
     assert study.records("never ran") == {}
     assert study.stages() == ["numbers"]
@@ -210,7 +210,7 @@ def test_records_come_sorted_by_shard(study):
 
 def test_a_discarded_shard_takes_its_files_with_it_but_not_those_of_others(study):
     names = tuple(study.write(NUMBERS, TEN, f"numbers/{name}.parquet") for name in "ab")
-    record = Record("one", "f", names, 10, 10)
+    record = Record(names, 10, 10, shard="one", fingerprint="f")
     study.commit("numbers", record)
     study.discard("numbers", record, keep=frozenset(names[:1]))
     assert study.records("numbers") == {}
@@ -298,7 +298,7 @@ def test_a_run_writes_nothing_once_another_one_holds_the_study(where, tmp_path):
         with pytest.raises(StudyLockedError, match="file is not written: the run that asked for it does not hold"):
             traveled.write_bytes(b"1", "file")
         with pytest.raises(StudyLockedError):
-            traveled.commit("stage", Record("shard", "", (), 0, 0))
+            traveled.commit("stage", Record((), 0, 0, shard="shard", fingerprint=""))
     assert study.read_bytes("file") == b"2"
     assert study.records("stage") == {}
     assert sorted(name for name in study.find("") if not name.startswith(".lock")) == ["file", "study.yaml"]
@@ -308,7 +308,7 @@ def test_records_are_found_in_a_study_whose_path_looks_like_a_pattern(tmp_path):
     for root in (tmp_path / "study [2020]", f"memory://{uuid.uuid4().hex}/study [2020]"):
         study = create_study(root, Settings())
         for name in "ab":
-            study.commit("stage", Record(name, "", (), 1, 1))
+            study.commit("stage", Record((), 1, 1, shard=name, fingerprint=""))
         assert list(study.records("stage")) == ["a", "b"]
 
 

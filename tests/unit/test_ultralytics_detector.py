@@ -42,7 +42,7 @@ def test_boxes_are_those_of_ultralytics_itself(weights, photograph):
     """Its own predict pads and scales back in whole pixels of the network's input: half of one is 3.4 of the image."""
     from ultralytics import YOLO
 
-    detector = load(weights, score_above=0.6)
+    detector = load(weights, min_score=0.6)
     assert detector.class_names[:2] == ("kind 0", "kind 1")
     assert detector.shape(1080, 810) == (160, 128)
     found = run(detector, photograph)[0]
@@ -58,16 +58,16 @@ def test_boxes_are_those_of_ultralytics_itself(weights, photograph):
 
 
 def test_an_image_has_the_same_boxes_alone_and_in_a_batch(weights, photograph):
-    detector = load(weights, score_above=0.6)
+    detector = load(weights, min_score=0.6)
     together = run(detector, photograph, photograph[::-1].copy())
     np.testing.assert_allclose(together[0], run(detector, photograph)[0], atol=0.5)
     assert (together[0][:-1, 4] >= together[0][1:, 4]).all()
 
 
 def test_classes_are_chosen_by_name(weights, photograph):
-    every = run(load(weights, score_above=0.3), photograph)[0]
+    every = run(load(weights, min_score=0.3), photograph)[0]
     kind = int(every[0, 5])
-    found = run(load(weights, score_above=0.3, classes=[f"kind {kind}"]), photograph)[0]
+    found = run(load(weights, min_score=0.3, classes=[f"kind {kind}"]), photograph)[0]
     assert set(found[:, 5]) == {kind}
 
 
@@ -96,10 +96,10 @@ def exported(weights):
 
 def test_its_onnx_export_needs_no_trust_and_gives_the_same_boxes(weights, exported, photograph):
     square = np.ascontiguousarray(photograph[:800, :800])
-    ours = load(exported, score_above=0.6, trust=False)
+    ours = load(exported, min_score=0.6, trust=False)
     assert ours.shape(1080, 810) == (160, 160)
     found = run(ours, square, square)
-    expected = run(load(weights, score_above=0.6), square)[0]
+    expected = run(load(weights, min_score=0.6), square)[0]
     assert len(expected) > 3
     for boxes in found:
         assert abs(len(boxes) - len(expected)) <= 1

@@ -57,7 +57,7 @@ def run(detector, *images):
 
 def test_boxes_of_a_photograph_are_those_of_the_rules_written_out(small, photograph):
     """Letterbox, network, decoding, suppression, way back: each step again, in plain form."""
-    found = run(load(small, score_above=0.3), photograph)[0]
+    found = run(load(small, min_score=0.3), photograph)[0]
     image = cv2.resize(photograph, (96, 128), interpolation=cv2.INTER_LINEAR)
     boxed = torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] / 255
     state = read_checkpoint(Path(small)).state
@@ -73,7 +73,7 @@ def test_boxes_of_a_photograph_are_those_of_the_rules_written_out(small, photogr
 
 
 def test_an_image_has_the_same_boxes_alone_and_in_a_batch(small, photograph):
-    detector = load(small, score_above=0.2)
+    detector = load(small, min_score=0.2)
     images = [photograph, photograph[::-1].copy(), photograph[:, ::-1].copy()]
     assert {detector.shape(*one.shape[:2]) for one in images} == {(128, 96)}
     together = run(detector, *images)
@@ -99,16 +99,16 @@ def test_a_batch_of_another_form_is_refused(small, batch):
 
 
 def test_classes_are_chosen_by_name_or_number(small, photograph):
-    every = run(load(small, score_above=0.2), photograph)[0]
+    every = run(load(small, min_score=0.2), photograph)[0]
     assert set(every[:, 5]) == {0, 1}
     for wanted in (["vehicle"], [1], ["1"]):
-        found = run(load(small, score_above=0.2, classes=wanted), photograph)[0]
+        found = run(load(small, min_score=0.2, classes=wanted), photograph)[0]
         assert set(found[:, 5]) == {1}
-    assert len(run(load(small, score_above=0.2, classes=["vehicle", "officer"]), photograph)[0]) == len(every)
+    assert len(run(load(small, min_score=0.2, classes=["vehicle", "officer"]), photograph)[0]) == len(every)
 
 
 def test_augmentation_joins_the_boxes_of_three_passes(small, photograph):
-    plain, thrice = (load(small, score_above=0.2, augment=one) for one in (False, True))
+    plain, thrice = (load(small, min_score=0.2, augment=one) for one in (False, True))
     rows = {}
     for name, detector in (("plain", plain), ("augmented", thrice)):
         inner = detector._rows
@@ -145,7 +145,7 @@ def test_augmentation_has_as_many_rows_as_in_the_official_models(strides, height
 
 
 def test_bf16_moves_boxes_but_little(small, photograph):
-    exact, rough = (run(load(small, score_above=0.3, precision=one), photograph)[0] for one in ("fp32", "bf16"))
+    exact, rough = (run(load(small, min_score=0.3, precision=one), photograph)[0] for one in ("fp32", "bf16"))
     assert abs(len(exact) - len(rough)) <= 0.2 * len(exact)
     assert abs(exact[0, 4] - rough[0, 4]) < 0.05
 
@@ -170,8 +170,8 @@ def test_the_fingerprint_changes_with_what_changes_boxes_and_with_nothing_else(s
     different = [
         load(str(other)),
         load(small, size=160),
-        load(small, score_above=0.02),
-        load(small, iou_above=0.5),
+        load(small, min_score=0.02),
+        load(small, nms_iou=0.5),
         load(small, classes=[1]),
         load(small, augment=True),
         load(small, precision="bf16"),
@@ -200,8 +200,8 @@ def test_weights_are_read_from_any_file_system(small, photograph):
         ({"device": "abacus"}, "device 'abacus' is none"),
         ({"device": "meta"}, "device 'meta' is not known here"),
         ({"device": "cuda:99"}, "device 'cuda:99' is asked for, torch sees"),
-        ({"score_above": 1.5}, "score_above 1.5 must lie in"),
-        ({"iou_above": 0}, "iou_above 0 in"),
+        ({"min_score": 1.5}, "min_score 1.5 must lie in"),
+        ({"nms_iou": 0}, "nms_iou 0 in"),
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(small, options, message):
@@ -254,7 +254,7 @@ def test_one_class_takes_the_object_score_alone(tmp_path, photograph):
     """nc 1: the class output is untrained."""
     one = {**SMALL, "nc": 1}
     save(tmp_path / "one.pt", one, names=["vehicle"])
-    found = run(load(str(tmp_path / "one.pt"), score_above=0.01), photograph)[0]
+    found = run(load(str(tmp_path / "one.pt"), min_score=0.01), photograph)[0]
     rows = load(str(tmp_path / "one.pt"))._rows(
         torch.from_numpy(load(str(tmp_path / "one.pt")).prepare(photograph))[None].float() / 255
     )
@@ -266,7 +266,7 @@ def test_the_paper_s_size_and_stride_with_a_real_variant(tmp_path, photograph):
     torch.manual_seed(3)
     network = Network(variant("yolov7-tiny", 2))
     save_checkpoint(tmp_path / "tiny.pt", network, class_names=["officer", "vehicle"])
-    detector = load(str(tmp_path / "tiny.pt"), size=256, score_above=0.2)
+    detector = load(str(tmp_path / "tiny.pt"), size=256, min_score=0.2)
     assert detector.shape(720, 1280) == (160, 256)
     assert detector.class_names == ("officer", "vehicle")
     boxes = run(detector, photograph)[0]

@@ -27,8 +27,8 @@ class Options:
     """What is asked of a detector, apart from its weights."""
 
     size: int  # pixels of the network's input, longer side
-    score_above: float
-    iou_above: float
+    min_score: float
+    nms_iou: float
     classes: tuple[str | int, ...] | None
     augment: bool
     device: str

@@ -159,10 +159,10 @@ class OnnxYolov7Detector(BoxDetector):
         asked = self.options
         if self._export.layout == GRID:
             rows = output[image]
-            return select(rows, score_above=asked.score_above, iou_above=asked.iou_above, classes=self.wanted)
+            return select(rows, min_score=asked.min_score, nms_iou=asked.nms_iou, classes=self.wanted)
         # Image, x1, y1, x2, y2, class, score.
         rows = output[output[:, 0] == image][:, [1, 2, 3, 4, 6, 5]]
-        return ranked(rows, asked.score_above, self.wanted)
+        return ranked(rows, asked.min_score, self.wanted)
 
 
 def describe_export(path: Path) -> dict[str, Any]:
@@ -217,13 +217,13 @@ def _check_own_limits(path: Path, options: Options) -> None:
     if len(limits) != 2 or any(limit is None or limit.size != 1 for limit in limits):
         raise WeightsError(f"{path.name} does not say the limits of its own NMS: export again with --grid alone")
     iou, score = (float(np.asarray(limit).reshape(-1)[0]) for limit in limits)
-    if score > options.score_above + 1e-6:
+    if score > options.min_score + 1e-6:
         raise WeightsError(
-            f"{path.name} drops boxes up to a score of {score:g} by itself, boxes above {options.score_above:g} are "
+            f"{path.name} drops boxes up to a score of {score:g} by itself, boxes above {options.min_score:g} are "
             f"asked for: export again with --grid alone, or ask for {score:g}"
         )
-    if abs(iou - options.iou_above) > 1e-6:
+    if abs(iou - options.nms_iou) > 1e-6:
         raise WeightsError(
-            f"{path.name} suppresses above an overlap of {iou:g} by itself, {options.iou_above:g} is asked for: "
+            f"{path.name} suppresses above an overlap of {iou:g} by itself, {options.nms_iou:g} is asked for: "
             f"export again with --grid alone, or ask for {iou:g}"
         )

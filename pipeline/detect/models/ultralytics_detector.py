@@ -57,12 +57,12 @@ class UltralyticsDetector(BoxDetector):
         asked = self.options
         if rows.shape[1] == 6 and rows.shape[0] != len(self.class_names) + 4:
             # Finished boxes: x1, y1, x2, y2, score, class.
-            return ranked(rows, asked.score_above, self.wanted)
+            return ranked(rows, asked.min_score, self.wanted)
         if rows.shape[0] != len(self.class_names) + 4:
             raise WeightsError(f"the model returns {tuple(rows.shape)}: (4 + classes, cells) or (boxes, 6) is expected")
         score, kind = rows[4:].max(0)
         corners = box_convert(rows[:4].T, "cxcywh", "xyxy")
-        return suppress(corners, score, kind, asked.score_above, asked.iou_above, self.wanted)
+        return suppress(corners, score, kind, asked.min_score, asked.nms_iou, self.wanted)
 
 
 def _letterbox(backend: Any, size: int, name: str) -> Letterbox:

@@ -44,7 +44,7 @@ class Yolov7Detector(BoxDetector):
     def _boxes(self, images: Tensor) -> list[Tensor]:
         rows = augmented(images, self._rows, self.stride) if self.options.augment else self._rows(images)
         return [
-            select(one, score_above=self.options.score_above, iou_above=self.options.iou_above, classes=self.wanted)
+            select(one, min_score=self.options.min_score, nms_iou=self.options.nms_iou, classes=self.wanted)
             for one in rows
         ]
 
