@@ -1,33 +1,37 @@
-# make demo     the whole study on the embedded city, no network beyond the install
-# make streets  rendered street scenes through the detector that is shipped; installs torch (5 GB)
-# make dashboard  the demo study in the browser
-# make test     lint, types, all tests
-# make bench    every benchmark, each against its peer in the same run
+# make demo         a whole study on the embedded city, without network after the install
+# make streets      rendered street scenes through the shipped detector; installs torch (5 GB)
+# make dashboard    the demo study in the browser
+# make test         lint, types, and all tests, with the versions of requirements.lock
+# make test-lowest  unit tests with the lowest versions that pyproject.toml allows
+# make lock         resolve requirements.lock again
+# make bench        every benchmark, each against its peer in the same run
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+LOWEST := .venv-lowest
 STUDY  ?= demo-study
+PIP    := $(BIN)/python -m pip install --quiet --constraint requirements.lock
 
-.PHONY: demo dashboard streets test lint bench clean
+.PHONY: demo dashboard streets test test-lowest lint lock bench clean
 .DEFAULT_GOAL := demo
 
 # The stamps carry the time of the last install: a second `make` installs nothing.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit("patrolscope needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(PIP) --editable '.[bench]'
 	touch $@
 
 $(VENV)/.installed-detect: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[detect]'
+	$(PIP) --editable '.[detect]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -43,14 +47,26 @@ streets: $(VENV)/.installed-detect
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 test: lint
 	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --durations=15
 	PATROLSCOPE_SCREENSHOTS=test-artifacts $(BIN)/python -m pytest -m alone --durations=15
 
+# Without the extra `detect`: its tests skip where torch is missing. Old versions warn about newer ones of each other.
+test-lowest: $(VENV)/.installed-dev
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --extra test --no-header --output-file $(LOWEST)/requirements.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --requirement $(LOWEST)/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	$(LOWEST)/bin/python -m pytest tests/unit --override-ini filterwarnings=default --numprocesses 2 --dist loadfile --quiet
+
+lock: $(VENV)/.installed-dev
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
+
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks all
 
 clean:
-	rm -rf $(VENV) $(STUDY) .pytest_cache .mypy_cache .ruff_cache test-artifacts
+	rm -rf $(VENV) $(LOWEST) $(STUDY) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache test-artifacts
