@@ -406,13 +406,13 @@ def train(
             if ours:
                 from patrolscope.pipeline.train.loop import train as train_yolov7
 
-                train_yolov7(asked, out, resume=resume, say=_say, ranks=ranks)
+                train_yolov7(asked, out, resume=resume, log=_say, ranks=ranks)
             else:
                 from patrolscope.pipeline.train.ultralytics_engine import train_ultralytics
 
                 if resume or ranks.world > 1:
                     raise SettingsError("--resume and torchrun are for the engine yolov7")
-                train_ultralytics(asked, out, trust=trust_weights, say=_say)
+                train_ultralytics(asked, out, trust=trust_weights, log=_say)
             if ranks.is_first:
                 _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
 

@@ -1,4 +1,4 @@
-"""What is read of a folder of labeled images, and what is refused."""
+"""Reading of labeled images from a folder, and rejected input."""
 
 import json
 from collections import Counter
@@ -70,10 +70,10 @@ def test_rides_of_one_place_are_in_the_same_split(tmp_path):
     }
 
 
-def test_a_ride_that_is_put_into_two_splits_is_refused(folder):
+def test_a_ride_that_is_put_into_two_splits_is_rejected(folder):
     with (folder / "splits.csv").open("a") as file:
         file.write("ride3,test\n")
-    with pytest.raises(SourceError, match="puts the ride 'ride3' into train and into test"):
+    with pytest.raises(SourceError, match="assigns ride 'ride3' to both train and test"):
         read_collection(folder)
 
 
@@ -86,13 +86,13 @@ def test_an_image_without_a_label_file_shows_nothing(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0.5 0.5 0.5 0.1 0.1", "class, center x, center y, width, height expected"),
-        ("0 0.5 0.5 0.1", "class, center x, center y, width, height expected"),
-        ("0 0.5 nan 0.1 0.1", "class, center x, center y, width, height expected"),
-        ("red 0.5 0.5 0.1 0.1", "class, center x, center y, width, height expected"),
+        ("0.5 0.5 0.5 0.1 0.1", "expected class, center x, center y, width, height"),
+        ("0 0.5 0.5 0.1", "expected class, center x, center y, width, height"),
+        ("0 0.5 nan 0.1 0.1", "expected class, center x, center y, width, height"),
+        ("red 0.5 0.5 0.1 0.1", "expected class, center x, center y, width, height"),
     ],
 )
-def test_a_line_that_is_no_label_is_refused_with_its_place(folder, line, message):
+def test_a_line_that_is_no_label_is_rejected_with_its_place(folder, line, message):
     (folder / "labels" / "ride0" / "0000.txt").write_text(line)
     with pytest.raises(SourceError, match=message) as refused:
         read_collection(folder)
@@ -105,12 +105,12 @@ def test_boxes_of_unknown_classes_are_left_out_and_listed(folder):
     found = read_collection(folder)
     np.testing.assert_allclose(everything(found)["ride0/0000.png"], [[1, 0.5, 0.5, 0.1, 0.1]])
     assert found.faults == tuple(
-        f"{label} line {line} has the class {kind}, classes.txt names 2, from 0 on: left out"
+        f"{label} line {line}: class {kind} is not one of the 2 in classes.txt, left out"
         for line, kind in ((1, 2), (3, -1))
     )
 
 
-def test_boxes_are_cut_at_the_edge_and_what_is_mended_or_left_out_is_listed(folder):
+def test_boxes_are_clipped_to_the_image_and_corrections_are_listed(folder):
     (folder / "labels" / "ride0" / "0000.txt").write_text(
         "0 0.95 0.5 0.2 0.2\n1 0.5 0.5 0 0.2\n1 0.2 0.2 0.1 0.1\n1 0.2 0.2 0.1 0.1\n"
     )
@@ -118,11 +118,10 @@ def test_boxes_are_cut_at_the_edge_and_what_is_mended_or_left_out_is_listed(fold
     np.testing.assert_allclose(
         everything(found)["ride0/0000.png"], [[0, 0.925, 0.5, 0.15, 0.2], [1, 0.2, 0.2, 0.1, 0.1]], atol=1e-9
     )
-    told = [fault.partition(": ")[2] for fault in found.faults]
-    assert told == [
-        "a box reaches beyond the image, cut at its edge",
+    assert [fault.partition(": ")[2] for fault in found.faults] == [
+        "a box extends beyond the image, clipped",
         "1 boxes without an area, left out",
-        "1 boxes that are there twice, left out",
+        "1 duplicate boxes, left out",
     ]
 
 
@@ -148,37 +147,37 @@ def spoil(folder, what):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("no images", "holds no folder images"),
-        ("no labels", "holds neither labels/ nor a .json nor annotations/"),
-        ("no classes", "holds no classes.txt"),
-        ("no class names", "names no class"),
+        ("no images", "has no folder images"),
+        ("no labels", "has neither labels/ nor a .json nor annotations/"),
+        ("no classes", "has no classes.txt"),
+        ("no class names", "classes.txt is empty"),
         ("empty split", "the validation split of .* is empty"),
-        ("unknown ride", "does not say where the ride 'ride1' goes"),
-        ("unknown split", "puts the ride 'ride0' into 'training'"),
-        ("other columns", "no rows with the columns ride and split"),
+        ("unknown ride", "has no row for ride 'ride1'"),
+        ("unknown split", "assigns ride 'ride0' to 'training'"),
+        ("other columns", "no usable rows; expected columns ride and split"),
     ],
 )
-def test_a_folder_in_no_known_form_is_refused_in_one_line(folder, what, message):
+def test_a_folder_in_no_known_form_is_rejected_in_one_line(folder, what, message):
     spoil(folder, what)
     with pytest.raises(SourceError, match=message) as refused:
         read_collection(folder)
     assert "\n" not in str(refused.value)
 
 
-def test_a_document_that_is_not_coco_is_refused(tmp_path):
+def test_a_document_that_is_not_coco_is_rejected(tmp_path):
     folder = write(tmp_path / "coco", 24, form="coco")
     document = json.loads((folder / "all.json").read_text())
     del document["categories"]
     (folder / "all.json").write_text(json.dumps(document))
-    with pytest.raises(SourceError, match="is no COCO file"):
+    with pytest.raises(SourceError, match="is not a COCO file"):
         read_collection(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"category_id": 99}, "annotation 0 has the class 99, which is not among its categories: left out"),
-        ({"image_id": -5}, "annotation 0 is of image -5, which the file does not list: left out"),
+        ({"category_id": 99}, "annotation 0: class 99 is not one of the categories, left out"),
+        ({"image_id": -5}, "annotation 0: image -5 is not listed in the file, left out"),
     ],
 )
 def test_an_annotation_that_contradicts_its_coco_document_is_left_out_and_listed(tmp_path, change, fault):
@@ -192,24 +191,24 @@ def test_an_annotation_that_contradicts_its_coco_document_is_left_out_and_listed
     assert sum(map(len, everything(found).values())) == boxes - 1
 
 
-def test_coco_images_that_are_not_there_or_not_listed_are_told(tmp_path):
+def test_coco_images_that_are_missing_or_not_listed_are_reported(tmp_path):
     folder = write(tmp_path / "coco", 24, form="coco")
     (folder / "images/ride0/0000.png").rename(folder / "images/ride0/other.png")
     assert read_collection(folder).faults == (
-        "images/ride0/other.png: no label file names it, left out",
-        "images/ride0/0000.png: listed, and not there",
+        "images/ride0/other.png: not in any label file, left out",
+        "images/ride0/0000.png: listed but missing",
     )
 
 
-def test_a_class_without_a_box_is_told_and_no_box_at_all_is_refused(folder):
+def test_a_class_without_boxes_is_reported_and_a_set_without_boxes_is_rejected(folder):
     for path in (folder / "labels").rglob("*.txt"):
         path.write_text("".join(line for line in path.read_text().splitlines(True) if line.startswith("0")))
     assert list(check_classes(read_collection(folder))) == [
-        "no box of 'blue' in the train split: it can not be learned"
+        "no box of 'blue' in the train split: the detector cannot learn it"
     ]
     for path in (folder / "labels").rglob("*.txt"):
         path.write_text("")
-    with pytest.raises(SourceError, match="nothing to learn"):
+    with pytest.raises(SourceError, match="the train split has no boxes"):
         list(check_classes(read_collection(folder)))
 
 
@@ -226,7 +225,7 @@ def test_the_summary_counts_images_boxes_and_classes(folder):
 
 
 def as_voc(folder):
-    """The same labels as Pascal VOC."""
+    """Write the labels as Pascal VOC."""
     for name, boxes in everything(read_collection(folder)).items():
         objects = "".join(
             f"<object><name>{NAMES[int(k)]}</name><bndbox><xmin>{(x - w / 2) * SIDE}</xmin>"
@@ -243,7 +242,7 @@ def as_voc(folder):
 
 
 def as_scale(folder):
-    """The same labels as a task export of Scale AI."""
+    """Write the labels as a task export of Scale AI."""
     tasks = [
         {
             "task_id": name,
@@ -275,7 +274,7 @@ def test_other_forms_of_the_same_labels_are_the_same_collection(folder, convert)
     (folder / "labels").rename(folder / "other")
     (folder / "classes.txt").unlink()
     found = read_collection(folder)
-    assert found.class_names == ("blue", "red"), "neither form numbers its classes"
+    assert found.class_names == ("blue", "red"), "neither format numbers its classes"
     assert found.faults == ()
     for name, boxes in everything(found).items():
         renumbered = np.column_stack([1 - boxes[:, 0], boxes[:, 1:]])
@@ -291,7 +290,7 @@ def test_classes_are_mapped_by_name_joined_and_left_out(folder):
     blue = read_collection(folder, {"red": ""})
     assert blue.class_names == ("blue",)
     assert sum(map(len, everything(blue).values())) == sum((boxes[:, 0] == 1).sum() for boxes in before.values())
-    with pytest.raises(SourceError, match="no label is of a class 'green': red, blue"):
+    with pytest.raises(SourceError, match="the labels have no such class; expected one of red, blue"):
         read_collection(folder, {"green": "red"})
 
 
@@ -303,7 +302,7 @@ def test_a_classes_txt_gives_the_order_of_the_classes_of_any_form(folder):
     assert (joined.class_names, joined.faults) == (("blue", "vehicle"), ())
     red = sum((boxes[:, 0] == 1).sum() for boxes in everything(joined).values())
     assert read_collection(folder).faults == (
-        f"{red} boxes of the class 'red', which classes.txt does not name, left out",
+        f"{red} boxes of class 'red', which is not in classes.txt, left out",
     )
 
 
@@ -316,16 +315,16 @@ def test_a_mapping_is_theirs_and_ours():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("<annotation", "is no XML"),
-        ("<labels/>", "is no Pascal VOC file: its root is 'labels'"),
+        ("<annotation", "is not valid XML"),
+        ("<labels/>", "is not a Pascal VOC file: root element is 'labels'"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a document type or entities"),
         (
             "<annotation><filename>0000.png</filename><object><name>red</name></object></annotation>",
-            "a side or an edge is no number",
+            "size or bndbox is not numeric",
         ),
     ],
 )
-def test_xml_that_is_no_label_is_refused(folder, content, message):
+def test_xml_that_is_no_label_is_rejected(folder, content, message):
     (folder / "labels").rename(folder / "other")
     (folder / "annotations").mkdir()
     (folder / "annotations" / "a.xml").write_text(content)
@@ -342,29 +341,29 @@ def test_an_image_that_claims_too_many_pixels_to_be_opened_is_left_to_the_check(
     for image in (folder / "images").rglob("*.png"):
         one = f"<filename>{image.name}</filename><object><name>{NAMES[0]}</name>{box}</object>"
         (folder / f"annotations/{image.stem}.xml").write_text(f"<annotation>{one}</annotation>")
-    assert any("images/ride0/0000.png: can not be decoded, left out" in line for line in check(folder, size=96))
+    assert any("images/ride0/0000.png: cannot be decoded, left out" in line for line in check(folder, size=96))
 
 
-def test_a_check_says_what_is_in_a_set_and_every_fault(folder):
+def test_check_reports_contents_and_every_fault(folder):
     (folder / "images/ride0/0000.png").write_bytes(b"no image")
     (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
     (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
     lines = list(check(folder, size=96))
     assert lines[0].startswith("train: 17 images")
-    assert "100.0% of the boxes have an anchor of yolov7-tiny" in lines
+    assert "100.0% of the boxes match an anchor of yolov7-tiny" in lines
     at = lines.index("3 faults:")
     assert [line.strip().rpartition("/data/")[2] for line in lines[at + 1 :]] == [
-        "labels/ride2/0002.txt: a box reaches beyond the image, cut at its edge",
-        "images/ride0/0000.png: can not be decoded, left out",
-        "images/ride1/0001.png: the same as images/ride6/copy.png, in train and validation: what is learned is tested",
+        "labels/ride2/0002.txt: a box extends beyond the image, clipped",
+        "images/ride0/0000.png: cannot be decoded, left out",
+        "images/ride1/0001.png: identical to images/ride6/copy.png, in train and validation: training data leak",
     ]
 
 
-def test_what_is_wrong_is_an_error_once_all_of_it_is_told_if_one_is_strict(folder):
+def test_strict_check_fails_after_reporting_every_fault(folder):
     assert list(check(folder, size=96, strict=True))[-1] == "0 faults"
     (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
     (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
-    told = []
-    with pytest.raises(SourceError, match="2 faults in the set, and --strict allows none"):
-        told.extend(check(folder, size=96, strict=True))
-    assert told == list(check(folder, size=96))
+    lines = []
+    with pytest.raises(SourceError, match="found 2 faults; --strict allows none"):
+        lines.extend(check(folder, size=96, strict=True))
+    assert lines == list(check(folder, size=96))
