@@ -45,6 +45,7 @@ from patrolscope.analysis.stages.result_tables import (
 )
 from patrolscope.pipeline.contract.tables import CELLS
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Estimate
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 

@@ -65,11 +65,11 @@ def write_scenes(study: Study, refs: Bytes, shows: Flags, seed: int) -> pd.DataF
     rows: list[tuple[object, ...]] = []
     for characters, police in zip(refs, shows.tolist(), strict=True):
         ref = characters.tobytes().decode()
-        taken = photograph(seed, ref, police=police)
+        photo = photograph(seed, ref, police=police)
         path = Path(study.path(IMAGES_FOLDER, ref))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(taken.jpeg)
-        rows += [(ref, box.kind, box.x1, box.y1, box.x2, box.y2, round(box.visible, 4)) for box in taken.boxes] or [
+        path.write_bytes(photo.jpeg)
+        rows += [(ref, box.kind, box.x1, box.y1, box.x2, box.y2, round(box.visible, 4)) for box in photo.boxes] or [
             (ref, *[None] * 6)
         ]
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"kind": "Int64"})
@@ -103,7 +103,7 @@ def score_scenes(study: Study, name: str, shows: Flags, seed: int) -> Floats:
         device=images.device,
     )
     scenes = (photograph(seed, f"{name} {number}", police=bool(police)) for number, police in enumerate(shows))
-    return np.array([best_score(detector, taken.jpeg) for taken in scenes])
+    return np.array([best_score(detector, photo.jpeg) for photo in scenes])
 
 
 def best_score(detector: Detector, jpeg: bytes) -> float:
