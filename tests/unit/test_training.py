@@ -285,8 +285,8 @@ def test_perfect_boxes_have_average_precision_one_and_shifted_boxes_less(data):
     examples = read_collection(data).splits["train"]
     sizes = np.full((len(examples), 2), float(SIDE))
     perfect = []
-    for one in examples:
-        kind, x, y, w, h = (one.boxes * np.array([1, SIDE, SIDE, SIDE, SIDE])).T
+    for example in examples:
+        kind, x, y, w, h = (example.boxes * np.array([1, SIDE, SIDE, SIDE, SIDE])).T
         perfect.append(
             np.column_stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2, np.full(len(x), 0.9), kind]).astype("f4")
         )
@@ -305,14 +305,14 @@ def test_the_threshold_has_the_best_f1_of_all_thresholds(data):
     examples = read_collection(data).splits["train"]
     generator = np.random.default_rng(4)
     found, scores = [], []
-    for one in examples:
-        shows = (one.boxes[:, 0] == 0).any()
+    for example in examples:
+        shows = (example.boxes[:, 0] == 0).any()
         scores.append((bool(shows), float(np.float32(generator.beta(4, 2) if shows else generator.beta(2, 4)))))
         found.append(np.array([[0, 0, 9, 9, scores[-1][1], 0]], "f4"))
 
-    def f1(cut):
-        right = sum(shows and score > cut for shows, score in scores)
-        return 2 * right / (sum(score > cut for _, score in scores) + sum(shows for shows, _ in scores))
+    def f1(threshold):
+        correct = sum(shows and score > threshold for shows, score in scores)
+        return 2 * correct / (sum(score > threshold for _, score in scores) + sum(shows for shows, _ in scores))
 
     threshold = best_thresholds(examples, found, NAMES)["red"]
     assert f1(threshold) == pytest.approx(max(f1(score - 1e-6) for _, score in scores))

@@ -19,36 +19,36 @@ def folder(tmp_path):
 
 
 def everything(collection):
-    return {one.name: one.boxes for some in collection.splits.values() for one in some}
+    return {example.name: example.boxes for examples in collection.splits.values() for example in examples}
 
 
-def test_yolo_text_and_coco_json_of_the_same_images_are_the_same_collection(tmp_path, folder):
+def test_yolo_text_and_coco_json_of_the_same_images_give_the_same_collection(tmp_path, folder):
     yolo, coco = read_collection(folder), read_collection(write(tmp_path / "coco", 24, form="coco"))
     assert yolo.class_names == coco.class_names == ("red", "blue")
-    assert {split: [one.name for one in some] for split, some in yolo.splits.items()} == {
-        split: [one.name for one in some] for split, some in coco.splits.items()
+    assert {split: [example.name for example in examples] for split, examples in yolo.splits.items()} == {
+        split: [example.name for example in examples] for split, examples in coco.splits.items()
     }
     for name, boxes in everything(yolo).items():
         np.testing.assert_allclose(boxes, everything(coco)[name], atol=1e-9)
     assert yolo.faults == coco.faults == ()
 
 
-def test_all_images_of_a_ride_are_in_the_split_that_splits_csv_says(folder):
+def test_all_images_of_a_ride_are_in_the_split_of_splits_csv(folder):
     found = read_collection(folder)
-    assert {split: {one.ride for one in some} for split, some in found.splits.items()} == {
+    assert {split: {example.ride for example in examples} for split, examples in found.splits.items()} == {
         "train": {f"ride{n}" for n in range(6)},
         "validation": {"ride6"},
         "test": {"ride7"},
     }
 
 
-def test_without_splits_csv_rides_are_split_by_their_names_and_adding_one_moves_no_other(tmp_path):
+def test_without_splits_csv_rides_are_split_by_name_and_stay_when_others_are_added(tmp_path):
     few, many = (write(tmp_path / f"{rides}", rides, rides=rides) for rides in (60, 64))
     where = []
-    for one in (few, many):
-        (one / "splits.csv").unlink()
-        found = read_collection(one)
-        where.append({image.ride: split for split, some in found.splits.items() for image in some})
+    for folder in (few, many):
+        (folder / "splits.csv").unlink()
+        found = read_collection(folder)
+        where.append({example.ride: split for split, examples in found.splits.items() for example in examples})
     assert where[0].items() <= where[1].items()
     shares = Counter(where[1].values())
     assert 40 <= shares["train"] <= 56
@@ -62,22 +62,22 @@ def test_rides_of_one_place_are_in_the_same_split(tmp_path):
     (folder / "splits.csv").write_text("ride,place\n" + "".join(f"{r},{p}\n" for r, p in place.items()))
     where = {}
     for split, examples in read_collection(folder).splits.items():
-        for one in examples:
-            where.setdefault(place[one.ride], set()).add(split)
+        for example in examples:
+            where.setdefault(place[example.ride], set()).add(split)
     assert len(where) == 16
     assert {frozenset(splits) for splits in where.values()} == {
         frozenset({split}) for split in ("train", "validation", "test")
     }
 
 
-def test_a_ride_that_is_put_into_two_splits_is_rejected(folder):
+def test_a_ride_in_two_splits_is_rejected(folder):
     with (folder / "splits.csv").open("a") as file:
         file.write("ride3,test\n")
     with pytest.raises(SourceError, match="assigns ride 'ride3' to both train and test"):
         read_collection(folder)
 
 
-def test_an_image_without_a_label_file_shows_nothing(folder):
+def test_an_image_without_a_label_file_has_no_boxes(folder):
     name = next(name for name, boxes in everything(read_collection(folder)).items() if len(boxes))
     (folder / "labels" / name).with_suffix(".txt").unlink()
     assert everything(read_collection(folder))[name].shape == (0, 5)
@@ -92,7 +92,7 @@ def test_an_image_without_a_label_file_shows_nothing(folder):
         ("red 0.5 0.5 0.1 0.1", "expected class, center x, center y, width, height"),
     ],
 )
-def test_a_line_that_is_no_label_is_rejected_with_its_place(folder, line, message):
+def test_an_invalid_label_is_rejected_with_file_and_line(folder, line, message):
     (folder / "labels" / "ride0" / "0000.txt").write_text(line)
     with pytest.raises(SourceError, match=message) as refused:
         read_collection(folder)
@@ -157,7 +157,7 @@ def spoil(folder, what):
         ("other columns", "no usable rows; expected columns ride and split"),
     ],
 )
-def test_a_folder_in_no_known_form_is_rejected_in_one_line(folder, what, message):
+def test_an_unusable_folder_is_rejected_in_one_line(folder, what, message):
     spoil(folder, what)
     with pytest.raises(SourceError, match=message) as refused:
         read_collection(folder)
@@ -214,10 +214,10 @@ def test_a_class_without_boxes_is_reported_and_a_set_without_boxes_is_rejected(f
 
 def test_the_summary_counts_images_boxes_and_classes(folder):
     found = read_collection(folder)
-    boxes = np.concatenate([one.boxes for one in found.splits["train"]])
+    boxes = np.concatenate([example.boxes for example in found.splits["train"]])
     red, blue = (int((boxes[:, 0] == kind).sum()) for kind in (0, 1))
-    empty = sum(not len(one.boxes) for one in found.splits["train"])
-    share = [sum(kind in one.boxes[:, 0] for one in found.splits["train"]) / 18 for kind in (0, 1)]
+    empty = sum(not len(example.boxes) for example in found.splits["train"])
+    share = [sum(kind in example.boxes[:, 0] for example in found.splits["train"]) / 18 for kind in (0, 1)]
     assert found.summary()[0] == (
         f"train: 18 images, {empty} without a box; {red} red (in {share[0]:.1%} of the images), "
         f"{blue} blue (in {share[1]:.1%} of the images)"
@@ -268,7 +268,7 @@ def as_scale(folder):
 
 
 @pytest.mark.parametrize("convert", [as_voc, as_scale])
-def test_other_forms_of_the_same_labels_are_the_same_collection(folder, convert):
+def test_other_formats_of_the_same_labels_give_the_same_collection(folder, convert):
     before = everything(read_collection(folder))
     convert(folder)
     (folder / "labels").rename(folder / "other")
@@ -281,7 +281,7 @@ def test_other_forms_of_the_same_labels_are_the_same_collection(folder, convert)
         np.testing.assert_allclose(np.sort(renumbered, axis=0), np.sort(before[name], axis=0), atol=1e-9)
 
 
-def test_classes_are_mapped_by_name_joined_and_left_out(folder):
+def test_classes_are_renamed_merged_and_left_out(folder):
     before = everything(read_collection(folder))
     joined = read_collection(folder, {"red": "color", "blue": "color"})
     assert joined.class_names == ("color",)
@@ -294,19 +294,17 @@ def test_classes_are_mapped_by_name_joined_and_left_out(folder):
         read_collection(folder, {"green": "red"})
 
 
-def test_a_classes_txt_gives_the_order_of_the_classes_of_any_form(folder):
+def test_classes_txt_orders_the_classes_of_any_format(folder):
     as_scale(folder)
     (folder / "labels").rename(folder / "other")
     (folder / "classes.txt").write_text("blue\nvehicle\n")
     joined = read_collection(folder, {"red": "vehicle"})
     assert (joined.class_names, joined.faults) == (("blue", "vehicle"), ())
     red = sum((boxes[:, 0] == 1).sum() for boxes in everything(joined).values())
-    assert read_collection(folder).faults == (
-        f"{red} boxes of class 'red', which is not in classes.txt, left out",
-    )
+    assert read_collection(folder).faults == (f"{red} boxes of class 'red', which is not in classes.txt, left out",)
 
 
-def test_a_mapping_is_theirs_and_ours():
+def test_class_options_are_theirs_and_ours():
     assert class_mapping(["cop car = police vehicle", "dog="]) == {"cop car": "police vehicle", "dog": ""}
     with pytest.raises(SourceError, match="THEIRS=OURS"):
         class_mapping(["cop car"])
@@ -324,7 +322,7 @@ def test_a_mapping_is_theirs_and_ours():
         ),
     ],
 )
-def test_xml_that_is_no_label_is_rejected(folder, content, message):
+def test_xml_without_labels_is_rejected(folder, content, message):
     (folder / "labels").rename(folder / "other")
     (folder / "annotations").mkdir()
     (folder / "annotations" / "a.xml").write_text(content)
@@ -332,15 +330,17 @@ def test_xml_that_is_no_label_is_rejected(folder, content, message):
         read_collection(folder)
 
 
-def test_an_image_that_claims_too_many_pixels_to_be_opened_is_left_to_the_check(folder):
+def test_an_image_with_too_many_pixels_is_reported_by_the_check(folder):
     content = of_every_kind()["webp.webp"][0]
-    (folder / "images/ride0/0000.png").write_bytes(content[:15] + b"X" + content[16:])  # 103 billion, by its header
+    (folder / "images/ride0/0000.png").write_bytes(
+        content[:15] + b"X" + content[16:]
+    )  # 103 billion pixels according to its header
     (folder / "labels").rename(folder / "other")
     (folder / "annotations").mkdir()
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     for image in (folder / "images").rglob("*.png"):
-        one = f"<filename>{image.name}</filename><object><name>{NAMES[0]}</name>{box}</object>"
-        (folder / f"annotations/{image.stem}.xml").write_text(f"<annotation>{one}</annotation>")
+        content = f"<filename>{image.name}</filename><object><name>{NAMES[0]}</name>{box}</object>"
+        (folder / f"annotations/{image.stem}.xml").write_text(f"<annotation>{content}</annotation>")
     assert any("images/ride0/0000.png: cannot be decoded, left out" in line for line in check(folder, size=96))
 
 

@@ -48,7 +48,9 @@ def patrolscope(folder, *arguments):
         capture_output=True,
         text=True,
     )
-    left = [path for root in (home, scratch) for path in root.rglob("*") if path.is_file() and ".cache" not in path.parts]
+    left = [
+        path for root in (home, scratch) for path in root.rglob("*") if path.is_file() and ".cache" not in path.parts
+    ]
     return done, left
 
 
