@@ -50,7 +50,7 @@ class _Builder:
         self.faces.append((corners if outline else corners + _LIFT_M * normal, normal, material, outline))
 
     def solid(self, profile: Profile, material: str) -> list[tuple[Floats, Floats]]:
-        """Add a symmetric solid; return its faces across the vehicle, one per edge of the profile, with their normals."""
+        """Add a symmetric solid; return its faces across the vehicle with their normals, one per profile edge."""
         points = np.array([(z, y) for z, y, _ in profile])
         half = np.array([width for _, _, width in profile])
         center = np.array([0.0, points[:, 1].mean(), points[:, 0].mean()])
