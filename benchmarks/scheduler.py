@@ -202,8 +202,8 @@ def plan_study(folder: Path, times: float) -> Study:
 def efficiency(images: int) -> list[Comparison]:
     """Compare the whole stage on one worker and on two, alternating, since the speed of shared cores varies.
 
-    Both clusters of single-threaded workers run all the time; times are medians over rounds. Scheduler and client share the cores and use about
-    0.4 s of CPU time per round, for which one worker leaves a core free and two workers do not.
+    Both clusters of single-threaded workers run all the time; times are medians over rounds. Scheduler and client share
+    the cores and use about 0.4 s of CPU time per round, for which one worker leaves a core free and two workers do not.
     """
     rounds_s: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as folder:

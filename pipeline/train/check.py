@@ -71,9 +71,7 @@ def reject_faults(faults: Sequence[str]) -> None:
         If `faults` is not empty.
     """
     if faults:
-        raise SourceError(
-            f"found {len(faults):,} faults; --strict allows none; correct them or remove --strict"
-        )
+        raise SourceError(f"found {len(faults):,} faults; --strict allows none; correct them or remove --strict")
 
 
 def open_images(collection: Collection) -> tuple[Collection, dict[str, Floats]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -150,6 +150,7 @@ class _Training:
         self.recipe = recipe
         self.schedule = Schedule(recipe, options.epochs, self.batches)
         self.average = averaged_model(network)  # before its batch norms are shared
+        self.averaged_network = cast("Network", self.average.module)
         ranks.share_norms(network)
         self.optimizer = make_optimizer(network, recipe, options.batch)
         self.criterion = Criterion(network, recipe, options.size, ranks)
@@ -198,7 +199,9 @@ class _Training:
     def _end_epoch(self, parts: Floats, start_s: float) -> None:
         """Evaluate, write checkpoints and curves, and log the epoch."""
         trained_s = time.perf_counter()
-        found = evaluate(self.average.module, self.collection, "validation", self.options.size, self.device, self.sizes)
+        found = evaluate(
+            self.averaged_network, self.collection, "validation", self.options.size, self.device, self.sizes
+        )
         evaluating_s = time.perf_counter() - trained_s
         box, objectness, classes = parts.tolist()
         row = {
@@ -273,7 +276,7 @@ class _Training:
         aside = self.out / ".best.pt"
         save_checkpoint(
             aside,
-            self.average.module,
+            self.averaged_network,
             class_names=self.collection.class_names,
             epoch=-1,
             best_fitness=self.state.best,
@@ -287,7 +290,7 @@ class _Training:
             {
                 "state": asdict(self.state),
                 "network": self.network.state_dict(),
-                "average": self.average.module.state_dict(),
+                "average": self.averaged_network.state_dict(),
                 "updates": int(self.average.n_averaged) - 1,  # it starts at 1
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
@@ -301,7 +304,7 @@ class _Training:
         content = torch.load(self.out / STATE_FILE, map_location=self.device, weights_only=True)
         self.state = _State(**content["state"])
         self.network.load_state_dict(content["network"])
-        self.average.module.load_state_dict(content["average"])
+        self.averaged_network.load_state_dict(content["average"])
         self.average.n_averaged.fill_(content["updates"] + 1)
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])

@@ -79,9 +79,7 @@ def network_from(file: Path, *, classes: int, seed: int) -> tuple[Network, str]:
     """
     checkpoint = read_checkpoint(file)
     if checkpoint.folded:
-        raise WeightsError(
-            f"{file.name} is folded for inference; expected a checkpoint with batch norms"
-        )
+        raise WeightsError(f"{file.name} is folded for inference; expected a checkpoint with batch norms")
     architecture = replace(checkpoint.architecture, classes=classes)
     if architecture.head.kind == DETECT:
         architecture = replace(

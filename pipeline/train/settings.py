@@ -108,9 +108,7 @@ def apply_changes(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         try:
             values[name] = float(text)
         except ValueError:
-            raise SettingsError(
-                f"--set {change}: {text!r} is not a number; expected, say, {name}=0.01"
-            ) from None
+            raise SettingsError(f"--set {change}: {text!r} is not a number; expected, say, {name}=0.01") from None
         if not 0 <= values[name] < float("inf") or (name == "nominal_batch" and values[name] < 1):
             lowest = 1 if name == "nominal_batch" else 0
             raise SettingsError(f"--set {change}: value out of range; expected a number of at least {lowest}")

@@ -148,9 +148,7 @@ def open_model(weights: str | None, *, trust: bool) -> Any:
     from ultralytics import YOLO
 
     if weights is None:
-        raise WeightsError(
-            "--engine ultralytics needs a model; add --weights with a file, or yolo11n.yaml"
-        )
+        raise WeightsError("--engine ultralytics needs a model; add --weights with a file, or yolo11n.yaml")
     file = Path(weights)
     if file.is_file():
         if not trust:
