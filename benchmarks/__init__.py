@@ -1,1 +1,1 @@
-"""Workloads that a reader can picture, each against a peer in the same run: `python -m benchmarks NAME`."""
+"""Realistic workloads, each compared with a peer in the same run: `python -m benchmarks NAME`."""

@@ -20,29 +20,29 @@ HELPERS = {"__main__", "measure", "workloads"}
 
 
 def names() -> list[str]:
-    """Benchmarks there are: every module here that is no helper."""
+    """Return the names of all benchmarks, which are the modules here except helpers."""
     return sorted(module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in HELPERS)
 
 
 def main() -> None:
-    """Run what is asked for, print a table, write JSON."""
+    """Run the selected benchmarks, print a table, and write JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="+", choices=[*names(), "all"], help="benchmarks to run")
-    parser.add_argument("--quick", action="store_true", help="small sizes: ends within 45 seconds")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    asked = parser.parse_args()
+    parser.add_argument("names", nargs="+", choices=[*names(), "all"], help="Benchmarks to run.")
+    parser.add_argument("--quick", action="store_true", help="Use small sizes; takes at most 45 seconds.")
+    parser.add_argument("--json", type=Path, help="File for the results.")
+    options = parser.parse_args()
     rows: list[Comparison] = []
-    for name in names() if "all" in asked.names else asked.names:
-        rows += importlib.import_module(f"benchmarks.{name}").run(quick=asked.quick)
+    for name in names() if "all" in options.names else options.names:
+        rows += importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
     show(rows)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps([row.to_row() for row in rows], indent=1))
+    if options.json is not None:
+        options.json.write_text(json.dumps([row.to_row() for row in rows], indent=1))
 
 
 def show(rows: list[Comparison]) -> None:
     """Print the comparison."""
     grid = Table(title=f"{os.cpu_count()} cores, Python {platform.python_version()}")
-    for heading in ("what", "ours", "peer", "", "ratio", "goal", "peer is"):
+    for heading in ("benchmark", "ours", "peer", "unit", "ratio", "goal", "name of peer"):
         grid.add_column(heading)
     for row in rows:
         mark = "met" if row.ratio >= row.goal else "MISSED"

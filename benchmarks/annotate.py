@@ -1,7 +1,7 @@
-"""Annotate against its peers: point location, nearest neighbors, the whole stage, its start-up, its cost by size.
+"""Annotation: point location, nearest neighbors, the whole stage, its startup, and its scaling.
 
-The peers of point location are geopandas.sjoin and, where it is installed, SedonaDB; the peer of the whole stage is
-pyarrow, which reads and writes the same Parquet files with nothing done.
+The peers of point location are geopandas.sjoin and, if installed, SedonaDB. The peer of the whole stage is pyarrow,
+which reads and writes the same Parquet files without processing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.measure import Comparison, best_of, two_workers
-from benchmarks.workloads import embedded_levels, simulated_study, street_points, tracts
+from benchmarks.workloads import embedded_geographies, simulated_study, street_points, tracts
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """Everything at 1, 5 and 25 million rows, where the peer fits into memory; quick: 100,000 and 200,000."""
+    """Run at 1, 5, and 25 million rows, unless the peer exceeds memory; quick: 100,000 and 200,000."""
     rows = [*_location([100_000] if quick else [1_000_000, 5_000_000]), *_start_up()]
     with tempfile.TemporaryDirectory() as folder, two_workers() as client:
         per_row_s: dict[int, float] = {}
@@ -43,12 +43,12 @@ def run(*, quick: bool) -> list[Comparison]:
             (fewest, of_few_s), (most, of_many_s) = min(per_row_s.items()), max(per_row_s.items())
             rows.append(
                 Comparison(
-                    f"annotate, a row of {most:,}",
+                    f"annotate {most:,} images, time per row",
                     of_many_s * 1e6,
                     of_few_s * 1e6,
                     "µs",
                     1 / 1.3,
-                    f"ours, a row of {fewest:,}",
+                    f"patrolscope, {fewest:,} images",
                 )
             )
     return rows
@@ -62,14 +62,16 @@ def _location(sizes: list[int]) -> list[Comparison]:
         lng, lat = street_points(index.segments, size)
         points = gpd.GeoDataFrame({"id": np.arange(size)}, geometry=gpd.points_from_xy(lng, lat, crs=areas.crs))
         what = f"locate {size:,} street points in {len(areas):,} tracts"
-        index.locate(lng[:10], lat[:10])  # compiled before the clock starts
+        index.locate(lng[:10], lat[:10])  # compiles
         ours_s = best_of(lambda lng=lng, lat=lat: index.locate(lng, lat))  # type: ignore[misc]
         peer_s = best_of(lambda points=points: gpd.sjoin(points, areas, how="left", predicate="intersects"), 1)  # type: ignore[misc]
         rows.append(Comparison(f"{what}, one thread", ours_s, peer_s, "s", 10, "geopandas.sjoin"))
         sedona_s = _sedona_s(points, areas)
         if sedona_s is not None:
             ours_s = best_of(lambda lng=lng, lat=lat: _on_two_threads(index, lng, lat))  # type: ignore[misc]
-            rows.append(Comparison(f"{what}, two threads", ours_s, sedona_s, "s", 15, "SedonaDB, points loaded before"))
+            rows.append(
+                Comparison(f"{what}, two threads", ours_s, sedona_s, "s", 15, "SedonaDB, points already loaded")
+            )
     return rows
 
 
@@ -82,7 +84,7 @@ def _sedona_s(points: gpd.GeoDataFrame, areas: gpd.GeoDataFrame) -> float | None
     try:
         import sedonadb
     except ImportError:
-        print("SedonaDB is not installed (pip install 'patrolscope[bench]'): not compared")
+        print("skipped SedonaDB: not installed; run pip install 'patrolscope[bench]'")
         return None
     database = sedonadb.connect()
     database.create_data_frame(points).to_view("points")
@@ -116,7 +118,7 @@ def _nearest(study: Study) -> list[Comparison]:
     lng, lat = images["lng"].to_numpy(), images["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, study.settings.city.crs)
     at, windows_h = images["captured_at_utc"], study.settings.annotate.felony_windows_h
-    levels = [PolygonIndex.build(*level) for level in embedded_levels()]
+    levels = [PolygonIndex.build(*level) for level in embedded_geographies()]
     distance_columns(x_ft[:10], y_ft[:10], at[:10], around, windows_h)
     nearest_s = best_of(lambda: distance_columns(x_ft, y_ft, at, around, windows_h), 5)
     located_s = best_of(lambda: [level.locate(lng, lat) for level in levels], 5)
@@ -128,7 +130,7 @@ def _whole_stage(
     study: Study, images: int, client: distributed.Client, per_row_s: dict[int, float]
 ) -> list[Comparison]:
     run_stages(study, [LABELS], lambda: client)
-    # Index and compiled code are loaded once a worker, whatever the size: before the clock starts.
+    # Load index and compiled code, which happens once per worker for any size.
     client.run(load_surroundings, study, study.record("layers").fingerprint)
     start_s = time.perf_counter()
     run_stages(study, [KEYS, MATCH], lambda: client)
@@ -137,15 +139,15 @@ def _whole_stage(
     annotated_s = time.perf_counter()
     peer_s = _copied_s(study, client)
     per_row_s[images] = (annotated_s - matched_s) / images
-    peer = "pyarrow, the same files read and written"
+    peer = "pyarrow, copy of the same files"
     return [
         Comparison(f"annotate {images:,} images", annotated_s - matched_s, peer_s, "s", 1 / 6, peer),
-        Comparison(f"the same, detections matched, too ({images:,})", annotated_s - start_s, peer_s, "s", 1 / 6, peer),
+        Comparison(f"annotate and match {images:,} images", annotated_s - start_s, peer_s, "s", 1 / 6, peer),
     ]
 
 
 def _copied_s(study: Study, client: distributed.Client) -> float:
-    """Seconds in which the same workers read the metadata files with pyarrow and write them again."""
+    """Return seconds in which the same workers copy the metadata files with pyarrow."""
     files = [study.path(file) for file in study.files("metadata")]
     with tempfile.TemporaryDirectory() as folder:
         targets = [f"{folder}/{number}.parquet" for number in range(len(files))]

@@ -1,7 +1,7 @@
-"""Replicates of all nine analyses from cells, against resampling the rows of the images.
+"""Bootstrap replicates of all nine analyses from area-class counts, compared with resampling of rows.
 
-Counts are simulated over 6,807 areas with made-up people; the peer resamples and groups rows in pandas, one analysis
-after the other. Its time on 2 million rows is scaled by rows to 24.8 million.
+Counts are simulated over 6,807 areas with synthetic residents. The peer resamples and groups rows in pandas, one
+analysis at a time. Its time for 2 million rows is scaled to 24.8 million.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ RIDES, CELLS_A_RIDE = 200_000, 40
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """Replicates per second, their cost by images, rides against images, memory, and `patrolscope reproduce`."""
-    held_gb = peak_gb()  # first: a process counts as its own what the one that started it held then
+    """Run replicates by image and by ride, memory, and `patrolscope reproduce`."""
+    held_gb = peak_gb()  # first, since the peak of a process includes the memory of its parent at its start
     areas = city()
     block, rows = (20, 200_000) if quick else (100, PEER_ROWS)
     large, small = counted(areas, IMAGES), counted(areas, 1_000_000)
@@ -48,7 +48,7 @@ def run(*, quick: bool) -> list[Comparison]:
             block_frame(of.panels, values, range(block))
 
         one_block()  # compiles
-        return best_of(one_block, repeats=20) / block  # 0.15 s each: of three the best still varies by a fifth
+        return best_of(one_block, repeats=20) / block  # 0.15 s each; the best of three varies by a fifth
 
     ours_s = images(large)
     peer_s = best_of(lambda: from_rows(frame_of(areas, rows)), repeats=1) * IMAGES / rows
@@ -63,36 +63,36 @@ def run(*, quick: bool) -> list[Comparison]:
     by_ride()
     return [
         Comparison(
-            f"{REPLICATES:,} replicates of nine analyses, {IMAGES:,} images, from {block}",
+            f"{REPLICATES:,} replicates of nine analyses, {IMAGES:,} images, extrapolated from {block}",
             ours_s * REPLICATES,
             peer_s * REPLICATES,
             "s",
             500 if quick else 5_000,
-            f"pandas, rows resampled (one replicate of {rows:,} rows, times {REPLICATES:,} and {IMAGES / rows:.1f})",
+            f"pandas, resampled rows (one replicate of {rows:,} rows, times {REPLICATES:,} and {IMAGES / rows:.1f})",
         ),
         Comparison(
-            "a replicate of 24.8 million images",
+            "one replicate of 24.8 million images",
             ours_s * 1e3,
             images(small) * 1e3,
             "ms",
             1 / 1.2,
-            "ours, a replicate of 1 million images",
+            "patrolscope, one replicate of 1 million images",
         ),
         Comparison(
-            f"a replicate of {clusters.number:,} rides, {len(clusters.cell):,} rides by cell",
+            f"one replicate of {clusters.number:,} rides with {len(clusters.cell):,} counts",
             best_of(by_ride) / block * 1e3,
             ours_s * 1e3,
             "ms",
             1 / 20,
-            "ours, single images",
+            "patrolscope, by image",
         ),
-        Comparison("memory of a process that draws both", held_gb, 1.0, "GB", 1, "limit"),
+        Comparison("memory of a process with both kinds of replicates", held_gb, 1.0, "GB", 1, "limit"),
         *reproduced(),
     ]
 
 
 def city() -> pd.DataFrame:
-    """Areas with people, incomes, zones and places: what `analyses` needs of `AREAS`."""
+    """Return areas with the columns that `analyses` needs."""
     generator = np.random.default_rng(7)
     shares = generator.dirichlet([2, 1.5, 1.8, 1], AREAS)
     persons = generator.integers(200, 4_000, AREAS).astype(float)
@@ -112,7 +112,7 @@ def city() -> pd.DataFrame:
 
 
 def counted(areas: pd.DataFrame, images: int) -> BootstrapInputs:
-    """Images by area and class, some areas with twenty times the images of others."""
+    """Return images by area and class; some areas have 20 times as many images as others."""
     generator = np.random.default_rng(8)
     taken = generator.multinomial(images, generator.dirichlet(np.full(AREAS, 2.0)))
     positive = generator.binomial(taken, generator.uniform(0.004, 0.02, AREAS))
@@ -122,7 +122,7 @@ def counted(areas: pd.DataFrame, images: int) -> BootstrapInputs:
 
 
 def rides(number: int) -> UnitCounts:
-    """Rides of some 120 images, each in some 40 cells of an area and class."""
+    """Return rides of about 120 images, each with about 40 area-class counts."""
     generator = np.random.default_rng(9)
     rows = number * CELLS_A_RIDE
     cell = np.arange(rows, dtype=np.int32) // -(-rows // (2 * AREAS))
@@ -132,7 +132,7 @@ def rides(number: int) -> UnitCounts:
 
 
 def frame_of(areas: pd.DataFrame, rows: int) -> pd.DataFrame:
-    """Images with the columns of their areas, as the published script has them in memory."""
+    """Return images with the columns of their areas, as the published script holds them in memory."""
     generator = np.random.default_rng(10)
     taken = areas.iloc[generator.integers(0, AREAS, rows)].reset_index(drop=True)
     taken = taken.astype(dict.fromkeys(("area", "zone", "borough", "neighborhood"), "category"))
@@ -140,7 +140,7 @@ def frame_of(areas: pd.DataFrame, rows: int) -> pd.DataFrame:
 
 
 def from_rows(rows: pd.DataFrame) -> None:
-    """One replicate of the nine analyses: rows of each analysis's frame resampled, averaged by area, then by group."""
+    """Compute one replicate of the nine analyses: resample rows, average by area, then by group."""
     residential, income = rows["zone"] == "R", rows["income_usd"].notna()
     for frame, weights, by in (
         (rows, ["persons_white", "persons_black", "persons_hispanic", "persons_asian"], None),
@@ -167,14 +167,14 @@ def from_rows(rows: pd.DataFrame) -> None:
 
 
 def peak_gb() -> float:
-    """Largest memory of a fresh process that draws a block of images and one of rides."""
+    """Return the peak memory of a new process with a block of replicates by image and one by ride, GB."""
     script = "from benchmarks.bootstrap import draw_both; draw_both()"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     return int(done.stdout) / 2**20
 
 
 def draw_both() -> None:
-    """Draw a block of images and one of rides, and print the largest memory of this process in KiB."""
+    """Compute a block of replicates by image and one by ride, and print the peak memory of this process in KiB."""
     areas, clusters = city(), rides(RIDES)
     of = counted(areas, IMAGES)
     image_replicates(of, PROBABILITIES, replicates=range(100), seed=1)
@@ -184,10 +184,10 @@ def draw_both() -> None:
 
 
 def reproduced() -> list[Comparison]:
-    """`patrolscope reproduce` of the paper's released results, where they lie beside the project."""
+    """Time `patrolscope reproduce` on the released results of the paper, if they are beside the project."""
     if not RELEASED.is_dir():
         return []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "patrolscope", "reproduce", str(RELEASED), "--out", f"{folder}/out"]
-        took_s = best_of(lambda: subprocess.run(command, check=True, capture_output=True))
-    return [Comparison("patrolscope reproduce, the whole command", took_s, 10.0, "s", 1, "limit")]
+        seconds = best_of(lambda: subprocess.run(command, check=True, capture_output=True))
+    return [Comparison("patrolscope reproduce", seconds, 10.0, "s", 1, "limit")]

@@ -1,4 +1,4 @@
-"""The dashboards at full size: a picture against a plain Datashader pass, and what a reader in a browser waits for."""
+"""Dashboard at full size: map images compared with a plain Datashader pass, and latency in a browser."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ from patrolscope.pipeline.matching.match import MATCH
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study, open_study
 
-STUDY = "PATROLSCOPE_BENCH_STUDY"  # a finished study to measure, instead of one that is made
+STUDY = "PATROLSCOPE_BENCH_STUDY"  # finished study to measure instead of a simulated one
 COLUMNS, ROWS = 960, 640
 PIXELS_FT = {"city": 170.0, "borough": 40.0, "street": 4.0}
-STEPS = 12  # of a walk at each level
-READERS = 5
-# Without a GPU a browser draws faster than by emulating one.
+STEPS = 12  # of a walk at each scale
+USERS = 5
+# Without a GPU, a browser draws faster than by emulating one.
 CHROMIUM = ["--no-sandbox", "--disable-gpu"]
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """24.8 million images (quick: 300,000), a map of 960 x 640 pixels."""
+    """Run with 24.8 million images (quick: 300,000) and a map of 960 x 640 pixels."""
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch:
         with two_workers() as client:
             study = _finished(Path(scratch), client, quick=quick)
         site = Site.load(study)
-        rows = [*compare_rasters(site), *compare_pictures(site)]
+        rows = [*compare_rasters(site), *measure_map_images(site)]
         del site
-        return [*rows, *measure_reader(study)]
+        return [*rows, *measure_browser(study)]
 
 
 def _finished(scratch: Path, client: distributed.Client, *, quick: bool) -> Study:
-    """A study with its points packed; the workers are gone before anything is measured."""
+    """Return a study with packed points; workers are stopped before the measurement."""
     if STUDY in os.environ:
         study = open_study(os.environ[STUDY])
     else:
@@ -69,7 +69,7 @@ def _finished(scratch: Path, client: distributed.Client, *, quick: bool) -> Stud
 
 
 def walk(site: Site, pixel_ft: float, steps: int, seed: int = 3) -> Iterator[Window]:
-    """Windows along a walk: each a third of a view further, in and out; a seed's own, as what is seen twice is kept."""
+    """Yield windows along a random walk with changing scale; separate seeds avoid hits in the cache of the server."""
     wide, tall = site.city.size_ft
     rng = np.random.default_rng(seed)
     x_ft, y_ft = (0.6 + 0.01 * rng.random()) * wide, (0.5 + 0.01 * rng.random()) * tall
@@ -81,11 +81,11 @@ def walk(site: Site, pixel_ft: float, steps: int, seed: int = 3) -> Iterator[Win
 
 
 def compare_rasters(site: Site) -> list[Comparison]:
-    """Images and positives of a window against a plain Datashader pass over all images, in the order they lie in.
+    """Compare counts per pixel with a plain Datashader pass over all images.
 
-    The counts must be the same, but for points that rounding to a 64th of a foot takes over the edge of a pixel: some
-    0.01 of them, divided by the width of a pixel in feet; where cells are not looked into, a quarter of their side
-    across and up, each counted where it is missing and where it is too many.
+    The counts must agree except for points that rounding to 1/64 foot moves across the edge of a pixel: a share of 0.01
+    divided by the width of a pixel in feet. At coarse scales, where counts of grid cells are used, add a quarter of the
+    side of a cell in each direction. Each moved point counts twice, where it is missing and where it is extra.
     """
     rules = site.study.settings.estimate
     ledger = Ledger("benchmark", 0)
@@ -101,16 +101,18 @@ def compare_rasters(site: Site) -> list[Comparison]:
         cell_ft = max(site.city.size_ft) / TILES / CELLS
         off_ft = 0.02 + (cell_ft if window.pixel_ft >= COARSE * cell_ft else 0)
         if moved > off_ft / window.pixel_ft * ours.sum():
-            raise ValueError(f"{name}: {moved} of {int(ours.sum())} images are in other pixels than Datashader's")
+            raise ValueError(
+                f"{name}: {moved} of {int(ours.sum())} images are in different pixels than with Datashader"
+            )
         ours_s = best_of(lambda window=window: site.points.raster(window, Filter()), 5)
         peer_s = best_of(lambda extent=extent: count(every, extent, threshold=rules.threshold))
         images = f"{site.points.images:,}"
-        rows.append(Comparison(f"counts of {images} images, {name}", ours_s, peer_s, "s", 5, "Datashader, all points"))
+        rows.append(Comparison(f"count {images} images, {name}", ours_s, peer_s, "s", 5, "Datashader, all points"))
     return rows
 
 
-def compare_pictures(site: Site) -> list[Comparison]:
-    """Whole pictures on the server along a walk: median and 95th percentile."""
+def measure_map_images(site: Site) -> list[Comparison]:
+    """Time complete map images on the server along a walk: median and 95th percentile."""
     site.warm()
     rows = []
     for seed, measure in enumerate(("images", "share", "level")):
@@ -121,7 +123,7 @@ def compare_pictures(site: Site) -> list[Comparison]:
                 start_s = time.perf_counter()
                 site.painter.paint(view)
                 times_s.append(time.perf_counter() - start_s)
-        rows += limits(f"picture of {measure}, on the server", times_s)
+        rows += limits(f"map image of {measure}, on the server", times_s)
     filters = [Filter(hours=(hour, 20)) for hour in range(6)]
     window = next(walk(site, PIXELS_FT["city"], 1))
     times_s = []
@@ -129,27 +131,27 @@ def compare_pictures(site: Site) -> list[Comparison]:
         start_s = time.perf_counter()
         site.painter.paint(View(window, "level", "area", keep))
         times_s.append(time.perf_counter() - start_s)
-    rows.append(Comparison("another filter, levels of areas", max(times_s), 0.5, "s", 1, "limit"))
+    rows.append(Comparison("map image after a change of filters", max(times_s), 0.5, "s", 1, "limit"))
     return rows
 
 
 def limits(name: str, times_s: list[float]) -> list[Comparison]:
-    """Median and 95th percentile beside what is allowed."""
+    """Compare median and 95th percentile with their limits."""
     return [
         Comparison(f"{name}, median", float(np.median(times_s)), 0.15, "s", 1, "limit"),
         Comparison(f"{name}, 95th percentile", float(np.percentile(times_s, 95)), 0.3, "s", 1, "limit"),
     ]
 
 
-# A reader.
+# Browser.
 
-_HERE = "here\n"  # what another one prints when it sees the map
+_HERE = "here\n"  # printed by another user when the map is visible
 
-# Number of the picture that the browser has.
+# Number of the map image in the browser.
 _SHOWN = "(window.Bokeh?.documents[0]?.get_model_by_name('picture')?.data.number[0] ?? 0)"
-# Milliseconds from the next turn of the wheel, drag or choice until the map shows the last picture that follows from it
-# within a second, and how many there were. A picture is shown at the end of the frame in which the browser has it; the
-# time is taken at the start of the next.
+# Milliseconds from the next wheel, drag, or input event until the map shows the last map image that arrives within a
+# second, and the number of map images. An image is visible at the end of the frame in which it arrives; the time is
+# taken at the start of the next frame.
 _WATCH = f"""() => {{ window.seen = new Promise((resolve) => {{
   const shown = () => {_SHOWN};
   const before = shown(); let start = null, last = before, had = false, at = null;
@@ -164,36 +166,36 @@ _WATCH = f"""() => {{ window.seen = new Promise((resolve) => {{
   look(); }}); }}"""
 
 
-def measure_reader(study: Study) -> list[Comparison]:
-    """Opening, moving and filtering in a real browser, with and without others; memory of the server."""
+def measure_browser(study: Study) -> list[Comparison]:
+    """Measure opening, moving, and filtering in a browser, with and without other users; memory of the server."""
     chromium = shutil.which("chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         chromium = None
     if chromium is None:
-        print("no reader in a browser: chromium or playwright is not here")
+        print("skipped browser: chromium or playwright is not installed")
         return []
     with served(study) as (address, server), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM)
-        opened_s = [first_picture_s(browser, address) for _ in range(3)]
-        rows = [Comparison("opening the page, until the first picture", min(opened_s), 3.0, "s", 1, "limit")]
-        rows += limits("pan or zoom in a browser", moves_s(browser, address, 1))
-        rows.append(Comparison("another filter in a browser", filter_s(browser, address), 0.5, "s", 1, "limit"))
+        opened_s = [first_image_s(browser, address) for _ in range(3)]
+        rows = [Comparison("open the page, until the first map image", min(opened_s), 3.0, "s", 1, "limit")]
+        rows += limits("pan or zoom", moves_s(browser, address, 1))
+        rows.append(Comparison("change of filters", filter_s(browser, address), 0.5, "s", 1, "limit"))
         with others(address, wander_without_browser):
-            rows += limits(f"pan or zoom beside {READERS - 1} readers elsewhere", moves_s(browser, address, 2))
+            rows += limits(f"pan or zoom with {USERS - 1} remote users", moves_s(browser, address, 2))
         with others(address, wander):
-            # Twice as many: how long readers wait for one another varies most.
+            # Twice as many rounds, since waiting for other users varies most.
             times_s = moves_s(browser, address, 3, rounds=6)
-            rows += limits(f"pan or zoom beside {READERS - 1} readers on these cores", times_s)
+            rows += limits(f"pan or zoom with {USERS - 1} users on the same cores", times_s)
             held_gb = psutil.Process(server.pid).memory_info().rss / 2**30
         browser.close()
-    return [*rows, Comparison(f"memory of the server, {READERS} readers", held_gb, 2.0, "GB", 1, "limit")]
+    return [*rows, Comparison(f"memory of the server, {USERS} users", held_gb, 2.0, "GB", 1, "limit")]
 
 
 @contextmanager
 def served(study: Study) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Address of the study's map, served by a process of its own."""
+    """Serve the study in a separate process; yield the address of its map and the process."""
     command = [sys.executable, "-m", "patrolscope", "dashboard", "--study", study.root, "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
@@ -206,8 +208,8 @@ def served(study: Study) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             server.terminate()
 
 
-def first_picture_s(browser: Any, address: str) -> float:
-    """From the address to a picture of the browser's own size."""
+def first_image_s(browser: Any, address: str) -> float:
+    """Return seconds from navigation to a map image of the size of the browser window."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     start_s = time.perf_counter()
     page.goto(address, wait_until="commit")
@@ -218,9 +220,9 @@ def first_picture_s(browser: Any, address: str) -> float:
 
 
 def moves_s(browser: Any, address: str, seed: int, rounds: int = 3) -> list[float]:
-    """A scripted walk with the mouse: the city, closer twice, a borough, closer, streets.
+    """Return the latency of moves along a scripted walk with the mouse, from the city to single streets.
 
-    A seed's own, as the server keeps pictures that it has made: a walk that another has taken would be faster.
+    Separate seeds avoid hits in the cache of the server.
     """
     rng = np.random.default_rng(seed)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -229,7 +231,7 @@ def moves_s(browser: Any, address: str, seed: int, rounds: int = 3) -> list[floa
     page.wait_for_timeout(1_000)
     box = page.locator("canvas").first.bounding_box()
     x, y = box["x"] + 0.6 * box["width"], box["y"] + 0.45 * box["height"]
-    times_s, drawn = [], []
+    times_s, images = [], []
     for move in ["pan", "zoom", "pan", "zoom", "pan", "pan"] * rounds:
         page.evaluate(_WATCH)
         page.mouse.move(x, y)
@@ -239,16 +241,16 @@ def moves_s(browser: Any, address: str, seed: int, rounds: int = 3) -> list[floa
             page.mouse.down()
             page.mouse.move(x - int(rng.integers(90, 150)), y + int(rng.integers(40, 80)))
             page.mouse.up()
-        took_ms, pictures = page.evaluate("() => window.seen")
+        took_ms, count = page.evaluate("() => window.seen")
         times_s.append(took_ms / 1_000)
-        drawn.append(pictures)
+        images.append(count)
     page.close()
-    print(f"{np.mean(drawn):.2f} pictures a move")
+    print(f"{np.mean(images):.2f} map images per move")
     return times_s
 
 
 def filter_s(browser: Any, address: str) -> float:
-    """Median time from a choice of light or hour to the picture of it."""
+    """Return the median time from a change of light or hour to its map image."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(address)
     page.wait_for_function(f"() => {_SHOWN} > 1")
@@ -263,19 +265,20 @@ def filter_s(browser: Any, address: str) -> float:
 
 
 @contextmanager
-def others(address: str, how: Callable[[str, float], None]) -> Iterator[None]:
-    """Other readers, each a process, who move every second or so."""
-    code = f"import sys; from benchmarks.dashboard import {how.__name__} as go; go(sys.argv[1], float(sys.argv[2]))"
+def others(address: str, activity: Callable[[str, float], None]) -> Iterator[None]:
+    """Run other users, one process each, who move about once per second."""
+    code = (
+        f"import sys; from benchmarks.dashboard import {activity.__name__} as act; act(sys.argv[1], float(sys.argv[2]))"
+    )
     command = [sys.executable, "-c", code, address, str(90)]
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-            for _ in range(READERS - 1)
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) for _ in range(USERS - 1)
         ]
         try:
             for process in processes:
                 if process.stdout is None or process.stdout.readline() != _HERE:
-                    raise RuntimeError("a reader ended before it saw the map")
+                    raise RuntimeError("a user process ended before the map was visible")
             yield
         finally:
             for process in processes:
@@ -283,7 +286,7 @@ def others(address: str, how: Callable[[str, float], None]) -> Iterator[None]:
 
 
 def wander(address: str, for_s: float) -> None:
-    """A reader who looks around for some time, at other places than the others."""
+    """Pan and zoom at random locations for some time."""
     from playwright.sync_api import sync_playwright
 
     rng = np.random.default_rng(os.getpid())
@@ -303,7 +306,7 @@ def wander(address: str, for_s: float) -> None:
 
 
 def wander_without_browser(address: str, for_s: float) -> None:
-    """Such a reader with a browser on other cores than the server: asks for pictures and receives them, draws none."""
+    """Request and receive map images without drawing, like a user with a browser on a different machine."""
     import panel as pn  # noqa: F401 - its models are on the page
     from bokeh.client import pull_session
     from bokeh.models import Plot

@@ -1,6 +1,6 @@
-"""The detect stage against bare forward passes, a plain loop, ultralytics' own predict and Ray Data; its memory.
+"""Detection, compared with bare forward passes, a plain loop, ultralytics predict, and Ray Data; memory.
 
-With a CUDA device also images a second, how busy the device is, and how long it waits for images.
+With a CUDA device, also images per second, utilization of the device, and time spent waiting for images.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _CLASSES = ("police officer", "police vehicle")
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """400 pictures of 1280 x 720 (quick: 32), yolov7-tiny of random weights at 640, two workers and two threads."""
+    """Run with 400 images of 1280 x 720 (quick: 32) and yolov7-tiny with random weights at 640 pixels."""
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch, two_workers() as client:
         folder = Path(scratch)
-        files = write_pictures(folder / "store", 32 if quick else 400)
+        files = write_images(folder / "store", 32 if quick else 400)
         weights = write_weights(folder / "tiny.pt", "yolov7-tiny")
         rows = [*compare_loops(folder, weights, files, client), *compare_ultralytics(folder, files, client)]
         if importlib.util.find_spec("ray") is None:
-            print("no comparison with Ray Data: the extra `bench` is not installed")
+            print("skipped Ray Data: not installed; run pip install 'patrolscope[bench]'")
         else:
             rows.append(compare_ray(folder, weights, files, client))
         rows.append(compare_memory(folder, 500 if quick else 10_000))
@@ -59,11 +59,11 @@ def run(*, quick: bool) -> list[Comparison]:
     return rows
 
 
-# The work.
+# Workload.
 
 
-def write_pictures(store: Path, count: int, width: int = 1280, height: int = 720) -> list[Path]:
-    """JPEGs of some 200 KB, as many as asked for, in folders of 20; in the system's cache afterwards."""
+def write_images(store: Path, count: int, width: int = 1280, height: int = 720) -> list[Path]:
+    """Write JPEGs of about 200 KB in folders of 20; they are in the page cache afterwards."""
     rng = np.random.default_rng(4)
     files = []
     for number in range(count):
@@ -78,9 +78,9 @@ def write_pictures(store: Path, count: int, width: int = 1280, height: int = 720
 
 
 def write_weights(file: Path, name: str) -> Path:
-    """A checkpoint of random values: as fast as a trained one, but with as many boxes as the threshold lets through.
+    """Write a checkpoint with random weights, which is as fast as a trained one.
 
-    The bias of the objects is that of a fresh training, by which next to no box is above the threshold, as on a street.
+    The low objectness bias keeps almost all boxes below the threshold, as on a real street.
     """
     torch.manual_seed(1)
     network = Network(variant(name, len(_CLASSES)))
@@ -92,8 +92,8 @@ def write_weights(file: Path, name: str) -> Path:
 
 
 def make_study(folder: Path, name: str, weights: Path, **images: Any) -> Study:
-    """A study whose images are those of `folder`/store, in shards of 20."""
-    asked = {
+    """Return a study of the images in `folder`/store, in shards of 20."""
+    settings_of_images = {
         "sources": [str(folder / "store")],
         "weights": str(weights),
         "size": SIZE,
@@ -102,12 +102,12 @@ def make_study(folder: Path, name: str, weights: Path, **images: Any) -> Study:
         **images,
     }
     shutil.rmtree(folder / name, ignore_errors=True)
-    settings = {"images": asked, "detection": {"police_class": 1}}
+    settings = {"images": settings_of_images, "detection": {"police_class": 1}}
     return create_study(folder / name, Settings.model_validate(settings))
 
 
 def stage_seconds(folder: Path, weights: Path, files: list[Path], client: distributed.Client, **images: Any) -> float:
-    """The whole stage, from files to Parquet, with the images listed and the weights loaded before."""
+    """Time the whole stage, from files to Parquet, with existing image index and loaded weights."""
     study = make_study(folder, "study", weights, **images)
     run_stages(study, [WEIGHTS, PREFIXES, INDEX], lambda: client)
 
@@ -117,20 +117,19 @@ def stage_seconds(folder: Path, weights: Path, files: list[Path], client: distri
             study.discard(stage.name, record)
         outcome = run_stages(study, [stage], lambda: client)[0]
         if outcome.rows_out != len(files):
-            raise ValueError(f"{outcome.rows_out} of {len(files)} images came through")
+            raise ValueError(f"the stage processed {outcome.rows_out} of {len(files)} images")
 
     work()
     return best_of(work)
 
 
-# The peers.
+# Peers.
 
 
 def compare_loops(folder: Path, weights: Path, files: list[Path], client: distributed.Client) -> list[Comparison]:
-    """Against bare forward passes over tensors that are ready, and a plain loop of decode, forward, NMS.
+    """Compare with bare forward passes over prepared tensors, and with a plain loop of decoding, forward pass, and NMS.
 
-    The loop is run as a plain script has it, and once more with the stage's order of memory, which on a CPU is most of
-    what the stage gains.
+    The loop runs with the default memory format and with that of the stage, which explains most of the gain on a CPU.
     """
     ours_s = stage_seconds(folder, weights, files, client)
     task = (str(weights), str(files[0]))
@@ -146,10 +145,10 @@ def compare_loops(folder: Path, weights: Path, files: list[Path], client: distri
 
     name = f"detect {len(files)} images, yolov7-tiny at {SIZE}"
     return [
-        Comparison(name, ours_s, best_of(in_both), "s", 0.85, "forward passes alone, two processes"),
+        Comparison(name, ours_s, best_of(in_both), "s", 0.85, "forward passes only, two processes"),
         Comparison(
             name, ours_s, best_of(lambda: forward_passes(*task, len(files), THREADS)), "s", 0.85,
-            "forward passes alone, two threads",
+            "forward passes only, two threads",
         ),
         Comparison(
             name, ours_s, best_of(lambda: one_at_a_time(weights, files, torch.contiguous_format)), "s", 1.3,
@@ -157,13 +156,13 @@ def compare_loops(folder: Path, weights: Path, files: list[Path], client: distri
         ),
         Comparison(
             name, ours_s, best_of(lambda: one_at_a_time(weights, files, torch.channels_last)), "s", 1.0,
-            "the same, channels last",
+            "one image at a time, channels last",
         ),
     ]  # fmt: skip
 
 
 def forward_passes(weights: str, file: str, count: int, threads: int) -> None:
-    """As many passes over one tensor that is ready, of the batch that a CPU takes by default."""
+    """Run forward passes over a prepared tensor with the default batch size of a CPU."""
     torch.set_num_threads(threads)
     detector, network = _bare(weights)
     pixels = decode(Path(file).read_bytes(), max_pixels=MANY_PIXELS).pixels
@@ -175,8 +174,8 @@ def forward_passes(weights: str, file: str, count: int, threads: int) -> None:
 
 
 def one_at_a_time(weights: Path, files: list[Path], order: torch.memory_format) -> None:
-    """A plain loop of decode, letterbox, forward, NMS."""
-    detector = load_detector(str(weights), size=SIZE, threads=THREADS, device="cpu")  # which are then torch's
+    """Run a plain loop of decoding, letterbox, forward pass, and NMS."""
+    detector = load_detector(str(weights), size=SIZE, threads=THREADS, device="cpu")  # sets the threads of torch
     network = read_checkpoint(weights).network().fuse().to(memory_format=order)
     anchors = cast("torch.Tensor", network.head.anchor_grid).reshape(len(network.strides), -1, 2)
     with torch.inference_mode():
@@ -194,7 +193,7 @@ def _bare(weights: str) -> tuple[Detector, Network]:
 
 
 def compare_ultralytics(folder: Path, files: list[Path], client: distributed.Client) -> list[Comparison]:
-    """Against ultralytics' predict, in batches of 16, with the same model of theirs."""
+    """Compare with ultralytics predict in batches of 16, with the same ultralytics model."""
     from ultralytics import YOLO
 
     model = YOLO("yolo11n.yaml", verbose=False)
@@ -204,8 +203,8 @@ def compare_ultralytics(folder: Path, files: list[Path], client: distributed.Cli
 
     def predict() -> None:
         for start in range(0, len(files), 16):
-            some = [str(file) for file in files[start : start + 16]]
-            model.predict(some, imgsz=SIZE, conf=0.01, iou=0.45, verbose=False, device="cpu")
+            batch = [str(file) for file in files[start : start + 16]]
+            model.predict(batch, imgsz=SIZE, conf=0.01, iou=0.45, verbose=False, device="cpu")
 
     predict()
     return [
@@ -214,7 +213,7 @@ def compare_ultralytics(folder: Path, files: list[Path], client: distributed.Cli
 
 
 class _RayModel:
-    """An actor of a Ray Data pipeline: the same decoding, detector and thresholds."""
+    """Actor of a Ray Data pipeline with the same decoding, detector, and thresholds."""
 
     def __init__(self, weights: str) -> None:
         self.detector = load_detector(weights, size=SIZE, threads=1, device="cpu")
@@ -229,7 +228,7 @@ class _RayModel:
 
 
 def compare_ray(folder: Path, weights: Path, files: list[Path], client: distributed.Client) -> Comparison:
-    """Against a pipeline of Ray Data with two actors, from files to Parquet; Ray has been started before."""
+    """Compare with a Ray Data pipeline with two actors, from files to Parquet, excluding the startup of Ray."""
     import ray
 
     ours_s = stage_seconds(folder, weights, files, client)
@@ -251,9 +250,9 @@ def compare_ray(folder: Path, weights: Path, files: list[Path], client: distribu
 
 
 def compare_memory(folder: Path, images: int) -> Comparison:
-    """Memory of this process after a tenth of the images, and after all: pictures of 320 x 180, at 64 pixels."""
+    """Compare the memory of this process after all images and after a tenth, with 320 x 180 images at 64 pixels."""
     weights = folder / "tiny.pt"
-    files = write_pictures(folder / "small", 50, 320, 180)
+    files = write_images(folder / "small", 50, 320, 180)
     detector = load_detector(str(weights), size=64, threads=1, device="cpu")
     process = psutil.Process()
 
@@ -271,35 +270,37 @@ def compare_memory(folder: Path, images: int) -> Comparison:
 
     early = held_mb(images // 10)
     return Comparison(
-        f"memory after {images:,} images", held_mb(images), early, "MB", 0.95, "the same after a tenth of them"
+        f"memory after {images:,} images", held_mb(images), early, "MB", 0.95, "memory after a tenth of them"
     )
 
 
-# A GPU.
+# GPU.
 
 
 def report_gpu(*, quick: bool) -> None:
-    """Print images a second, utilization and waiting of e6e at 1280 and yolov7 at 640 in fp16, where there is a GPU."""
+    """Print images per second, utilization, and waiting time of two detectors in fp16, if there is a GPU."""
     if not torch.cuda.is_available():
-        print("no figures of a GPU: there is none that torch can use")
+        print("skipped GPU: torch finds none")
         return
-    ask = driver()
+    utilization_now = gpu_utilization()
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch:
         folder = Path(scratch)
-        contents = [file.read_bytes() for file in write_pictures(folder / "store", 64)]
+        contents = [file.read_bytes() for file in write_images(folder / "store", 64)]
         for name, size in (("yolov7-e6e", 1280), ("yolov7", 640)):
             weights = write_weights(folder / f"{name}.pt", name)
             for jpeg in ("cpu", "auto"):
                 detector = load_detector(str(weights), size=size, precision="fp16", jpeg=jpeg)
                 decoder = "OpenCV" if detector.jpegs is None else "nvJPEG"
-                line = measure_loop(detector, contents, 128 if quick else 2_000, threads=8, ask=ask)
+                line = measure_loop(
+                    detector, contents, 128 if quick else 2_000, threads=8, utilization_now=utilization_now
+                )
                 print(f"{name} at {size}, fp16, JPEGs by {decoder}: {line}")
 
 
 def measure_loop(
-    detector: Detector, contents: list[bytes], count: int, *, threads: int, ask: Callable[[], int] | None
+    detector: Detector, contents: list[bytes], count: int, *, threads: int, utilization_now: Callable[[], int] | None
 ) -> str:
-    """Images a second, how busy the device is, and the share of time that it waits, as a line for a reader."""
+    """Return images per second, utilization, and share of time spent waiting, as text."""
     batch = Batch(detector.default_batch())
 
     def work(images: int, clock: Clock) -> None:
@@ -308,25 +309,25 @@ def measure_loop(
 
     work(2 * batch.size, Clock())
     clock, start_s = Clock(), time.perf_counter()
-    with utilization(ask) as percent:
+    with sampled_utilization(utilization_now) as percent:
         work(count, clock)
     seconds = time.perf_counter() - start_s
-    busy = f"{np.mean(percent):.0f} %" if percent else "unknown"
+    busy = f"{np.mean(percent):.0f}%" if percent else "unknown"
     return (
-        f"{count / seconds:,.1f} images/s in batches of {batch.size}, utilization of the device {busy}, "
+        f"{count / seconds:,.1f} images per second in batches of {batch.size}, utilization {busy}, "
         f"waiting for images {clock.waiting_s / seconds:.0%} of the time"
     )
 
 
 @contextmanager
-def utilization(ask: Callable[[], int] | None, every_s: float = 0.1) -> Iterator[list[int]]:
-    """Samples of what a device's driver says while the block runs, in percent; none where it can not be asked."""
+def sampled_utilization(utilization_now: Callable[[], int] | None, every_s: float = 0.1) -> Iterator[list[int]]:
+    """Sample the utilization of the device while the block runs, percent; empty if it is unavailable."""
     percent: list[int] = []
     done = threading.Event()
 
     def sample() -> None:
-        while ask is not None and not done.wait(every_s):
-            percent.append(ask())
+        while utilization_now is not None and not done.wait(every_s):
+            percent.append(utilization_now())
 
     with ThreadPoolExecutor(1) as pool:
         sampling = pool.submit(sample)
@@ -337,14 +338,14 @@ def utilization(ask: Callable[[], int] | None, every_s: float = 0.1) -> Iterator
     sampling.result()
 
 
-def driver() -> Callable[[], int] | None:
-    """What says the share of the last moments in which the GPU computed, in percent; it needs nvidia-ml-py."""
+def gpu_utilization() -> Callable[[], int] | None:
+    """Return a function for the current utilization of the GPU, percent, or None; requires nvidia-ml-py."""
     if importlib.util.find_spec("pynvml") is None:
         return None
     import pynvml
 
     try:
         torch.cuda.utilization()
-    except (RuntimeError, pynvml.NVMLError):  # a part of a GPU has none of its own
+    except (RuntimeError, pynvml.NVMLError):  # unavailable for a partition of a GPU
         return None
     return torch.cuda.utilization

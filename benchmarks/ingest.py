@@ -1,4 +1,4 @@
-"""Raw CSV to metadata/, every line validated, against DuckDB's plain copy of the same files to Parquet."""
+"""Ingestion of raw CSV with validation, compared with a DuckDB copy of the same files to Parquet."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from patrolscope.pipeline.study.store import create_study
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """A million rows, and five million (quick: 200,000), each as daily files; two workers and two threads.
+    """Run with 1 and 5 million rows (quick: 200,000) in daily files, on two workers and two threads.
 
-    Ours reads, validates, drops duplicates, orders along the curve and writes a day a file; the peer copies.
+    `ingest` reads, validates, drops duplicates, orders along the curve, and writes one file per day; the peer copies.
     """
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as scratch, two_workers() as client:
         return [
@@ -31,7 +31,7 @@ def run(*, quick: bool) -> list[Comparison]:
 
 
 def compare(folder: Path, rows: int, days: int, client: distributed.Client) -> Comparison:
-    """Both over the same files; leaves `study` and `copy.parquet` in `folder`."""
+    """Run both on the same files; write `study` and `copy.parquet` to `folder`."""
     files = write_raw_files(folder / "raw", rows, days)
     settings = Settings.model_validate({"sources": {"metadata": [str(folder / "raw")]}})
 
@@ -39,7 +39,7 @@ def compare(folder: Path, rows: int, days: int, client: distributed.Client) -> C
         shutil.rmtree(folder / "study", ignore_errors=True)
         *_, ingest = run_stages(create_study(folder / "study", settings), STAGES, lambda: client)
         if ingest.rows_out != rows:
-            raise ValueError(f"{ingest.rows_out} of {rows} rows came through")
+            raise ValueError(f"ingest wrote {ingest.rows_out} of {rows} rows")
 
     def peer() -> None:
         with duckdb.connect(config={"threads": 2}) as connection:
@@ -47,10 +47,8 @@ def compare(folder: Path, rows: int, days: int, client: distributed.Client) -> C
             copied = f"select * from read_csv({[str(file) for file in files]})"
             connection.execute(f"copy ({copied}) to '{folder}/copy.parquet' (format parquet)")
 
-    peer()  # the files are in the system's cache and the code is loaded before either clock starts
+    peer()  # fills the page cache and loads the code before the measurement
     ours()
-    # In turn, so that what else the machine does falls on both.
+    # Alternate, so that other load on the machine affects both.
     ours_s, peer_s = np.array([(best_of(ours, 1), best_of(peer, 1)) for _ in range(3)]).min(axis=0)
-    return Comparison(
-        f"ingest {rows:,} rows of raw CSV, validated", float(ours_s), float(peer_s), "s", 0.7, "DuckDB, plain copy"
-    )
+    return Comparison(f"ingest {rows:,} rows of raw CSV", float(ours_s), float(peer_s), "s", 0.7, "DuckDB, plain copy")

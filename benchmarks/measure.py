@@ -1,4 +1,4 @@
-"""How a benchmark is measured and shown."""
+"""Measurement and result of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from patrolscope.cluster.workers import quiet
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of ours beside the peer's, measured in the same run."""
+    """Result of patrolscope and of a peer, measured in the same run."""
 
     name: str
     ours: float
     peer: float
-    unit: str  # of `ours` and `peer`; seconds unless it says otherwise
-    goal: float  # of the ratio peer / ours: how many times faster we mean to be
+    unit: str  # of `ours` and `peer`
+    goal: float  # minimum of the ratio peer / ours
     peer_name: str
 
     @property
     def ratio(self) -> float:
-        """How many times faster than the peer."""
+        """Speed relative to the peer."""
         return self.peer / self.ours
 
     def to_row(self) -> dict[str, object]:
-        """The form that --json writes."""
+        """Return the row for --json."""
         return {**asdict(self), "ratio": self.ratio, "met": self.ratio >= self.goal}
 
 
 def best_of(work: Callable[[], object], repeats: int = 3) -> float:
-    """Shortest time of `work` in seconds: the machine's other work only ever adds."""
+    """Return the shortest time of `work` in seconds, since other load on the machine only adds time."""
     times_s = []
     for _ in range(repeats):
         start_s = time.perf_counter()
@@ -44,13 +44,13 @@ def best_of(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def two_workers() -> AbstractContextManager[distributed.Client]:
-    """A cluster of two processes on loopback, as `patrolscope run` starts on two cores."""
+    """Start a cluster of two processes on loopback, like `patrolscope run` on two cores."""
     return workers(2)
 
 
 @contextmanager
 def workers(number: int) -> Iterator[distributed.Client]:
-    """A cluster of so many processes of one thread, on loopback."""
+    """Start a cluster of single-threaded processes on loopback."""
     with (
         quiet(),
         distributed.LocalCluster(

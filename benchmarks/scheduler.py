@@ -1,8 +1,7 @@
-"""Scheduler and client at the size of the study and at ten times that; annotate on one worker and on two.
+"""Load of scheduler and client at one and ten times the size of the study; annotation on one and two workers.
 
-The stages plan their real shards from records that are written here, and `run_stages` sends them as it always does;
-only what a task does on its worker is left out: it writes an empty file. The scheduler is one of `patrolscope cluster
-launch`, in a process of its own, and so is the client.
+The stages plan their shards from synthetic records, and `run_stages` submits them as usual, but each task only writes
+an empty file. Scheduler (`patrolscope cluster launch`) and client run in separate processes.
 """
 
 from __future__ import annotations
@@ -40,52 +39,56 @@ from patrolscope.pipeline.study.config import Settings, with_changes
 from patrolscope.pipeline.study.store import Output, Record, Study, create_study
 
 DETECT_SHARDS, DAYS, BLOCKS = 12_400, 76, 100
-IMAGES_A_SHARD = 2_000
-# Workers of two processes that work on so many shards at a time: as 64 GPUs would.
+IMAGES_PER_SHARD = 2_000
+# Shards that run at the same time, as on 64 GPUs.
 SLOTS = 64
 ROUNDS = 15
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What all stages took of scheduler and client."""
+    """Load of scheduler and client over all stages."""
 
     shards: int
-    scheduler_s: float  # of a core
+    scheduler_s: float  # CPU time
     wall_s: float
-    again_s: float  # until a second run knows that nothing is left to do
-    graph_bytes: int  # of the largest graph that was sent
-    client_gb: float  # largest memory of the client
+    again_s: float  # duration of a second run, which has nothing to do
+    graph_bytes: int  # of the largest submitted graph
+    client_gb: float  # peak memory of the client
 
 
 def run(*, quick: bool) -> list[Comparison]:
-    """12,400 detect shards, 76 days and 100 blocks, and ten times that; quick: a hundredth and a tenth."""
-    few, many = (measured(times) for times in ((0.01, 0.1) if quick else (1, 10)))
+    """Run with 12,400 detect shards, 76 days, and 100 blocks, and ten times that; quick: a hundredth and a tenth."""
+    few, many = (measure_costs(times) for times in ((0.01, 0.1) if quick else (1, 10)))
     rows = []
     for cost in (few, many):
-        what = f"{cost.shards:,} shards of detect, annotate and replicates"
+        workload = f"{cost.shards:,} shards of detect, annotate and replicates"
         rows += [
-            Comparison(f"{what}: scheduler, each", cost.scheduler_s / cost.shards * 1e3, 1.0, "ms", 1, "limit"),
-            Comparison(f"{what}: largest graph sent", cost.graph_bytes / 1e6, 10.0, "MB", 1, "limit"),
-            Comparison(f"{what}: memory of the client", cost.client_gb, 1.0, "GB", 1, "limit"),
+            Comparison(
+                f"{workload}: scheduler, per shard", cost.scheduler_s / cost.shards * 1e3, 1.0, "ms", 1, "limit"
+            ),
+            Comparison(f"{workload}: largest graph", cost.graph_bytes / 1e6, 10.0, "MB", 1, "limit"),
+            Comparison(f"{workload}: memory of the client", cost.client_gb, 1.0, "GB", 1, "limit"),
         ]
-    for how, of_few_s, of_many_s in (
-        ("done by workers that do nothing", few.wall_s, many.wall_s),
-        ("known to be done", few.again_s, many.again_s),
+    for action, of_few_s, of_many_s in (
+        ("run by idle tasks", few.wall_s, many.wall_s),
+        ("found finished", few.again_s, many.again_s),
     ):
         one_s, one_of_few_s = of_many_s / many.shards, of_few_s / few.shards
-        peer = f"ours, one of {few.shards:,}"
+        peer = f"patrolscope, {few.shards:,} shards"
         rows.append(
-            Comparison(f"a shard of {many.shards:,}, {how}", one_s * 1e3, one_of_few_s * 1e3, "ms", 1 / 1.3, peer)
+            Comparison(
+                f"time per shard of {many.shards:,}, {action}", one_s * 1e3, one_of_few_s * 1e3, "ms", 1 / 1.3, peer
+            )
         )
     return [*rows, *efficiency(200_000 if quick else 3_000_000)]
 
 
-# Tasks that do nothing.
+# Idle tasks.
 
 
-def measured(times: float) -> Cost:
-    """Costs at so many times the size of the study, by a client in a process of its own."""
+def measure_costs(times: float) -> Cost:
+    """Measure the load at a multiple of the size of the study, with the client in a separate process."""
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as folder, launched(Path(folder)) as file:
         script = f"from benchmarks.scheduler import print_costs; print_costs({folder!r}, {str(file)!r}, {times})"
         done = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True)
@@ -94,7 +97,7 @@ def measured(times: float) -> Cost:
 
 @contextmanager
 def launched(folder: Path) -> Iterator[Path]:
-    """The file of a scheduler with workers for `SLOTS` shards, on loopback."""
+    """Start a scheduler with workers for `SLOTS` shards on loopback; yield its connection file."""
     pool = {"cores": SLOTS // 2, "processes": 1, "memory_gb": 2, "minimum": 2, "maximum": 2}
     profile = folder / "profile.yaml"
     profile.write_text(yaml.safe_dump({"kind": "local", "folder": str(folder / "home"), "pools": {"cpu": pool}}))
@@ -112,13 +115,13 @@ def launched(folder: Path) -> Iterator[Path]:
 
 
 def print_costs(folder: str, file: str, times: float) -> None:
-    """Run the stages on the scheduler of that file, twice, and print their costs as JSON."""
-    study = planned(Path(folder) / "study", times)
-    stages = [replace(stage, process=nothing) for stage in (detect_stage(study), ANNOTATE, REPLICATE)]
+    """Run the stages twice on the scheduler of a connection file, and print the load as JSON."""
+    study = plan_study(Path(folder) / "study", times)
+    stages = [replace(stage, process=write_nothing) for stage in (detect_stage(study), ANNOTATE, REPLICATE)]
     with Counting(scheduler_file=file) as client:
         client.wait_for_workers(2)
-        # Scheduler and workers import what tasks are made of, once.
-        warm = Stage("warm", "shards", (), lambda _: [Shard(f"{number}", {}) for number in range(SLOTS)], nothing)
+        # Let scheduler and workers import the modules of the tasks.
+        warm = Stage("warm", "shards", (), lambda _: [Shard(f"{number}", {}) for number in range(SLOTS)], write_nothing)
         run_stages(study, [warm], lambda: client)
         before_s = client.run_on_scheduler(time.process_time)
         start_s = time.perf_counter()
@@ -139,25 +142,25 @@ def print_costs(folder: str, file: str, times: float) -> None:
 
 
 class Counting(distributed.Client):  # type: ignore[misc]  # distributed ships no types
-    """A client that knows the size of the largest graph that it sent."""
+    """Client that records the size of the largest submitted graph."""
 
     graph_bytes = 0
 
     def _send_to_scheduler(self, msg: dict[str, Any]) -> None:
         if msg["op"] == "update-graph":
-            sent = msg["expr_ser"]
-            self.graph_bytes = max(self.graph_bytes, sum(map(len, map(memoryview, sent.frames))))
+            expression = msg["expr_ser"]
+            self.graph_bytes = max(self.graph_bytes, sum(map(len, map(memoryview, expression.frames))))
         super()._send_to_scheduler(msg)
 
 
-def nothing(study: Study, shard: Shard) -> Record:
-    """An empty file in the place of a stage's work."""
+def write_nothing(study: Study, shard: Shard) -> Output:
+    """Write an empty file instead of the output of a stage."""
     file = study.write_bytes(b"", f"nothing/{shard.name}")
     return Output((file,), 0, 0)
 
 
-def planned(folder: Path, times: float) -> Study:
-    """A study from whose records the stages plan so many times the shards of the real one; its tables are not there."""
+def plan_study(folder: Path, times: float) -> Study:
+    """Return a study with synthetic records of a multiple of its shards, but without tables."""
     settings = with_changes(
         Settings(),
         {
@@ -175,7 +178,7 @@ def planned(folder: Path, times: float) -> Study:
     )
     for bucket in range(BUCKETS):
         shards = [
-            (f"{number:016x}", IMAGES_A_SHARD, IMAGES_A_SHARD * 200_000)
+            (f"{number:016x}", IMAGES_PER_SHARD, IMAGES_PER_SHARD * 200_000)
             for number in range(bucket, round(DETECT_SHARDS * times), BUCKETS)
         ]
         file = f"image_index/{bucket:02}.parquet"
@@ -186,21 +189,21 @@ def planned(folder: Path, times: float) -> Study:
         day = date(2020, 8, 15) + timedelta(days=number)
         file = f"metadata/day={day}/0.parquet"
         study.commit("ingest", Record((file,), 326_000, 326_000, shard=f"{day}", fingerprint=f"{number}"))
-    for done in ("layers", MATCH.name, "cells", "calibrate"):
-        study.commit(done, Record((), 1, 1, shard=done, fingerprint=done))
+    for stage in ("layers", MATCH.name, "cells", "calibrate"):
+        study.commit(stage, Record((), 1, 1, shard=stage, fingerprint=stage))
     calibration = {"two_class": asdict(TwoClass(0.77, 700, 540, 9_300, 20)), "adjusted": None, "quality": {}}
     study.write_bytes(json.dumps(calibration).encode(), CALIBRATION_FILE)
     return study
 
 
-# Annotate, which does all its work.
+# Annotation with its real work.
 
 
 def efficiency(images: int) -> list[Comparison]:
-    """The whole stage on one worker of one thread and on two, in turns, as the pace of shared cores changes.
+    """Compare the whole stage on one worker and on two, alternating, since the speed of shared cores varies.
 
-    Both clusters are up all the time and the times are medians of rounds. Scheduler and client run on the same cores:
-    some 0.4 s of a core in each round that one worker has beside it and two workers do not.
+    Both clusters of single-threaded workers run all the time; times are medians over rounds. Scheduler and client share
+    the cores and use about 0.4 s of CPU time per round, for which one worker leaves a core free and two workers do not.
     """
     rounds_s: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory(prefix="patrolscope-bench-") as folder:
@@ -215,8 +218,8 @@ def efficiency(images: int) -> list[Comparison]:
                 for number, client in ((1, one), (2, two)):
                     rounds_s[number].append(_annotated_s(study, client))
                 print(f"annotate: {rounds_s[1][-1]:.2f} s on one worker, {rounds_s[2][-1]:.2f} s on two", flush=True)
-    what = f"annotate {images:,} images, two workers, median of {ROUNDS} rounds"
-    return [Comparison(what, median(rounds_s[2]), median(rounds_s[1]), "s", 1.8, "ours, one worker")]
+    workload = f"annotate {images:,} images, two workers, median of {ROUNDS} rounds"
+    return [Comparison(workload, median(rounds_s[2]), median(rounds_s[1]), "s", 1.8, "patrolscope, one worker")]
 
 
 def _annotated_s(study: Study, client: distributed.Client) -> float:

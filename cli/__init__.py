@@ -77,7 +77,7 @@ def _streets(study: str, cluster: str, *, wanted: bool, images: int = 300) -> No
         _say("\nA second study, of rendered street scenes that the detector looks at:")
     _simulate(study, images=images, city="embedded", scenes=True, cluster=cluster)
     run(study, cluster)
-    from patrolscope.pipeline.simulation.simulate import IMAGES_SHOWN_FILE
+    from patrolscope.pipeline.simulation.files import IMAGES_SHOWN_FILE
 
     evaluate(study, threshold="given", labels=f"{study}/{IMAGES_SHOWN_FILE}", replicates=1_000, cluster=cluster)
     with _errors():
@@ -143,7 +143,9 @@ def simulate(
     out: Annotated[str, typer.Argument(help="Folder of the new study.")],
     images: Annotated[int, typer.Option(min=1, help="Number of images.")],
     city: Annotated[str, typer.Option(help="embedded (no network), or new-york (fetched data sets).")] = "embedded",
-    levels: Annotated[Path | None, typer.Option(help="CSV nta,weighted_mean: true level of each neighborhood.")] = None,
+    rates: Annotated[
+        Path | None, typer.Option(help="CSV with nta, weighted_mean: deployment rate of each neighborhood.")
+    ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days from 2020-10-05 on.")] = None,
     seed: int = 20230612,
     scenes: Annotated[
@@ -153,7 +155,7 @@ def simulate(
     cluster: ClusterOption = "local",
 ) -> None:
     """A study whose truth is known: metadata, labels or images, validation and test set."""
-    asked = {"images": images, "city": city, "levels": levels, "days": days, "seed": seed, "scenes": scenes}
+    asked = {"images": images, "city": city, "rates": rates, "days": days, "seed": seed, "scenes": scenes}
     _simulate(out, **asked, cache=cache, cluster=cluster)
 
 
@@ -406,13 +408,13 @@ def train(
             if ours:
                 from patrolscope.pipeline.train.loop import train as train_yolov7
 
-                train_yolov7(asked, out, resume=resume, say=_say, ranks=ranks)
+                train_yolov7(asked, out, resume=resume, log=_say, ranks=ranks)
             else:
                 from patrolscope.pipeline.train.ultralytics_engine import train_ultralytics
 
                 if resume or ranks.world > 1:
                     raise SettingsError("--resume and torchrun are for the engine yolov7")
-                train_ultralytics(asked, out, trust=trust_weights, say=_say)
+                train_ultralytics(asked, out, trust=trust_weights, log=_say)
             if ranks.is_first:
                 _say(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
 
@@ -1048,7 +1050,7 @@ def _stages_of_images(root: str) -> tuple[list[Stage | Callable[[Study], Stage]]
 
 def _stages_of_scenes(root: str) -> list[Stage]:
     """The sheet of a study whose images are rendered."""
-    from patrolscope.pipeline.simulation.simulate import IMAGES_SHOWN_FILE
+    from patrolscope.pipeline.simulation.files import IMAGES_SHOWN_FILE
     from patrolscope.pipeline.study.store import open_study
 
     if not open_study(root).exists(IMAGES_SHOWN_FILE):

@@ -1,69 +1,69 @@
-"""Errors that a user can act on: what came, what was expected, what to do now.
+"""Errors that a user can act on. The message states what happened, what was expected, and how to fix it.
 
-The command line prints the message of a `PatrolscopeError` and exits with its status, without a stack trace.
-Anything else is a defect of the program and keeps its trace.
+The command line prints the message of a `PatrolscopeError` without a stack trace and exits with its status.
+Any other exception is a defect of the program and keeps its trace.
 """
 
 
 class PatrolscopeError(Exception):
-    """Base of every error whose message is meant for the user."""
+    """Base class of all errors whose message is meant for the user."""
 
-    status = 2  # of the command
+    status = 2  # exit status of the command
 
 
 class SettingsError(PatrolscopeError):
-    """study.yaml, or a cluster profile, holds a key or a value that can not be used."""
+    """Unknown key or invalid value in study.yaml, a cluster profile, or the options of a command."""
 
 
 class SourceError(PatrolscopeError):
-    """An input file is missing, or is not in the form that its reader expects."""
+    """Input file that is missing or does not have the format that its reader expects."""
 
 
 class ContractError(PatrolscopeError):
-    """A table does not hold what its declaration in `patrolscope.pipeline.contract.tables` says."""
+    """Table that differs from its declaration in `patrolscope.pipeline.contract.tables`."""
 
 
 class StudyLockedError(PatrolscopeError):
-    """Another run is writing into the study."""
+    """Study that another run is writing to."""
 
 
 class StageNotRunError(PatrolscopeError):
-    """A table is asked for before the command that makes it has run."""
+    """Table that is read before the stage that writes it has run."""
 
 
 class LedgerError(PatrolscopeError):
-    """Rows in differ from rows out plus rows dropped: rows were lost or invented."""
+    """Ledger in which rows in differ from rows out plus rows dropped."""
 
 
 class WeightsError(PatrolscopeError):
-    """A detector's weights can not be opened, or can not do what is asked of them."""
+    """Weights of a detector that cannot be opened or do not support the requested operation."""
 
 
 class StorageFullError(PatrolscopeError):
-    """The disk of the study, or the user's share of it, is full."""
+    """Full disk, or exhausted quota of the user, where the study is stored."""
 
 
 class StorageError(PatrolscopeError):
-    """A disk or an object store can not be reached, read or written."""
+    """Disk or object store that cannot be reached, read, or written."""
 
 
 class InsufficientMemoryError(PatrolscopeError):
-    """A shard needs more memory than a worker has."""
+    """Shard that needs more memory than a worker has."""
 
 
 class SchedulerLostError(PatrolscopeError):
-    """The scheduler ended in the middle of a stage."""
+    """Loss of the scheduler during a stage."""
 
 
 class FailedShardsError(PatrolscopeError):
-    """Some shards killed every worker that took them; all others are finished."""
+    """Shards that killed every worker they ran on; all other shards are finished."""
 
     status = 3
 
 
 class PlanError(PatrolscopeError):
-    """A plan can not be carried out where it shall be: said before anything is begun."""
+    """Plan that exceeds the capacity of the cluster; raised before any work starts."""
 
 
 class TrainingError(PatrolscopeError):
-    """A training can not go on, or not as it was asked for."""
+    """Training that cannot start or continue with the requested options."""

@@ -1,11 +1,11 @@
-"""64-bit keys of the names and paths of images, in one pass over Arrow's bytes.
+"""64-bit keys of image names and image paths, computed in one pass over Arrow buffers.
 
-The path of an image is what stands before its ending, a dot and one to five ASCII letters or digits; its name is what
-of that stands after the last slash. Other bytes, also those of other scripts, are just bytes.
+The path key covers the reference without its extension (a dot and one to five ASCII letters or digits). The name key
+covers the part of the path after the last slash. Text is hashed as UTF-8 bytes.
 
-The hash takes eight bytes at a time and mixes with the finalizer of splitmix64 (Steele, Lea, Flood, "Fast splittable
-pseudorandom number generators", OOPSLA 2014). Of 24.8 million different names any two share a key with odds of
-n^2 / 2^65 = 1.7e-5, and the same holds for paths, which have a seed of their own.
+The hash reads eight bytes at a time and mixes them with the finalizer of splitmix64 (Steele, Lea, Flood, "Fast
+splittable pseudorandom number generators", OOPSLA 2014). Among 24.8 million different names, the probability that any
+two share a key is n^2 / 2^65 = 1.7e-5. The same holds for paths, which are hashed with a different seed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,25 @@ import numpy.typing as npt
 import pyarrow as pa
 
 Keys = npt.NDArray[np.uint64]
-NAME_SEED = np.uint64(0x243F6A8885A308D3)  # digits of pi: nothing up the sleeve
+NAME_SEED = np.uint64(0x243F6A8885A308D3)  # digits of pi
 PATH_SEED = np.uint64(0x13198A2E03707344)
-LONGEST_ENDING = 5  # letters or digits after the dot
+LONGEST_ENDING = 5  # letters or digits after the dot of an extension
 _DOT, _SLASH = np.uint8(ord(".")), np.uint8(ord("/"))
 
 
 def image_keys(texts: pa.Array | pa.ChunkedArray) -> tuple[Keys, Keys]:
-    """Name and path keys, (n,) each, of references to images: paths with or without an ending."""
+    """Compute name and path keys of image references.
+
+    Parameters
+    ----------
+    texts : pyarrow.Array or ChunkedArray of string, length n
+        Image paths with or without an extension.
+
+    Returns
+    -------
+    tuple of two ndarrays of uint64, shape (n,)
+        Name keys and path keys.
+    """
     starts, content = _bytes(texts)
     names, paths = np.empty(len(texts), dtype=np.uint64), np.empty(len(texts), dtype=np.uint64)
     if len(texts):
@@ -32,7 +43,7 @@ def image_keys(texts: pa.Array | pa.ChunkedArray) -> tuple[Keys, Keys]:
 
 
 def text_keys(texts: pa.Array | pa.ChunkedArray) -> Keys:
-    """Keys of whole texts, (n,)."""
+    """Compute keys of whole strings, shape (n,), extension included."""
     starts, content = _bytes(texts)
     keys = np.empty(len(texts), dtype=np.uint64)
     if len(texts):
@@ -41,7 +52,7 @@ def text_keys(texts: pa.Array | pa.ChunkedArray) -> Keys:
 
 
 def _bytes(texts: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Where each text starts, and where the last one ends, in the bytes of all."""
+    """Return byte offsets of the texts (n + 1,) and the bytes of all texts."""
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
     texts = texts.cast(pa.large_string())
@@ -72,7 +83,7 @@ def _fill_keys(content: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], na
 
 @nb.njit(cache=True, inline="always")
 def _before_ending(content: npt.NDArray[np.uint8], start: int, stop: int) -> int:
-    """Where the ending of the text in bytes [start, stop) begins; `stop` when it has none."""
+    """Return the offset of the extension of the text in bytes [start, stop), or `stop` without one."""
     dot = stop - 1
     while dot >= start and stop - dot <= LONGEST_ENDING and _is_letter_or_digit(content[dot]):
         dot -= 1
@@ -86,7 +97,7 @@ def _is_letter_or_digit(byte: int) -> bool:
 
 @nb.njit(cache=True)
 def _hash(content: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint64) -> np.uint64:
-    # The length goes in first: zeros that fill the last word up are then not mistaken for content.
+    # Hash the length first, so that zero padding of the last word is not mistaken for content.
     key = mix(seed ^ np.uint64(stop - start))
     at = start
     while at + 8 <= stop:
@@ -105,7 +116,7 @@ def _hash(content: npt.NDArray[np.uint8], start: int, stop: int, seed: np.uint64
 
 @nb.njit(cache=True, inline="always")
 def mix(key: np.uint64) -> np.uint64:
-    """The finalizer of splitmix64."""
+    """Apply the finalizer of splitmix64."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))

@@ -1,6 +1,6 @@
-"""The command line with training in double precision, where sums in another order make no difference that matters.
+"""Command line with training in double precision, in which the order of sums is irrelevant.
 
-In single precision a few steps make 10 % of a rounding error, with one process as with two.
+In single precision a rounding error grows to 10% within a few steps, with one process or two.
 """
 
 import sys

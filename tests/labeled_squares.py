@@ -1,4 +1,4 @@
-"""Folders of labeled images that a network learns in a minute: bright squares of two colors on a grainy ground."""
+"""Labeled images that a network learns in a minute: bright squares of two colors on a noisy background."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ NAMES = ("red", "blue")
 COLORS = np.array([(220, 60, 50), (60, 80, 220)])
 
 
-def picture(generator, shape=(SIDE, SIDE)):
-    """Pixels and boxes (class, x1, y1, x2, y2)."""
+def draw_image(generator, shape=(SIDE, SIDE)):
+    """Return pixels and boxes (class, x1, y1, x2, y2)."""
     pixels = generator.integers(70, 130, (*shape, 3)).astype(np.uint8)
     boxes = []
     for _ in range(generator.integers(0, 3)):
@@ -25,13 +25,13 @@ def picture(generator, shape=(SIDE, SIDE)):
 
 
 def write(folder: Path, images: int, *, seed=1, form="yolo", rides=8, shape=(SIDE, SIDE)) -> Path:
-    """A folder in YOLO text form, or with a COCO document; six of eight rides are for training."""
+    """Write a folder with YOLO text or a COCO document; six of eight rides are for training."""
     generator = np.random.default_rng(seed)
     (high, wide), listed, annotations = shape, [], []
     for number in range(images):
         ride = f"ride{number % rides}"
         (folder / "images" / ride).mkdir(parents=True, exist_ok=True)
-        pixels, boxes = picture(generator, shape)
+        pixels, boxes = draw_image(generator, shape)
         name = f"{ride}/{number:04d}.png"
         Image.fromarray(pixels).save(folder / "images" / name)
         listed.append({"id": number, "file_name": name, "width": wide, "height": high})

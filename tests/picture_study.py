@@ -297,4 +297,5 @@ def made_truth(tables: pd.DataFrame) -> pd.DataFrame:
     rows = tables[(tables["analysis"] == "neighborhood") & (tables["quantity"] == "weighted_mean")].set_index("group")
     level = (rows["estimate"] + np.random.default_rng(3).normal(0, 1, len(rows)) * rows["sd"]).clip(lower=1e-4)
     areas = tracts()
-    return pd.DataFrame({"area": areas["area"], "level": areas["neighborhood"].map(level).fillna(0.0098)})
+    rates = areas["neighborhood"].map(level).fillna(0.0098)
+    return pd.DataFrame({"area": areas["area"], "deployment_rate": rates})

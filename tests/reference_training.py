@@ -1,6 +1,6 @@
-"""YOLOv7's assignment and loss once more, in plain loops from the description of the trainer alone.
+"""Reference for YOLOv7 assignment and loss: plain loops, written from the description of the trainer only.
 
-Nothing of pipeline.detect.train is used. One cell, one target, one candidate at a time; numbers are Python floats.
+Nothing of pipeline.train is used. Loops handle one cell, target, or candidate at a time with Python floats.
 """
 
 import math
@@ -13,7 +13,7 @@ def sigmoid(x):
 
 
 def bce(p, t):
-    """Of a probability."""
+    """Return the binary cross-entropy of a probability."""
     return -(t * max(math.log(p) if p > 0 else -100, -100) + (1 - t) * max(math.log(1 - p) if p < 1 else -100, -100))
 
 
@@ -46,13 +46,13 @@ def ciou(a, b):
 
 
 def decoded(values, anchor, row, column):
-    """Center and size in cells of one cell's first four outputs."""
+    """Decode the first four outputs of a cell to center and size, in cells."""
     x, y, w, h = (sigmoid(float(value)) for value in values[:4])
     return 2 * x - 0.5 + column, 2 * y - 0.5 + row, (2 * w) ** 2 * anchor[0], (2 * h) ** 2 * anchor[1]
 
 
 def candidates(targets, anchors, grids, reach):
-    """(level, image, anchor, row, column), repeated where several targets list it."""
+    """List candidate cells (map, image, anchor, row, column), repeated for several targets."""
     found = []
     for level, (rows, columns) in enumerate(grids):
         for number, anchor in enumerate(anchors[level]):
@@ -78,11 +78,11 @@ def candidates(targets, anchors, grids, reach):
 
 
 def assign(maps, targets, anchors, strides, reach, best):
-    """[(cell, number of its target)]."""
+    """List pairs of cell and number of its target."""
     grids = [(values.shape[2], values.shape[3]) for values in maps]
     listed = candidates(targets, anchors, grids, reach)
     width, height = grids[0][1] * strides[0], grids[0][0] * strides[0]
-    answer = []
+    assigned = []
     for image in sorted({int(target[0]) for target in targets}):
         mine = [cell for cell in listed if cell[1] == image]
         its = [number for number, target in enumerate(targets) if int(target[0]) == image]
@@ -91,32 +91,32 @@ def assign(maps, targets, anchors, strides, reach, best):
         overlap, cost = [], []
         for number in its:
             _, kind, cx, cy, w, h = targets[number]
-            wanted = corners((cx * width, cy * height, w * width, h * height))
+            target_box = corners((cx * width, cy * height, w * width, h * height))
             overlap.append([])
             cost.append([])
             for level, _, anchor, row, column in mine:
                 values = maps[level][image, anchor, row, column]
-                box = [one * strides[level] for one in decoded(values, anchors[level][anchor], row, column)]
-                iou = iou_of_corners(corners(box), wanted)
+                box = [value * strides[level] for value in decoded(values, anchors[level][anchor], row, column)]
+                iou = iou_of_corners(corners(box), target_box)
                 total = 0.0
                 for k in range(len(values) - 5):
                     score = math.sqrt(sigmoid(float(values[5 + k])) * sigmoid(float(values[4])))
                     total += bce(score, 1.0 if k == int(kind) else 0.0)
                 overlap[-1].append(iou)
                 cost[-1].append(total + 3 * -math.log(iou + 1e-8))
-        takers = {}
+        targets_of = {}
         for t in range(len(its)):
             k = max(1, int(sum(sorted(overlap[t], reverse=True)[:best])))
             for candidate in sorted(range(len(mine)), key=lambda c: cost[t][c])[:k]:
-                takers.setdefault(candidate, []).append(t)
-        for candidate, its_takers in takers.items():
-            t = its_takers[0] if len(its_takers) == 1 else min(range(len(its)), key=lambda t: cost[t][candidate])
-            answer.append((mine[candidate], its[t]))
-    return answer
+                targets_of.setdefault(candidate, []).append(t)
+        for candidate, rivals in targets_of.items():
+            t = rivals[0] if len(rivals) == 1 else min(range(len(its)), key=lambda t: cost[t][candidate])
+            assigned.append((mine[candidate], its[t]))
+    return assigned
 
 
 def loss(maps, targets, anchors, strides, *, gains, size, classes, auxiliary=None):
-    """(total, box, objectness, classes) of maps as numpy arrays (N, anchors, h, w, 5 + classes)."""
+    """Return (total, box, objectness, classes) for maps of shape (N, anchors, h, w, 5 + classes)."""
     levels = len(maps)
     balance = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}.get(levels, (1.0,) * levels)
     best = 10 if auxiliary is None else 20
@@ -128,29 +128,29 @@ def loss(maps, targets, anchors, strides, *, gains, size, classes, auxiliary=Non
         for level in range(levels):
             rows, columns = values[level].shape[2:4]
             here = [(cell, number) for cell, number in found if cell[0] == level]
-            wanted, lost, lost_kind = {}, [], []
+            overlaps, box_losses, class_losses = {}, [], []
             for (_, image, anchor, row, column), number in here:
                 _, kind, cx, cy, w, h = targets[number]
                 cell = values[level][image, anchor, row, column]
                 overlap = ciou(
                     decoded(cell, anchors[level][anchor], row, column), (cx * columns, cy * rows, w * columns, h * rows)
                 )
-                lost.append(1 - overlap)
-                wanted[image, anchor, row, column] = max(overlap, 0.0)
-                lost_kind += [bce_of_logit(float(cell[5 + k]), float(k == int(kind))) for k in range(classes)]
+                box_losses.append(1 - overlap)
+                overlaps[image, anchor, row, column] = max(overlap, 0.0)
+                class_losses += [bce_of_logit(float(cell[5 + k]), float(k == int(kind))) for k in range(classes)]
             if here:
-                box += weight * sum(lost) / len(lost)
+                box += weight * sum(box_losses) / len(box_losses)
                 if classes > 1:
-                    kinds += weight * sum(lost_kind) / len(lost_kind)
+                    kinds += weight * sum(class_losses) / len(class_losses)
             images, each = values[level].shape[:2]
-            every = [
-                bce_of_logit(float(values[level][n, a, r, c, 4]), wanted.get((n, a, r, c), 0.0))
+            cell_losses = [
+                bce_of_logit(float(values[level][n, a, r, c, 4]), overlaps.get((n, a, r, c), 0.0))
                 for n in range(images)
                 for a in range(each)
                 for r in range(rows)
                 for c in range(columns)
             ]
-            objectness += weight * balance[level] * sum(every) / len(every)
+            objectness += weight * balance[level] * sum(cell_losses) / len(cell_losses)
     share = 3 / levels
     box *= gains["box"] * share
     objectness *= gains["objectness"] * (size / 640) ** 2 * share

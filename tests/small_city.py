@@ -1,4 +1,4 @@
-"""A made-up city of 25 square areas, and studies simulated in it without a cluster."""
+"""Synthetic city of 25 square areas, and studies simulated in it without a cluster."""
 
 import io
 import json
@@ -12,14 +12,9 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import shapely
 
-from patrolscope.pipeline.simulation.simulate import (
-    ARGUMENTS_FILE,
-    LABELS_FOLDER,
-    METADATA_FOLDER,
-    SIMULATE_CITY,
-    SIMULATE_DAYS,
-    Arguments,
-)
+from patrolscope.pipeline.simulation.arguments import ARGUMENTS_FILE, Arguments
+from patrolscope.pipeline.simulation.files import LABELS_FOLDER, METADATA_FOLDER
+from patrolscope.pipeline.simulation.stages import SIMULATE_CITY, SIMULATE_DAYS
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, Study, create_study
 
@@ -28,30 +23,30 @@ WEST, SOUTH = -74.0, 40.7
 
 
 def areas() -> gpd.GeoDataFrame:
-    """5 by 5 squares; a neighborhood is a row of five."""
-    places = [(row, column) for row in range(5) for column in range(5)]
+    """Return 5 by 5 squares; a neighborhood is a row of five."""
+    cells = [(row, column) for row in range(5) for column in range(5)]
     shapes = [
         shapely.box(WEST + column * BLOCK, SOUTH + row * BLOCK, WEST + (column + 1) * BLOCK, SOUTH + (row + 1) * BLOCK)
-        for row, column in places
+        for row, column in cells
     ]
-    # On a grid of 1e-6 degrees, so that neighbors share their corners exactly.
+    # Snap to a grid of 1e-6 degrees, so that neighbors share their corners exactly.
     columns = {
-        "geoid": [f"36061{row:03d}{column:03d}" for row, column in places],
-        "nta_name": [f"Row {row}" for row, _ in places],
+        "geoid": [f"36061{row:03d}{column:03d}" for row, column in cells],
+        "nta_name": [f"Row {row}" for row, _ in cells],
         "borough_code": 1,
     }
     return gpd.GeoDataFrame(columns, geometry=shapely.set_precision(shapes, 1e-6), crs="EPSG:4326")
 
 
 def small_study(folder: Path, **changes: Any) -> Study:
-    """A study to be simulated: by default 6,000 images from 31 October on, so that a day has 25 hours."""
-    given = {
+    """Return a study before its simulation: by default 6,000 images from 31 October, so that one day has 25 hours."""
+    defaults = {
         "images": 6_000,
         "city": "embedded",
         "seed": 7,
         "first_day": "2020-10-31",
         "days": 3,
-        "levels": None,
+        "rates": None,
         "precision": 0.777,
         "recall": 0.83,
         "validation_images": 2_000,
@@ -60,7 +55,7 @@ def small_study(folder: Path, **changes: Any) -> Study:
     folder.mkdir(parents=True, exist_ok=True)
     areas().to_file(folder / "areas.geojson", driver="GeoJSON")
     tracts = {"entry": "embedded_tracts", "path": "areas.geojson"}
-    own = {
+    layers = {
         "areas": tracts,
         "tracts": tracts,
         "neighborhoods": None,
@@ -76,14 +71,14 @@ def small_study(folder: Path, **changes: Any) -> Study:
         "complaints": {"entry": "nypd_complaints_historic", "path": "source/complaints.csv"},
     }
     sources = {"metadata": METADATA_FOLDER, "detections": LABELS_FOLDER, "validation": "source/validation.csv"}
-    study = create_study(folder, Settings.model_validate({"layers": own, "sources": sources, "simulated": "All."}))
-    arguments = Arguments(**{**given, **changes})
+    study = create_study(folder, Settings.model_validate({"layers": layers, "sources": sources, "simulated": "All."}))
+    arguments = Arguments(**{**defaults, **changes})
     study.write_bytes(json.dumps(arguments.model_dump(mode="json")).encode(), ARGUMENTS_FILE)
     return study
 
 
 def simulated(folder: Path, **changes: Any) -> Study:
-    """The same, simulated in this process."""
+    """Return a study simulated in this process."""
     study = small_study(folder, **changes)
     for stage in (SIMULATE_CITY, SIMULATE_DAYS):
         for shard in stage.plan(study):
@@ -92,12 +87,12 @@ def simulated(folder: Path, **changes: Any) -> Study:
 
 
 def day_records(study: Study) -> dict[str, Record]:
-    """Records of the days."""
+    """Return the records of the days."""
     return study.records(SIMULATE_DAYS.name)
 
 
 def rows(study: Study) -> pd.DataFrame:
-    """All metadata, with the file and the local time of each row."""
+    """Return all metadata, with the file and the local time of each row."""
     frames = [
         pd.read_csv(path).assign(file=path.name) for path in sorted(Path(study.path(METADATA_FOLDER)).glob("*.csv"))
     ]
@@ -107,7 +102,7 @@ def rows(study: Study) -> pd.DataFrame:
 
 
 def labels(study: Study) -> pd.DataFrame:
-    """Boxes of all label files, in the order of their lines, with the day and stem of each."""
+    """Return the boxes of all label files in the order of their lines, with day and file stem."""
     names = ["kind", "x", "y", "width", "height", "score", "day", "stem"]
     lines = [
         f"{line} {path.parent.name} {path.stem}\n"
@@ -118,10 +113,10 @@ def labels(study: Study) -> pd.DataFrame:
 
 
 def content(study: Study) -> dict[str, bytes]:
-    """Every file of source/ and truth/, by its path; of tables their rows.
+    """Return the content of all files in source/ and truth/ by path; of tables, only the rows.
 
-    How a table's coordinate system is written depends on what else the process has read: after a file that describes
-    EPSG:4326 without its ensemble, PROJ describes it so, too.
+    The description of a table's CRS depends on what the process has read before: after a file that describes EPSG:4326
+    without its datum ensemble, PROJ omits the ensemble too.
     """
     root = Path(study.path())
     paths = [path for folder in ("source", "truth") for path in (root / folder).rglob("*") if path.is_file()]

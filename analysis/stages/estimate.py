@@ -45,6 +45,7 @@ from patrolscope.analysis.stages.result_tables import (
 )
 from patrolscope.pipeline.contract.tables import CELLS
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Estimate
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
@@ -269,7 +270,9 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
     path = study.resolve(f"{study.settings.sources.truth}/areas.csv")
     with fsspec.open(path, "rb") as file:
         truth = pd.read_csv(file, dtype={"area": "str"})
-    return agreement(table, truth.set_index("area")["level"], areas, inside)
+    if "deployment_rate" not in truth:
+        raise SourceError(f"{path} has no column deployment_rate; simulate the study again or remove sources.truth")
+    return agreement(table, truth.set_index("area")["deployment_rate"], areas, inside)
 
 
 ESTIMATE = Stage(

@@ -50,7 +50,7 @@ _TEXT = {
 _NUMBERS = {
     TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"],
     AREAS_CSV_FILE: ["images", "positives", "level", "relative_to_average"],
-    TRUTH_FILE: ["level"],
+    TRUTH_FILE: ["deployment_rate"],
 }
 
 
@@ -187,7 +187,7 @@ def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:
     folder = study.settings.sources.truth
     if folder is None or not study.fs.exists(path := study.resolve(f"{folder}/{TRUTH_FILE}")):
         return None
-    levels = _read_csv(study.fs.cat_file(path), TRUTH_FILE).set_index("area")["level"]
+    levels = _read_csv(study.fs.cat_file(path), TRUTH_FILE).set_index("area")["deployment_rate"]
     areas = study.read(AREAS_FILE, columns=["area", "neighborhood", "persons"])
     areas = areas[areas["area"].isin(seen) & (areas["persons"] > 0)]
     level, persons = areas["area"].map(levels), areas["persons"]

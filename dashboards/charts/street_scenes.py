@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from patrolscope.analysis.stages.street_scenes import SceneResult, quality_on_scenes, seen_by_detector
 from patrolscope.pipeline.detect.stage import stage_name
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.simulation.files import IMAGES_SHOWN_FILE
 from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER
 from patrolscope.pipeline.simulation.scenes.scene import CLASS_NAMES
-from patrolscope.pipeline.simulation.simulate import IMAGES_SHOWN_FILE, SIMULATE_SHOWN
+from patrolscope.pipeline.simulation.stages import SIMULATE_SHOWN
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 FILE = "figures/streets.png"

@@ -1,1 +1,1 @@
-"""Studies with known truth: rides, a detector, public data, and rendered scenes."""
+"""Simulated studies with known truth."""

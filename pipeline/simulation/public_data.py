@@ -1,6 +1,6 @@
-"""Public data of a simulated city, in the official formats with their quirks: people, income, zones, police.
+"""Simulated public data of a city in the official formats, including their quirks.
 
-Everything follows smooth surfaces over the city, so that neighboring areas resemble each other.
+Residents, income, zoning, and complaints follow smooth surfaces, so that neighboring areas resemble each other.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets
 
 Floats = npt.NDArray[np.float64]
 
-GEOID_PREFIX = "1500000US"  # how the Census Bureau's tables begin the code of a block group
+GEOID_PREFIX = "1500000US"  # prefix of block group codes in tables of the Census Bureau
 
-# Tracts are drawn to hold about 4,000 people; the city's have 3,600 in the mean and differ by a factor of about 1.6.
+# Tracts are designed for about 4,000 residents. Those of New York have a mean of 3,600 and vary by a factor of 1.6.
 _PERSONS_MEDIAN, _PERSONS_LOG_SD = 3400.0, 0.45
-# The largest areas of a city are parks, airports and water: nobody lives there.
+# The largest areas of a city are parks, airports, and water, without residents.
 _UNINHABITED_SHARE = 0.03
 _INCOME_MEDIAN_USD, _INCOME_LOG_SD = 68_000.0, 0.5  # about the city's ACS 2016-2020 median
-_INCOME_UNKNOWN_SHARE = 0.01  # areas with people, but too few answers
+_INCOME_UNKNOWN_SHARE = 0.01  # of inhabited areas have too few survey responses
 
-# B03002, with the names that the study's authors gave its columns: share of the city's people (about those of ACS
-# 2016-2020) for those that are no sum of others.
+# Table B03002 with the column names of the study's authors: approximate share of residents (ACS 2016-2020) of the
+# groups that are not sums of others.
 _NOT_HISPANIC = "Total_Not_Hispanic_or_Latino"
 _HISPANIC = "Total_Hispanic_or_Latino"
 _RACES = {
@@ -58,7 +58,7 @@ _TWO_RACES = (
 )
 
 _COMPLAINTS_PER_DAY = 1130  # in the city in 2020
-# Category, code, offense, police code, description, share: the frequent ones of the official file.
+# Category, code, offense, police code, description, share: frequent offenses of the official file.
 _OFFENSES = (
     ("FELONY", 109, "GRAND LARCENY", 438, "LARCENY,GRAND FROM BUILDING (NON-RESIDENCE) UNATTENDED", 0.090),
     ("FELONY", 106, "FELONY ASSAULT", 109, "ASSAULT 2,1,UNCLASSIFIED", 0.055),
@@ -76,15 +76,27 @@ _OFFENSES = (
     ("MISDEMEANOR", 359, "OFFENSES AGAINST PUBLIC ADMINI", 759, "PUBLIC ADMINISTATION,UNCLASS M", 0.020),
     ("VIOLATION", 578, "HARRASSMENT 2", 638, "HARASSMENT,SUBD 3,4,5", 0.150),
 )
-# Rows with a fault, by share of the official sample or, where that has too few to count, made frequent enough to see.
+# Share of rows with a fault: that of the official sample, or larger where the sample has too few of them.
 _NO_POSITION_SHARE = 0.007
 _AT_ZERO_SHARE, _AT_24_HOURS_SHARE, _OLD_YEAR_SHARE, _ATTEMPTED_SHARE = 0.001, 0.001, 0.0005, 0.0135
 
 
 def smooth_surface(points: Floats, generator: np.random.Generator) -> Floats:
-    """(n,) values of a smooth random surface at (n, 2) longitude and latitude; mean about 0, spread about 1.
+    """Draw a smooth random surface with a mean of about 0 and a standard deviation of about 1.
 
-    A sum of waves between a tenth and four fifths of the city long, so a city of any size has hills and valleys.
+    The surface is a sum of 24 waves whose lengths are 10% to 80% of the extent of the city.
+
+    Parameters
+    ----------
+    points : ndarray of float64, shape (n, 2)
+        Longitude and latitude.
+    generator : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Values at the points.
     """
     waves = 24
     low, high = points.min(axis=0), points.max(axis=0)
@@ -102,16 +114,19 @@ def smooth_surface(points: Floats, generator: np.random.Generator) -> Floats:
 
 
 def centers(areas: gpd.GeoDataFrame) -> Floats:
-    """(n, 2) longitude and latitude of a point inside each area, near its middle."""
+    """Return longitude and latitude (n, 2) of a point inside each area, near its center."""
     return shapely.get_coordinates(shapely.point_on_surface(areas.geometry.to_numpy()))
 
 
 def population(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
-    """People of each area in the layout of ACS table B03002 with the study authors' column names (44 columns).
+    """Simulate residents in the layout of ACS table B03002 with the column names of the study's authors (44 columns).
 
     Parameters
     ----------
-    areas : `area` (code) and geometry, EPSG:4326
+    areas : GeoDataFrame
+        Column `area` (code) and polygons, EPSG:4326.
+    seed : int
+        Seed of the study.
     """
     points = centers(areas)
     generator = stream(seed, "people")
@@ -129,12 +144,12 @@ def population(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
     counts = generator.multinomial(persons, weights / weights.sum(axis=1, keepdims=True))
 
     columns: dict[str, npt.NDArray[np.int64]] = {"Total": persons}
-    place = 0
+    column = 0
     for part, races in _RACES.items():
-        columns[part] = counts[:, place : place + len(races)].sum(axis=1)
+        columns[part] = counts[:, column : column + len(races)].sum(axis=1)
         for race in races:
-            columns[f"{part}_{race}"] = counts[:, place]
-            place += 1
+            columns[f"{part}_{race}"] = counts[:, column]
+            column += 1
         two = columns[f"{part}_Two_or_more_races"]
         including = generator.binomial(two, 0.4)
         for name, values in zip(_TWO_RACES, (including, two - including), strict=True):
@@ -142,18 +157,28 @@ def population(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
     table = {"GEOID20": GEOID_PREFIX + areas["area"], "NAME": "Simulated area " + areas["area"]}
     for name, values in columns.items():
         table[f"Estimate_{name}"] = values
-        # The bureau's margin of a count of 0 is about 12; else it grows with the root of the count.
+        # The margin of error of a count of 0 is about 12 and grows with the square root of the count.
         table[f"MoE_{name}"] = np.round(12 + 5 * np.sqrt(values)).astype(np.int64)
     return pd.DataFrame(table)
 
 
 def income(areas: gpd.GeoDataFrame, persons: npt.NDArray[np.int64], seed: int) -> pd.DataFrame:
-    """Median household income in the layout of ACS table B19013: text cells, a second line of headings."""
+    """Simulate median household income in the layout of ACS table B19013: text cells and a second header line.
+
+    Parameters
+    ----------
+    areas : GeoDataFrame, n rows
+        Column `area` (code) and polygons, EPSG:4326.
+    persons : ndarray of int64, shape (n,)
+        Residents of each area.
+    seed : int
+        Seed of the study.
+    """
     generator = stream(seed, "income")
     spread = 0.85 * smooth_surface(centers(areas), generator) + 0.5 * generator.standard_normal(len(areas))
     usd = np.round(_INCOME_MEDIAN_USD * np.exp(_INCOME_LOG_SD * spread)).astype(np.int64)
     unknown = (persons == 0) | (generator.random(len(areas)) < _INCOME_UNKNOWN_SHARE)
-    # A few areas off the scale, whatever the surface says: `250,000+` and `2,500-` occur in every official file.
+    # Put a few areas off the scale: `250,000+` and `2,500-` occur in every official file.
     ends = generator.permutation(np.flatnonzero(~unknown))
     few = max(1, len(ends) // 300)
     usd[ends[:few]], usd[ends[few : few + max(1, few // 5)]] = 300_000, 2_000
@@ -185,17 +210,18 @@ def income(areas: gpd.GeoDataFrame, persons: npt.NDArray[np.int64], seed: int) -
 
 
 def zoning(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
-    """Share of each area in commercial, manufacturing and residential districts: GEOID20, C, M, R, max_zone.
+    """Simulate the share of each area in commercial, manufacturing, and residential districts.
 
-    Mostly R, commerce near the center (the median area), some M along one of the surface's ridges.
+    Columns GEOID20, C, M, R, max_zone. Most areas are residential; commerce is near the center (the median area), and
+    manufacturing along a ridge of a smooth surface.
     """
     points = centers(areas)
-    away = np.hypot(*(points - np.median(points, axis=0)).T)
-    near = np.exp(-((away / max(float(np.median(away)) * 0.5, 1e-9)) ** 2))
+    distance = np.hypot(*(points - np.median(points, axis=0)).T)
+    near = np.exp(-((distance / max(float(np.median(distance)) * 0.5, 1e-9)) ** 2))
     generator = stream(seed, "zones")
     commerce = 4.0 * near - 3.2 + 0.8 * generator.standard_normal(len(areas))
-    works = 1.3 * smooth_surface(points, generator) - 3.4 + 0.6 * generator.standard_normal(len(areas))
-    weights = np.exp(np.column_stack([commerce, works, np.zeros(len(areas))]) * 2)
+    manufacturing = 1.3 * smooth_surface(points, generator) - 3.4 + 0.6 * generator.standard_normal(len(areas))
+    weights = np.exp(np.column_stack([commerce, manufacturing, np.zeros(len(areas))]) * 2)
     shares = weights / weights.sum(axis=1, keepdims=True)
     largest = np.array(["C", "M", "R"])[shares.argmax(axis=1)]
     columns = dict(zip("CMR", shares.T, strict=True))
@@ -203,36 +229,42 @@ def zoning(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
 
 
 def stations(streets: Streets, areas: int, seed: int) -> pd.DataFrame:
-    """Police stations, about one for 30 areas as in New York's tracts: lat, lng."""
-    places = streets.positions(*streets.draw_places(max(1, round(areas / 30)), stream(seed, "stations")))
-    return pd.DataFrame({"lat": np.round(places[:, 1], 6), "lng": np.round(places[:, 0], 6)})
+    """Simulate police stations, about one per 30 areas as in New York's tracts: columns lat, lng."""
+    locations = streets.positions(*streets.draw_locations(max(1, round(areas / 30)), stream(seed, "stations")))
+    return pd.DataFrame({"lat": np.round(locations[:, 1], 6), "lng": np.round(locations[:, 0], 6)})
 
 
 def complaints(streets: Streets, *, first_day: date, last_day: date, crs: str, seed: int) -> pd.DataFrame:
-    """Complaints in the official layout of 35 columns, from the day before the first to the day after the last.
+    """Simulate complaints in the official layout of 35 columns, so that every image has felonies before and after it.
 
-    So every image has felonies before and after it. As in the official file, a few rows lack a position or lie at
-    (0, 0), have an hour of 24 or a year long gone; all cells are text.
+    As in the official file, a few rows lack a location or are at (0, 0), have hour 24, or have an impossible year.
 
     Parameters
     ----------
-    crs : of X_COORD_CD and Y_COORD_CD
+    streets : Streets
+        Street network of the city.
+    first_day, last_day : date
+        Days of the study. Complaints begin one day earlier and end one day later.
+    crs : str
+        CRS of X_COORD_CD and Y_COORD_CD.
+    seed : int
+        Seed of the study.
     """
     start = first_day - timedelta(days=1)
     days = (last_day - start).days + 2
     count = _COMPLAINTS_PER_DAY * days
     generator = stream(seed, "complaints")
-    places = streets.positions(*streets.draw_places(count, generator))
+    locations = streets.positions(*streets.draw_locations(count, generator))
     offenses = pd.DataFrame(_OFFENSES, columns=["category", "code", "offense", "police_code", "description", "share"])
     kind = offenses.iloc[generator.choice(len(offenses), count, p=offenses["share"] / offenses["share"].sum())]
-    # Most complaints name a round quarter of an hour, and the night is quieter.
+    # Most times are rounded to a quarter of an hour.
     minute = np.sort(generator.integers(0, days * 1440, count) // 15 * 15 + generator.integers(0, 2, count) * 5)
     began = pd.Timestamp(start) + pd.to_timedelta(minute, unit="min")
     ended = began + pd.to_timedelta(generator.integers(1, 600, count), unit="min")
     open_end = generator.random(count) < 0.25
     reported = ended + pd.to_timedelta(generator.geometric(0.5, count) - 1, unit="D")
-    x_ft, y_ft = project_ft(places[:, 0], places[:, 1], crs)
-    lng, lat = (np.round(places[:, axis], 9).astype(str) for axis in (0, 1))
+    x_ft, y_ft = project_ft(locations[:, 0], locations[:, 1], crs)
+    lng, lat = (np.round(locations[:, axis], 9).astype(str) for axis in (0, 1))
     date_text, time_text = began.strftime("%m/%d/%Y").to_numpy(object), began.strftime("%H:%M:%S").to_numpy(object)
     faulty = _faulty_rows(count, generator)
     for rows, value in ((faulty["none"], ""), (faulty["zero"], "0.0")):
@@ -246,7 +278,7 @@ def complaints(streets: Streets, *, first_day: date, last_day: date, crs: str, s
     ]
     empty = np.full(count, "", dtype=object)
     columns = {
-        # Not in the order of time, as the official numbers are not since 2018.
+        # Not ordered by time, like the official numbers since 2018.
         "CMPLNT_NUM": generator.permutation(200_000_000 + 17 * np.arange(count)),
         "CMPLNT_FR_DT": date_text,
         "CMPLNT_FR_TM": time_text,
@@ -287,7 +319,7 @@ def complaints(streets: Streets, *, first_day: date, last_day: date, crs: str, s
 
 
 def _faulty_rows(count: int, generator: np.random.Generator) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows with each fault, at least one each, no row with two."""
+    """Draw the rows of each fault: at least one row per fault, and at most one fault per row."""
     shares = {
         "none": _NO_POSITION_SHARE,
         "zero": _AT_ZERO_SHARE,

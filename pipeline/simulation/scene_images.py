@@ -1,4 +1,4 @@
-"""Rendered scenes for a simulated study: JPEG files of its images, and labeled sets scored by the shipped detector."""
+"""Rendered scenes of a simulated study: JPEG files of its images and scores of the shipped detector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from patrolscope.pipeline.simulation.scenes.photograph import photograph
 from patrolscope.pipeline.study.config import Images, Settings
 from patrolscope.pipeline.study.store import Study
 
-SCENES_VERSION = 1  # raised when the same key gives another picture
+SCENES_VERSION = 1  # increased whenever the image of a key changes
 IMAGES_FOLDER, WEIGHTS_FILE = "source/images", "source/street-scenes.pt"
 _SHARD_IMAGES = 100
 _MAX_PIXELS = 1_000_000
@@ -28,9 +28,9 @@ _COLUMNS = ["image_ref", "kind", "x1", "y1", "x2", "y2", "visible"]
 
 
 def with_scenes(settings: Settings) -> Settings:
-    """Settings of a study whose images are rendered scenes below its own folder."""
-    known = street_scenes.facts()
-    images = Images(sources=(IMAGES_FOLDER,), weights=WEIGHTS_FILE, size=known["size"], shard_images=_SHARD_IMAGES)
+    """Return the settings of a study whose images are rendered scenes in its own folder."""
+    facts = street_scenes.facts()
+    images = Images(sources=(IMAGES_FOLDER,), weights=WEIGHTS_FILE, size=facts["size"], shard_images=_SHARD_IMAGES)
     simulated = (settings.simulated or "").replace("Images, detections,", "Images are rendered scenes; places,")
     return settings.model_copy(
         update={
@@ -38,48 +38,76 @@ def with_scenes(settings: Settings) -> Settings:
             "simulated": simulated.replace("Images, detections and", "Images are rendered scenes; places and"),
             "images": images,
             "sources": settings.sources.model_copy(update={"detections": ()}),
-            "estimate": settings.estimate.model_copy(update={"threshold": known["threshold"]}),
+            "estimate": settings.estimate.model_copy(update={"threshold": facts["threshold"]}),
         }
     )
 
 
 def write_scenes(study: Study, refs: Bytes, shows: Flags, seed: int) -> pd.DataFrame:
-    """Write the picture of each image; returns its boxes, and a row without one for an image that has none.
+    """Write the JPEG file of each image.
 
     Parameters
     ----------
-    refs : (n, w) characters of the image_ref
-    shows : (n,) whether a police vehicle is to be seen
+    study : Study
+        Study to write to.
+    refs : ndarray of uint8, shape (n, w)
+        Characters of the `image_ref`.
+    shows : ndarray of bool, shape (n,)
+        Whether the image shows a police vehicle.
+    seed : int
+        Seed of the study.
+
+    Returns
+    -------
+    DataFrame
+        One row per box, and one row without a box per image that has none.
     """
     rows: list[tuple[object, ...]] = []
     for characters, police in zip(refs, shows.tolist(), strict=True):
         ref = characters.tobytes().decode()
-        taken = photograph(seed, ref, police=police)
+        photo = photograph(seed, ref, police=police)
         path = Path(study.path(IMAGES_FOLDER, ref))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(taken.jpeg)
-        rows += [(ref, box.kind, box.x1, box.y1, box.x2, box.y2, round(box.visible, 4)) for box in taken.boxes] or [
+        path.write_bytes(photo.jpeg)
+        rows += [(ref, box.kind, box.x1, box.y1, box.x2, box.y2, round(box.visible, 4)) for box in photo.boxes] or [
             (ref, *[None] * 6)
         ]
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"kind": "Int64"})
 
 
 def score_scenes(study: Study, name: str, shows: Flags, seed: int) -> Floats:
-    """(n,) the detector's best score of a police vehicle in each scene of a labeled set; missing: no box."""
-    asked = study.settings.images
+    """Render the scenes of a labeled set and score them with the shipped detector.
+
+    Parameters
+    ----------
+    study : Study
+        Study of rendered scenes.
+    name : str
+        Name of the labeled set.
+    shows : ndarray of bool, shape (n,)
+        Whether the scene shows a police vehicle.
+    seed : int
+        Seed of the study.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Highest score of a police vehicle, NaN without a box.
+    """
+    images = study.settings.images
     detector = load_detector(
         study.path(WEIGHTS_FILE),
-        size=asked.size,
-        min_score=asked.min_score,
-        nms_iou=asked.nms_iou,
-        device=asked.device,
+        size=images.size,
+        min_score=images.min_score,
+        nms_iou=images.nms_iou,
+        device=images.device,
     )
     scenes = (photograph(seed, f"{name} {number}", police=bool(police)) for number, police in enumerate(shows))
-    return np.array([best_score(detector, taken.jpeg) for taken in scenes])
+    return np.array([best_score(detector, photo.jpeg) for photo in scenes])
 
 
 def best_score(detector: Detector, jpeg: bytes) -> float:
-    """Highest score of a police vehicle in an image; missing: no box."""
+    """Return the highest score of a police vehicle in an image, NaN without a box."""
     from patrolscope.pipeline.detect.decode import decode
 
     pixels = decode(jpeg, max_pixels=_MAX_PIXELS).pixels

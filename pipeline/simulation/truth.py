@@ -1,4 +1,4 @@
-"""What is true of a simulated city: the level of every neighborhood, the chance that an image there shows police."""
+"""True deployment rates of a simulated city: the probability that an image shows police, by neighborhood."""
 
 from __future__ import annotations
 
@@ -18,82 +18,106 @@ from patrolscope.pipeline.simulation.road_network import Streets
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Published levels by neighborhood relative to their mean: these shares of the neighborhoods lie below them
-# (paper_results, 217 neighborhoods). Lowest to highest is a factor of 19.
-_LEVEL_SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-_RELATIVE_LEVELS = (0.239, 0.36, 0.53, 0.815, 1.257, 2.223, 4.543)
-MEAN_LEVEL = 0.0098  # over the images; published: 0.0098 over the people
+# Quantiles of the published rates of 217 neighborhoods, relative to their mean (paper_results). The highest is 19 times
+# the lowest.
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_RELATIVE_RATES = (0.239, 0.36, 0.53, 0.815, 1.257, 2.223, 4.543)
+MEAN_RATE = 0.0098  # over images; published: 0.0098 over residents
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of the city, and of the detector: small enough for every worker."""
+    """True rates of the city and the properties of the detector; small enough for every worker."""
 
     streets: Streets
     index: PolygonIndex
-    levels: Floats  # (areas + 1,) in the order of index.keys, then that outside every area
-    detector: Detector | None  # None: a real one looks at rendered scenes
+    rates: Floats  # (areas + 1,) in the order of index.keys, then outside all areas
+    detector: Detector | None  # None: rendered scenes, processed by a real detector
 
-    def levels_at(self, places: Floats) -> Floats:
-        """(n,) true level at each place."""
-        return self.levels[self.index.locate(places[:, 0], places[:, 1])]
+    def rates_at(self, locations: Floats) -> Floats:
+        """Return the true rate, shape (n,), at locations (n, 2) in longitude and latitude."""
+        return self.rates[self.index.locate(locations[:, 0], locations[:, 1])]
 
 
-def simulated_levels(points: Floats, images: Ints, seed: int, mean: float = MEAN_LEVEL) -> Floats:
-    """(n,) levels of neighborhoods: a smooth surface, spread over the images like the published levels.
+def simulated_rates(points: Floats, images: Ints, seed: int, mean: float = MEAN_RATE) -> Floats:
+    """Draw rates of neighborhoods: a smooth surface whose distribution over images is that of the published rates.
 
     Parameters
     ----------
-    points : (n, 2) longitude and latitude of each neighborhood
-    images : (n,) images in each, of a sample: their mean level is `mean`
+    points : ndarray of float64, shape (n, 2)
+        Longitude and latitude of each neighborhood.
+    images : ndarray of int64, shape (n,)
+        Images of a sample in each neighborhood.
+    seed : int
+        Seed of the study.
+    mean : float, default 0.0098
+        Mean rate over the images of the sample.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Rates.
     """
     order = np.argsort(smooth_surface(points, stream(seed, "levels")), kind="stable")
-    # Even without an image in the sample a neighborhood has its own place in the order.
+    # Half an image more, so that neighborhoods without images in the sample have different ranks.
     weight = images[order] + 0.5
     share = np.cumsum(weight) - weight / 2
     share = (share - share[0]) / max(share[-1] - share[0], 1e-9)
     relative = np.empty(len(order))
-    relative[order] = np.exp(np.interp(share, _LEVEL_SHARES, np.log(_RELATIVE_LEVELS)))
+    relative[order] = np.exp(np.interp(share, _QUANTILES, np.log(_RELATIVE_RATES)))
     weights = images if images.any() else np.ones(len(order))
-    # A few neighborhoods can not have the published shape: they lie closer together, so that the lowest is no lower
-    # below the mean than the published one, where a detector of the published recall still reaches it.
+    # Few neighborhoods cannot follow the published distribution. Compress it until the lowest rate, relative to the
+    # mean, is at least the lowest published one: a detector of the published recall requires that.
     spreads = (relative**power for power in np.linspace(1.0, 0.0, 101))
-    spread = next(s for s in spreads if s.min() >= _RELATIVE_LEVELS[0] * np.average(s, weights=weights))
+    spread = next(s for s in spreads if s.min() >= _RELATIVE_RATES[0] * np.average(s, weights=weights))
     return spread * mean / np.average(spread, weights=weights)
 
 
-def levels_of_areas(
+def rates_of_areas(
     areas: pd.DataFrame,
     points: Floats,
     sample: npt.NDArray[np.int32],
     given: dict[str, float] | None,
     seed: int,
-    mean: float = MEAN_LEVEL,
+    mean: float = MEAN_RATE,
 ) -> tuple[Floats, float]:
-    """True level of each area, and of images outside every area or in one without a level of its own.
+    """Return the true rate of each area, and of images elsewhere.
 
     Parameters
     ----------
-    areas : `neighborhood` of each area, may be missing
-    points : (n, 2) longitude and latitude of each area
-    sample : area of each of some images, -1 outside
-    given : levels by neighborhood; None: a simulated surface over those that there are
-    mean : of the simulated levels over the sample
+    areas : DataFrame, n rows
+        Column `neighborhood`, which can be missing.
+    points : ndarray of float64, shape (n, 2)
+        Longitude and latitude of each area.
+    sample : ndarray of int32
+        Area of each image of a sample, -1 outside all areas.
+    given : dict of str to float, or None
+        Rate by neighborhood. None: a simulated surface.
+    seed : int
+        Seed of the study.
+    mean : float, default 0.0098
+        Mean of simulated rates over the sample.
+
+    Returns
+    -------
+    tuple of ndarray of float64, shape (n,), and float
+        Rates of the areas, and the rate outside all areas and in areas without a rate of their own.
 
     Raises
     ------
-    SettingsError : no neighborhood of the city has a given level
+    SettingsError
+        If no neighborhood of the city has a given rate.
     """
     names = areas["neighborhood"]
     if given is not None:
-        level = names.map(given).astype("float64").to_numpy()
-        if np.isnan(level).all():
+        rates = names.map(given).astype("float64").to_numpy()
+        if np.isnan(rates).all():
             raise SettingsError(
-                f"none of the city's neighborhoods is among the {len(given)} given levels, such as that of "
-                f"{next(iter(given))!r}: is it the right city's file?"
+                f"--rates: none of the {len(given)} neighborhoods, such as {next(iter(given))!r}, is in the city; "
+                "expected a file for this city"
             )
         elsewhere = float(np.mean(list(given.values())))
-        return np.where(np.isnan(level), elsewhere, level), elsewhere
+        return np.where(np.isnan(rates), elsewhere, rates), elsewhere
     codes, unique = pd.factorize(names, sort=True)
     inside = codes >= 0
     if not inside.any():
@@ -102,5 +126,5 @@ def levels_of_areas(
     images = np.bincount(of_sample[of_sample >= 0], minlength=len(unique))
     members = np.bincount(codes[inside])
     middles = np.column_stack([np.bincount(codes[inside], weights=axis[inside]) / members for axis in points.T])
-    level = simulated_levels(middles, images, seed, mean)
-    return np.where(inside, level[codes], mean), mean
+    rates = simulated_rates(middles, images, seed, mean)
+    return np.where(inside, rates[codes], mean), mean

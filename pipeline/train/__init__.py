@@ -1,1 +1,1 @@
-"""Training of YOLOv7: data, augmentation, assignment, loss, schedule, loop."""
+"""Training of YOLOv7: data, augmentation, assignment, loss, schedule, and training loop."""

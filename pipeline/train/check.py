@@ -1,4 +1,4 @@
-"""What is in a set of labeled images, and what is wrong with it, before hours are spent on it."""
+"""Contents and faults of a set of labeled images, reported before training starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from patrolscope.pipeline.train.data import Collection, Example, check_classes, 
 
 Floats = npt.NDArray[np.float64]
 
-_FITTING = 0.98  # share of the boxes that should have an anchor
+_MATCHING_BOXES = 0.98  # minimum share of boxes that match an anchor
 
 
 def check(
@@ -32,77 +32,97 @@ def check(
     name: str = "yolov7-tiny",
     strict: bool = False,
 ) -> Iterator[str]:
-    """Lines on a folder: counts, sizes of boxes, and every fault that can be seen without training.
+    """Yield lines that describe a folder of labeled images: counts, box sizes, and faults.
 
     Parameters
     ----------
-    size : pixels, longer side of what the network is to see
-    name : the variant whose anchors are to fit
-    strict : a fault is an error, once all of them are told
+    folder : Path
+        Folder with images and labels.
+    mapping : mapping of str to str, optional
+        New names of classes; see `read_collection`.
+    size : int
+        Longer side of the network input, pixels.
+    name : str, default "yolov7-tiny"
+        Network variant whose anchors are compared with the boxes.
+    strict : bool, default False
+        Raise an error after the last line if there are faults.
 
     Raises
     ------
-    SourceError : the folder can not be read at all
+    SourceError
+        If the folder cannot be read, or if it has faults and `strict` is set.
     """
-    collection, _ = look_through(read_collection(folder, mapping))
+    collection, _ = open_images(read_collection(folder, mapping))
     yield from collection.summary()
-    yield from _sizes(collection, size, name)
+    yield from _box_sizes(collection, size, name)
     faults = [*collection.faults, *check_classes(collection)]
     yield f"{len(faults):,} faults" + (":" if faults else "")
     yield from (f"  {fault}" for fault in faults)
     if strict:
-        refuse(faults)
+        reject_faults(faults)
 
 
-def refuse(faults: Sequence[str]) -> None:
-    """Raise SourceError where there is a fault."""
+def reject_faults(faults: Sequence[str]) -> None:
+    """Raise an error if there are faults.
+
+    Raises
+    ------
+    SourceError
+        If `faults` is not empty.
+    """
     if faults:
-        raise SourceError(f"{len(faults):,} faults in the set, and --strict allows none: mend them or leave it out")
+        raise SourceError(f"found {len(faults):,} faults; --strict allows none; correct them or remove --strict")
 
 
-def look_through(collection: Collection) -> tuple[Collection, dict[str, Floats]]:
+def open_images(collection: Collection) -> tuple[Collection, dict[str, Floats]]:
     """Open every image of a collection.
 
     Returns
     -------
-    the collection without images that can not be decoded, these and images that are there twice among its faults;
-    and width and height (n, 2) of the others, by split
+    collection : Collection
+        The collection without images that cannot be decoded. These and duplicate images are listed as faults.
+    sizes : dict of ndarray, shape (n, 2)
+        Width and height of the remaining images per split, pixels.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    alike: dict[bytes, list[tuple[str, Example]]] = defaultdict(list)
+    by_digest: dict[bytes, list[tuple[str, Example]]] = defaultdict(list)
     for split, examples in collection.splits.items():
-        for one in examples:
-            content = one.path.read_bytes()
+        for example in examples:
+            content = example.path.read_bytes()
             pixels = decode(content, max_pixels=MAX_PIXELS).pixels
             if pixels is not None:
-                sizes[one.name] = pixels.shape[1], pixels.shape[0]
-            alike[hashlib.sha256(content).digest()].append((split, one))
-    broken = {one.name for one in itertools.chain(*collection.splits.values())} - sizes.keys()
+                sizes[example.name] = pixels.shape[1], pixels.shape[0]
+            by_digest[hashlib.sha256(content).digest()].append((split, example))
+    broken = {example.name for example in itertools.chain(*collection.splits.values())} - sizes.keys()
     if broken:
-        collection = without(collection, broken, "can not be decoded, left out")
-    collection = replace(collection, faults=(*collection.faults, *_twice(alike.values())))
-    by_split = {split: [sizes[one.name] for one in some] for split, some in collection.splits.items()}
-    return collection, {split: np.array(some, dtype=np.float64).reshape(-1, 2) for split, some in by_split.items()}
+        collection = without(collection, broken, "cannot be decoded, left out")
+    collection = replace(collection, faults=(*collection.faults, *_duplicates(by_digest.values())))
+    return collection, {
+        split: np.array([sizes[example.name] for example in examples], dtype=np.float64).reshape(-1, 2)
+        for split, examples in collection.splits.items()
+    }
 
 
-def _twice(alike: Iterable[list[tuple[str, Example]]]) -> Iterator[str]:
-    """Images that are there twice, worst in two splits."""
-    for some in alike:
-        if len(some) > 1:
-            splits = sorted({split for split, _ in some})
-            where = f"in {' and '.join(splits)}" + (": what is learned is tested" if len(splits) > 1 else "")
-            yield f"images/{some[0][1].name}: the same as images/{some[1][1].name}, {where}"
+def _duplicates(groups: Iterable[list[tuple[str, Example]]]) -> Iterator[str]:
+    """Yield a line for each group of identical images."""
+    for group in groups:
+        if len(group) > 1:
+            splits = sorted({split for split, _ in group})
+            where = f"in {' and '.join(splits)}" + (": training data leak" if len(splits) > 1 else "")
+            yield f"images/{group[0][1].name}: identical to images/{group[1][1].name}, {where}"
 
 
-def _sizes(collection: Collection, size: int, name: str) -> Iterator[str]:
-    sides = np.concatenate([one.boxes[:, 3:] for one in itertools.chain(*collection.splits.values())]) * size
+def _box_sizes(collection: Collection, size: int, name: str) -> Iterator[str]:
+    sides = np.concatenate([example.boxes[:, 3:] for example in itertools.chain(*collection.splits.values())]) * size
     if not len(sides):
         return
     longer = np.percentile(sides.max(1), [5, 50, 95])
-    yield "longer side of a box at {} pixels: {:.0f}, {:.0f}, {:.0f} (5, 50, 95 %)".format(size, *longer)
+    yield (
+        f"longer side of boxes at {size} pixels: {longer[0]:.0f}, {longer[1]:.0f}, {longer[2]:.0f} "
+        "(5th, 50th, 95th percentile)"
+    )
     anchors = np.array(variant(name).anchors).reshape(-1, 2)
     ratio = sides[:, None] / anchors
-    fit = (np.maximum(ratio, 1 / ratio).max(2) < MOST_RATIO).any(1).mean()
-    yield f"{fit:.1%} of the boxes have an anchor of {name}" + (
-        "" if fit >= _FITTING else ": another --size would fit better"
-    )
+    share = (np.maximum(ratio, 1 / ratio).max(2) < MOST_RATIO).any(1).mean()
+    advice = "" if share >= _MATCHING_BOXES else "; choose a different --size"
+    yield f"{share:.1%} of the boxes match an anchor of {name}{advice}"

@@ -1,4 +1,7 @@
-"""YOLOv7's loss: boxes by CIoU, objects by how well their box overlaps, classes by cross-entropy."""
+"""YOLOv7 loss: CIoU of boxes, objectness against the overlap of the predicted box, cross-entropy of classes.
+
+Follows the YOLOv7 trainer (arXiv 2207.02696).
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,39 @@ from patrolscope.pipeline.train.assign import (
 from patrolscope.pipeline.train.ranks import Ranks
 from patrolscope.pipeline.train.settings import Recipe
 
-_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}  # of the levels' object losses
+_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}  # weights of the objectness of the feature maps
 _AUXILIARY_WEIGHT = 0.25
 _EPS = 1e-7
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a process's images add to the loss of a batch: three parts, each with its gain, an image of the batch."""
+    """Contribution of one process's images to the loss of a batch."""
 
-    total: Tensor  # times the images of the batch
-    box: float
+    total: Tensor  # sum of the three parts, times the images of the batch
+    box: float  # per image, with its gain; like the next two
     objectness: float
     classes: float
 
 
 def ciou(a: Tensor, b: Tensor) -> Tensor:
-    """(n,) complete IoU of boxes (n, 4), center and size; no gradient passes through the weight of the aspect."""
+    """Compute the complete IoU [1]_ of pairs of boxes; the weight of the aspect ratio has no gradient.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (n, 4)
+        Center x, center y, width, height, in any unit.
+
+    Returns
+    -------
+    Tensor, shape (n,)
+        At most 1, which is reached by equal boxes.
+
+    References
+    ----------
+    .. [1] Z. Zheng et al., "Distance-IoU loss: faster and better learning for bounding box regression", AAAI 2020
+       (arXiv 1911.08287).
+    """
     (ax1, ay1), (ax2, ay2) = (a[:, :2] - a[:, 2:] / 2).T, (a[:, :2] + a[:, 2:] / 2).T
     (bx1, by1), (bx2, by2) = (b[:, :2] - b[:, 2:] / 2).T, (b[:, :2] + b[:, 2:] / 2).T
     across = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(0)
@@ -55,12 +74,18 @@ def ciou(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Criterion:
-    """The loss of a network's maps; with auxiliary heads where it has them.
+    """Loss of the feature maps of a network, including auxiliary heads.
 
     Parameters
     ----------
-    size : pixels of the network's square input, longer side
-    ranks : the processes that share a batch; means are over what all of them have
+    network : Network
+        Network to train.
+    recipe : Recipe
+        Hyperparameters.
+    size : int
+        Longer side of the network input, pixels.
+    ranks : Ranks or None, default None
+        Processes that share a batch; means are taken over the whole batch.
     """
 
     def __init__(self, network: Network, recipe: Recipe, size: int, ranks: Ranks | None = None) -> None:
@@ -79,17 +104,19 @@ class Criterion:
         self.balance = _BALANCE.get(self.levels, (1.0,) * self.levels)
 
     def __call__(self, maps: Sequence[Tensor], targets: Tensor) -> Loss:
-        """Loss of a batch, or of this process's part of it.
+        """Compute the loss of a batch, or of this process's part of it.
 
         Parameters
         ----------
-        maps : of the network in training mode; with auxiliary heads theirs follow the lead head's
-        targets : (t, 6) image, class, center x, center y, width, height as shares of the input
+        maps : sequence of Tensor
+            Outputs of the network in training mode: lead head, then auxiliary heads.
+        targets : Tensor, shape (t, 6)
+            Image, class, center x, center y, width, height; the last four as shares of the input.
         """
         maps = [values.float() for values in maps]
         finite = torch.stack([torch.isfinite(values).all() for values in maps]).all()
         if self.ranks.total(finite.int()) < self.ranks.world:
-            # Nothing can be assigned to such a map: the caller is to stop, in every process.
+            # Targets cannot be assigned; the caller stops in every process.
             return Loss(maps[0].new_tensor(math.nan), math.nan, math.nan, math.nan)
         lead, auxiliary = maps[: self.levels], maps[self.levels :]
         anchors = self.anchors.to(lead[0].device)
@@ -97,7 +124,7 @@ class Criterion:
         found = assign(lead, targets, anchors, self.strides, reach=LEAD_REACH, best=best)
         parts = self._parts(lead, targets, anchors, found)
         if auxiliary:
-            # Its costs, too, come from the lead head: the auxiliary one learns what the lead can.
+            # Costs come from the lead head here too, which guides the auxiliary heads.
             wider = assign(lead, targets, anchors, self.strides, reach=AUXILIARY_REACH, best=best)
             more = self._parts(auxiliary, targets, anchors, wider)
             parts = {name: parts[name] + _AUXILIARY_WEIGHT * more[name] for name in parts}
@@ -116,19 +143,19 @@ class Criterion:
         each = zip(maps, anchors, found, self.balance, matched, strict=True)
         for values, sizes, positives, balance, count in each:
             cells = positives.cells
-            wanted = torch.zeros_like(values[..., 4])
+            target_overlap = torch.zeros_like(values[..., 4])
             if len(positives.targets):
                 mine, its = cells.of(values), targets[positives.targets]
                 overlap = ciou(*self._pair(mine, its, cells.column, cells.row, sizes[cells.anchor], values))
                 box = box + (1 - overlap).sum() / count
-                wanted[cells.image, cells.anchor, cells.row, cells.column] = overlap.detach().clamp(min=0)
+                target_overlap[cells.image, cells.anchor, cells.row, cells.column] = overlap.detach().clamp(min=0)
                 if self.classes > 1:
                     smooth = self.recipe.label_smoothing
                     kinds = functional.one_hot(its[:, 1].long(), self.classes).to(mine)
                     kinds = kinds * (1 - smooth) + smooth / 2
                     entropy = functional.binary_cross_entropy_with_logits(mine[:, 5:], kinds, reduction="sum")
                     classes = classes + entropy / (count * self.classes)
-            entropy = functional.binary_cross_entropy_with_logits(values[..., 4], wanted)
+            entropy = functional.binary_cross_entropy_with_logits(values[..., 4], target_overlap)
             objectness = objectness + balance * entropy * len(values) / images
         return {"box": box, "objectness": objectness, "classes": classes}
 
@@ -136,9 +163,9 @@ class Criterion:
     def _pair(
         mine: Tensor, its: Tensor, column: Tensor, row: Tensor, sizes: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Predicted and wanted boxes in cells, relative to the cell."""
-        found = mine[:, :4].sigmoid()
-        predicted = torch.cat([2 * found[:, :2] - 0.5, (2 * found[:, 2:]) ** 2 * sizes], 1)
+        """Return predicted and target boxes relative to the cell, in cells."""
+        shares = mine[:, :4].sigmoid()
+        predicted = torch.cat([2 * shares[:, :2] - 0.5, (2 * shares[:, 2:]) ** 2 * sizes], 1)
         gain = its.new_tensor([values.shape[3], values.shape[2]])
-        place = torch.stack([column, row], 1)
-        return predicted, torch.cat([its[:, 2:4] * gain - place, its[:, 4:6] * gain], 1)
+        corner = torch.stack([column, row], 1)
+        return predicted, torch.cat([its[:, 2:4] * gain - corner, its[:, 4:6] * gain], 1)

@@ -1,4 +1,4 @@
-"""The network that a training starts from: a variant, narrowed or not, or the weights of a file."""
+"""Initial network of a training: a variant with random weights, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.errors import WeightsError
 
-_CHANNELS_STEP = 8  # channels of a narrowed network are multiples of it
-# What a new detection layer expects before it has learned: so many objects in an image, a class so likely.
-_OBJECTS, _CLASS_CHANCE, _IMAGE = 8, 0.6, 640
+_CHANNELS_STEP = 8  # narrowed networks have a multiple of this number of channels
+# Prior of a new detection layer: 8 objects per image of 640 pixels, class probability 0.6 (YOLOv7 trainer).
+_OBJECTS, _CLASS_PROBABILITY, _IMAGE = 8, 0.6, 640
 
 
 def narrowed(architecture: Architecture, width: float) -> Architecture:
-    """The same layers with a share of the channels."""
+    """Return the architecture with a share of its channels."""
     if width == 1:
         return architecture
 
@@ -33,30 +33,53 @@ def narrowed(architecture: Architecture, width: float) -> Architecture:
 
 
 def new_network(name: str, *, classes: int, width: float, seed: int) -> Network:
-    """A variant with first values, the same for the same seed.
+    """Return a variant with random weights that follow from the seed.
+
+    Parameters
+    ----------
+    name : str
+        Name of the variant.
+    classes : int
+        Number of classes.
+    width : float
+        Share of the variant's channels, above 0 and at most 1.
+    seed : int
+        Seed of the weights.
 
     Raises
     ------
-    WeightsError : there is no such variant
+    WeightsError
+        If there is no such variant.
     """
     architecture = narrowed(variant(name, classes), width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(architecture)
-        _first_biases(network)
+        _initialize_biases(network)
     return network
 
 
 def network_from(file: Path, *, classes: int, seed: int) -> tuple[Network, str]:
-    """The network of a checkpoint in its training form, for so many classes, and a line on what was taken over.
+    """Return the network of a checkpoint in its training form, and a line that describes the transfer.
+
+    Parameters
+    ----------
+    file : Path
+        Checkpoint.
+    classes : int
+        Number of classes to train. With a different number in the checkpoint, the detection layer starts from random
+        weights.
+    seed : int
+        Seed of tensors that the checkpoint does not provide.
 
     Raises
     ------
-    WeightsError : the file can not be read, or is folded for inference
+    WeightsError
+        If the file cannot be read, or is folded for inference.
     """
     checkpoint = read_checkpoint(file)
     if checkpoint.folded:
-        raise WeightsError(f"{file.name} is folded for inference: its batch norms are gone, and it can not be trained")
+        raise WeightsError(f"{file.name} is folded for inference; expected a checkpoint with batch norms")
     architecture = replace(checkpoint.architecture, classes=classes)
     if architecture.head.kind == DETECT:
         architecture = replace(
@@ -65,24 +88,24 @@ def network_from(file: Path, *, classes: int, seed: int) -> tuple[Network, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(architecture)
-        _first_biases(network)
+        _initialize_biases(network)
     own = network.state_dict()
     fitting = {
         name: value for name, value in checkpoint.state.items() if name in own and own[name].shape == value.shape
     }
     network.load_state_dict({**own, **fitting})
-    line = f"{file.name}: {len(fitting):,} of {len(own):,} tensors taken over"
+    line = f"{file.name}: {len(fitting):,} of {len(own):,} tensors loaded"
     if checkpoint.architecture.classes != classes:
-        line += f"; its detection layer is for {checkpoint.architecture.classes} classes, not {classes}: it begins anew"
+        line += f"; new detection layer ({classes} classes instead of {checkpoint.architecture.classes})"
     return network, line
 
 
 @torch.no_grad()
-def _first_biases(network: Network) -> None:
+def _initialize_biases(network: Network) -> None:
     head = network.head
     heads = [head.m] if head.m2 is None else [head.m, head.m2]
     for convs in heads:
         for module, stride in zip(convs, network.strides, strict=True):
             bias = cast("Tensor", cast("nn.Conv2d", module).bias).view(head.anchors_each, -1)
             bias[:, 4] += math.log(_OBJECTS / (_IMAGE / stride) ** 2)
-            bias[:, 5:] += math.log(_CLASS_CHANCE / (network.architecture.classes - 0.99))
+            bias[:, 5:] += math.log(_CLASS_PROBABILITY / (network.architecture.classes - 0.99))

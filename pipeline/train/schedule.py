@@ -1,47 +1,58 @@
-"""Learning rates, warm-up, groups of parameters and the moving average of weights."""
+"""Learning rates, warm-up, parameter groups, and the moving average of the weights."""
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.train.settings import Recipe
 
-_MOST_WARMUP = 1 / 4  # of all iterations: a short training would be over before it is warm
-_EMA_DECAY, _EMA_UPDATES = 0.9999, 2_000
+_MOST_WARMUP = 1 / 4  # of all iterations, so that short trainings leave the warm-up
+_EMA_DECAY, _EMA_UPDATES = 0.9999, 2_000  # of the YOLOv7 trainer
 
 
 def cosine(epoch: float, epochs: int, last: float) -> float:
-    """Share of the first learning rate at an epoch: 1 at the start, `last` at the end."""
+    """Compute the cosine-annealed learning rate of an epoch, as a share of the first.
+
+    Parameters
+    ----------
+    epoch : float
+        Epoch, 0 to `epochs`.
+    epochs : int
+        Number of epochs.
+    last : float
+        Share at the end; the first share is 1.
+    """
     return 1 + (last - 1) * (1 - math.cos(math.pi * epoch / epochs)) / 2
 
 
-def accumulated(batch: int, recipe: Recipe) -> int:
-    """Batches whose gradients make one step."""
+def batches_per_step(batch: int, recipe: Recipe) -> int:
+    """Return the number of batches whose gradients are accumulated per optimizer step."""
     return max(1, round(recipe.nominal_batch / batch))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate and momentum at every iteration."""
+    """Learning rate and momentum of every iteration."""
 
     recipe: Recipe
     epochs: int
-    batches: int  # an epoch
+    batches: int  # per epoch
 
     @property
     def warmup(self) -> int:
-        """Iterations until the learning rate is the schedule's own."""
-        asked = max(self.recipe.warmup_epochs * self.batches, self.recipe.warmup_iterations)
-        return min(round(asked), int(_MOST_WARMUP * self.epochs * self.batches))
+        """Iterations of the warm-up."""
+        iterations = max(self.recipe.warmup_epochs * self.batches, self.recipe.warmup_iterations)
+        return min(round(iterations), int(_MOST_WARMUP * self.epochs * self.batches))
 
     def set(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-        """Put the values of an iteration, counted over all epochs, into the optimizer."""
+        """Set learning rates and momentum of the optimizer for an iteration, counted over all epochs."""
         recipe = self.recipe
         rate = recipe.lr0 * cosine(iteration // self.batches, self.epochs, recipe.lrf)
         done = min(1.0, iteration / self.warmup) if self.warmup else 1.0
@@ -52,7 +63,17 @@ class Schedule:
 
 
 def make_optimizer(network: Network, recipe: Recipe, batch: int) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; of the three groups only the kernels of convolutions decay."""
+    """Return SGD with Nesterov momentum and weight decay on convolution kernels only.
+
+    Parameters
+    ----------
+    network : Network
+        Network to train.
+    recipe : Recipe
+        Hyperparameters.
+    batch : int
+        Images per batch; weight decay scales with the images per step.
+    """
     kernels, biases, others = [], [], []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -62,7 +83,7 @@ def make_optimizer(network: Network, recipe: Recipe, batch: int) -> torch.optim.
                 kernels.append(parameter)
             else:
                 others.append(parameter)
-    decay = recipe.weight_decay * batch * accumulated(batch, recipe) / recipe.nominal_batch
+    decay = recipe.weight_decay * batch * batches_per_step(batch, recipe) / recipe.nominal_batch
     groups = [
         {"name": "others", "params": others, "weight_decay": 0.0},
         {"name": "kernels", "params": kernels, "weight_decay": decay},
@@ -71,21 +92,21 @@ def make_optimizer(network: Network, recipe: Recipe, batch: int) -> torch.optim.
     return torch.optim.SGD(groups, lr=recipe.lr0, momentum=recipe.momentum, nesterov=True)
 
 
-class Average:
-    """Exponential moving average of all tensors of a network; slow to start with, as early weights are worth little."""
+def averaged_model(network: Network) -> AveragedModel:
+    """Return an exponential moving average of the network, with plain batch norms as in a checkpoint.
 
-    def __init__(self, network: Network) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.updates = 0
+    The decay starts near 0, since early weights are poor, and approaches its final value.
+    """
+    averaged = AveragedModel(network, multi_avg_fn=_update_average, use_buffers=True)
+    averaged.module.eval().requires_grad_(False)
+    averaged.n_averaged.fill_(1)  # at 0 the first update would replace the initial weights
+    return averaged
 
-    @torch.no_grad()
-    def update(self, network: Network) -> None:
-        """Take the network's values in."""
-        self.updates += 1
-        decay = _EMA_DECAY * (1 - math.exp(-self.updates / _EMA_UPDATES))
-        now = network.state_dict()
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(now[name], 1 - decay)
-            else:
-                value.copy_(now[name])
+
+def _update_average(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor | int) -> None:
+    decay = _EMA_DECAY * (1 - math.exp(-int(updates) / _EMA_UPDATES))
+    for average, value in zip(averages, values, strict=True):
+        if average.is_floating_point():
+            average.lerp_(value, 1 - decay)
+        else:
+            average.copy_(value)

@@ -1,4 +1,4 @@
-"""The numbers of a training: the published recipes, and what a user asks for."""
+"""Options of a training and the published hyperparameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from patrolscope.pipeline.errors import SettingsError
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a training was asked for; the same must be asked to go on with it."""
+    """Options of a training; a training resumes only under the same options."""
 
     data: str
     engine: str = "yolov7"  # or ultralytics
@@ -18,29 +18,29 @@ class TrainingOptions:
     weights: str | None = None
     width: float = 1.0
     size: int = 640  # pixels, longer side
-    rectangular: bool = False  # samples as wide and high as the images need, instead of squares
+    rectangular: bool = False  # samples with the aspect ratio of the images instead of squares
     epochs: int = 300
     batch: int = 16
     seed: int = 0
-    patience: int = 100  # epochs without a better one, after which it stops
+    patience: int = 100  # epochs without improvement before training stops
     changes: Sequence[str] = ()  # of the recipe, NAME=VALUE
-    classes: Sequence[str] = ()  # what a class of the labels is called here, THEIRS=OURS
-    strict: bool = False  # a fault in the set is an error
+    classes: Sequence[str] = ()  # renamed classes, THEIRS=OURS
+    strict: bool = False  # a fault in the data is an error
     precision: str = "auto"  # of the forward pass: fp16 on a GPU and fp32 elsewhere, or bf16
     device: str = "auto"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of the published trainings (custom: for fine-tuning)."""
+    """Hyperparameters of the published trainings (`custom` is for fine-tuning)."""
 
     lr0: float = 0.01
     lrf: float = 0.1  # last learning rate, as a share of the first
-    nominal_batch: float = 64  # images that a step of the optimizer stands for
+    nominal_batch: float = 64  # images per optimizer step
     momentum: float = 0.937
     weight_decay: float = 5e-4
-    warmup_epochs: float = 3.0  # or, where they are more, so many iterations
-    warmup_iterations: float = 1_000
+    warmup_epochs: float = 3.0
+    warmup_iterations: float = 1_000  # minimum
     warmup_momentum: float = 0.8
     warmup_bias_lr: float = 0.1
     box: float = 0.05
@@ -52,7 +52,7 @@ class Recipe:
     value: float = 0.4
     translate: float = 0.2
     scale: float = 0.9
-    mirror: float = 0.5  # chance
+    mirror: float = 0.5  # probability
     mosaic: float = 1.0
     mixup: float = 0.15
 
@@ -65,34 +65,51 @@ RECIPES = {
 }
 
 
-def recipe_of(variant: str | None, levels: int, *, from_weights: bool) -> tuple[str, Recipe]:
-    """Name and recipe that the publication used for such a network; `custom` where one is trained further."""
+def choose_recipe(variant: str | None, feature_maps: int, *, from_weights: bool) -> tuple[str, Recipe]:
+    """Choose the published recipe for a network; `custom` when training starts from a checkpoint.
+
+    Parameters
+    ----------
+    variant : str or None
+        Name of the network variant.
+    feature_maps : int
+        Number of feature maps of the network, 3 or 4.
+    from_weights : bool
+        Whether training starts from a checkpoint.
+
+    Returns
+    -------
+    tuple of str and Recipe
+        Name and recipe.
+    """
     if from_weights:
         name = "custom"
-    elif levels == 4:
+    elif feature_maps == 4:
         name = "p6"
     else:
         name = "tiny" if variant is not None and "tiny" in variant else "p5"
     return name, RECIPES[name]
 
 
-def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe with some numbers replaced, each as NAME=VALUE.
+def apply_changes(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Return the recipe with some hyperparameters replaced, each given as NAME=VALUE.
 
     Raises
     ------
-    SettingsError : it has no such number, or the value is none that can be used
+    SettingsError
+        If a name is unknown or a value is out of range.
     """
-    names = [one.name for one in fields(Recipe)]
+    names = [field.name for field in fields(Recipe)]
     values = {}
     for change in changes:
         name, _, text = change.partition("=")
         if name not in names:
-            raise SettingsError(f"a recipe has no {name!r}: {', '.join(names)}")
+            raise SettingsError(f"--set {change}: unknown hyperparameter {name!r}; expected one of {', '.join(names)}")
         try:
             values[name] = float(text)
         except ValueError:
-            raise SettingsError(f"{name} is {text!r}: a number is expected, as in {name}=0.01") from None
+            raise SettingsError(f"--set {change}: {text!r} is not a number; expected, say, {name}=0.01") from None
         if not 0 <= values[name] < float("inf") or (name == "nominal_batch" and values[name] < 1):
-            raise SettingsError(f"{name} is {text}: a number from 0 on is expected (nominal_batch: from 1 on)")
+            lowest = 1 if name == "nominal_batch" else 0
+            raise SettingsError(f"--set {change}: value out of range; expected a number of at least {lowest}")
     return replace(recipe, **values)

@@ -1,4 +1,4 @@
-"""What benchmarks compare is the same work."""
+"""Benchmarks and their peers do the same work."""
 
 import pandas as pd
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from patrolscope.pipeline.study.store import open_study
 
 
-def test_the_ingest_benchmark_and_its_peer_hold_the_same_rows(tmp_path, client):
+def test_the_ingest_benchmark_and_its_peer_write_the_same_rows(tmp_path, client):
     pytest.importorskip("duckdb", reason="the extra `bench` is not installed")
     from benchmarks.ingest import compare
 
@@ -19,14 +19,14 @@ def test_the_ingest_benchmark_and_its_peer_hold_the_same_rows(tmp_path, client):
     assert ours["captured_at_utc"].astype("int64").tolist() == peer["timestamp"].tolist()
 
 
-def test_the_scheduler_benchmark_plans_the_shards_of_the_study_and_sends_them(tmp_path):
-    from benchmarks.scheduler import measured, planned
+def test_the_scheduler_benchmark_plans_and_runs_the_shards_of_the_study(tmp_path):
+    from benchmarks.scheduler import measure_costs, plan_study
     from patrolscope.analysis.stages.replicates import REPLICATE
     from patrolscope.pipeline.detect.stage import detect_stage
     from patrolscope.pipeline.matching.annotate import ANNOTATE
 
-    study = planned(tmp_path / "study", 1)
+    study = plan_study(tmp_path / "study", 1)
     assert [len(stage.plan(study)) for stage in (detect_stage(study), ANNOTATE, REPLICATE)] == [12_400, 76, 100]
-    cost = measured(0.01)
+    cost = measure_costs(0.01)
     assert cost.shards == 124 + 1 + 1
     assert 0 < cost.graph_bytes < 10_000_000

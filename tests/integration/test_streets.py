@@ -1,4 +1,4 @@
-"""A study of rendered scenes, from pictures to estimates, with the detector that is shipped."""
+"""A study of rendered scenes, from images to estimates, with the shipped detector."""
 
 import io
 from pathlib import Path
@@ -21,25 +21,19 @@ from patrolscope.pipeline.errors import WeightsError
 from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
 from patrolscope.pipeline.matching.keys import KEYS
 from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.simulation.arguments import read_arguments
+from patrolscope.pipeline.simulation.files import BOXES_SHOWN_FILE, IMAGES_SHOWN_FILE, METADATA_FOLDER
 from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER
 from patrolscope.pipeline.simulation.scenes.photograph import photograph
-from patrolscope.pipeline.simulation.simulate import (
-    BOXES_SHOWN_FILE,
-    IMAGES_SHOWN_FILE,
-    METADATA_FOLDER,
-    SIMULATE_DAYS,
-    SIMULATE_LABELED,
-    SIMULATE_SHOWN,
-    read_arguments,
-    simulate,
-)
+from patrolscope.pipeline.simulation.simulate import simulate
+from patrolscope.pipeline.simulation.stages import SIMULATE_CITY, SIMULATE_DAYS, SIMULATE_LABELED, SIMULATE_SHOWN
 
 IMAGES = 130
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, client):
-    """130 scenes of two days, with labeled sets of 60 and 40."""
+    """Study of 130 scenes on two days, with labeled sets of 60 and 40."""
     return simulate(
         str(tmp_path_factory.mktemp("streets") / "study"),
         images=IMAGES,
@@ -52,7 +46,7 @@ def study(tmp_path_factory, client):
 
 @pytest.fixture(scope="module")
 def detected(study, client):
-    """The same, looked at by the detector."""
+    """The study after processing by the detector."""
     run_stages(
         study, [READ, SET_ASIDE, ARRANGE, WEIGHTS, PREFIXES, INDEX, detect_stage, KEYS, MATCH, STREETS], lambda: client
     )
@@ -64,21 +58,21 @@ def metadata(study):
     return pd.concat([pd.read_csv(file) for file in files]).drop_duplicates("image_ref")
 
 
-def test_every_image_of_the_metadata_is_a_picture_that_follows_from_its_name(study):
+def test_every_row_of_metadata_has_an_image_that_follows_from_its_name(study):
     rows = metadata(study)
     assert len(rows) == IMAGES
     shown = pd.read_csv(study.path(IMAGES_SHOWN_FILE)).set_index("image_ref")["ground_truth"]
     assert sorted(shown.index) == sorted(rows["image_ref"])
     for ref in rows["image_ref"].iloc[::13]:
         content = study.read_bytes(IMAGES_FOLDER, ref)
-        taken = photograph(read_arguments(study).seed, ref, police=bool(shown[ref]))
-        assert content == taken.jpeg
+        expected = photograph(read_arguments(study).seed, ref, police=bool(shown[ref]))
+        assert content == expected.jpeg
         assert Image.open(io.BytesIO(content)).size == (640, 360)
-    pictures = list(Path(study.path(IMAGES_FOLDER)).rglob("*.jpg"))
-    assert len(pictures) == IMAGES
+    images = list(Path(study.path(IMAGES_FOLDER)).rglob("*.jpg"))
+    assert len(images) == IMAGES
 
 
-def test_boxes_are_known_of_exactly_those_images_that_show_police(study):
+def test_exactly_the_images_that_show_police_have_vehicle_boxes(study):
     shown = pd.read_csv(study.path(IMAGES_SHOWN_FILE))
     boxes = pd.read_csv(study.path(BOXES_SHOWN_FILE))
     assert set(boxes.loc[boxes["kind"] == 1, "image_ref"]) == set(shown.loc[shown["ground_truth"] == 1, "image_ref"])
@@ -87,7 +81,7 @@ def test_boxes_are_known_of_exactly_those_images_that_show_police(study):
     assert boxes["x2"].max() <= 640
 
 
-def test_labeled_sets_have_the_scores_of_the_detector_itself(study):
+def test_labeled_sets_have_scores_of_the_shipped_detector(study):
     for name, images in (("validation", 60), ("test", 40)):
         rows = pd.read_csv(study.path(f"source/{name}.csv"))
         assert list(rows) == ["ground_truth", "Model_predicted_score", "lat", "lng", "timestamp"]
@@ -99,41 +93,38 @@ def test_labeled_sets_have_the_scores_of_the_detector_itself(study):
         assert score[shows].mean() > score[~shows].mean()
 
 
-def test_the_same_arguments_make_the_same_study_in_one_process(study, tmp_path):
+def test_the_same_arguments_give_the_same_study_in_one_process(study, tmp_path):
     from patrolscope.pipeline.study.store import create_study
 
     other = create_study(tmp_path / "again", study.settings)
-    for name in ("simulation.json",):
-        other.write_bytes(study.read_bytes(name), name)
-    from patrolscope.pipeline.simulation.simulate import SIMULATE_CITY
-
+    other.write_bytes(study.read_bytes("simulation.json"), "simulation.json")
     for stage in (SIMULATE_CITY, SIMULATE_LABELED, SIMULATE_DAYS, SIMULATE_SHOWN):
         for shard in reversed(stage.plan(other)):
             stage.finish(other, shard)
     for name in (IMAGES_SHOWN_FILE, BOXES_SHOWN_FILE, "truth/truth.json", "source/test.csv"):
         if name.endswith("test.csv"):
-            # Scores of a network can differ in the last digit by the number of its threads.
-            a, b = (pd.read_csv(one.path(name))["Model_predicted_score"] for one in (study, other))
+            # The last digit of a score can depend on the number of threads.
+            a, b = (pd.read_csv(folder.path(name))["Model_predicted_score"] for folder in (study, other))
             np.testing.assert_allclose(a, b, atol=1e-4)
         else:
             assert other.read_bytes(name) == study.read_bytes(name), name
 
 
-def test_the_detector_finds_police_in_the_study_s_scenes_and_the_sheet_shows_it(detected):
+def test_the_detector_detects_police_in_the_scenes_and_the_figure_reports_it(detected):
     seen = seen_by_detector(detected)
     assert len(seen) == IMAGES
     found = quality_on_scenes(seen)
     facts = detected.record(STREETS.name).facts
     assert facts["images"] == IMAGES
     assert facts["ap50"] == round(found["ap50"], 3)
-    # Less than what the card says: there are few positives here.
+    # Lower than in the model card, since there are few positive images.
     assert found["ap50"] > 0.6
     assert found["image_auc"] > 0.85
     with Image.open(detected.path("figures/streets.png")) as sheet:
         assert sheet.size[0] > 1_500
 
 
-def test_the_shipped_weights_are_small_and_say_what_they_are():
+def test_the_shipped_weights_are_small_and_documented():
     checkpoint = read_checkpoint(street_scenes.WEIGHTS)
     assert checkpoint.class_names == ("police officer", "police vehicle")
     assert street_scenes.WEIGHTS.stat().st_size < 2_000_000
@@ -142,7 +133,7 @@ def test_the_shipped_weights_are_small_and_say_what_they_are():
         assert f"{street_scenes.facts()['test']['police vehicle'][number]:.3f}" in card
 
 
-def test_without_torch_scenes_are_refused_with_the_command_that_installs_it(tmp_path, monkeypatch):
+def test_without_torch_the_error_gives_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=r"not installed: torch, .* \(pip install 'patrolscope\[detect\]'\)"):
         simulate(str(tmp_path / "out"), images=5, client=lambda: None, scenes=True)

@@ -1,4 +1,4 @@
-"""Keys of names and paths: those of a plain loop over bytes, and as many as there are names and paths."""
+"""Keys of names and paths equal those of a plain loop over bytes and are unique."""
 
 import re
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from patrolscope.pipeline.hashing import NAME_SEED, PATH_SEED, image_keys, text_keys
 
-# Few characters, so that endings, folders and repeated names are common. A line feed stands in no reference.
+# Few characters, so that extensions, folders, and repeated names are common. References contain no line feed.
 PARTS = st.text("ab.09/é_-", max_size=9) | st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30)
 REFS = st.lists(PARTS | st.builds("{}/{}{}".format, PARTS, PARTS, st.sampled_from([".jpg", ".JPEG", ".", ""])))
 
@@ -39,7 +39,7 @@ def hashed(text: str, seed: int) -> int:
 
 @given(refs=REFS)
 @example(refs=["ride/9f2c/07.jpg", "07", "a.b", ".jpg", "ride/.jpg", "x.abcdef", "x.jpg.", "x.jp-g", "", "é.jpg"])
-def test_keys_are_those_of_a_plain_loop_over_the_bytes(refs):
+def test_keys_equal_those_of_a_plain_loop_over_bytes(refs):
     names, paths = image_keys(pa.array(refs, type=pa.string()))
     assert names.tolist() == [hashed(name_of(ref), int(NAME_SEED)) for ref in refs]
     assert paths.tolist() == [hashed(path_of(ref), int(PATH_SEED)) for ref in refs]
@@ -47,7 +47,7 @@ def test_keys_are_those_of_a_plain_loop_over_the_bytes(refs):
 
 @given(texts=REFS)
 @example(texts=["", "9f2c.jpg", "9f2c.png"])
-def test_keys_of_whole_texts_take_the_ending_in(texts):
+def test_keys_of_whole_texts_include_the_extension(texts):
     assert text_keys(pa.array(texts, type=pa.string())).tolist() == [hashed(text, int(PATH_SEED)) for text in texts]
     assert text_keys(pa.chunked_array([texts, texts[:1]], type=pa.string())).tolist()[: len(texts)] == (
         text_keys(pa.array(texts, type=pa.string())).tolist()
@@ -55,7 +55,7 @@ def test_keys_of_whole_texts_take_the_ending_in(texts):
 
 
 @given(refs=REFS)
-def test_two_references_share_a_key_exactly_when_they_share_the_name_or_path(refs):
+def test_two_references_share_a_key_only_if_they_share_the_name_or_path(refs):
     names, paths = image_keys(pa.array(refs, type=pa.string()))
     for keys, text_of in ((names, name_of), (paths, path_of)):
         by_text = {text_of(ref): key for ref, key in zip(refs, keys, strict=True)}
@@ -64,7 +64,7 @@ def test_two_references_share_a_key_exactly_when_they_share_the_name_or_path(ref
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-def test_keys_do_not_depend_on_how_arrow_holds_the_texts(kind):
+def test_keys_do_not_depend_on_the_arrow_layout(kind):
     refs = [f"ride/{number % 3}/{number}.jpg" for number in range(20)]
     whole = pa.array(refs, type=kind)
     pieces = pa.chunked_array([whole.slice(0, 3), whole.slice(3, 0), whole.slice(3)])
@@ -74,7 +74,7 @@ def test_keys_do_not_depend_on_how_arrow_holds_the_texts(kind):
         np.testing.assert_array_equal(got, expected[5:9])
 
 
-def test_of_a_million_names_that_differ_in_digits_no_two_share_a_key():
+def test_a_million_names_that_differ_in_digits_have_distinct_keys():
     names, paths = image_keys(pa.array([f"20201005-{number:07d}-119.jpg" for number in range(1_000_000)]))
     assert len(np.unique(names)) == len(np.unique(paths)) == 1_000_000
     assert len(np.intersect1d(names, paths)) == 0

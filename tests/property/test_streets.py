@@ -1,4 +1,4 @@
-"""Streets and rides: whatever the areas, a ride stays on their boundaries and does not turn back."""
+"""Streets and rides: for any areas, rides stay on their boundaries and do not turn back."""
 
 from datetime import date, timedelta
 from zoneinfo import ZoneInfo
@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.simulation.rides import LocalDay, apportion, draw_rides, image_refs, ride_lengths
-from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets, displaced
+from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets, displace
 
 SEEDS = st.integers(0, 2**32 - 1)
-unhurried = settings(max_examples=50)
+fifty_examples = settings(max_examples=50)
 
 
 @st.composite
 def cities(draw):
-    """Areas that tile a part of a bent grid; some are missing, so there are holes, islands and a crooked shore."""
+    """Draw areas that tile a distorted grid; some are missing, which leaves holes, islands, and an irregular shore."""
     columns, rows = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     bend = np.random.default_rng(draw(SEEDS)).uniform(-0.3, 0.3, (rows + 1, columns + 1, 2))
     across, up = np.meshgrid(np.arange(columns + 1), np.arange(rows + 1))
@@ -30,9 +30,9 @@ def cities(draw):
     return np.array([shapely.Polygon([corners[row + a, column + b] for a, b in around]) for row, column in kept])
 
 
-@unhurried
+@fifty_examples
 @given(cities())
-def test_streets_are_the_boundaries_each_once(shapes):
+def test_streets_cover_each_boundary_once(shapes):
     streets = Streets.build(shapes)
     lines = [
         shapely.LineString(streets.points[first:last])
@@ -43,17 +43,17 @@ def test_streets_are_the_boundaries_each_once(shapes):
     assert shapely.union_all(lines).equals(boundary)
 
 
-@unhurried
+@fifty_examples
 @given(cities(), st.randoms(use_true_random=False))
 def test_the_network_does_not_depend_on_the_order_of_areas(shapes, random):
     shuffled = list(shapes)
     random.shuffle(shuffled)
-    one, other = Streets.build(shapes), Streets.build(np.array(shuffled))
+    original, reordered = Streets.build(shapes), Streets.build(np.array(shuffled))
     for name in ("points", "first", "along_m", "head", "outer"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        np.testing.assert_array_equal(getattr(original, name), getattr(reordered, name))
 
 
-@unhurried
+@fifty_examples
 @given(cities())
 def test_an_outer_street_borders_one_area_and_an_inner_one_two(shapes):
     streets = Streets.build(shapes)
@@ -63,9 +63,9 @@ def test_an_outer_street_borders_one_area_and_an_inner_one_two(shapes):
     assert (np.where(streets.outer, 1, 2) == near).all()
 
 
-@unhurried
+@fifty_examples
 @given(cities(), SEEDS, st.floats(0, 20_000))
-def test_a_walk_goes_from_junction_to_junction_and_does_not_turn_back(shapes, seed, reach_m):
+def test_walks_connect_junctions_and_do_not_turn_back(shapes, seed, reach_m):
     streets = Streets.build(shapes)
     walks = streets.draw_walks(np.full(8, reach_m), np.random.default_rng(seed))
     before, after = walks.route[:, :-1], walks.route[:, 1:]
@@ -74,38 +74,38 @@ def test_a_walk_goes_from_junction_to_junction_and_does_not_turn_back(shapes, se
     assert (walks.covered_m[:, -1] - walks.start_m >= reach_m).all()
 
 
-@unhurried
+@fifty_examples
 @given(cities(), SEEDS)
-def test_a_walk_stays_on_the_boundaries_and_goes_no_further_than_its_length(shapes, seed):
+def test_walks_stay_on_boundaries_and_cover_at_most_their_length(shapes, seed):
     streets = Streets.build(shapes)
     walks = streets.draw_walks(np.full(4, 3_000.0), np.random.default_rng(seed))
-    walk, gone_m = np.repeat(np.arange(4), 61), np.tile(np.linspace(0, 3_000, 61), 4)
-    places = walks.positions(walk, gone_m)
+    walk, travelled_m = np.repeat(np.arange(4), 61), np.tile(np.linspace(0, 3_000, 61), 4)
+    locations = walks.positions(walk, travelled_m)
     boundary = shapely.union_all(shapely.boundary(shapes))
-    assert shapely.distance(shapely.points(places), boundary).max() < 1e-12
-    east_m = np.diff(places[:, 0]) * M_PER_DEGREE * np.cos(np.radians(places[1:, 1]))
-    north_m = np.diff(places[:, 1]) * M_PER_DEGREE
+    assert shapely.distance(shapely.points(locations), boundary).max() < 1e-12
+    east_m = np.diff(locations[:, 0]) * M_PER_DEGREE * np.cos(np.radians(locations[1:, 1]))
+    north_m = np.diff(locations[:, 1]) * M_PER_DEGREE
     straight_m = np.hypot(east_m, north_m)[np.diff(walk) == 0]
     assert straight_m.max() <= 50 * 1.001
 
 
-@unhurried
+@fifty_examples
 @given(cities(), SEEDS, st.integers(1, 500))
-def test_places_lie_on_streets_where_they_say(shapes, seed, count):
+def test_locations_are_on_their_streets(shapes, seed, count):
     streets = Streets.build(shapes)
-    street, offset_m = streets.draw_places(count, np.random.default_rng(seed))
+    street, offset_m = streets.draw_locations(count, np.random.default_rng(seed))
     assert ((offset_m >= 0) & (offset_m <= streets.lengths_m[street])).all()
     boundary = shapely.union_all(shapely.boundary(shapes))
     assert shapely.distance(shapely.points(streets.positions(street, offset_m)), boundary).max() < 1e-12
 
 
-def test_a_ride_chooses_among_the_ways_on_alike():
+def test_rides_choose_uniformly_at_junctions():
     crossing = np.array([shapely.box(x, y, x + 1, y + 1) for x in range(4) for y in range(4)])
     crossing = shapely.transform(crossing, lambda degrees: degrees * 0.001 + np.array([-74.0, 40.7]))
     streets = Streets.build(crossing)
     walks = streets.draw_walks(np.full(2_000, 4_000.0), np.random.default_rng(5))
     before, after = walks.route[:, :-1].ravel(), walks.route[:, 1:].ravel()
-    # Of the ways on at inner junctions between inner streets: each of the three about as often.
+    # At inner junctions between inner streets, each of the three options is about equally frequent.
     degree = np.bincount(streets.head)
     ends = streets.head.reshape(-1, 2)
     quiet = ~streets.outer & (degree[ends] == 4).all(axis=1)
@@ -122,9 +122,9 @@ def test_areas_without_a_boundary_have_no_streets():
         Streets.build(np.array([shapely.Polygon()]))
 
 
-@unhurried
+@fifty_examples
 @given(st.integers(1, 50_000), SEEDS)
-def test_the_rides_of_a_day_hold_exactly_its_images(images, seed):
+def test_the_rides_of_a_day_have_exactly_its_images(images, seed):
     lengths = ride_lengths(images, np.random.default_rng(seed))
     assert lengths.sum() == images
     assert lengths.min() >= 1
@@ -132,7 +132,7 @@ def test_the_rides_of_a_day_hold_exactly_its_images(images, seed):
     assert (lengths[:-1] >= 60).all()
 
 
-@unhurried
+@fifty_examples
 @given(st.integers(0, 10**9), st.lists(st.floats(0, 100), min_size=1).filter(lambda weights: sum(weights) > 0))
 def test_apportioned_numbers_add_up_and_are_within_one_of_their_share(total, weights):
     weights = np.array(weights)
@@ -141,7 +141,7 @@ def test_apportioned_numbers_add_up_and_are_within_one_of_their_share(total, wei
     assert np.abs(numbers - total * weights / weights.sum()).max() < 1 + 1e-6
 
 
-@unhurried
+@fifty_examples
 @given(
     st.dates(date(2000, 1, 1), date(2037, 12, 31)),
     st.sampled_from(["America/New_York", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "UTC"]),
@@ -156,9 +156,9 @@ def test_rides_begin_and_end_on_their_local_day(day, zone, seed):
     assert local_day.end_ms == LocalDay.of(day + timedelta(days=1), ZoneInfo(zone)).start_ms
 
 
-@unhurried
+@fifty_examples
 @given(cities(), st.lists(st.integers(1, 340), min_size=1, max_size=6), SEEDS)
-def test_images_of_rides_have_names_of_their_own_and_rising_times(shapes, lengths, seed):
+def test_images_of_rides_have_unique_names_and_increasing_times(shapes, lengths, seed):
     day = LocalDay.of(date(2020, 10, 5), ZoneInfo("America/New_York"))
     rides = draw_rides(Streets.build(shapes), np.array(lengths), day, np.random.default_rng(seed))
     assert np.bincount(rides.ride).tolist() == lengths
@@ -167,9 +167,9 @@ def test_images_of_rides_have_names_of_their_own_and_rising_times(shapes, length
     assert len(refs) == sum(lengths)
 
 
-@unhurried
+@fifty_examples
 @given(st.floats(-60, 60), st.floats(-100, 100), st.floats(-100, 100))
-def test_a_displaced_place_is_that_many_meters_away(lat, east_m, north_m):
-    moved = displaced(np.array([[10.0, lat]]), np.array([east_m]), np.array([north_m]))[0]
+def test_displaced_locations_are_at_the_given_distance(lat, east_m, north_m):
+    moved = displace(np.array([[10.0, lat]]), np.array([east_m]), np.array([north_m]))[0]
     assert (moved[0] - 10.0) * M_PER_DEGREE * np.cos(np.radians(lat)) == pytest.approx(east_m, abs=1e-6)
     assert (moved[1] - lat) * M_PER_DEGREE == pytest.approx(north_m, abs=1e-6)

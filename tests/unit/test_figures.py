@@ -357,7 +357,7 @@ def test_a_label_on_a_scene_hides_no_other():
 def test_the_truth_is_averaged_over_people_in_areas_with_images(tmp_path):
     study = made_study(tmp_path, images=10)
     areas = tracts()
-    levels = pd.DataFrame({"area": areas["area"], "level": np.linspace(0.001, 0.02, len(areas))})
+    levels = pd.DataFrame({"area": areas["area"], "deployment_rate": np.linspace(0.001, 0.02, len(areas))})
     study.write_bytes(levels.to_csv(index=False).encode(), "truth", "areas.csv")
     seen = pd.read_csv(study.path("estimates/areas.csv"), dtype={"area": str})
     seen.loc[::3, "images"] = 0

@@ -1,4 +1,4 @@
-"""Rendered scenes: boxes lie where the vehicles are, a picture follows from seed and key alone."""
+"""Rendered scenes: boxes enclose the vehicles, and an image depends only on seed and key."""
 
 import io
 from dataclasses import replace
@@ -19,64 +19,64 @@ from patrolscope.pipeline.simulation.scenes.scene import OFFICER, VEHICLE, Perso
 SCENES = 40
 
 
-def bare(number, *, police=True):
-    """A scene in whose light nothing has a shadow or a halo: only the thing itself changes pixels."""
+def plain(number, *, police=True):
+    """Return a scene without shadows and halos, so that a thing changes only its own pixels."""
     scene = compose(stream(7, f"test {number}"), police=police)
-    things = tuple(replace(one, flashing=0) if isinstance(one, Vehicle) else one for one in scene.things)
+    things = tuple(replace(thing, flashing=0) if isinstance(thing, Vehicle) else thing for thing in scene.things)
     return replace(scene, light=replace(scene.light, shadow=0.0, lamps=0.0), things=things)
 
 
 def changed_pixels(scene, thing):
-    """Where the picture differs when a thing is taken away."""
-    kept = tuple(one for number, one in enumerate(scene.things) if number != thing)
+    """Return where the image differs without a thing."""
+    kept = tuple(other for number, other in enumerate(scene.things) if number != thing)
     before, _ = paint(scene)
     after, _ = paint(replace(scene, things=kept))
     return np.abs(before.astype(int) - after).max(2) > 6
 
 
-def test_boxes_are_where_taking_the_thing_away_changes_the_picture():
-    looked_at = set()
+def test_boxes_enclose_the_pixels_that_change_without_the_thing():
+    kinds = set()
     for number in range(SCENES):
-        scene = bare(number)
+        scene = plain(number)
         for box in paint(scene)[1]:
             rows, columns = np.nonzero(changed_pixels(scene, box.thing))
             found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
             size = max(box.x2 - box.x1, box.y2 - box.y1)
-            # Paint on a flank stands out a little where the body grows narrower.
+            # Paint on a side extends slightly beyond the body where the body narrows.
             assert np.all(np.array(found[:2]) >= np.array([box.x1, box.y1]) - 3.5)
             assert np.all(np.array(found[2:]) <= np.array([box.x2, box.y2]) + 3.5)
-            # A dark thing before a dark house changes little: the change may end before the box does.
+            # A dark thing in front of a dark house changes few pixels, so the change can end inside the box.
             assert found == pytest.approx((box.x1, box.y1, box.x2, box.y2), abs=3.5 + 0.12 * size)
-            looked_at.add(box.kind)
-    assert looked_at == {OFFICER, VEHICLE}
+            kinds.add(box.kind)
+    assert kinds == {OFFICER, VEHICLE}
 
 
 def test_a_thing_without_a_box_is_hidden_outside_or_tiny():
     without = 0
     for number in range(SCENES):
-        scene = bare(number)
+        scene = plain(number)
         boxed = {box.thing for box in paint(scene)[1]}
-        for place, thing in enumerate(scene.things):
-            if isinstance(thing, (Vehicle, Person)) and thing.kind is not None and place not in boxed:
+        for position, thing in enumerate(scene.things):
+            if isinstance(thing, (Vehicle, Person)) and thing.kind is not None and position not in boxed:
                 alone = replace(scene, things=(thing,))
                 whole = paint(alone)[1]
-                rows, _ = np.nonzero(changed_pixels(scene, place))
+                rows, _ = np.nonzero(changed_pixels(scene, position))
                 if whole:
                     least = min(1.0, LEAST_VISIBLE / whole[0].visible)
                     seen = np.count_nonzero(changed_pixels(alone, 0))
-                    assert len(rows) < max(1.25 * least * seen, 30), (number, place)
+                    assert len(rows) < max(1.25 * least * seen, 30), (number, position)
                 without += 1
     assert without > 3
 
 
-def test_a_box_says_how_much_of_the_thing_is_seen():
-    shares = [box.visible for number in range(SCENES) for box in paint(bare(number))[1]]
+def test_boxes_have_the_visible_share_of_the_thing():
+    shares = [box.visible for number in range(SCENES) for box in paint(plain(number))[1]]
     assert all(LEAST_VISIBLE <= share <= 1 for share in shares)
     assert min(shares) < 0.6
     assert max(shares) > 0.99
 
 
-def test_a_picture_follows_from_seed_and_key_alone():
+def test_an_image_depends_only_on_seed_and_key():
     first = [photograph(3, key).jpeg for key in ("a", "b", "c")]
     assert [photograph(3, key).jpeg for key in ("c", "b", "a")][::-1] == first
     assert len(set(first)) == 3
@@ -84,22 +84,22 @@ def test_a_picture_follows_from_seed_and_key_alone():
 
 
 @pytest.mark.parametrize("police", [True, False])
-def test_a_picture_shows_police_where_it_is_asked_to(police):
+def test_an_image_shows_police_on_request(police):
     found = [photograph(5, f"{number}", police=police) for number in range(25)]
-    assert {one.shows_police for one in found} == {police}
+    assert {photo.shows_police for photo in found} == {police}
 
 
-def test_pictures_are_whole_jpegs_by_day_and_by_night():
-    pictures = [photograph(6, f"{number}") for number in range(24)]
+def test_images_are_valid_jpegs_by_day_and_by_night():
+    photos = [photograph(6, f"{number}") for number in range(24)]
     brightness = []
-    for one in pictures:
-        image = Image.open(io.BytesIO(one.jpeg))
+    for photo in photos:
+        image = Image.open(io.BytesIO(photo.jpeg))
         assert (image.format, image.size) == ("JPEG", (WIDTH, HEIGHT))
         brightness.append(np.asarray(image).mean())
     assert min(brightness) < 40 < 90 < max(brightness)
 
 
-def test_what_looks_like_police_and_is_not_has_no_box():
+def test_vehicles_that_resemble_police_have_no_box():
     scenes = [compose(stream(8, f"{number}"), police=False) for number in range(40)]
     vehicles = [thing for scene in scenes for thing in scene.things if isinstance(thing, Vehicle)]
     assert all(thing.kind is None for thing in vehicles)
@@ -111,26 +111,27 @@ def test_what_looks_like_police_and_is_not_has_no_box():
     assert len(flashing) > 3
 
 
-def test_labels_are_shares_of_the_picture():
-    one = next(taken for taken in (photograph(9, f"{number}", police=True) for number in range(5)) if taken.boxes)
-    for line, box in zip(label_text(one.boxes).splitlines(), one.boxes, strict=True):
+def test_labels_are_shares_of_the_image():
+    photos = (photograph(9, f"{number}", police=True) for number in range(5))
+    photo = next(photo for photo in photos if photo.boxes)
+    for line, box in zip(label_text(photo.boxes).splitlines(), photo.boxes, strict=True):
         kind, x, y, w, h = map(float, line.split())
         assert kind == box.kind
         assert ((x - w / 2) * WIDTH, (y - h / 2) * HEIGHT) == pytest.approx((box.x1, box.y1), abs=1e-3)
         assert (w * WIDTH, h * HEIGHT) == pytest.approx((box.x2 - box.x1, box.y2 - box.y1), abs=1e-3)
 
 
-def test_a_folder_of_scenes_grows_by_rides_and_is_never_written_over(tmp_path):
+def test_a_folder_of_scenes_does_not_depend_on_its_size_and_is_never_overwritten(tmp_path):
     counts = list(write_scenes(tmp_path / "a", images=25, seed=1))
     assert all(after == before + 1 for before, after in pairwise(counts))
     list(write_scenes(tmp_path / "b", images=15, seed=1))
-    of = {
+    files = {
         name: {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*.jpg")}
         for name in "ab"
     }
-    assert of["b"].items() <= of["a"].items(), "a picture does not depend on how many there are"
-    assert len(of["a"]) == 25
+    assert files["b"].items() <= files["a"].items(), "an image does not depend on the number of images"
+    assert len(files["a"]) == 25
     with pytest.raises(SettingsError, match="not an empty folder"):
         list(write_scenes(tmp_path / "a", images=10, seed=1))
-    with pytest.raises(SettingsError, match=r"can not be made \(Not a directory\)"):
+    with pytest.raises(SettingsError, match=r"cannot create folder .* \(Not a directory\)"):
         list(write_scenes(tmp_path / "a" / "classes.txt" / "b", images=10, seed=1))

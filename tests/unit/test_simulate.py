@@ -1,4 +1,4 @@
-"""The simulated study: its inputs look like the real ones, and its truth is what it says."""
+"""Simulated studies: inputs have the format of real ones, and the stated truth holds."""
 
 import json
 import re
@@ -19,9 +19,11 @@ from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.geography.readers import read_felonies
 from patrolscope.pipeline.simulation import public_data as public
 from patrolscope.pipeline.simulation.detector import Detector, draw_boxes, fit_detector
+from patrolscope.pipeline.simulation.files import METADATA_FOLDER
 from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets
-from patrolscope.pipeline.simulation.simulate import METADATA_FOLDER, SIMULATE_CITY, SIMULATE_DAYS, simulate
-from patrolscope.pipeline.simulation.truth import MEAN_LEVEL, levels_of_areas
+from patrolscope.pipeline.simulation.simulate import simulate
+from patrolscope.pipeline.simulation.stages import SIMULATE_CITY, SIMULATE_DAYS
+from patrolscope.pipeline.simulation.truth import MEAN_RATE, rates_of_areas
 from patrolscope.pipeline.study.store import open_study
 from tests.small_city import areas, content, day_records, labels, rows, simulated, small_study
 
@@ -45,14 +47,14 @@ def truth_of(study):
     return json.loads(study.read_bytes("truth/truth.json"))
 
 
-def refuse_to_start():
+def fail_to_start():
     pytest.fail("a cluster was started")
 
 
 # Metadata.
 
 
-def test_there_are_exactly_as_many_images_as_asked_for_and_a_few_rows_twice(large):
+def test_studies_have_the_requested_images_and_a_few_duplicate_rows(large):
     frame = rows(large)
     assert truth_of(large)["repeated_rows"] == 8
     assert len(frame) == 150_008
@@ -62,13 +64,13 @@ def test_there_are_exactly_as_many_images_as_asked_for_and_a_few_rows_twice(larg
 
 
 @pytest.mark.parametrize("images", [1, 2, 61, 399])
-def test_very_small_studies_have_their_images_too(tmp_path, images):
+def test_very_small_studies_have_the_requested_images(tmp_path, images):
     frame = rows(simulated(tmp_path, images=images, days=5))
     assert len(frame) == images + 1
     assert frame["image_ref"].nunique() == images
 
 
-def test_every_image_stands_in_the_file_of_its_local_day(study):
+def test_every_image_is_in_the_file_of_its_local_day(study):
     frame = rows(study)
     midnights = [datetime(2020, 10, 31, tzinfo=NEW_YORK), datetime(2020, 11, 1, tzinfo=NEW_YORK)]
     midnights.append(datetime(2020, 11, 2, tzinfo=NEW_YORK))
@@ -78,18 +80,18 @@ def test_every_image_stands_in_the_file_of_its_local_day(study):
         assert set(frame.loc[frame["file"] == name, "local"].dt.date) == {midnight.date()}
 
 
-def test_rides_fill_all_25_hours_of_the_day_on_which_the_clocks_go_back(tmp_path):
+def test_rides_cover_all_25_hours_of_the_day_on_which_daylight_saving_time_ends(tmp_path):
     frame = rows(simulated(tmp_path, images=100_000, days=1, first_day="2020-11-01"))
     hours_since_midnight = (frame["timestamp"] - int(frame["file"].iloc[0].removesuffix(".csv"))) // 3_600_000
     assert set(hours_since_midnight) == set(range(25))
 
 
-def test_rides_are_more_by_day_than_at_night(large):
+def test_more_rides_start_by_day_than_at_night(large):
     by_hour = rows(large)["local"].dt.hour.value_counts().sort_index()
     assert by_hour.loc[9:20].mean() > 3 * by_hour.loc[1:4].mean()
 
 
-def test_metadata_files_have_the_published_form(study):
+def test_metadata_files_have_the_published_format(study):
     for path in Path(study.path(METADATA_FOLDER)).iterdir():
         header, *lines = path.read_text().splitlines()
         assert header == "image_ref,timestamp,lat,lng,split"
@@ -97,7 +99,7 @@ def test_metadata_files_have_the_published_form(study):
         assert [line for line in lines if not form.fullmatch(line)] == []
 
 
-def test_a_ride_is_a_run_of_images_in_the_order_of_time_a_few_seconds_apart(study):
+def test_images_of_a_ride_are_consecutive_and_a_few_seconds_apart(study):
     frame = rows(study).drop_duplicates("image_ref")
     frame["ride"] = frame["image_ref"].str.slice(5, 37)
     assert (frame["ride"] != frame["ride"].shift()).sum() == frame["ride"].nunique()
@@ -113,7 +115,7 @@ def test_images_of_a_ride_follow_each_other_at_street_speed(study):
     north_m = frame.groupby(ride)["lat"].diff() * M_PER_DEGREE
     east_m = frame.groupby(ride)["lng"].diff() * M_PER_DEGREE * np.cos(np.radians(frame["lat"]))
     speed = np.hypot(north_m, east_m) / (frame.groupby(ride)["timestamp"].diff() / 1000)
-    assert 3 < speed.median() < 8  # meters a second
+    assert 3 < speed.median() < 8  # meters per second
     assert speed.max() < 50
 
 
@@ -129,13 +131,13 @@ def test_images_lie_within_meters_of_a_boundary(study):
 
 def test_rides_start_more_often_in_the_center():
     streets = Streets.build(areas().geometry.to_numpy())
-    places = streets.positions(*streets.draw_places(50_000, np.random.default_rng(2)))
-    away = np.hypot((places[:, 0] + 73.985) * 0.76, places[:, 1] - 40.715)
-    inner, outer = (away < 0.006).sum(), ((away > 0.008) & (away < 0.010)).sum()  # the same surface
+    locations = streets.positions(*streets.draw_locations(50_000, np.random.default_rng(2)))
+    distance = np.hypot((locations[:, 0] + 73.985) * 0.76, locations[:, 1] - 40.715)
+    inner, outer = (distance < 0.006).sum(), ((distance > 0.008) & (distance < 0.010)).sum()  # equal areas
     assert inner > 1.5 * outer
 
 
-def test_a_tenth_of_the_images_developed_the_model(large):
+def test_a_tenth_of_the_images_are_in_the_development_split(large):
     share = (rows(large)["split"] == 0).mean()
     assert share == pytest.approx(0.1, abs=4 * np.sqrt(0.09 / 150_000))
 
@@ -143,7 +145,7 @@ def test_a_tenth_of_the_images_developed_the_model(large):
 # Labels.
 
 
-def test_label_files_hold_boxes_in_the_form_and_order_that_the_detector_writes(study):
+def test_label_files_have_the_format_and_order_of_the_detector(study):
     boxes = labels(study)
     assert boxes.groupby("stem")["score"].apply(lambda scores: scores.is_monotonic_increasing).all()
     assert boxes["kind"].isin([0, 1]).all()
@@ -162,7 +164,7 @@ def test_every_label_file_belongs_to_an_image_of_its_day(study):
     assert (day.loc[boxes["stem"]].to_numpy() == boxes["day"]).all()
 
 
-def test_a_vehicle_box_stands_above_the_threshold_in_just_the_positive_images(large):
+def test_exactly_the_positive_images_have_a_vehicle_box_above_the_threshold(large):
     boxes = labels(large)
     best = boxes[boxes["kind"] == 1].groupby("stem")["score"].max()
     facts = [record.facts for record in day_records(large).values()]
@@ -171,27 +173,27 @@ def test_a_vehicle_box_stands_above_the_threshold_in_just_the_positive_images(la
     assert boxes["stem"].nunique() == sum(fact["label_files"] for fact in facts)
 
 
-def test_positives_come_at_the_rate_that_the_level_of_their_neighborhood_asks_for(large):
+def test_positive_images_are_as_frequent_as_the_rate_of_their_neighborhood_implies(large):
     truth, frame = truth_of(large), rows(large).drop_duplicates("image_ref")
     boxes = labels(large)
     positive = set(boxes.loc[(boxes["kind"] == 1) & (boxes["score"] > THRESHOLD), "stem"])
     city = areas()
     area = PolygonIndex.build(city["geoid"].to_numpy(), city.geometry.to_numpy()).locate(frame["lng"], frame["lat"])
-    level = pd.read_csv(large.path("truth/neighborhoods.csv")).set_index("neighborhood")["level"]
-    chance = (level - truth["p_negative"]) / (truth["p_positive"] - truth["p_negative"])
+    rate = pd.read_csv(large.path("truth/neighborhoods.csv")).set_index("neighborhood")["deployment_rate"]
+    probability = (rate - truth["p_negative"]) / (truth["p_positive"] - truth["p_negative"])
     row = pd.Series(area // 5, index=frame.index)[area >= 0].map("Row {}".format)
     found = frame["stem"].isin(positive).groupby(row).agg(["sum", "size"])
-    expected = found["size"] * chance
-    z = (found["sum"] - expected) / np.sqrt(expected * (1 - chance))
+    expected = found["size"] * probability
+    z = (found["sum"] - expected) / np.sqrt(expected * (1 - probability))
     assert len(z) == 5
     assert z.abs().max() < 3.5
-    assert level.max() > 5 * level.min()
+    assert rate.max() > 5 * rate.min()
 
 
-def test_images_show_police_as_often_as_the_levels_say(large):
+def test_images_show_police_as_often_as_the_rates_imply(large):
     shows = sum(record.facts["shows_police"] for record in day_records(large).values())
     expected = 150_000 * truth_of(large)["mean_level"]
-    # The mean level is that of the validation set's places, itself a sample: a tenth is four times its spread.
+    # The mean is over the validation set, a sample; 10% is four times its standard deviation.
     assert shows == pytest.approx(expected, rel=0.1)
 
 
@@ -206,41 +208,40 @@ def test_calibrating_on_the_validation_set_gives_the_true_probabilities_exactly(
     assert (found.p_positive, found.p_negative) == (truth["p_positive"], truth["p_negative"])
 
 
-def test_the_published_validation_set_follows_from_precision_recall_and_mean_level():
-    level = np.full(20_000, 247 / 20_000)
+def test_the_published_validation_set_follows_from_precision_recall_and_mean_rate():
+    rate = np.full(20_000, 247 / 20_000)
     assert (
-        fit_detector(level, lowest=0.0022, highest=0.042, precision=0.777, recall=0.83, threshold=THRESHOLD)
-        == PUBLISHED
+        fit_detector(rate, lowest=0.0022, highest=0.042, precision=0.777, recall=0.83, threshold=THRESHOLD) == PUBLISHED
     )
 
 
-def test_the_levels_of_areas_are_those_of_their_neighborhoods(study):
+def test_the_rates_of_areas_are_those_of_their_neighborhoods(study):
     by_area = pd.read_csv(study.path("truth/areas.csv"), dtype={"area": "str"})
-    level = pd.read_csv(study.path("truth/neighborhoods.csv")).set_index("neighborhood")["level"]
+    rate = pd.read_csv(study.path("truth/neighborhoods.csv")).set_index("neighborhood")["deployment_rate"]
     assert len(by_area) == 25
-    assert (by_area["level"] == by_area["neighborhood"].map(level)).all()
+    assert (by_area["deployment_rate"] == by_area["neighborhood"].map(rate)).all()
 
 
-def test_given_levels_hold_and_an_absent_neighborhood_gets_their_mean(tmp_path):
+def test_given_rates_are_used_and_missing_neighborhoods_get_their_mean(tmp_path):
     given = {"Row 0": 0.01, "Row 1": 0.004, "Row 4": 0.016, "Row 9": 0.01}
-    study = simulated(tmp_path, levels=given, images=100)
-    level = pd.read_csv(study.path("truth/neighborhoods.csv")).set_index("neighborhood")["level"]
-    assert level.to_dict() == {"Row 0": 0.01, "Row 1": 0.004, "Row 2": 0.01, "Row 3": 0.01, "Row 4": 0.016}
+    study = simulated(tmp_path, rates=given, images=100)
+    rate = pd.read_csv(study.path("truth/neighborhoods.csv")).set_index("neighborhood")["deployment_rate"]
+    assert rate.to_dict() == {"Row 0": 0.01, "Row 1": 0.004, "Row 2": 0.01, "Row 3": 0.01, "Row 4": 0.016}
     assert truth_of(study)["level_elsewhere"] == 0.01
 
 
-def test_simulated_levels_have_the_published_mean_over_images_whatever_the_seed():
+def test_simulated_rates_have_the_published_mean_over_images_for_any_seed():
     city = pd.DataFrame({"neighborhood": [f"Quarter {number // 4}" for number in range(400)]})
     points = np.column_stack([np.arange(400) % 20, np.arange(400) // 20]) * 0.01 + np.array([-74.0, 40.7])
     images = np.repeat(np.arange(400), np.arange(400) // 40 + 1).astype(np.int32)
     for seed in range(5):
-        level, elsewhere = levels_of_areas(city, points, images, None, seed)
-        assert level[images].mean() == pytest.approx(MEAN_LEVEL)
-        assert elsewhere == MEAN_LEVEL
-        assert level.max() / level.min() == pytest.approx(19, rel=0.1)
+        rate, elsewhere = rates_of_areas(city, points, images, None, seed)
+        assert rate[images].mean() == pytest.approx(MEAN_RATE)
+        assert elsewhere == MEAN_RATE
+        assert rate.max() / rate.min() == pytest.approx(19, rel=0.1)
 
 
-def test_levels_are_alike_in_neighboring_places():
+def test_the_surface_of_rates_is_smooth():
     across, up = np.meshgrid(np.linspace(-74.0, -73.9, 40), np.linspace(40.7, 40.8, 40))
     surface = public.smooth_surface(np.column_stack([across.ravel(), up.ravel()]), np.random.default_rng(1))
     surface = surface.reshape(40, 40)
@@ -259,7 +260,7 @@ def test_the_detector_is_about_as_good_as_the_published_one():
     assert average_precision_score(shows, score) == pytest.approx(0.82, abs=0.02)
 
 
-def test_text_keeps_a_score_on_its_side_of_the_threshold():
+def test_scores_stay_on_their_side_of_the_threshold_as_text():
     generator = np.random.default_rng(4)
     positive, shows = PUBLISHED.detect(np.full(400_000, 0.05), generator)
     boxes = draw_boxes(PUBLISHED.scores(positive, shows, generator), generator)
@@ -274,7 +275,7 @@ def test_text_keeps_a_score_on_its_side_of_the_threshold():
 # Public data.
 
 
-def test_the_simulated_public_data_are_read_like_the_official_files(study):
+def test_simulated_public_data_are_read_like_the_official_files(study):
     city = build_areas(study)
     groups = city[["persons_white", "persons_black", "persons_hispanic", "persons_asian"]]
     assert (city["persons"] > 0).all()
@@ -316,7 +317,7 @@ def test_felonies_surround_every_image_and_some_rows_have_the_official_faults(st
     assert 0.25 < len(felonies) / ledger.rows_in < 0.40
 
 
-def test_some_complaints_have_an_hour_of_24_and_a_year_long_gone(study):
+def test_some_complaints_have_hour_24_and_an_impossible_year(study):
     complaints = pd.read_csv(
         study.path("source/complaints.csv"), dtype="str", keep_default_na=False, encoding="utf-8-sig"
     )
@@ -325,7 +326,7 @@ def test_some_complaints_have_an_hour_of_24_and_a_year_long_gone(study):
     assert (complaints["Lat_Lon"] == "(0.0, 0.0)").any()
 
 
-def test_nobody_lives_in_the_largest_area():
+def test_the_largest_area_has_no_residents():
     shapes = areas().rename(columns={"geoid": "area"})
     shapes.loc[3, "geometry"] = shapely.box(-73.9, 40.7, -73.8, 40.8)
     persons = public.population(shapes, seed=3)["Estimate_Total"]
@@ -334,19 +335,19 @@ def test_nobody_lives_in_the_largest_area():
     assert income["B19013_001E"].iloc[1 + 3] == "-"
 
 
-def test_places_have_mixed_people():
+def test_areas_differ_in_their_residents():
     shapes = areas().rename(columns={"geoid": "area"})
-    people = public.population(shapes, seed=3)
-    share = people["Estimate_Total_Hispanic_or_Latino"] / people["Estimate_Total"].clip(lower=1)
+    residents = public.population(shapes, seed=3)
+    share = residents["Estimate_Total_Hispanic_or_Latino"] / residents["Estimate_Total"].clip(lower=1)
     assert share.std() > 0.05
-    totals = people[["Estimate_Total_Not_Hispanic_or_Latino", "Estimate_Total_Hispanic_or_Latino"]].sum(axis=1)
-    assert (totals == people["Estimate_Total"]).all()
+    totals = residents[["Estimate_Total_Not_Hispanic_or_Latino", "Estimate_Total_Hispanic_or_Latino"]].sum(axis=1)
+    assert (totals == residents["Estimate_Total"]).all()
 
 
-# Again, and errors.
+# Reruns and errors.
 
 
-def test_a_day_that_was_stopped_half_way_is_made_again_whole(study, tmp_path):
+def test_an_interrupted_day_is_rebuilt_completely(study, tmp_path):
     before = content(study)
     day = SIMULATE_DAYS.plan(study)[1]
     labels_of_day = Path(study.path("source/labels", day.name))
@@ -358,7 +359,7 @@ def test_a_day_that_was_stopped_half_way_is_made_again_whole(study, tmp_path):
     assert content(study) == before
 
 
-def test_the_days_may_be_made_in_any_order(study, tmp_path):
+def test_days_can_be_simulated_in_any_order(study, tmp_path):
     other = small_study(tmp_path)
     SIMULATE_CITY.finish(other, SIMULATE_CITY.plan(other)[0])
     for day in reversed(SIMULATE_DAYS.plan(other)):
@@ -366,14 +367,14 @@ def test_the_days_may_be_made_in_any_order(study, tmp_path):
     assert content(other) == content(study)
 
 
-def test_another_seed_gives_another_study(study, tmp_path):
+def test_a_different_seed_gives_a_different_study(study, tmp_path):
     other = content(simulated(tmp_path, seed=8))
     same = [name for name, text in content(study).items() if other.get(name) == text]
     assert same == []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"images": 0}, "images 0"),
         ({"days": 0}, "days 0"),
@@ -385,88 +386,88 @@ def test_another_seed_gives_another_study(study, tmp_path):
         ({"city": "london"}, "city 'london'"),
     ],
 )
-def test_an_impossible_argument_is_named(tmp_path, wrong, said):
-    with pytest.raises(SettingsError, match=re.escape(said)):
-        simulate(str(tmp_path / "out"), **{"images": 10, "client": refuse_to_start, **wrong})
+def test_errors_name_the_invalid_argument(tmp_path, wrong, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        simulate(str(tmp_path / "out"), **{"images": 10, "client": fail_to_start, **wrong})
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("name,level\nHarlem,0.01\n", "has no column nta"),
-        ("nta,weighted_mean\nHarlem,1.5\n", "the level of 'Harlem' is 1.5"),
-        ("nta,weighted_mean\nHarlem,0\n", "the level of 'Harlem' is 0"),
-        ("nta,weighted_mean\nHarlem,much\n", "levels.csv"),
+        ("nta,weighted_mean\nHarlem,1.5\n", "the rate of 'Harlem' is 1.5"),
+        ("nta,weighted_mean\nHarlem,0\n", "the rate of 'Harlem' is 0"),
+        ("nta,weighted_mean\nHarlem,much\n", "rates.csv"),
     ],
 )
-def test_levels_that_can_not_be_read_are_refused(tmp_path, text, said):
-    (tmp_path / "levels.csv").write_text(text)
-    with pytest.raises(SourceError, match=re.escape(said)):
-        simulate(str(tmp_path / "out"), images=10, client=refuse_to_start, levels=tmp_path / "levels.csv")
+def test_unreadable_rates_are_rejected(tmp_path, text, message):
+    (tmp_path / "rates.csv").write_text(text)
+    with pytest.raises(SourceError, match=re.escape(message)):
+        simulate(str(tmp_path / "out"), images=10, client=fail_to_start, rates=tmp_path / "rates.csv")
 
 
-def test_a_levels_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(SourceError, match=re.escape("none.csv is no file")):
-        simulate(str(tmp_path / "out"), images=10, client=refuse_to_start, levels=tmp_path / "none.csv")
+def test_a_missing_file_of_rates_is_named(tmp_path):
+    with pytest.raises(SourceError, match=r"--rates .*none.csv is not a file"):
+        simulate(str(tmp_path / "out"), images=10, client=fail_to_start, rates=tmp_path / "none.csv")
 
 
-def test_levels_of_another_city_are_refused(tmp_path):
-    with pytest.raises(SettingsError, match="is among the 1 given levels, such as that of 'Montmartre'"):
-        simulated(tmp_path, levels={"Montmartre": 0.01})
+def test_rates_of_a_different_city_are_rejected(tmp_path):
+    with pytest.raises(SettingsError, match="none of the 1 neighborhoods, such as 'Montmartre', is in the city"):
+        simulated(tmp_path, rates={"Montmartre": 0.01})
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"levels": {"Row 0": 0.001, "Row 1": 0.02}}, "the lowest level 0.001 is not above"),
-        ({"levels": {"Row 0": 0.9, "Row 1": 0.5}}, "the highest level 0.9 is not below"),
+        ({"rates": {"Row 0": 0.001, "Row 1": 0.02}}, "the lowest rate 0.001 is too low"),
+        ({"rates": {"Row 0": 0.9, "Row 1": 0.5}}, "the highest rate 0.9 is too high"),
         ({"recall": 0.3}, "raise recall"),
-        ({"validation_images": 20}, "ask for more validation_images"),
+        ({"validation_images": 20}, "increase validation_images"),
     ],
 )
-def test_a_detector_that_can_not_be_is_refused(tmp_path, changes, said):
-    with pytest.raises(SettingsError, match=said):
+def test_an_impossible_detector_is_rejected(tmp_path, changes, message):
+    with pytest.raises(SettingsError, match=message):
         simulated(tmp_path, **changes)
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+def test_a_folder_with_other_content_is_left_unchanged(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(SettingsError, match="is not empty and holds no simulated study"):
-        simulate(str(tmp_path), images=10, client=refuse_to_start)
+        simulate(str(tmp_path), images=10, client=fail_to_start)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_rejected(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(SettingsError, match="is a file"):
-        simulate(str(tmp_path / "out"), images=10, client=refuse_to_start)
+        simulate(str(tmp_path / "out"), images=10, client=fail_to_start)
 
 
-def test_an_object_store_is_refused():
+def test_an_object_store_is_rejected():
     with pytest.raises(SettingsError, match="needs a local folder"):
-        simulate("memory://study", images=10, client=refuse_to_start)
+        simulate("memory://study", images=10, client=fail_to_start)
 
 
-def test_other_arguments_for_the_same_folder_are_refused(tmp_path):
+def test_other_arguments_for_the_same_folder_are_rejected(tmp_path):
     with pytest.raises(RuntimeError, match="no cluster"):
         simulate(str(tmp_path / "out"), images=10, seed=1, client=no_cluster)
-    with pytest.raises(SettingsError, match=re.escape("other images, seed (images 10, now asked 20)")):
-        simulate(str(tmp_path / "out"), images=20, seed=2, client=refuse_to_start)
+    with pytest.raises(SettingsError, match=re.escape("other images, seed (images 10, not 20)")):
+        simulate(str(tmp_path / "out"), images=20, seed=2, client=fail_to_start)
 
 
 def no_cluster():
     raise RuntimeError("no cluster")
 
 
-def test_a_run_that_was_stopped_before_its_first_result_goes_on(tmp_path):
+def test_a_run_that_stopped_before_its_first_result_resumes(tmp_path):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no cluster"):
             simulate(str(tmp_path / "out"), images=10, client=no_cluster)
     assert open_study(tmp_path / "out").settings.simulated.startswith("Images, detections")
 
 
-def test_settings_that_the_user_changed_stay(tmp_path):
+def test_settings_changed_by_the_user_are_kept(tmp_path):
     path = tmp_path / "out" / "study.yaml"
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no cluster"):

@@ -1,4 +1,4 @@
-"""What is read of a folder of labeled images, and what is refused."""
+"""Reading of labeled images from a folder, and rejected input."""
 
 import json
 from collections import Counter
@@ -19,36 +19,36 @@ def folder(tmp_path):
 
 
 def everything(collection):
-    return {one.name: one.boxes for some in collection.splits.values() for one in some}
+    return {example.name: example.boxes for examples in collection.splits.values() for example in examples}
 
 
-def test_yolo_text_and_coco_json_of_the_same_images_are_the_same_collection(tmp_path, folder):
+def test_yolo_text_and_coco_json_of_the_same_images_give_the_same_collection(tmp_path, folder):
     yolo, coco = read_collection(folder), read_collection(write(tmp_path / "coco", 24, form="coco"))
     assert yolo.class_names == coco.class_names == ("red", "blue")
-    assert {split: [one.name for one in some] for split, some in yolo.splits.items()} == {
-        split: [one.name for one in some] for split, some in coco.splits.items()
+    assert {split: [example.name for example in examples] for split, examples in yolo.splits.items()} == {
+        split: [example.name for example in examples] for split, examples in coco.splits.items()
     }
     for name, boxes in everything(yolo).items():
         np.testing.assert_allclose(boxes, everything(coco)[name], atol=1e-9)
     assert yolo.faults == coco.faults == ()
 
 
-def test_all_images_of_a_ride_are_in_the_split_that_splits_csv_says(folder):
+def test_all_images_of_a_ride_are_in_the_split_of_splits_csv(folder):
     found = read_collection(folder)
-    assert {split: {one.ride for one in some} for split, some in found.splits.items()} == {
+    assert {split: {example.ride for example in examples} for split, examples in found.splits.items()} == {
         "train": {f"ride{n}" for n in range(6)},
         "validation": {"ride6"},
         "test": {"ride7"},
     }
 
 
-def test_without_splits_csv_rides_are_split_by_their_names_and_adding_one_moves_no_other(tmp_path):
+def test_without_splits_csv_rides_are_split_by_name_and_stay_when_others_are_added(tmp_path):
     few, many = (write(tmp_path / f"{rides}", rides, rides=rides) for rides in (60, 64))
     where = []
-    for one in (few, many):
-        (one / "splits.csv").unlink()
-        found = read_collection(one)
-        where.append({image.ride: split for split, some in found.splits.items() for image in some})
+    for folder in (few, many):
+        (folder / "splits.csv").unlink()
+        found = read_collection(folder)
+        where.append({example.ride: split for split, examples in found.splits.items() for example in examples})
     assert where[0].items() <= where[1].items()
     shares = Counter(where[1].values())
     assert 40 <= shares["train"] <= 56
@@ -62,22 +62,22 @@ def test_rides_of_one_place_are_in_the_same_split(tmp_path):
     (folder / "splits.csv").write_text("ride,place\n" + "".join(f"{r},{p}\n" for r, p in place.items()))
     where = {}
     for split, examples in read_collection(folder).splits.items():
-        for one in examples:
-            where.setdefault(place[one.ride], set()).add(split)
+        for example in examples:
+            where.setdefault(place[example.ride], set()).add(split)
     assert len(where) == 16
     assert {frozenset(splits) for splits in where.values()} == {
         frozenset({split}) for split in ("train", "validation", "test")
     }
 
 
-def test_a_ride_that_is_put_into_two_splits_is_refused(folder):
+def test_a_ride_in_two_splits_is_rejected(folder):
     with (folder / "splits.csv").open("a") as file:
         file.write("ride3,test\n")
-    with pytest.raises(SourceError, match="puts the ride 'ride3' into train and into test"):
+    with pytest.raises(SourceError, match="assigns ride 'ride3' to both train and test"):
         read_collection(folder)
 
 
-def test_an_image_without_a_label_file_shows_nothing(folder):
+def test_an_image_without_a_label_file_has_no_boxes(folder):
     name = next(name for name, boxes in everything(read_collection(folder)).items() if len(boxes))
     (folder / "labels" / name).with_suffix(".txt").unlink()
     assert everything(read_collection(folder))[name].shape == (0, 5)
@@ -86,13 +86,13 @@ def test_an_image_without_a_label_file_shows_nothing(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0.5 0.5 0.5 0.1 0.1", "class, center x, center y, width, height expected"),
-        ("0 0.5 0.5 0.1", "class, center x, center y, width, height expected"),
-        ("0 0.5 nan 0.1 0.1", "class, center x, center y, width, height expected"),
-        ("red 0.5 0.5 0.1 0.1", "class, center x, center y, width, height expected"),
+        ("0.5 0.5 0.5 0.1 0.1", "expected class, center x, center y, width, height"),
+        ("0 0.5 0.5 0.1", "expected class, center x, center y, width, height"),
+        ("0 0.5 nan 0.1 0.1", "expected class, center x, center y, width, height"),
+        ("red 0.5 0.5 0.1 0.1", "expected class, center x, center y, width, height"),
     ],
 )
-def test_a_line_that_is_no_label_is_refused_with_its_place(folder, line, message):
+def test_an_invalid_label_is_rejected_with_file_and_line(folder, line, message):
     (folder / "labels" / "ride0" / "0000.txt").write_text(line)
     with pytest.raises(SourceError, match=message) as refused:
         read_collection(folder)
@@ -105,12 +105,12 @@ def test_boxes_of_unknown_classes_are_left_out_and_listed(folder):
     found = read_collection(folder)
     np.testing.assert_allclose(everything(found)["ride0/0000.png"], [[1, 0.5, 0.5, 0.1, 0.1]])
     assert found.faults == tuple(
-        f"{label} line {line} has the class {kind}, classes.txt names 2, from 0 on: left out"
+        f"{label} line {line}: class {kind} is not one of the 2 in classes.txt, left out"
         for line, kind in ((1, 2), (3, -1))
     )
 
 
-def test_boxes_are_cut_at_the_edge_and_what_is_mended_or_left_out_is_listed(folder):
+def test_boxes_are_clipped_to_the_image_and_corrections_are_listed(folder):
     (folder / "labels" / "ride0" / "0000.txt").write_text(
         "0 0.95 0.5 0.2 0.2\n1 0.5 0.5 0 0.2\n1 0.2 0.2 0.1 0.1\n1 0.2 0.2 0.1 0.1\n"
     )
@@ -118,11 +118,10 @@ def test_boxes_are_cut_at_the_edge_and_what_is_mended_or_left_out_is_listed(fold
     np.testing.assert_allclose(
         everything(found)["ride0/0000.png"], [[0, 0.925, 0.5, 0.15, 0.2], [1, 0.2, 0.2, 0.1, 0.1]], atol=1e-9
     )
-    told = [fault.partition(": ")[2] for fault in found.faults]
-    assert told == [
-        "a box reaches beyond the image, cut at its edge",
+    assert [fault.partition(": ")[2] for fault in found.faults] == [
+        "a box extends beyond the image, clipped",
         "1 boxes without an area, left out",
-        "1 boxes that are there twice, left out",
+        "1 duplicate boxes, left out",
     ]
 
 
@@ -148,37 +147,37 @@ def spoil(folder, what):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("no images", "holds no folder images"),
-        ("no labels", "holds neither labels/ nor a .json nor annotations/"),
-        ("no classes", "holds no classes.txt"),
-        ("no class names", "names no class"),
+        ("no images", "has no folder images"),
+        ("no labels", "has neither labels/ nor a .json nor annotations/"),
+        ("no classes", "has no classes.txt"),
+        ("no class names", "classes.txt is empty"),
         ("empty split", "the validation split of .* is empty"),
-        ("unknown ride", "does not say where the ride 'ride1' goes"),
-        ("unknown split", "puts the ride 'ride0' into 'training'"),
-        ("other columns", "no rows with the columns ride and split"),
+        ("unknown ride", "has no row for ride 'ride1'"),
+        ("unknown split", "assigns ride 'ride0' to 'training'"),
+        ("other columns", "no usable rows; expected columns ride and split"),
     ],
 )
-def test_a_folder_in_no_known_form_is_refused_in_one_line(folder, what, message):
+def test_an_unusable_folder_is_rejected_in_one_line(folder, what, message):
     spoil(folder, what)
     with pytest.raises(SourceError, match=message) as refused:
         read_collection(folder)
     assert "\n" not in str(refused.value)
 
 
-def test_a_document_that_is_not_coco_is_refused(tmp_path):
+def test_a_document_that_is_not_coco_is_rejected(tmp_path):
     folder = write(tmp_path / "coco", 24, form="coco")
     document = json.loads((folder / "all.json").read_text())
     del document["categories"]
     (folder / "all.json").write_text(json.dumps(document))
-    with pytest.raises(SourceError, match="is no COCO file"):
+    with pytest.raises(SourceError, match="is not a COCO file"):
         read_collection(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"category_id": 99}, "annotation 0 has the class 99, which is not among its categories: left out"),
-        ({"image_id": -5}, "annotation 0 is of image -5, which the file does not list: left out"),
+        ({"category_id": 99}, "annotation 0: class 99 is not one of the categories, left out"),
+        ({"image_id": -5}, "annotation 0: image -5 is not listed in the file, left out"),
     ],
 )
 def test_an_annotation_that_contradicts_its_coco_document_is_left_out_and_listed(tmp_path, change, fault):
@@ -192,33 +191,33 @@ def test_an_annotation_that_contradicts_its_coco_document_is_left_out_and_listed
     assert sum(map(len, everything(found).values())) == boxes - 1
 
 
-def test_coco_images_that_are_not_there_or_not_listed_are_told(tmp_path):
+def test_coco_images_that_are_missing_or_not_listed_are_reported(tmp_path):
     folder = write(tmp_path / "coco", 24, form="coco")
     (folder / "images/ride0/0000.png").rename(folder / "images/ride0/other.png")
     assert read_collection(folder).faults == (
-        "images/ride0/other.png: no label file names it, left out",
-        "images/ride0/0000.png: listed, and not there",
+        "images/ride0/other.png: not in any label file, left out",
+        "images/ride0/0000.png: listed but missing",
     )
 
 
-def test_a_class_without_a_box_is_told_and_no_box_at_all_is_refused(folder):
+def test_a_class_without_boxes_is_reported_and_a_set_without_boxes_is_rejected(folder):
     for path in (folder / "labels").rglob("*.txt"):
         path.write_text("".join(line for line in path.read_text().splitlines(True) if line.startswith("0")))
     assert list(check_classes(read_collection(folder))) == [
-        "no box of 'blue' in the train split: it can not be learned"
+        "no box of 'blue' in the train split: the detector cannot learn it"
     ]
     for path in (folder / "labels").rglob("*.txt"):
         path.write_text("")
-    with pytest.raises(SourceError, match="nothing to learn"):
+    with pytest.raises(SourceError, match="the train split has no boxes"):
         list(check_classes(read_collection(folder)))
 
 
 def test_the_summary_counts_images_boxes_and_classes(folder):
     found = read_collection(folder)
-    boxes = np.concatenate([one.boxes for one in found.splits["train"]])
+    boxes = np.concatenate([example.boxes for example in found.splits["train"]])
     red, blue = (int((boxes[:, 0] == kind).sum()) for kind in (0, 1))
-    empty = sum(not len(one.boxes) for one in found.splits["train"])
-    share = [sum(kind in one.boxes[:, 0] for one in found.splits["train"]) / 18 for kind in (0, 1)]
+    empty = sum(not len(example.boxes) for example in found.splits["train"])
+    share = [sum(kind in example.boxes[:, 0] for example in found.splits["train"]) / 18 for kind in (0, 1)]
     assert found.summary()[0] == (
         f"train: 18 images, {empty} without a box; {red} red (in {share[0]:.1%} of the images), "
         f"{blue} blue (in {share[1]:.1%} of the images)"
@@ -226,7 +225,7 @@ def test_the_summary_counts_images_boxes_and_classes(folder):
 
 
 def as_voc(folder):
-    """The same labels as Pascal VOC."""
+    """Write the labels as Pascal VOC."""
     for name, boxes in everything(read_collection(folder)).items():
         objects = "".join(
             f"<object><name>{NAMES[int(k)]}</name><bndbox><xmin>{(x - w / 2) * SIDE}</xmin>"
@@ -243,7 +242,7 @@ def as_voc(folder):
 
 
 def as_scale(folder):
-    """The same labels as a task export of Scale AI."""
+    """Write the labels as a task export of Scale AI."""
     tasks = [
         {
             "task_id": name,
@@ -269,20 +268,20 @@ def as_scale(folder):
 
 
 @pytest.mark.parametrize("convert", [as_voc, as_scale])
-def test_other_forms_of_the_same_labels_are_the_same_collection(folder, convert):
+def test_other_formats_of_the_same_labels_give_the_same_collection(folder, convert):
     before = everything(read_collection(folder))
     convert(folder)
     (folder / "labels").rename(folder / "other")
     (folder / "classes.txt").unlink()
     found = read_collection(folder)
-    assert found.class_names == ("blue", "red"), "neither form numbers its classes"
+    assert found.class_names == ("blue", "red"), "neither format numbers its classes"
     assert found.faults == ()
     for name, boxes in everything(found).items():
         renumbered = np.column_stack([1 - boxes[:, 0], boxes[:, 1:]])
         np.testing.assert_allclose(np.sort(renumbered, axis=0), np.sort(before[name], axis=0), atol=1e-9)
 
 
-def test_classes_are_mapped_by_name_joined_and_left_out(folder):
+def test_classes_are_renamed_merged_and_left_out(folder):
     before = everything(read_collection(folder))
     joined = read_collection(folder, {"red": "color", "blue": "color"})
     assert joined.class_names == ("color",)
@@ -291,23 +290,21 @@ def test_classes_are_mapped_by_name_joined_and_left_out(folder):
     blue = read_collection(folder, {"red": ""})
     assert blue.class_names == ("blue",)
     assert sum(map(len, everything(blue).values())) == sum((boxes[:, 0] == 1).sum() for boxes in before.values())
-    with pytest.raises(SourceError, match="no label is of a class 'green': red, blue"):
+    with pytest.raises(SourceError, match="the labels have no such class; expected one of red, blue"):
         read_collection(folder, {"green": "red"})
 
 
-def test_a_classes_txt_gives_the_order_of_the_classes_of_any_form(folder):
+def test_classes_txt_orders_the_classes_of_any_format(folder):
     as_scale(folder)
     (folder / "labels").rename(folder / "other")
     (folder / "classes.txt").write_text("blue\nvehicle\n")
     joined = read_collection(folder, {"red": "vehicle"})
     assert (joined.class_names, joined.faults) == (("blue", "vehicle"), ())
     red = sum((boxes[:, 0] == 1).sum() for boxes in everything(joined).values())
-    assert read_collection(folder).faults == (
-        f"{red} boxes of the class 'red', which classes.txt does not name, left out",
-    )
+    assert read_collection(folder).faults == (f"{red} boxes of class 'red', which is not in classes.txt, left out",)
 
 
-def test_a_mapping_is_theirs_and_ours():
+def test_class_options_are_theirs_and_ours():
     assert class_mapping(["cop car = police vehicle", "dog="]) == {"cop car": "police vehicle", "dog": ""}
     with pytest.raises(SourceError, match="THEIRS=OURS"):
         class_mapping(["cop car"])
@@ -316,16 +313,16 @@ def test_a_mapping_is_theirs_and_ours():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("<annotation", "is no XML"),
-        ("<labels/>", "is no Pascal VOC file: its root is 'labels'"),
+        ("<annotation", "is not valid XML"),
+        ("<labels/>", "is not a Pascal VOC file: root element is 'labels'"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares a document type or entities"),
         (
             "<annotation><filename>0000.png</filename><object><name>red</name></object></annotation>",
-            "a side or an edge is no number",
+            "size or bndbox is not numeric",
         ),
     ],
 )
-def test_xml_that_is_no_label_is_refused(folder, content, message):
+def test_xml_without_labels_is_rejected(folder, content, message):
     (folder / "labels").rename(folder / "other")
     (folder / "annotations").mkdir()
     (folder / "annotations" / "a.xml").write_text(content)
@@ -333,38 +330,40 @@ def test_xml_that_is_no_label_is_refused(folder, content, message):
         read_collection(folder)
 
 
-def test_an_image_that_claims_too_many_pixels_to_be_opened_is_left_to_the_check(folder):
+def test_an_image_with_too_many_pixels_is_reported_by_the_check(folder):
     content = of_every_kind()["webp.webp"][0]
-    (folder / "images/ride0/0000.png").write_bytes(content[:15] + b"X" + content[16:])  # 103 billion, by its header
+    (folder / "images/ride0/0000.png").write_bytes(
+        content[:15] + b"X" + content[16:]
+    )  # 103 billion pixels according to its header
     (folder / "labels").rename(folder / "other")
     (folder / "annotations").mkdir()
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     for image in (folder / "images").rglob("*.png"):
-        one = f"<filename>{image.name}</filename><object><name>{NAMES[0]}</name>{box}</object>"
-        (folder / f"annotations/{image.stem}.xml").write_text(f"<annotation>{one}</annotation>")
-    assert any("images/ride0/0000.png: can not be decoded, left out" in line for line in check(folder, size=96))
+        content = f"<filename>{image.name}</filename><object><name>{NAMES[0]}</name>{box}</object>"
+        (folder / f"annotations/{image.stem}.xml").write_text(f"<annotation>{content}</annotation>")
+    assert any("images/ride0/0000.png: cannot be decoded, left out" in line for line in check(folder, size=96))
 
 
-def test_a_check_says_what_is_in_a_set_and_every_fault(folder):
+def test_check_reports_contents_and_every_fault(folder):
     (folder / "images/ride0/0000.png").write_bytes(b"no image")
     (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
     (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
     lines = list(check(folder, size=96))
     assert lines[0].startswith("train: 17 images")
-    assert "100.0% of the boxes have an anchor of yolov7-tiny" in lines
+    assert "100.0% of the boxes match an anchor of yolov7-tiny" in lines
     at = lines.index("3 faults:")
     assert [line.strip().rpartition("/data/")[2] for line in lines[at + 1 :]] == [
-        "labels/ride2/0002.txt: a box reaches beyond the image, cut at its edge",
-        "images/ride0/0000.png: can not be decoded, left out",
-        "images/ride1/0001.png: the same as images/ride6/copy.png, in train and validation: what is learned is tested",
+        "labels/ride2/0002.txt: a box extends beyond the image, clipped",
+        "images/ride0/0000.png: cannot be decoded, left out",
+        "images/ride1/0001.png: identical to images/ride6/copy.png, in train and validation: training data leak",
     ]
 
 
-def test_what_is_wrong_is_an_error_once_all_of_it_is_told_if_one_is_strict(folder):
+def test_strict_check_fails_after_reporting_every_fault(folder):
     assert list(check(folder, size=96, strict=True))[-1] == "0 faults"
     (folder / "images/ride6/copy.png").write_bytes((folder / "images/ride1/0001.png").read_bytes())
     (folder / "labels/ride2/0002.txt").write_text("0 0.95 0.5 0.2 0.2")
-    told = []
-    with pytest.raises(SourceError, match="2 faults in the set, and --strict allows none"):
-        told.extend(check(folder, size=96, strict=True))
-    assert told == list(check(folder, size=96))
+    lines = []
+    with pytest.raises(SourceError, match="found 2 faults; --strict allows none"):
+        lines.extend(check(folder, size=96, strict=True))
+    assert lines == list(check(folder, size=96))

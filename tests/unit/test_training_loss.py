@@ -1,4 +1,4 @@
-"""Assignment and loss against plain loops (tests/reference_training.py) on random outputs."""
+"""Assignment and loss equal plain loops (tests/reference_training.py) on random outputs."""
 
 import math
 
@@ -26,7 +26,7 @@ def outputs(generator, levels, size, strides, classes, images=2):
 def some_targets(generator, count, classes, images=2):
     sides = np.exp(generator.uniform(np.log(0.02), np.log(0.7), (count, 2)))
     centers = generator.uniform(0.01, 0.99, (count, 2))
-    # Crowded: two targets of one image at nearly the same place fight for the same cells.
+    # Two targets of one image at nearly the same location compete for the same cells.
     centers[1], sides[1] = centers[0] + 0.01, sides[0] * 1.1
     image = generator.integers(0, images, count)
     image[1] = image[0]
@@ -39,7 +39,7 @@ def as_floats(network):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("name", "classes"), [("yolov7-tiny", 2), ("yolov7-tiny", 1), ("yolov7-w6", 3)])
-def test_the_loss_and_its_parts_are_those_of_plain_loops(name, classes, seed):
+def test_the_loss_and_its_parts_equal_plain_loops(name, classes, seed):
     generator = np.random.default_rng(seed)
     with torch.device("cpu"):
         network = Network(narrowed(variant(name, classes), 0.02))
@@ -49,7 +49,7 @@ def test_the_loss_and_its_parts_are_those_of_plain_loops(name, classes, seed):
     targets = some_targets(generator, 7, classes)
     recipe = RECIPES["p6" if auxiliary else "tiny"]
     found = Criterion(network, recipe, size)(maps + (auxiliary or []), torch.from_numpy(targets).float())
-    wanted = reference.loss(
+    expected = reference.loss(
         [values.float().numpy() for values in maps],
         torch.from_numpy(targets).float().tolist(),
         as_floats(network),
@@ -59,13 +59,13 @@ def test_the_loss_and_its_parts_are_those_of_plain_loops(name, classes, seed):
         classes=classes,
         auxiliary=None if auxiliary is None else [values.float().numpy() for values in auxiliary],
     )
-    assert (float(found.total), found.box, found.objectness, found.classes) == pytest.approx(wanted, rel=2e-5)
+    assert (float(found.total), found.box, found.objectness, found.classes) == pytest.approx(expected, rel=2e-5)
     assert found.box > 0
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(("reach", "best"), [(0.5, 10), (1.0, 20)])
-def test_the_same_cells_answer_for_the_same_targets_as_in_plain_loops(seed, reach, best):
+def test_the_assignment_equals_plain_loops(seed, reach, best):
     generator = np.random.default_rng(100 + seed)
     network = build(variant("yolov7-tiny", 2))
     maps = [values.float() for values in outputs(generator, 3, 160, network.strides, 2)]
@@ -74,29 +74,27 @@ def test_the_same_cells_answer_for_the_same_targets_as_in_plain_loops(seed, reac
     found = assignment.assign(maps, targets, anchors, network.strides, reach=reach, best=best)
     got = sorted(
         (level, *cell, number)
-        for level, one in enumerate(found)
+        for level, positives in enumerate(found)
         for *cell, number in torch.stack(
-            [one.cells.image, one.cells.anchor, one.cells.row, one.cells.column, one.targets], 1
+            [getattr(positives.cells, name) for name in ("image", "anchor", "row", "column")] + [positives.targets], 1
         ).tolist()
     )
-    wanted = reference.assign(
+    expected = reference.assign(
         [values.numpy() for values in maps], targets.tolist(), anchors.double().tolist(), network.strides, reach, best
     )
-    assert got == sorted((*cell, number) for cell, number in wanted)
+    assert got == sorted((*cell, number) for cell, number in expected)
     assert got
 
 
 @pytest.mark.parametrize(("reach", "most"), [(assignment.LEAD_REACH, 3), (assignment.AUXILIARY_REACH, 5)])
-def test_a_target_in_the_open_has_at_most_three_cells_an_anchor_and_five_for_the_auxiliary_head(reach, most):
+def test_a_target_has_at_most_three_cells_per_anchor_and_five_for_the_auxiliary_head(reach, most):
     target = torch.tensor([[0, 0, 0.531, 0.523, 0.1, 0.1]])
     found = assignment.candidates(target, torch.tensor([[1.0, 1.0], [40.0, 40.0]]), (10, 10), reach)
     assert len(found.row) == most
     assert set(found.anchor.tolist()) == {0}, "the other anchor's sides differ by more than 4"
 
 
-def test_an_image_without_a_target_costs_objectness_alone():
-    network = build(variant("yolov7-tiny", 2))
-    criterion = Criterion.__new__(Criterion)
+def test_an_image_without_targets_contributes_objectness_only():
     with torch.device("cpu"):
         network = Network(narrowed(variant("yolov7-tiny", 2), 0.02))
     criterion = Criterion(network, RECIPES["tiny"], 64)
@@ -107,7 +105,7 @@ def test_an_image_without_a_target_costs_objectness_alone():
     assert found.objectness == pytest.approx(1.0 * 0.01 * math.log(2) * (4 + 1 + 0.4))
 
 
-def test_ciou_is_that_of_plain_arithmetic_and_one_for_equal_boxes():
+def test_ciou_equals_plain_arithmetic_and_is_one_for_equal_boxes():
     generator = np.random.default_rng(3)
     a, b = (np.column_stack([generator.uniform(0, 5, (50, 2)), generator.uniform(0.2, 4, (50, 2))]) for _ in "ab")
     got = ciou(torch.from_numpy(a), torch.from_numpy(b)).tolist()
@@ -115,7 +113,7 @@ def test_ciou_is_that_of_plain_arithmetic_and_one_for_equal_boxes():
     assert ciou(torch.from_numpy(a), torch.from_numpy(a)).tolist() == pytest.approx([1.0] * 50, abs=1e-6)
 
 
-def test_gains_at_the_study_s_settings_are_the_published_ones():
+def test_gains_under_the_settings_of_the_study_are_the_published_ones():
     with torch.device("cpu"):
         network = Network(narrowed(variant("yolov7-e6e", 2), 0.01))
     gains = Criterion(network, RECIPES["p6"], 1280).gains

@@ -1,1 +1,1 @@
-"""Rendered street scenes as a dashcam sees them, with the boxes of police vehicles and officers known."""
+"""Rendered street scenes from the view of a dashcam, with known boxes of police vehicles and officers."""

@@ -1,4 +1,4 @@
-"""What a camera makes of a scene: blur, vignette, noise and JPEG; and the picture that belongs to a key."""
+"""Photographs of scenes, with the blur, vignette, noise, and JPEG compression of a camera."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from patrolscope.pipeline.simulation.scenes.paint import Box, paint
 from patrolscope.pipeline.simulation.scenes.scene import VEHICLE, Scene
 
 _MOST_ATTEMPTS = 40
-_TILE = 1024  # pixels a side of the noise that all pictures take theirs from
+_TILE = 1024  # side of the noise from which all photographs take a part, pixels
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A JPEG and what it shows."""
+    """JPEG file and the boxes it shows."""
 
     jpeg: bytes
     boxes: tuple[Box, ...]
@@ -34,43 +34,58 @@ class Photograph:
 
 
 def photograph(seed: int, key: str, *, police: bool | None = None) -> Photograph:
-    """The picture of a key: the same bytes whoever asks, and when.
+    """Render the photograph of a key, which depends only on the arguments.
 
     Parameters
     ----------
-    seed, key : any seed from 0 on and any text, such as an image_ref
-    police : whether a police vehicle is to be seen; scenes that do not have it so are drawn again. None: as it comes
+    seed : int
+        Seed, at least 0.
+    key : str
+        Any text, such as an `image_ref`.
+    police : bool or None, default None
+        Whether a police vehicle is visible. Scenes are drawn until one satisfies this. None: the first scene.
 
     Raises
     ------
-    ValueError : no scene of many had it so, which does not happen
+    ValueError
+        If none of 40 scenes satisfies `police`, which does not happen in practice.
     """
     generator = stream(seed, f"scene {key}")
     for _ in range(_MOST_ATTEMPTS):
         scene = compose(generator, police=police)
         pixels, boxes = paint(scene)
         if police is None or police == any(box.kind == VEHICLE for box in boxes):
-            return Photograph(exposed(pixels, scene, generator), tuple(boxes))
-    raise ValueError(f"no scene of {_MOST_ATTEMPTS} for {key!r} shows what is asked for")
+            return Photograph(expose(pixels, scene, generator), tuple(boxes))
+    raise ValueError(f"none of {_MOST_ATTEMPTS} scenes for {key!r} has a visible police vehicle: {police}")
 
 
-def exposed(pixels: npt.NDArray[np.uint8], scene: Scene, generator: np.random.Generator) -> bytes:
-    """The JPEG file of painted pixels, as a cheap camera behind a windscreen takes it."""
+def expose(pixels: npt.NDArray[np.uint8], scene: Scene, generator: np.random.Generator) -> bytes:
+    """Encode rendered pixels as a JPEG of an inexpensive camera behind a windscreen.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+        RGB pixels.
+    scene : Scene
+        Scene, whose light affects blur and noise.
+    generator : numpy.random.Generator
+        Source of randomness.
+    """
     image = Image.fromarray(pixels)
     image = image.filter(ImageFilter.BoxBlur(float(generator.uniform(0.1, 0.9 + 0.4 * scene.light.lamps))))
     noise = float(generator.uniform(1.5, 5.0) + 5.0 * scene.light.lamps * generator.random())
     row, column = generator.integers(0, _TILE - HEIGHT), generator.integers(0, _TILE - WIDTH)
     grain = _grain()[row : row + HEIGHT, column : column + WIDTH] * int(noise * 16)
     gain = float(generator.uniform(0.88, 1.12))
-    # In whole numbers, and color by color: a sixth of the time of floats of three colors at once.
+    # Integers, one color at a time, take a sixth of the time of floats for all colors.
     factor = (_vignette() * gain * 256).astype(np.int32)
     bands = []
     for band in image.split():
-        shown = np.asarray(band).astype(np.int32)
-        shown *= factor
-        shown += grain
-        shown >>= 8
-        bands.append(Image.fromarray(shown.clip(0, 255, out=shown).astype(np.uint8)))
+        values = np.asarray(band).astype(np.int32)
+        values *= factor
+        values += grain
+        values >>= 8
+        bands.append(Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8)))
     finished = Image.merge("RGB", bands)
     file = io.BytesIO()
     finished.save(file, "JPEG", quality=int(generator.integers(55, 92)))
@@ -90,7 +105,7 @@ def _vignette() -> npt.NDArray[np.float64]:
 
 
 def label_text(boxes: Sequence[Box]) -> str:
-    """Lines `class cx cy w h` in shares of the picture: a YOLO label file."""
+    """Format boxes as a YOLO label file: lines `class cx cy w h` in shares of the image."""
     return "".join(
         f"{box.kind} {(box.x1 + box.x2) / 2 / WIDTH:.6f} {(box.y1 + box.y2) / 2 / HEIGHT:.6f} "
         f"{(box.x2 - box.x1) / WIDTH:.6f} {(box.y2 - box.y1) / HEIGHT:.6f}\n"

@@ -1,4 +1,4 @@
-"""A scene as a description: light, street, vehicles, people, poles. `compose` draws one, `paint` shows it."""
+"""Description of a scene: light, street, vehicles, people, and posts. `compose` draws it, `paint` renders it."""
 
 from __future__ import annotations
 
@@ -12,49 +12,51 @@ Color = tuple[int, int, int]
 OFFICER, VEHICLE = 0, 1  # class numbers, as in the study's class_names
 CLASS_NAMES = ("police officer", "police vehicle")
 
+PARKING_M = 2.3  # width of a parking lane
+
 
 @dataclass(frozen=True)
 class Light:
-    """Time of day and weather, as factors on the colors of daylight."""
+    """Time of day and weather, as factors of the colors in daylight."""
 
     name: str  # day, dusk, night
-    ambient: float  # of 1: what is not lit by itself
+    ambient: float  # brightness of everything but light sources, 1 by day
     tint: tuple[float, float, float]
     sky: tuple[Color, Color]  # at the top, at the horizon
-    lamps: float  # 0..1: how bright headlights, street lamps and windows are
+    lamps: float  # 0..1: brightness of headlights, street lamps, and windows
     shadow: float  # 0..1
-    haze_m: float  # distance at which two thirds of a color are the horizon's
+    haze_m: float  # distance at which two thirds of a color are that of the horizon
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A dashcam: 1.2 to 1.6 m above the road, looking ahead."""
+    """Dashcam, 1.2 to 1.65 m above the road, facing forward."""
 
     width: int  # pixels
     height: int
     focal: float  # pixels
     horizon: float  # pixels from the top
-    middle: float  # pixels from the left: where straight ahead is
-    x: float  # meters right of the road's middle
-    y: float  # above the road
+    middle: float  # pixels from the left: vanishing point
+    x: float  # meters right of the center of the road
+    y: float  # meters above the road
 
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A vehicle on the road."""
+    """Vehicle on the road."""
 
     model: Model
-    x: float  # meters right of the road's middle
-    z: float  # ahead of the camera, of its middle
-    yaw: float  # radians; 0: drives away, pi: comes toward
+    x: float  # meters right of the center of the road
+    z: float  # meters ahead of the camera, of its center
+    yaw: float  # radians; 0: drives away, pi: approaches
     colors: Mapping[str, Color]
-    kind: int | None = None  # class of its box, where it has one
-    flashing: int = 0  # 0: light bar off, 1 and 2: one or the other lamp
+    kind: int | None = None  # class number; None: no box
+    flashing: int = 0  # 0: light bar off, 1: red lamp, 2: blue lamp
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody on foot."""
+    """Pedestrian or officer."""
 
     x: float
     z: float
@@ -69,9 +71,9 @@ class Person:
 
 @dataclass(frozen=True)
 class Post:
-    """What stands on a pavement: lamp, tree, sign, traffic light."""
+    """Lamp, tree, sign, or traffic light on a pavement."""
 
-    sort: str
+    sort: str  # tree, lamp, sign, light
     x: float
     z: float
     height: float
@@ -81,38 +83,38 @@ class Post:
 
 @dataclass(frozen=True)
 class House:
-    """A front along the street, from the pavement's outer edge up."""
+    """House front along the street, at the outer edge of the pavement."""
 
     x: float
     near: float  # meters ahead
     far: float
     height: float
     storeys: int
-    windows: int  # in a storey
+    windows: int  # per storey
     color: Color
     glass: Color
     shop: Color | None
-    lit: int  # bits: which windows are lit at night
+    lit: int  # bits: windows that are lit at night
 
 
 @dataclass(frozen=True)
 class Street:
-    """The road and what lines it; meters."""
+    """Road, pavements, and houses; lengths in meters."""
 
     half_road: float
     pavement: float
-    lanes: tuple[float, ...]  # where lines are painted
+    lanes: tuple[float, ...]  # positions of painted lines
     crossing: float | None  # distance of a cross street
     crossing_half: float
     asphalt: Color
     concrete: Color
     houses: tuple[House, ...]
-    bonnet: Color | None  # of the camera's own car, where it is seen
+    own_hood: Color | None  # of the camera car, if visible
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is in a picture before the camera spoils it."""
+    """Everything in an image, before the effects of the camera."""
 
     light: Light
     camera: Camera

@@ -1,8 +1,8 @@
-"""Vehicles as solids of flat faces: what they are made of, in meters, before anybody looks at them.
+"""Models of vehicles: solids with flat faces, in meters.
 
-A model is a list of faces in the order in which they are painted: tires, body, cabin, roof. Paint that lies on a face
-(windows, stripes, lamps) follows it and is seen when the face is. Coordinates are the vehicle's own: x to its right, y
-up, z forward, the origin on the ground below its middle.
+A model lists its faces in painting order: tires, body, cabin, roof. Windows, stripes, and lamps on a face follow it and
+are visible with it. In the coordinates of the vehicle, x points right, y up, and z forward; the origin is on the ground
+below the center.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Profile = Sequence[tuple[float, float, float]]  # z, y, half the width there; goes round
+Profile = Sequence[tuple[float, float, float]]  # closed polygon of z, y, and half the width there
 
-_LIFT_M = 0.004  # of paint above its face
-# How bright a face is by where it looks: sky light from above, less from the sides, least from below.
+_LIFT_M = 0.004  # height of paint above its face
+# Brightness of a face by axis of its normal: brightest from above, darker from the sides, darkest from below.
 _SHADES = ((1, 1.0), (0, 0.82), (2, 0.92))
 _UNDERSIDE = 0.45
 
 
 @dataclass(frozen=True)
 class Model:
-    """A vehicle's faces, as arrays over all of their corners."""
+    """Faces of a vehicle, as arrays over all corners."""
 
     corners: Floats  # (v, 3)
     starts: npt.NDArray[np.int64]  # (f + 1,) first corner of each face
@@ -33,7 +33,7 @@ class Model:
     middles: Floats  # (f, 3)
     materials: tuple[str, ...]  # (f,)
     shades: Floats  # (f,)
-    outline: npt.NDArray[np.bool_]  # (f,) part of the silhouette; paint is not
+    outline: npt.NDArray[np.bool_]  # (f,) part of the silhouette, unlike paint
     length: float
     width: float
     height: float
@@ -50,7 +50,7 @@ class _Builder:
         self.faces.append((corners if outline else corners + _LIFT_M * normal, normal, material, outline))
 
     def solid(self, profile: Profile, material: str) -> list[tuple[Floats, Floats]]:
-        """A solid that is as wide as its profile says; returns the faces across, one an edge, with their normals."""
+        """Add a symmetric solid; return its faces across the vehicle with their normals, one per profile edge."""
         points = np.array([(z, y) for z, y, _ in profile])
         half = np.array([width for _, _, width in profile])
         center = np.array([0.0, points[:, 1].mean(), points[:, 0].mean()])
@@ -68,7 +68,7 @@ class _Builder:
         return across
 
     def on(self, face: tuple[Floats, Floats], area: tuple[float, float, float, float], material: str) -> None:
-        """Paint on a face across: left, right, first and second edge as shares of it."""
+        """Add paint on a face across; `area` is left, right, first, and second edge as shares of the face."""
         corners, normal = face
         left, right, low, high = area
         shares = [(left, low), (right, low), (right, high), (left, high)]
@@ -86,7 +86,7 @@ class _Builder:
         *,
         outline: bool = False,
     ) -> None:
-        """The same polygon (z, y) on both sides."""
+        """Add the same polygon (z, y) on both sides."""
         widths = half if isinstance(half, Sequence) else [half] * len(points)
         for side in (-1, 1):
             corners = [(side * width, y, z) for (z, y), width in zip(points, widths, strict=True)]
@@ -95,13 +95,13 @@ class _Builder:
     def band(
         self, z: tuple[float, float], y: tuple[float, float], half: float, material: str, slant: float = 0
     ) -> None:
-        """A stripe along both sides."""
+        """Add a stripe along both sides."""
         self.sides([(z[0], y[0]), (z[1], y[0]), (z[1] + slant, y[1]), (z[0] + slant, y[1])], half, material)
 
     def letters(
         self, z: tuple[float, float], y: tuple[float, float], half: float, material: str, count: int = 6
     ) -> None:
-        """A word on both sides, each letter a block."""
+        """Add a word on both sides, with one block per letter."""
         step = (z[1] - z[0]) / count
         for letter in range(count):
             start = z[0] + letter * step
@@ -133,7 +133,7 @@ class _Builder:
             np.concatenate(corners),
             np.cumsum([0, *map(len, corners)]),
             normals,
-            np.array([one.mean(0) for one in corners]),
+            np.array([face.mean(0) for face in corners]),
             tuple(material for *_, material, _ in self.faces),
             np.where(normals[:, 1] < -0.5, _UNDERSIDE, shades),
             np.array([outline for *_, outline in self.faces]),
@@ -145,15 +145,15 @@ class _Builder:
 
 @dataclass(frozen=True)
 class _Car:
-    """Measures of a car, meters."""
+    """Dimensions of a car, meters."""
 
     length: float
     half: float
-    belt: float  # foot of the windows
+    belt: float  # lower edge of the windows
     roof: float
-    hood: float  # height of the bonnet's front
-    rear: tuple[float, float]  # z of the rear window's foot and top
-    front: tuple[float, float]  # z of the windscreen's top and foot
+    hood: float  # height of the front of the hood
+    rear: tuple[float, float]  # z of the bottom and top of the rear window
+    front: tuple[float, float]  # z of the top and bottom of the windscreen
     trunk: float  # height of the rear end
 
 
@@ -167,7 +167,7 @@ BODIES = tuple(_CARS)
 
 @cache
 def car(body: str, livery: str) -> Model:
-    """A car of a body (`BODIES`) in a livery: plain, taxi, police, police-old, tow."""
+    """Return a car of a body in `BODIES` with a livery: plain, livery, taxi, police, police-old, or tow."""
     size, build = _CARS[body], _Builder()
     half, end = size.half, size.length / 2
     build.wheels((-0.31 * size.length, 0.31 * size.length), 0.34, half)
@@ -238,35 +238,33 @@ def _light_bar(build: _Builder, z: tuple[float, float], top: float, half: float)
     build.band((z[0], z[1]), (top + 0.04, top + 0.15), half, "blue lamp")
 
 
-def _livery(
-    build: _Builder, livery: str, size: _Car, back: tuple[Floats, Floats], bonnet: tuple[Floats, Floats]
-) -> None:
+def _livery(build: _Builder, livery: str, size: _Car, back: tuple[Floats, Floats], hood: tuple[Floats, Floats]) -> None:
     half, end = size.half, size.length / 2
     belt = size.belt
     if livery == "taxi":
         build.letters((-0.3, 0.7), (0.62, 0.78), half, "trim", 4)
     elif livery == "police":
-        # Two blue stripes rising to the front, the word between them, and the same on the boot.
+        # Two blue stripes that ascend to the front with the word between them, and the word on trunk and hood.
         build.band((-end + 0.1, end - 0.3), (0.42, 0.52), half, "stripe", 0.1)
         build.band((-end + 0.1, end - 0.9), (belt - 0.16, belt - 0.06), half, "stripe", 0.1)
         build.letters((-0.95, 0.95), (0.57, belt - 0.2), half, "stripe")
         build.on(back, (0.0, 1.0, 0.22, 0.32), "stripe")
         build.word(back, (0.24, 0.76, 0.62, 0.86), "stripe")
-        build.word(bonnet, (0.25, 0.75, 0.3, 0.55), "stripe")
+        build.word(hood, (0.25, 0.75, 0.3, 0.55), "stripe")
     elif livery == "police-old":
-        # The lower half blue, as on the cars of before.
+        # Blue lower half, as on older cars.
         build.band((-end + 0.15, end - 0.25), (0.4, 0.68), half, "stripe", 0.05)
         build.letters((-0.8, 0.8), (0.71, belt - 0.05), half, "stripe")
         build.on(back, (0.0, 1.0, 0.22, 0.5), "stripe")
         build.word(back, (0.24, 0.76, 0.62, 0.86), "stripe")
     elif livery == "livery":
-        # A firm's name: a word and a line, of no police.
+        # Name of a company.
         build.letters((-0.6, 0.6), (0.55, 0.72), half, "stripe", 5)
 
 
 @cache
 def van(livery: str) -> Model:
-    """A delivery van (`plain`, `firm`) or an ambulance."""
+    """Return a delivery van (`plain`, `firm`) or an ambulance."""
     build, half, end, top = _Builder(), 1.0, 2.85, 2.45
     build.wheels((-1.75, 1.8), 0.36, half)
     across = build.solid(
@@ -309,7 +307,7 @@ def van(livery: str) -> Model:
 
 @cache
 def bus() -> Model:
-    """A city bus."""
+    """Return a city bus."""
     build, half, end, top = _Builder(), 1.27, 5.8, 3.05
     build.wheels((-3.2, 3.3), 0.48, half)
     across = build.solid([(-end, 0.35, half), (-end, top, half), (end, top, half), (end, 0.35, half)], "body")
@@ -331,7 +329,7 @@ def bus() -> Model:
 
 @cache
 def truck() -> Model:
-    """A box truck."""
+    """Return a box truck."""
     build, half, end, top = _Builder(), 1.2, 3.9, 3.3
     build.wheels((-2.4, 2.7), 0.48, half)
     outline = [(-end, 0.7), (-end, top), (1.8, top), (1.9, 2.5), (3.1, 2.5), (end, 1.5), (end, 0.5)]
