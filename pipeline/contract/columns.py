@@ -58,6 +58,9 @@ _ARROW: dict[str, pa.DataType] = {
     "float32_list": pa.list_(pa.float32()),
     "int32_list": pa.list_(pa.int32()),
 }
+# Unit and bounds of a coordinate column.
+LAT: dict[str, Any] = {"unit": "degrees north, WGS 84", "low": -90.0, "high": 90.0}
+LNG: dict[str, Any] = {"unit": "degrees east, WGS 84", "low": -180.0, "high": 180.0}
 # On disk the two coordinates of a table's points are one column of this name.
 POINT_COLUMN = "geometry"
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64"})
