@@ -533,7 +533,7 @@ def _print_evaluation(study: Study) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    from patrolscope.analysis.stages.evaluate import QUANTITIES
+    from patrolscope.analysis.estimators.detector_quality import QUANTITIES
     from patrolscope.dashboards.charts.evaluation import EVALUATION_FOLDER
 
     summary = json.loads(study.read_bytes(EVALUATION_FOLDER, "summary.json"))
@@ -542,7 +542,7 @@ def _print_evaluation(study: Study) -> None:
     )
     grid.add_column("")
     for name, facts in summary["sets"].items():
-        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['positives']:,} positive", justify="right")
+        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['labeled_positives']:,} positive", justify="right")
     for quantity in QUANTITIES:
         found = [facts[quantity] for facts in summary["sets"].values()]
         grid.add_row(

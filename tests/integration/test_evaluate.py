@@ -14,8 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from patrolscope import cli
-from patrolscope.analysis.estimators.subgroups import locate
-from patrolscope.analysis.stages.evaluate import evaluate_study
+from patrolscope.analysis.stages.evaluate import evaluate_study, locate
 from patrolscope.analysis.stages.ground_truth import labeled_images, labeled_stage
 from patrolscope.dashboards.charts.evaluation import draw_evaluation, evaluate_stage
 from patrolscope.pipeline.engine.run import run_stages
@@ -67,7 +66,7 @@ def labels_of(images: pd.DataFrame, path) -> str:
 
 def test_evaluation_holds_both_sets_and_all_their_subgroups(evaluated):
     quality = read(evaluated, "evaluation.csv")
-    columns = "set subgroup side quantity estimate lower upper images positives replicates missing"
+    columns = "set subgroup side quantity estimate lower upper images labeled_positives replicates missing"
     assert quality.columns.tolist() == columns.split()
     assert not quality.duplicated(["set", "subgroup", "side", "quantity"]).any()
     assert len(quality) == 2 * (1 + 2 * 14) * 5
@@ -90,7 +89,7 @@ def test_the_whole_sets_are_those_of_scikit_learn(evaluated):
             average_precision_score(truth, score)
         )
         assert whole.loc[(name, "auc"), "images"] == len(labeled)
-        assert whole.loc[(name, "auc"), "positives"] == truth.sum()
+        assert whole.loc[(name, "auc"), "labeled_positives"] == truth.sum()
 
 
 def test_sides_and_left_out_images_add_up_to_the_set(evaluated):

@@ -16,8 +16,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from patrolscope.analysis.estimators.subgroups import Split
-from patrolscope.analysis.stages.evaluate import (
+from patrolscope.analysis.estimators.detector_quality import (
     QUANTITIES,
     ScoreCounts,
     ThresholdRule,
@@ -25,9 +24,10 @@ from patrolscope.analysis.stages.evaluate import (
     choose_threshold,
     curves,
     measure,
-    measured,
+    metrics_table,
     quality_table,
 )
+from patrolscope.analysis.estimators.subgroups import Split
 from patrolscope.pipeline.errors import SettingsError, SourceError
 
 BOOTSTRAP = {"replicates": 40, "seed": 5, "interval_percent": 95}
@@ -108,7 +108,7 @@ def test_a_set_of_five_images_by_hand():
     ],
 )
 def test_what_is_not_defined_is_missing_with_its_reason_and_never_zero(truth, score, missing):
-    table = measured(ScoreCounts.of(truth, score), 0.5, name="few", **BOOTSTRAP).set_index("quantity")
+    table = metrics_table(ScoreCounts.of(truth, score), 0.5, name="few", **BOOTSTRAP).set_index("quantity")
     for quantity, row in table.iterrows():
         assert row["missing"].startswith(missing.get(quantity, "")), quantity
         assert bool(row["missing"]) == (quantity in missing)
@@ -117,7 +117,7 @@ def test_what_is_not_defined_is_missing_with_its_reason_and_never_zero(truth, sc
 
 
 def test_replicates_in_which_a_quantity_is_not_defined_are_left_out_and_counted():
-    table = measured(ScoreCounts.of([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]), 0.5, name="four", **BOOTSTRAP).set_index(
+    table = metrics_table(ScoreCounts.of([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]), 0.5, name="four", **BOOTSTRAP).set_index(
         "quantity"
     )
     assert 0 < table.loc["auc", "replicates"] < 40  # of four images the only positive one is often not drawn
@@ -134,9 +134,9 @@ def test_more_replicates_leave_the_first_ones_as_they_were_and_names_have_stream
 
 def test_intervals_do_not_depend_on_the_size_of_a_block(monkeypatch):
     tally = ScoreCounts.of(*labeled(300))
-    whole = measured(tally, 0.5, name="a", **BOOTSTRAP)
-    monkeypatch.setattr("patrolscope.analysis.stages.evaluate._BLOCK_COUNTS", 7 * tally.counts.size)
-    pd.testing.assert_frame_equal(measured(tally, 0.5, name="a", **BOOTSTRAP), whole)
+    whole = metrics_table(tally, 0.5, name="a", **BOOTSTRAP)
+    monkeypatch.setattr("patrolscope.analysis.estimators.detector_quality._BLOCK_COUNTS", 7 * tally.counts.size)
+    pd.testing.assert_frame_equal(metrics_table(tally, 0.5, name="a", **BOOTSTRAP), whole)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
@@ -150,7 +150,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     for number in range(studies):
         truth = rng.random(400) < share
         tally = ScoreCounts.of(truth, rng.normal(apart * truth))
-        table = measured(tally, threshold, name=f"{number}", replicates=200, seed=1, interval_percent=90)
+        table = metrics_table(tally, threshold, name=f"{number}", replicates=200, seed=1, interval_percent=90)
         rows = table.set_index("quantity")
         for quantity, value in known.items():
             held[quantity] += rows.loc[quantity, "lower"] <= value <= rows.loc[quantity, "upper"]
@@ -173,7 +173,7 @@ def test_every_side_of_a_split_is_the_quality_of_its_own_images():
         expected = by_scikit_learn(truth[chosen], np.nan_to_num(score[chosen]), 0.5)
         assert part["estimate"].tolist() == pytest.approx(expected)
         assert part["images"].unique().tolist() == [chosen.sum()]
-        assert part["positives"].unique().tolist() == [truth[chosen].sum()]
+        assert part["labeled_positives"].unique().tolist() == [truth[chosen].sum()]
 
 
 # Choice of threshold.
@@ -192,7 +192,7 @@ def test_the_chosen_threshold_is_the_best_of_all_by_trying_each(rows, text):
         elif precision >= choice.value and recall > 0:
             tried[threshold] = recall
     if not tried:
-        with pytest.raises(SourceError, match=r"no threshold has a precision|no threshold tells"):
+        with pytest.raises(SourceError, match=r"no threshold has a precision|all labeled images have the score"):
             choose_threshold(choice, truth, score, given=0.7)
         return
     found = choose_threshold(choice, truth, score, given=0.7)
@@ -222,12 +222,14 @@ def test_a_choice_that_can_not_be_understood_is_refused(text):
 
 
 def test_a_precision_that_no_threshold_has_is_refused_with_the_highest_there_is():
-    with pytest.raises(SourceError, match=r"no threshold has a precision of 0.9: the highest is 0.500, at 0.1"):
+    with pytest.raises(SourceError, match=r"no threshold has a precision of 0.9; the highest is 0.500, at 0.1"):
         choose_threshold(ThresholdRule.parse("precision=0.9"), [1, 0, 0], [0.8, 0.8, 0.1], given=0)
 
 
 def test_equal_scores_can_not_choose_a_threshold():
-    with pytest.raises(SourceError, match=r"all labeled images have the score 0.0: no threshold tells them apart"):
+    with pytest.raises(
+        SourceError, match=r"all labeled images have the score 0.0; expected at least two different scores"
+    ):
         choose_threshold(ThresholdRule.parse("best-f1"), [1, 0], [np.nan, np.nan], given=0)
 
 
@@ -272,7 +274,7 @@ def test_calibration_bins_hold_equal_counts_and_images_without_a_box_are_one_of_
     table = calibration_bins(truth, score, interval_percent=95, bins=4)
     assert table["bin"].tolist() == [0, 1, 2, 3, 4]
     assert table["images"].tolist() == [30, 10, 10, 10, 10]
-    assert table["positives"].tolist() == [0, 0, 0, 10, 10]
+    assert table["labeled_positives"].tolist() == [0, 0, 0, 10, 10]
     assert table["mean_score"].tolist() == pytest.approx([0, 5.5 / 40, 15.5 / 40, 25.5 / 40, 35.5 / 40])
     # Wilson's interval of none of 10, of all of 10.
     z_squared = norm.ppf(0.975) ** 2
