@@ -38,20 +38,20 @@ Counts = npt.NDArray[np.int64]
 class ThresholdRule:
     """Rule that determines the threshold."""
 
-    kind: Literal["given", "number", "best-f1", "precision"]
+    kind: Literal["study", "number", "best-f1", "precision"]
     value: float | None = None  # the threshold, or the required precision
 
     @classmethod
     def parse(cls, text: str) -> ThresholdRule:
-        """Parse a rule as the command line spells it: given, best-f1, precision=0.9, or a number.
+        """Parse a rule as the command line spells it: study, best-f1, precision=0.9, or a number.
 
         Raises
         ------
         SettingsError
             If `text` is none of these, or its number is not between 0 and 1.
         """
-        if text in ("given", "best-f1"):
-            return cls("given" if text == "given" else "best-f1")
+        if text in ("study", "best-f1"):
+            return cls("study" if text == "study" else "best-f1")
         kind: Literal["number", "precision"] = "precision" if text.startswith("precision=") else "number"
         try:
             value = float(text.removeprefix("precision="))
@@ -59,7 +59,7 @@ class ThresholdRule:
             value = np.nan
         if not 0 <= value <= 1:
             raise SettingsError(
-                f"--threshold {text}: expected given (estimate.threshold of study.yaml), best-f1, precision=0.9 or "
+                f"--threshold {text}: expected study (estimate.threshold of study.yaml), best-f1, precision=0.9 or "
                 f"another share, or a threshold between 0 and 1"
             )
         return cls(kind, value)
@@ -85,14 +85,14 @@ def choose_threshold(rule: ThresholdRule, truth: npt.ArrayLike, score: npt.Array
     score : array_like of float, shape (n_images,)
         Detector score, 0 to 1. NaN (no box) counts as 0.
     given : float
-        Threshold of the study, for the rule ``given``.
+        Threshold of the study, for the rule ``study``.
 
     Raises
     ------
     SourceError
         If all scores are equal, or no threshold reaches the required precision.
     """
-    if rule.kind == "given":
+    if rule.kind == "study":
         return given
     if rule.kind == "number":
         return float(rule.value or 0.0)

@@ -111,7 +111,7 @@ def evaluation_inputs(study: Study, *, choice: ThresholdRule, replicates: int, l
     if sources.validation is None and labels is None:
         raise SourceError(
             "study.yaml names no validation set: put the path of a CSV file with ground_truth, Model_predicted_score, "
-            "lat, lng and timestamp under sources.validation; or give --labels, a CSV file with image_ref and "
+            "lat, lng and timestamp under sources.validation; or give --ground-truth, a CSV file with image_ref and "
             "ground_truth of images of the study"
         )
     rules = study.settings.estimate

@@ -207,8 +207,8 @@ def test_of_equally_good_thresholds_the_highest_is_taken():
     )
 
 
-def test_a_given_threshold_and_a_number_are_taken_as_they_are():
-    assert choose_threshold(ThresholdRule.parse("given"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
+def test_the_studys_threshold_and_a_number_are_used_unchanged():
+    assert choose_threshold(ThresholdRule.parse("study"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
     assert choose_threshold(ThresholdRule.parse("0.25"), [1, 0], [0.9, 0.1], given=0.770508) == 0.25
     assert choose_threshold(ThresholdRule.parse("0"), [1, 0], [0.9, 0.1], given=0.770508) == 0
 
@@ -216,7 +216,7 @@ def test_a_given_threshold_and_a_number_are_taken_as_they_are():
 @pytest.mark.parametrize("text", ["best", "1.2", "-0.1", "precision=90", "precision=", "nan"])
 def test_a_choice_that_can_not_be_understood_is_refused(text):
     with pytest.raises(
-        SettingsError, match=r"expected given \(estimate.threshold of study.yaml\), best-f1, precision=0.9"
+        SettingsError, match=r"expected study \(estimate.threshold of study.yaml\), best-f1, precision=0.9"
     ):
         ThresholdRule.parse(text)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from patrolscope.pipeline.contract.columns import LAT, LNG, Column, Table
 
-# Population groups of the race analysis, by the suffix of their column in AREAS: the ACS B03002 estimates.
+# Published ACS B03002 estimate of each population group of the race analysis, by column of AREAS.
 PEOPLE_PUBLISHED = {
     "persons": "Estimate_Total",
     "persons_white": "Estimate_Total_Not_Hispanic_or_Latino_White_alone",
@@ -18,7 +18,7 @@ PEOPLE_PUBLISHED = {
     "persons_asian": "Estimate_Total_Not_Hispanic_or_Latino_Asian_alone",
 }
 
-# Table B03002 by the bureau's variable numbers: how the study's authors call the count, and whom it counts.
+# Counts of table B03002 in the order of the bureau's variable numbers: the authors' name, and the meaning.
 _RACES = (
     ("White_alone", "White alone"),
     ("Black_or_African_American_alone", "Black or African American alone"),
@@ -29,24 +29,24 @@ _RACES = (
     ("Two_or_more_races", "two or more races"),
     (
         "Two_or_more_races_Two_races_including_Some_other_race",
-        "two or more races: two, some other race among them",
+        "two or more races: two, including some other race",
     ),
     (
         "Two_or_more_races_Two_races_excluding_Some_other_race,_and_three_or_more_races",
-        "two or more races: two without some other race, or three or more",
+        "two or more races: two excluding some other race, or three or more",
     ),
 )
 _COUNTS = (
-    ("Total", "people"),
-    ("Total_Not_Hispanic_or_Latino", "people not Hispanic or Latino"),
-    *((f"Total_Not_Hispanic_or_Latino_{race}", f"people not Hispanic or Latino, {words}") for race, words in _RACES),
-    ("Total_Hispanic_or_Latino", "people Hispanic or Latino"),
-    *((f"Total_Hispanic_or_Latino_{race}", f"people Hispanic or Latino, {words}") for race, words in _RACES),
+    ("Total", "residents"),
+    ("Total_Not_Hispanic_or_Latino", "residents not Hispanic or Latino"),
+    *((f"Total_Not_Hispanic_or_Latino_{race}", f"residents not Hispanic or Latino, {words}") for race, words in _RACES),
+    ("Total_Hispanic_or_Latino", "residents Hispanic or Latino"),
+    *((f"Total_Hispanic_or_Latino_{race}", f"residents Hispanic or Latino, {words}") for race, words in _RACES),
 )
 
 
 def _b03002_columns(of: str, margin: str) -> tuple[Column, ...]:
-    """Estimate and margin of every count of the table, in the bureau's order."""
+    """Declare estimate and margin of every count of the table, in the bureau's order."""
     return tuple(
         column
         for number, (published, words) in enumerate(_COUNTS, start=1)
@@ -63,7 +63,7 @@ def _b03002_columns(of: str, margin: str) -> tuple[Column, ...]:
             Column(
                 f"b03002_{number:03d}m",
                 "float64",
-                f"90 % margin of error: {words}, {of}{margin}",
+                f"90% margin of error: {words}, {of}{margin}",
                 unit="persons",
                 low=0,
                 nullable=True,
@@ -74,9 +74,9 @@ def _b03002_columns(of: str, margin: str) -> tuple[Column, ...]:
 
 
 _B03002 = _b03002_columns("ACS 2016-2020", "")
-# Our name -> published name, in the bureau's order.
+# Column name -> published name, in the bureau's order.
 B03002_PUBLISHED = {column.name: column.published for column in _B03002}
-# The groups of the race analysis -> their estimate in the table.
+# Group of the race analysis -> column of its estimate.
 PEOPLE_VARIABLES = {
     group: next(name for name, published in B03002_PUBLISHED.items() if published == wanted)
     for group, wanted in PEOPLE_PUBLISHED.items()
@@ -88,7 +88,7 @@ AREAS = Table(
     key=("area",),
     columns=(
         Column("area", "string", "code of the area", published="GEOID20"),
-        Column("tract", "string", "tract that holds the area's centroid", nullable=True, published="geoid"),
+        Column("tract", "string", "tract that contains the area's centroid", nullable=True, published="geoid"),
         Column(
             "neighborhood",
             "string",
@@ -115,7 +115,7 @@ AREAS = Table(
         *(
             Column(name, "float64", meaning, unit="persons", low=0, published=PEOPLE_PUBLISHED[name])
             for name, meaning in (
-                ("persons", "people who live in the area"),
+                ("persons", "residents of the area"),
                 ("persons_white", "of them White, not Hispanic"),
                 ("persons_black", "of them Black, not Hispanic"),
                 ("persons_hispanic", "of them Hispanic or Latino"),
@@ -135,7 +135,7 @@ AREAS = Table(
         Column(
             "density_per_sqmi",
             "float64",
-            "people by size; 0 where nobody lives",
+            "residents divided by size; 0 without residents",
             unit="persons / sq mi",
             low=0,
             published="density_cbg",
@@ -148,11 +148,11 @@ AREAS = Table(
 
 CENSUS = Table(
     "census",
-    row="one area, as the census knows it; missing what the study has no layer for",
+    row="one area with its census data; values are missing without a layer for them",
     key=("area",),
     columns=(
         AREAS["area"],
-        Column("name", "string", "as the Census Bureau writes it", nullable=True, published="NAME"),
+        Column("name", "string", "name as the Census Bureau writes it", nullable=True, published="NAME"),
         *_B03002,
         Column(
             "income_usd",
@@ -166,7 +166,7 @@ CENSUS = Table(
         Column(
             "income_margin_usd",
             "float64",
-            "90 % margin of error of income_usd (B19013_001M)",
+            "90% margin of error of income_usd (B19013_001M)",
             unit="USD of 2020",
             low=0,
             nullable=True,
@@ -218,7 +218,7 @@ CENSUS = Table(
     stored="areas/census.parquet",
 )
 
-# Groups of the 2020 census by tract: our suffix, the published one, the words.
+# Groups of the 2020 census by tract: suffix of our column, published column, meaning.
 _TRACT_GROUPS = (
     ("hispanic", "Hsp_20P", "Hispanic or Latino"),
     ("white", "WNH_20P", "White, not Hispanic"),
@@ -230,11 +230,11 @@ _TRACT_GROUPS = (
 
 TRACTS = Table(
     "tracts",
-    row="one census tract; missing what the tract file and the other layers do not say",
+    row="one census tract; values are missing if no layer has them",
     key=("tract",),
     columns=(
         Column("tract", "string", "code of the tract", published="geoid"),
-        Column("label", "string", "number of the tract as people write it", nullable=True, published="ctlabel"),
+        Column("label", "string", "number of the tract as commonly written", nullable=True, published="ctlabel"),
         Column("tract_in_borough", "string", "code in the borough", nullable=True, published="ct2020"),
         Column("borough_tract", "string", "borough code and ct2020", nullable=True, published="boroct2020"),
         Column("borough_code", "string", "1 Manhattan to 5 Staten Island", nullable=True, published="borocode"),
@@ -257,7 +257,7 @@ TRACTS = Table(
             published="cdeligibil",
         ),
         Column(
-            "persons", "float64", "people, census of 2020", unit="persons", low=0, nullable=True, published="Pop_20"
+            "persons", "float64", "residents, census of 2020", unit="persons", low=0, nullable=True, published="Pop_20"
         ),
         *(
             Column(f"persons_{group}", "float64", f"of them {words}", unit="persons", low=0, nullable=True)
@@ -267,7 +267,7 @@ TRACTS = Table(
             Column(
                 f"percent_{group}",
                 "float64",
-                f"share of the people {words}; missing where the city publishes none",
+                f"share of residents {words}; missing if the city publishes none",
                 unit="%",
                 low=0,
                 high=100,
@@ -280,7 +280,7 @@ TRACTS = Table(
         Column(
             "shape_area_sqft",
             "float64",
-            "size that the tract file states; area_sqft where it states none",
+            "size in the tract file; area_sqft if it has none",
             unit="sq ft",
             low=0,
             published="shape_area",
@@ -288,7 +288,7 @@ TRACTS = Table(
         Column(
             "shape_length_ft",
             "float64",
-            "perimeter that the tract file states, or measured in the city's projection",
+            "perimeter in the tract file, else measured in the city's projection",
             unit="ft",
             low=0,
             published="shape_leng",
@@ -296,7 +296,7 @@ TRACTS = Table(
         Column(
             "density_per_sqmi",
             "float64",
-            "people of 2020 by area_sqft; 0 where nobody lives",
+            "residents of 2020 divided by area_sqft; 0 without residents",
             unit="persons / sq mi",
             low=0,
             nullable=True,
@@ -356,8 +356,8 @@ STATIONS = Table(
     key=("station_id",),
     columns=(
         Column("station_id", "int64", "number of the station; ties in distance go to the lower", low=0),
-        Column("lat", "float64", "where it stands", **LAT),
-        Column("lng", "float64", "where it stands", **LNG),
+        Column("lat", "float64", "location of the station", **LAT),
+        Column("lng", "float64", "location of the station", **LNG),
     ),
     made_by="patrolscope annotate",
     stored="areas/stations.parquet",
@@ -365,14 +365,14 @@ STATIONS = Table(
 
 FELONIES = Table(
     "felonies",
-    row="one felony with a known start and place",
+    row="one felony with known start and location",
     key=("felony_id",),
     columns=(
         Column("felony_id", "string", "complaint number"),
-        Column("started_at_utc", "instant", "when it began"),
-        Column("offense", "string", "offense class as the police name it", nullable=True),
-        Column("lat", "float64", "where it happened", **LAT),
-        Column("lng", "float64", "where it happened", **LNG),
+        Column("started_at_utc", "instant", "start time"),
+        Column("offense", "string", "offense class as named by the police", nullable=True),
+        Column("lat", "float64", "location of the felony", **LAT),
+        Column("lng", "float64", "location of the felony", **LNG),
     ),
     made_by="patrolscope annotate",
     stored="areas/felonies.parquet",

@@ -10,9 +10,9 @@ from patrolscope.pipeline.contract.tables.areas import AREAS, B03002_PUBLISHED, 
 _IMAGE = (
     Column("image_ref", "string", "path of the image below the root of the image store", published="image_ref"),
     Column("ride_id", "string", "ride that the image was taken on: second part of image_ref"),
-    Column("captured_at_utc", "instant", "when the image was taken", published="timestamp"),
-    Column("lat", "float64", "where the image was taken", published="lat", **LAT),
-    Column("lng", "float64", "where the image was taken", published="lng", **LNG),
+    Column("captured_at_utc", "instant", "time of the image", published="timestamp"),
+    Column("lat", "float64", "location of the image", published="lat", **LAT),
+    Column("lng", "float64", "location of the image", published="lng", **LNG),
     Column(
         "split",
         "int8",
@@ -21,13 +21,13 @@ _IMAGE = (
         high=1,
         published="split",
     ),
-    Column("source", "string", "name of the raw file that the row stands in"),
-    Column("source_row", "int64", "row in that file, the first data row is 0", low=0),
+    Column("source", "string", "name of the raw file with the row"),
+    Column("source_row", "int64", "row in that file; the first data row is 0", low=0),
 )
 
 METADATA = Table(
     "metadata",
-    row="one image, as the raw metadata describe it",
+    row="one image of the raw metadata",
     key=("source", "source_row"),
     columns=_IMAGE,
     made_by="patrolscope ingest",
@@ -35,13 +35,13 @@ METADATA = Table(
 
 QUARANTINE = Table(
     "quarantine",
-    row="one line of a raw file that could not be used",
+    row="one rejected line of a raw file",
     key=("source", "line"),
     columns=(
         Column("source", "string", "name of the raw file"),
-        Column("line", "int64", "line in that file, the header is 1", low=1),
-        Column("reason", "string", "why it could not be used"),
-        Column("text", "string", "the line as it stands there, at most 500 characters"),
+        Column("line", "int64", "line in that file; the header is 1", low=1),
+        Column("reason", "string", "reason for the rejection"),
+        Column("text", "string", "content of the line, at most 500 characters"),
     ),
     made_by="patrolscope ingest",
 )
@@ -50,25 +50,25 @@ DETECTION_STATUSES = ("scored", "unreadable", "missing", "too_large")
 
 IMAGE_INDEX = Table(
     "image_index",
-    row="one image of the image store, as it was listed",
+    row="one image of the image store, as listed",
     key=("source", "path", "offset"),
     columns=(
-        Column("image_id", "string", "path of the image below its root, without the ending"),
+        Column("image_id", "string", "path of the image below its root, without the extension"),
         Column("source", "string", "folder or URL of the image store, as study.yaml names it"),
         Column("path", "string", "path of the file below the source"),
-        Column("member", "string", "name of the image in a tar file; missing: a file of its own", nullable=True),
+        Column("member", "string", "name of the image in a tar file; missing for separate files", nullable=True),
         Column(
             "offset",
             "int64",
-            "where the image begins in a tar file; missing: a file of its own",
+            "start of the image in a tar file; missing for separate files",
             unit="bytes",
             low=0,
             nullable=True,
         ),
-        Column("bytes", "int64", "size of the image as it is stored", unit="bytes", low=0),
-        Column("modified_at_utc", "instant", "when the file, or the tar file, was changed last", nullable=True),
-        Column("version", "string", "what the file system says of the file's version: an ETag, or when it was changed"),
-        Column("shard", "string", "piece of the detector's work that the image belongs to"),
+        Column("bytes", "int64", "stored size of the image", unit="bytes", low=0),
+        Column("modified_at_utc", "instant", "last modification of the file or tar file", nullable=True),
+        Column("version", "string", "version of the file in its file system: ETag or modification time"),
+        Column("shard", "string", "shard of the detect stage that processes the image"),
     ),
     made_by="patrolscope index",
 )
@@ -78,12 +78,12 @@ DETECTIONS = Table(
     row="one image that was run through the detector",
     key=("image_id",),
     columns=(
-        Column("image_id", "string", "path of the image below its root, without the ending"),
+        Column("image_id", "string", "path of the image below its root, without the extension"),
         Column(
             "status",
             "string",
-            "scored: looked at, with or without a box; the others are no evidence: no image that can be read, gone "
-            "since it was listed, more pixels than images.max_megapixels",
+            "scored: processed, with or without a box; otherwise unprocessed: not readable as an image, missing since "
+            "it was listed, or more pixels than images.max_megapixels",
             allowed=DETECTION_STATUSES,
         ),
         Column(
@@ -106,7 +106,7 @@ DETECTIONS = Table(
             nullable=True,
         ),
         Column("boxes", "int32", "number of different boxes of any class", low=0),
-        # What label files do not say is missing in what was read from them.
+        # Detection files lack some of these values.
         Column("width", "int32", "width of the upright image", unit="pixels", low=1, nullable=True),
         Column("height", "int32", "height of the upright image", unit="pixels", low=1, nullable=True),
         *(
@@ -131,12 +131,12 @@ DETECTIONS = Table(
             nullable=True,
         ),
     ),
-    made_by="patrolscope detect, patrolscope labels",
+    made_by="patrolscope detect, patrolscope import-detections",
 )
 
 
 def felony_columns(window_h: int) -> tuple[Column, ...]:
-    """Columns on the nearest felony that starts within `window_h` hours after the image."""
+    """Declare the columns on the nearest felony that starts within `window_h` hours after the image."""
     of = f"the nearest felony that starts within {window_h} h after the image"
     from_crime = f"from_nearest_crime_{window_h}hr"
     of_crime = f"of_nearest_crime_{window_h}hr"
@@ -144,7 +144,7 @@ def felony_columns(window_h: int) -> tuple[Column, ...]:
         Column(
             f"felony_{window_h}h_distance_ft",
             "float64",
-            f"distance to {of}; missing: none",
+            f"distance to {of}; missing without one",
             unit="ft",
             low=0,
             nullable=True,
@@ -169,48 +169,48 @@ def felony_columns(window_h: int) -> tuple[Column, ...]:
 
 
 def annotated_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
-    """Declaration of annotated/ for a study's felony windows."""
+    """Declare annotated/ for the felony windows of a study."""
     return Table(
         "annotated",
-        row="one image: metadata, detection, time, places, distances",
+        row="one image: metadata, detection, time, regions, distances",
         key=("source", "source_row"),
         columns=(
             *_IMAGE,
             Column(
                 "processed",
                 "bool",
-                "the image was run through the detector and could be read; else it is no evidence",
+                "the image was run through the detector and was readable",
             ),
             Column(
                 "conf",
                 "float64",
-                "highest confidence of a police-vehicle box; missing: no box, or not processed",
+                "highest confidence of a police-vehicle box; missing without a box, or if unprocessed",
                 unit="1",
                 low=0,
                 high=1,
                 nullable=True,
                 published="conf",
             ),
-            Column("has_prediction", "bool", "a box of any class above 0.001", published="has_prediction"),
-            Column("captured_local", "wall_time", "clock in the city", published="time_and_date_of_image"),
-            Column("hour", "int8", "of the local time", unit="h", low=0, high=23, published="hour"),
+            Column("has_prediction", "bool", "a box of any class is above 0.001", published="has_prediction"),
+            Column("captured_local", "wall_time", "local time of the city", published="time_and_date_of_image"),
+            Column("hour", "int8", "hour of the local time", unit="h", low=0, high=23, published="hour"),
             Column("day_of_week", "int8", "Monday is 0", low=0, high=6, published="day_of_week"),
-            Column("day_of_month", "int8", "of the local date", low=1, high=31, published="day_of_month"),
+            Column("day_of_month", "int8", "day of the local date", low=1, high=31, published="day_of_month"),
             Column("month", "int8", "January is 1", low=1, high=12, published="month"),
             Column("weekend", "bool", "Saturday or Sunday", published="weekend"),
-            Column("phase", "int8", "1 from 2020-09-01 local, before it 0", low=0, high=1, published="phase"),
+            Column("phase", "int8", "1 since 2020-09-01 local time, else 0", low=0, high=1, published="phase"),
             Column("nighttime", "bool", "before sunrise or after sunset", published="nighttime"),
             Column("x_ft", "float64", "easting in the city's projection", unit="ft"),
             Column("y_ft", "float64", "northing in the city's projection", unit="ft"),
             Column(
                 "area",
                 "string",
-                "area that contains the image; missing: outside every area",
+                "area that contains the image; missing outside all areas",
                 nullable=True,
                 published="GEOID20",
             ),
-            Column("neighborhood", "string", "of the area", nullable=True, published="ntaname"),
-            Column("borough", "string", "of the area", nullable=True, published="boroname"),
+            Column("neighborhood", "string", "neighborhood of the area", nullable=True, published="ntaname"),
+            Column("borough", "string", "borough of the area", nullable=True, published="boroname"),
             Column("precinct", "string", "police precinct that contains the image", nullable=True),
             Column(
                 "station_distance_ft",
@@ -241,11 +241,11 @@ def given_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = 
         columns=(
             METADATA["source"],
             METADATA["source_row"],
-            Column("given", "bool", "the row stands in an annotated file"),
+            Column("given", "bool", "the row comes from an annotated file"),
             Column("absent", "string", "columns of this table that the row's file lacks, commas between them"),
             *(replace(column, nullable=True) for column in computed),
-            Column("conf_unreadable", "bool", "the row has a conf that can not be read: no evidence", nullable=True),
-            *(Column(name, "string", "as it stands in the source; meaning unknown", nullable=True) for name in kept),
+            Column("conf_unreadable", "bool", "the row has an unreadable conf", nullable=True),
+            *(Column(name, "string", "value of the source; meaning unknown", nullable=True) for name in kept),
         ),
         made_by="patrolscope ingest",
     )
@@ -267,8 +267,8 @@ DIFFERENCES = Table(
     made_by="patrolscope annotate",
 )
 
-# The released file: every column of the authors' dictionary, in its order. Ours come last: zone, which the method
-# lists and the dictionary does not, and precinct.
+# The published file: every column of the authors' dictionary in its order. Our columns come last: zone, which only the
+# method lists, and precinct.
 _PUBLISHED_IMAGE = """
     image_ref timestamp lat lng split conf has_prediction time_and_date_of_image hour day_of_week day_of_month month
     weekend phase nighttime geometry
@@ -285,16 +285,16 @@ _PUBLISHED_PLACES = """
     """.split()  # noqa: SIM905
 
 _AS_POINT = "as WKT, feet in the city's projection"
-# Columns of the released file that no other table holds in this form. Row numbers, as they can be missing, are float64.
+# Columns of the published file that no other table has in this form. Row numbers may be missing and are float64.
 _PUBLISHED_FORMS: tuple[tuple[str, Kind, str], ...] = (
-    ("timestamp", "int64", "when the image was taken, epoch milliseconds (UTC)"),
-    ("time_and_date_of_image", "string", "clock in the city, ISO 8601 with offset"),
-    ("geometry", "string", f"where the image was taken, {_AS_POINT}"),
-    ("index_right", "float64", "row of the area in areas/areas.parquet, the first is 0"),
+    ("timestamp", "int64", "time of the image, epoch milliseconds (UTC)"),
+    ("time_and_date_of_image", "string", "local time of the city, ISO 8601 with offset"),
+    ("geometry", "string", f"location of the image, {_AS_POINT}"),
+    ("index_right", "float64", "row of the area in areas/areas.parquet; the first is 0"),
     ("index", "float64", "the same as index_right"),
     ("GEO_ID", "string", "code of the area, the same as GEOID20"),
     ("centroid", "string", f"centroid of the area, {_AS_POINT}"),
-    ("index_ct", "float64", "row of the tract in areas/tracts.parquet, the first is 0"),
+    ("index_ct", "float64", "row of the tract in areas/tracts.parquet; the first is 0"),
     ("BCT2020", "string", "borough code and ct2020, the same as boroct2020"),
     ("GeoID", "string", "code of the tract, the same as geoid"),
     ("precinct", "string", "police precinct that contains the image"),
@@ -302,9 +302,9 @@ _PUBLISHED_FORMS: tuple[tuple[str, Kind, str], ...] = (
 
 
 def published_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
-    """Declaration of the wide file of `patrolscope export --published`: names and order of the released data.
+    """Declare the wide file of `patrolscope export --published`, with names and order of the published data.
 
-    Flags are 0 or 1. An image outside every area has the columns of areas and tracts missing.
+    Flags are 0 or 1. Images outside all areas have missing values in the columns of areas and tracts.
     """
     annotated = annotated_table(windows_h)
     known = {column.published: column for table in (annotated, AREAS, CENSUS, TRACTS) for column in table}
@@ -313,7 +313,7 @@ def published_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
     felonies = []
     for window_h in windows_h:
         crime, of = f"nearest_crime_{window_h}hr", f"the nearest felony that starts within {window_h} h after the image"
-        known[f"point_of_{crime}"] = Column("", "string", f"place of {of}, {_AS_POINT}", nullable=True)
+        known[f"point_of_{crime}"] = Column("", "string", f"location of {of}, {_AS_POINT}", nullable=True)
         known[f"time_of_{crime}"] = Column("", "string", f"start of {of}, ISO 8601 with offset", nullable=True)
         felonies += [form.format(crime) for form in _PUBLISHED_FELONY]
     of_image = [*_PUBLISHED_IMAGE, *felonies, annotated["station_distance_ft"].published]
@@ -323,7 +323,7 @@ def published_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
     flags = {column.name: replace(column, kind="int8", low=0, high=1) for column in columns if column.kind == "bool"}
     return Table(
         "published",
-        row="one image with everything known of its place: the wide file as released",
+        row="one image with all columns of its area: the wide published file",
         key=(),
         columns=tuple(flags.get(column.name, column) for column in columns),
         made_by="patrolscope export --published",
@@ -331,6 +331,6 @@ def published_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
 
 
 PUBLISHED = published_table()
-# Columns of the published file that are not read: they stand in areas/ or follow from other columns. One of its
-# columns, the row number of a table joined on the way, is in no dictionary.
+# Columns of the published file that `ingest` does not read: areas/ has them, or they follow from other columns. The
+# authors' dictionary lacks base.1, the row number of a joined table.
 PUBLISHED_NOT_READ = frozenset({*PUBLISHED.names, "base.1"} - set(ANNOTATED.published_names().values()))

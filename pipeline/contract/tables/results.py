@@ -59,12 +59,12 @@ REPLICATES = Table(
     key=("analysis", "key", "replicate"),
     columns=(
         Column("analysis", "string", "name of the analysis"),
-        Column("key", "string", "group, as the released files name it; Estimate_Total: everyone"),
+        Column("key", "string", "group, as the released files name it; Estimate_Total: city average"),
         Column("replicate", "int32", "number of the replicate", low=0),
         Column(
             "weighted_mean",
             "float64",
-            "mean calibrated prediction of the group's areas, weighted by people; missing: no image touches the group",
+            "deployment rate of the group, weighted by residents; missing without an image of the group",
             unit="1",
             low=0,
             high=1,
@@ -76,19 +76,19 @@ REPLICATES = Table(
 
 HOURLY = Table(
     "hourly",
-    row="all images of one area, one hour of one day, one light and one step of the score, before the first day, too",
+    row="all images of one area, day, hour, day or night, and score step; also before the first analyzed day",
     key=("area", "day", "hour", "nighttime", "step"),
     columns=(
         Column("area", "string", "area that contains the images; missing: outside every area", nullable=True),
         Column("day", "wall_time", "midnight of the local day"),
-        Column("hour", "int8", "of the local time", unit="h", low=0, high=23),
+        Column("hour", "int8", "hour of the local time", unit="h", low=0, high=23),
         Column("nighttime", "bool", "before sunrise or after sunset"),
-        Column("step", "int16", "how many of the thresholds that are tried conf is above", low=0),
+        Column("step", "int16", "number of tried thresholds below conf", low=0),
         Column("images", "int64", "number of images", unit="images", low=1),
         Column(
             "logistic_sum",
             "float64",
-            "sum of the probabilities by logistic regression; missing: no such calibration",
+            "sum of the probabilities by logistic regression; missing without this calibration",
             unit="images",
             low=0,
             nullable=True,
@@ -101,7 +101,7 @@ HOURLY = Table(
 
 LABELED = Table(
     "labeled",
-    row="one image that a person labeled",
+    row="one image with a ground-truth label",
     key=(),
     columns=(
         Column(
@@ -115,15 +115,15 @@ LABELED = Table(
         Column(
             "score",
             "float64",
-            "highest confidence of a police-vehicle box; missing: no box, counts as 0",
+            "highest confidence of a police-vehicle box; missing without a box, which counts as 0",
             unit="1",
             low=0,
             high=1,
             nullable=True,
             published="Model_predicted_score",
         ),
-        Column("captured_at_utc", "instant", "when the image was taken", published="timestamp"),
-        Column("lat", "float64", "where the image was taken", published="lat", **LAT),
-        Column("lng", "float64", "where the image was taken", published="lng", **LNG),
+        Column("captured_at_utc", "instant", "time of the image", published="timestamp"),
+        Column("lat", "float64", "location of the image", published="lat", **LAT),
+        Column("lng", "float64", "location of the image", published="lng", **LNG),
     ),
 )
