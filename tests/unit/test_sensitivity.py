@@ -286,7 +286,7 @@ MADE = [
 ]
 
 
-def test_every_variant_of_the_settings_is_made_or_says_why_not(variants):
+def test_every_variant_of_the_settings_is_feasible_or_has_a_reason(variants):
     made = [name for name, one in variants.items() if isinstance(one, Variant)]
     assert made == MADE
     assert {name: one.reason for name, one in variants.items() if isinstance(one, InfeasibleVariant)} == {
@@ -369,7 +369,7 @@ def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(levels):
     assert (table["estimate"] > 0).all()
 
 
-def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
+def test_one_day_has_no_intervals_and_a_reason(areas, calibrations):
     images = made_images(days=4).query("captured_local >= '2020-10-28'")
     found = levels_of(tried(images, areas, calibrations), days=1)
     assert isinstance(found[0], Levels)
@@ -388,8 +388,8 @@ def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
     assert b"No intervals: 1 days of images" in to_svg(sensitivity_figure(made, simulated=""))
 
 
-def test_a_group_that_fewer_than_five_days_touch_has_no_interval(images, areas, calibrations):
-    """n4 has images of four of the nine analyzed days: an estimate, of which draws of days know little."""
+def test_a_group_with_images_of_fewer_than_five_days_has_no_interval(images, areas, calibrations):
+    """n4 has images of four of the nine analyzed days: an estimate, but too few days to resample."""
     seldom = (images["area"] == "f") & (images["captured_local"] >= "2020-11-01")
     found = levels_of(tried(images[~seldom], areas, calibrations), days=12)
     table = sensitivity_table([one for one in found if isinstance(one, Levels)], found[0], 95)
@@ -400,7 +400,7 @@ def test_a_group_that_fewer_than_five_days_touch_has_no_interval(images, areas, 
     assert table.loc[(table["kind"] == BASE) & (table["analysis"] == "race"), "lower"].notna().all()
 
 
-def test_without_night_images_and_with_one_hour_those_variants_are_not_possible(images, areas, calibrations):
+def test_variants_without_night_images_or_a_second_hour_are_infeasible(images, areas, calibrations):
     noon = images.assign(
         captured_local=images["captured_local"].dt.normalize() + pd.Timedelta(hours=12), nighttime=False
     )
@@ -410,7 +410,7 @@ def test_without_night_images_and_with_one_hour_those_variants_are_not_possible(
     assert found["every hour counts alike"].reason == "no area has images of two hours of the day"
 
 
-def test_a_level_that_the_study_lacks_or_has_already_is_not_possible(images, areas, calibrations):
+def test_a_geography_that_the_study_lacks_or_already_uses_is_infeasible(images, areas, calibrations):
     without = areas.assign(tract=pd.Series(np.nan, index=areas.index, dtype="str"))
     assert tried(images, without, calibrations)["tracts"].reason == "the study has no tracts"
     already = areas.assign(tract=areas["area"])
@@ -467,7 +467,7 @@ def test_calibrations_that_are_written_and_read_are_the_same(calibrations):
     assert Calibrations.from_json(calibrations.to_json()) == calibrations
 
 
-def test_settings_refuse_a_value_that_stands_twice_and_an_unknown_variant():
+def test_settings_reject_duplicates_and_unknown_variants():
     for text in ("minimum_images: [10, 10]", "calibrations: [platt]", "thresholds: [1.5]", "minimum_images: [0]"):
         with pytest.raises(SettingsError, match=r"sensitivity\."):
             parse_settings(f"sensitivity:\n  {text}\n", where="study.yaml")
@@ -485,11 +485,11 @@ def test_an_empty_list_leaves_a_kind_out(images, areas, calibrations):
     assert list(found) == [BASE]
 
 
-# Conclusions, on levels made by hand.
+# Conclusions, on hand-made rates.
 
 
 def made_levels(name: str, estimate: list[float], half_width: float | None = 0.05) -> Levels:
-    """Levels of three zones, R, C and M; replicates are evenly spread around each."""
+    """Relative rates of three zones, R, C and M, with evenly spaced replicates around each."""
     groups = pd.DataFrame(
         {"analysis": "zone", "group": ["Res", "Com", "Man"], "key": list("RCM"), "images": 500, "areas": 3}
     )
@@ -503,7 +503,7 @@ def concluded(*variants: Levels) -> pd.DataFrame:
     return conclusions([made_levels(BASE, [0.9, 1.5, 1.1]), *variants], 95).set_index("conclusion")
 
 
-def test_a_conclusion_holds_under_all_when_every_interval_lies_beyond():
+def test_a_conclusion_is_robust_if_every_interval_excludes_equality():
     found = concluded(made_levels("one", [0.8, 1.4, 1.2]), made_levels("two", [0.85, 1.2, 1.1]))
     assert set(found["verdict"]) == {"robust"}
     row = found.loc["Com above Man"]
@@ -516,14 +516,14 @@ def test_a_conclusion_holds_under_all_when_every_interval_lies_beyond():
     assert found.loc["Res below the average", "estimate"] == 0.9
 
 
-def test_a_conclusion_holds_in_direction_only_when_an_interval_is_not_beyond():
+def test_a_conclusion_is_direction_only_if_an_interval_includes_equality():
     found = concluded(made_levels("one", [0.97, 1.4, 1.2]))
     assert found.loc["Res below the average", "verdict"] == "direction only"
     assert found.loc["Res below the average", "excluding"] == 0
     assert found.loc["Com above the average", "verdict"] == "robust"
 
 
-def test_a_conclusion_names_what_overturns_it_and_counts_where_the_whole_interval_does():
+def test_a_sensitive_conclusion_lists_what_overturns_it_and_counts_reversed_intervals():
     found = concluded(made_levels("one", [1.02, 1.4, 1.2]), made_levels("two", [1.3, 1.4, 1.2]))
     row = found.loc["Res below the average"]
     assert row["verdict"] == "sensitive"
@@ -677,7 +677,7 @@ def test_the_base_is_exactly_what_the_estimates_hold(study):
         assert (both[column] == both[f"{column}_base"]).all(), column
 
 
-def test_a_study_of_three_days_of_tracts_says_what_is_not_possible(study):
+def test_a_study_of_three_days_of_tracts_lists_infeasible_variants(study):
     variants = csv(study, "sensitivity/variants.csv").set_index("variant")
     assert variants.loc["tracts", "reason"] == "the study's areas are already tracts"
     assert variants.loc[BASE, "reason"].startswith("no intervals: 3 days")
