@@ -79,7 +79,7 @@ def _streets(study: str, cluster: str, *, wanted: bool, images: int = 300) -> No
     run(study, cluster)
     from patrolscope.pipeline.simulation.files import IMAGES_SHOWN_FILE
 
-    evaluate(study, threshold="given", labels=f"{study}/{IMAGES_SHOWN_FILE}", replicates=1_000, cluster=cluster)
+    evaluate(study, threshold="study", labels=f"{study}/{IMAGES_SHOWN_FILE}", replicates=1_000, cluster=cluster)
     with _errors():
         from patrolscope.dashboards.charts.street_scenes import STREETS
         from patrolscope.pipeline.study.store import open_study
@@ -510,10 +510,11 @@ def estimate(
 def evaluate(
     study: StudyOption,
     threshold: Annotated[
-        str, typer.Option(help="given (study.yaml), best-f1, precision=0.9 or another share, or a number.")
-    ] = "given",
+        str, typer.Option(help="study (study.yaml), best-f1, precision=0.9 or another share, or a number.")
+    ] = "study",
     labels: Annotated[
-        str | None, typer.Option(help="CSV of image_ref and ground_truth: labels of the study's own images.")
+        str | None,
+        typer.Option("--ground-truth", help="CSV of image_ref and ground_truth: labels of the study's own images."),
     ] = None,
     replicates: Annotated[int, typer.Option(min=2, help="Bootstrap replicates of every interval.")] = 1_000,
     cluster: ClusterOption = "local",
@@ -535,7 +536,7 @@ def _print_evaluation(study: Study) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    from patrolscope.analysis.stages.evaluate import QUANTITIES
+    from patrolscope.analysis.estimators.detector_quality import QUANTITIES
     from patrolscope.dashboards.charts.evaluation import EVALUATION_FOLDER
 
     summary = json.loads(study.read_bytes(EVALUATION_FOLDER, "summary.json"))
@@ -544,7 +545,7 @@ def _print_evaluation(study: Study) -> None:
     )
     grid.add_column("")
     for name, facts in summary["sets"].items():
-        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['positives']:,} positive", justify="right")
+        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['labeled_positives']:,} positive", justify="right")
     for quantity in QUANTITIES:
         found = [facts[quantity] for facts in summary["sets"].values()]
         grid.add_row(
@@ -552,7 +553,7 @@ def _print_evaluation(study: Study) -> None:
             *("-" if one is None else "{estimate:.3f}\n{lower:.3f} to {upper:.3f}".format(**one) for one in found),
         )
     Console().print(grid)
-    chosen = "given" if summary["chosen_on"] is None else f"{summary['choice']} on the {summary['chosen_on']} set"
+    chosen = "study" if summary["chosen_on"] is None else f"{summary['choice']} on the {summary['chosen_on']} set"
     _say(f"threshold {summary['threshold']!r} ({chosen})")
     if summary["threshold"] != study.settings.estimate.threshold:
         _say(f"study.yaml keeps {study.settings.estimate.threshold!r}; to use this one, put there, under estimate:")
@@ -571,7 +572,7 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
 
     made = _run(study, [*_annotated_stages(), CALIBRATE, *_sensitivity_stages()], cluster)
     summary = json.loads(made.read_bytes(SENSITIVITY_SUMMARY))
-    _say(f"{summary['variants']} variants, {summary['not_made']} more not possible (variants.csv says why)")
+    _say(f"{summary['variants']} variants, {summary['infeasible']} more infeasible (see variants.csv)")
     if not summary["replicates"]:
         needed = summary["days_for_an_interval"]
         _say(f"no intervals: {summary['days']} days of images, at least {needed} are needed")

@@ -1,7 +1,7 @@
-"""An attacker on a release: reads what is published, and nothing else, and bounds what is withheld.
+"""An attacker on a release: reads the published files only, and bounds the withheld values.
 
-Written apart from analysis/withhold.py: one linear program for each end of each withheld value, over every published
-number at once; and what replicates give, by subtraction, by their spread, and to one who guesses the seed.
+Independent of analysis/disclosure/suppression.py: one linear program per end of each withheld value, over all published
+numbers at once. Further attacks use the replicates: subtraction, their standard deviation, and a guessed seed.
 """
 
 import json
@@ -27,7 +27,7 @@ Sum = tuple[np.ndarray, float, float]  # weights, low and high
 
 
 class Attacker:
-    """What a release tells of the areas that it withholds."""
+    """Inference about the withheld areas of a release."""
 
     def __init__(self, folder: Path) -> None:
         """Read every table of a release."""
@@ -55,9 +55,9 @@ class Attacker:
         return inside
 
     def cuts(self, analysis: str) -> dict[str, tuple[float, float]]:
-        """Between which values of the covariate the upper end of each quartile lies.
+        """Bound the upper end of each quartile of the covariate.
 
-        Persons of the groups, added up along the covariate, show it; areas without people leave it open.
+        Cumulative residents along the covariate determine it; areas without residents leave it open.
         """
         values, inside = self.covariate(analysis)
         persons = np.where(inside, self.areas["persons"], 0.0)
@@ -65,18 +65,18 @@ class Attacker:
         for key, group in self.rows(analysis).iterrows():
             so_far += group["persons"]
             tops = [top for top in np.unique(values[inside]) if persons[inside & (values <= top)].sum() == so_far]
-            if not tops:  # a quartile without an estimate has no row, and its people are missing from the sum
+            if not tops:  # a quartile without an estimate has no row, and the sum lacks its residents
                 break
             found[key] = (tops[0], tops[-1])
         return found
 
     def covariate(self, analysis: str) -> tuple[np.ndarray, np.ndarray]:
-        """Its value in each area, and the areas of the analysis that have one."""
+        """Return the covariate per area, and the areas of the analysis that have one."""
         values = self.areas[COVARIATES[analysis.removesuffix("_residential")]].to_numpy(dtype=float)
         return values, self.frame(analysis) & ~np.isnan(values)
 
     def quartiles(self, analysis: str) -> dict[str, np.ndarray]:
-        """Areas of each quartile, right for those where people live."""
+        """Return the areas of each quartile, correct for areas with residents."""
         values, inside = self.covariate(analysis)
         members, last = {}, -np.inf
         for key, (_, top) in self.cuts(analysis).items():
@@ -85,12 +85,12 @@ class Attacker:
         return members
 
     def rows(self, analysis: str) -> pd.DataFrame:
-        """Levels by group, the average left out."""
+        """Return the rates by group, without the average."""
         rows = self.groups[(self.groups["analysis"] == analysis) & (self.groups["quantity"] == "weighted_mean")]
         return rows[rows["key"] != "Estimate_Total"].set_index("key")
 
     def weights(self, analysis: str) -> dict[str, np.ndarray]:
-        """Persons of each group by area."""
+        """Return the residents of each group by area."""
         persons, inside = self.areas["persons"].to_numpy(), self.frame(analysis) & self.seen
         kind = analysis.removesuffix("_residential")
         if kind == "race":
@@ -100,11 +100,11 @@ class Attacker:
         return {key: np.where(inside & (self.areas[kind] == key), persons, 0.0) for key in self.rows(analysis).index}
 
     def enough(self, counted: np.ndarray) -> float:
-        """Images that the areas of a group have together where it is not withheld for having few."""
+        """Return the minimum number of images of a published group."""
         return counted.sum() + 2 * (self.minimum - 1)
 
     def image_sums(self) -> list[Sum]:
-        """Every published sum of images."""
+        """Return every published sum of images."""
         sums = []
         for analysis, rows in self.groups[self.groups["quantity"] == "weighted_mean"].groupby("analysis"):
             half = 0.0 if analysis == "neighborhood" else self.rounded_to / 2
@@ -128,7 +128,7 @@ class Attacker:
         return sums
 
     def cut_sums(self, analysis: str) -> list[Sum]:
-        """A cut point is a percentile over images: so many lie below it, so many not above the next value."""
+        """Return inequalities from cut points, which are percentiles over images."""
         values, inside = self.covariate(analysis)
         inside = inside & self.seen
         sums = []
@@ -143,12 +143,12 @@ class Attacker:
         return sums
 
     def few(self) -> list[Sum]:
-        """What is so if a group that is withheld, or an analysis that is left out, has few images; it need not have."""
+        """Return sums that hold if withheld groups and skipped analyses have few images, which need not be true."""
         sums = []
         for analysis, reason in self.summary["skipped"].items():
             counted = (self.frame(analysis) & self.seen).astype(float)
-            told = f"fewer than {self.minimum} images" in reason
-            sums.append((counted, -np.inf, self.minimum - 1 if told else self.enough(counted) - 1))
+            disclosed = f"fewer than {self.minimum} images" in reason
+            sums.append((counted, -np.inf, self.minimum - 1 if disclosed else self.enough(counted) - 1))
         for analysis in self.groups["analysis"].unique():
             rows, weights = self.rows(analysis), self.weights(analysis)
             for key in rows.index[rows["images"].isna()]:
@@ -157,7 +157,7 @@ class Attacker:
         return sums
 
     def share_sums(self) -> list[Sum]:
-        """The same for shares of positive images, from the levels of the JSON files."""
+        """Return every published sum of detection rates, from the rates in the JSON files."""
         calibration = self.summary["calibration"]
         negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
         sums = []
@@ -172,18 +172,18 @@ class Attacker:
         return sums
 
     def image_bounds(self, sample: np.ndarray | None = None, guessed: Iterable[Sum] = ()) -> pd.DataFrame:
-        """Lowest and highest number of images of every withheld area, or of a sample of them.
+        """Bound the images of every withheld area, or of a sample of them.
 
-        `guessed` is what the attacker believes besides, of `few`.
+        `guessed` holds further assumptions of the attacker, from `few`.
         """
         return self._bounds([*self.image_sums(), *guessed], self.known_images, 1.0, None, sample)
 
     def share_bounds(self, sample: np.ndarray | None = None) -> pd.DataFrame:
-        """Lowest and highest share of positive images of the same."""
+        """Bound the detection rate of every withheld area, or of a sample of them."""
         return self._bounds(self.share_sums(), self.known_shares, 0.0, 1.0, sample)
 
     def determined(self) -> list[str]:
-        """Withheld areas whose images follow from exact sums by linear algebra alone."""
+        """Return withheld areas whose images follow from exact sums by linear algebra alone."""
         exact = [(weights, low) for weights, low, high in self.image_sums() if low == high]
         if not exact or not self.hidden.any():
             return []
@@ -192,15 +192,15 @@ class Attacker:
         return self.areas.loc[self.hidden, "area"][fixed].tolist()
 
     def replicates(self, analysis: str) -> pd.DataFrame:
-        """Levels of the groups that have replicates, a row a replicate."""
+        """Return the rates of groups with replicates, one row per replicate."""
         drawn = pd.DataFrame(json.loads((self.folder / PUBLISHED_FILES[analysis]).read_text())["bootstrap_statistics"])
         drawn = drawn[[name for name in drawn if name.endswith("_weighted_mean")]]
         return drawn.rename(columns=lambda name: name.removesuffix("_weighted_mean"))
 
     def subtracted(self) -> dict[tuple[str, str], np.ndarray]:
-        """Replicates that are not published, as sums and differences of those that are, by analysis and group.
+        """Recover unpublished replicates as sums and differences of published ones, by analysis and group.
 
-        All analyses of one frame have the same draws, and groups are sums over areas with known weights.
+        All analyses of a population share their draws, and groups are sums over areas with known weights.
         """
         rows, drawn, missing = [], [], {}
         for analysis in ("race", "density", "zone", "borough", "neighborhood"):
@@ -222,12 +222,12 @@ class Attacker:
         return found
 
     def seed_of_areas(self, candidates: Iterable[int]) -> int | None:
-        """The seed with which whole areas were drawn, where a neighborhood of shown areas has replicates."""
+        """Search the seed of an area bootstrap, given a neighborhood with replicates and no withheld area."""
         drawn, seen = self.replicates("neighborhood"), np.flatnonzero(self.seen)
         shown = [key for key in drawn if not self.hidden[self.areas["neighborhood"] == key].any()]
         lives = (self.areas["neighborhood"] == shown[1]).to_numpy()  # after Estimate_Total
         weights = np.where(lives, self.areas["persons"], 0.0)[seen]
-        levels = self.areas["level"].fillna(0).to_numpy()[seen]
+        levels = self.areas["deployment_rate"].fillna(0).to_numpy()[seen]
         for seed in candidates:
             times = draw_clusters(len(seen), "area", replicates=range(5), seed=seed) * weights[:, None]
             if np.allclose(levels @ times / times.sum(axis=0), drawn[shown[1]][:5], atol=3e-5):
@@ -235,7 +235,7 @@ class Attacker:
         return None
 
     def positives_by_spread(self, place: str) -> float:
-        """Positive images of the withheld areas of a neighborhood, if they are all of one area, from its spread.
+        """Estimate the positive images of the withheld areas, assumed to be in one area, from the standard deviation.
 
         k of n positive images add (w k / n)^2 / k to the variance of the sum, and w k / n to the sum itself.
         """

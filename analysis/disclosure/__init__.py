@@ -1,1 +1,1 @@
-"""What may be published: suppression, synthetic replicates, and the release folder."""
+"""Disclosure control: suppression, synthetic replicates, and the release folder."""

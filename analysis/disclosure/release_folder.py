@@ -1,6 +1,6 @@
-"""The folder of `patrolscope release`: tables, replicates, dictionary, settings, README, checksums.
+"""Folder that `patrolscope release` writes: tables, replicates, dictionary, settings, README, and checksums.
 
-The same study gives the same bytes: nothing here knows the time, the machine or a path.
+Equal studies give equal bytes: no file depends on the time, the machine, or a path.
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from patrolscope.analysis.disclosure.release import (
-    FEWEST_IN_A_LEVEL,
-    LEVEL_DECIMALS,
+from patrolscope.analysis.disclosure.protection import MIN_WITHHELD_PER_RATE
+from patrolscope.analysis.disclosure.release import SKIPPED, Release, release
+from patrolscope.analysis.disclosure.synthetic_replicates import SEED
+from patrolscope.analysis.disclosure.tables import (
+    RATE_DECIMALS,
     RELATIVE_DECIMALS,
     RELEASED_AREAS,
     RELEASED_TABLES,
     ROUNDED_TO,
-    SKIPPED,
-    Release,
-    release,
-    round_to_digits,
 )
-from patrolscope.analysis.disclosure.synthetic_replicates import SEED
 from patrolscope.analysis.estimators.bootstrap import Floats, counts_by_area, redraw_probabilities
 from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
-from patrolscope.analysis.estimators.spatial_statistics import describe_map
+from patrolscope.analysis.estimators.spatial_statistics import LEVEL, describe_map
 from patrolscope.analysis.stages.calibrate import CALIBRATE, load_calibration
 from patrolscope.analysis.stages.cells import CELLS_STAGE
 from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
@@ -47,47 +44,62 @@ from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 from patrolscope.pipeline.study.store import Study
 
 CHECKSUMS = "SHA256SUMS"
-# Stages whose output a release is made from, in order.
+# Stages behind a release, in order.
 _BEHIND = (LAYERS, ANNOTATE, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE)
 _SETTINGS_LEFT_OUT = (
-    "cache, sources and the path of every layer (where files lie is private), estimate.seed (whoever knows it could "
-    "draw the study's own replicates again)"
+    "cache, sources and the path of every layer (locations of files are private), estimate.seed (with it, anyone could "
+    "recompute the study's own replicates)"
 )
 _JSON_MEANINGS = {
-    "point_estimate": "<group>_weighted_mean: level; <group>_relative_to_average: by Estimate_Total_weighted_mean",
-    "bootstrap_statistics": "the same names in every replicate, drawn from the release itself",
+    "point_estimate": "<group>_weighted_mean: deployment rate; <group>_relative_to_average: that divided by "
+    "Estimate_Total_weighted_mean",
+    "bootstrap_statistics": "the same names in every synthetic replicate, generated from the release itself",
 }
 _SUMMARY_MEANINGS = {
     "minimum_images": "areas with fewer images are withheld",
-    "areas": "areas of the study, without images, and withheld",
+    "areas": "number of areas: all, without images, and withheld",
     "images": f"analyzed images in areas, rounded to {ROUNDED_TO} times the minimum",
-    "calibration": "threshold and the two probabilities that images count with, from the validation set",
-    "interval_percent": "of the replicates that an interval holds, in the middle",
-    "cut_points": "of density (persons / sq mi) and income (USD) by image quartile, three significant digits",
-    "skipped": "analyses that are not in the release, with the reason",
-    "correlations": "of the levels of areas that are not withheld with what is known of them; three decimals",
-    "moran": "Moran's I of the levels of areas that are not withheld; three decimals",
-    "drawn": "what the bootstrap drew again, whatever study.yaml asks for",
-    "intervals": "how they come from the replicates in the JSON files, whatever study.yaml asks for",
+    "calibration": "threshold and the two calibrated probabilities, from the validation set",
+    "interval_percent": "central share of the replicates that an interval holds",
+    "cut_points": "quartiles over images of density (persons / sq mi) and income (USD), three significant digits",
+    "skipped": "analyses that the release leaves out, with the reason",
+    "correlations": "of the deployment rates of areas that are not withheld with their covariates; three decimals",
+    "moran": "Moran's I of the deployment rates of areas that are not withheld; three decimals",
+    "drawn": "resampling unit, independent of study.yaml",
+    "intervals": "kind of interval over the replicates in the JSON files, independent of study.yaml",
 }
 
 
 def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list[str]:
-    """Write what may be published of a study into a folder; returns lines on what was withheld.
+    """Write the release of a study into a folder.
 
     Parameters
     ----------
-    minimum : images; areas with fewer are withheld
-    force : write into a folder that holds other files, too
+    study : Study
+        Study with current estimates.
+    out : Path
+        Folder to write; it is created if necessary.
+    minimum : int
+        Areas with fewer images are withheld.
+    force : bool
+        Also write into a folder that holds other files.
+
+    Returns
+    -------
+    list of str
+        Lines for the owner of the study: numbers of withheld areas and groups, analyses left out, and the folder.
 
     Raises
     ------
-    StageNotRunError : the study has no estimates
-    SettingsError : the minimum is below 1
-    SourceError : the folder holds other files; nothing can be released at this minimum
+    StageNotRunError
+        If the study has no estimates.
+    SettingsError
+        If `minimum` is below 1.
+    SourceError
+        If the folder holds other files, the estimates are stale, or nothing can be released at this minimum.
     """
     if minimum < 1:
-        raise SettingsError(f"--minimum-images {minimum}: at least 1, which withholds nothing")
+        raise SettingsError(f"--minimum-images {minimum} is out of range; expected at least 1, which withholds nothing")
     if not force:
         check_folder(out, known_by=CHECKSUMS)
     if missing := [name for name in (CELLS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
@@ -96,8 +108,8 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         )
     if stale := outdated(study, _BEHIND):
         raise SourceError(
-            f"the estimates of {study.root} are not those that its study.yaml asks for ({', '.join(stale)} not up to "
-            f"date): run `patrolscope run --study {study.root}` first"
+            f"the estimates of {study.root} are stale ({', '.join(stale)}); expected those of its study.yaml; run "
+            f"`patrolscope run --study {study.root}` first"
         )
     areas = study.read(AREAS_FILE, geometry=True)
     inside, _ = counts_by_area(study.read(CELLS_FILE), areas["area"])
@@ -105,49 +117,66 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
     way = next((way for way in summary["ways"] if way["prediction"] == "two_class"), None)
     if way is None:
         raise SourceError(
-            "a release withholds what levels by class give away, and this study has none: put two_class under "
+            "the study has no estimates by class, which disclosure control requires; put two_class under "
             "estimate.predictions of study.yaml"
         )
     results, _ = read_released(str(study.fs.unstrip_protocol(study.path(way["folder"]))))
     calibration = summary["calibration"]
-    made = release(
+    released = release(
         areas,
         inside,
         results,
         (calibration["p_positive"], calibration["p_negative"]),
-        drawn=_drawn_probabilities(study),
+        resampled=_resampled_probabilities(study),
         minimum=minimum,
         percent=summary["interval_percent"],
     )
-    summary |= _described(made, areas, study.settings)
-    fill_folder(out, release_files(made, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
-    lines = [_for_the_owner(made, minimum)]
-    if made.skipped:
-        lines.append(f"left out: {', '.join(made.skipped)}; {SKIPPED}")
-    number = len(made.results)
-    return [*lines, f"{out}: {len(made.areas):,} areas, {number} {'analysis' if number == 1 else 'analyses'}"]
+    summary |= _map_statistics(released, areas, study.settings)
+    fill_folder(out, release_files(released, study.settings, summary, minimum), may_have=PUBLISHED_FILES.values())
+    withheld = (
+        f"{released.primary:,} of {len(released.areas):,} areas have images, but fewer than {minimum}, and are "
+        f"withheld; complementary suppression withholds {released.complementary:,} more areas and "
+        f"{released.groups_withheld:,} groups"
+    )
+    lines = [withheld]
+    if released.skipped:
+        lines.append(f"left out: {', '.join(released.skipped)}; {SKIPPED}")
+    number = len(released.results)
+    return [*lines, f"{out}: {len(released.areas):,} areas, {number} {'analysis' if number == 1 else 'analyses'}"]
 
 
-def _drawn_probabilities(study: Study) -> Floats:
-    """Pr(police vehicle) of negative and positive images in each replicate, (2, replicates): no image counts in it."""
+def _resampled_probabilities(study: Study) -> Floats:
+    """Return FOR and PPV in each replicate, shape (2, n_replicates); they depend on the validation set only."""
     rules, (calibration, _, _) = study.settings.estimate, load_calibration(study)
     if rules.resample_calibration:
         return redraw_probabilities(calibration, replicates=range(rules.replicates), seed=SEED)
     return np.repeat(probabilities_of(calibration), rules.replicates, axis=1)
 
 
-def _described(made: Release, areas: gpd.GeoDataFrame, settings: Settings) -> dict[str, Any]:
-    """Correlations and Moran's I of the levels as they are published: they tell nothing of a withheld area."""
-    hidden = made.areas["withheld"] == "true"
-    levels = pd.DataFrame({"level": made.areas["level"].mask(hidden), "felony_distance_ft": np.nan})
-    described = describe_map(areas, levels.assign(station_distance_ft=np.nan), settings.estimate, settings.city.crs)
+def _map_statistics(released: Release, areas: gpd.GeoDataFrame, settings: Settings) -> dict[str, Any]:
+    """Compute correlations and Moran's I of the published rates, which disclose nothing about withheld areas."""
+    hidden = released.areas["withheld"] == "true"
+    rates = pd.DataFrame({LEVEL: released.areas["deployment_rate"].mask(hidden), "felony_distance_ft": np.nan})
+    described = describe_map(areas, rates.assign(station_distance_ft=np.nan), settings.estimate, settings.city.crs)
     correlated = pd.DataFrame(described["correlations"])
     known = correlated[~correlated["covariate"].str.endswith("_distance_ft")].to_dict("records")
     return {"correlations": known, "moran": described["moran"]}
 
 
 def release_files(made: Release, settings: Settings, summary: dict[str, Any], minimum: int) -> dict[str, bytes]:
-    """Content of every file by its name; the checksums last."""
+    """Build the content of every file by name; the checksums come last.
+
+    Parameters
+    ----------
+    made : Release
+        Published aggregates.
+    settings : Settings
+        Settings of the study.
+    summary : dict
+        Content of estimates/summary.json, with correlations and Moran's I of the release.
+    minimum : int
+        Minimum number of images of a published area.
+    """
     frames = dict(zip((table.name for table in RELEASED_TABLES), _frames(made), strict=True))
     content = {name: frame.to_csv(index=False) for name, frame in frames.items()}
     content |= {PUBLISHED_FILES[name]: released.to_json() + "\n" for name, released in made.results.items()}
@@ -166,7 +195,7 @@ def _frames(made: Release) -> tuple[pd.DataFrame, ...]:
 
 
 def public_settings(settings: Settings) -> str:
-    """Text of settings.yaml: every setting that names no place of the study's machine and no secret."""
+    """Return the text of settings.yaml: all settings except paths, sources, and the seed."""
     content = settings.model_dump(mode="json")
     del content["cache"], content["sources"], content["estimate"]["seed"]
     content["layers"] = {name: layer and layer["entry"] for name, layer in content["layers"].items()}
@@ -182,8 +211,8 @@ def _summary(made: Release, summary: dict[str, Any], minimum: int) -> dict[str, 
         "areas": {
             "all": len(made.areas),
             "without_images": int((made.areas["images"] == 0).sum()),
-            # Not how many of them for their few images: without any other, all would be known to be below the minimum.
-            "withheld": made.too_few + made.besides,
+            # Only the sum: with no complementary suppression, all would be known to be below the minimum.
+            "withheld": made.areas_withheld,
         },
         "images": round(inside / rounded_to) * rounded_to,
         "calibration": summary["calibration"],
@@ -191,7 +220,7 @@ def _summary(made: Release, summary: dict[str, Any], minimum: int) -> dict[str, 
         "drawn": "single images of the released tables",
         "intervals": "percentiles",
         "cut_points": {
-            name: [round_to_digits(cut) for cut in cuts]
+            name: [float(f"{cut:.3g}") for cut in cuts]
             for name, cuts in summary["cut_points"].items()
             if name in made.results
         },
@@ -206,7 +235,7 @@ def _three_decimals(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dictionary(made: Release) -> list[dict[str, str]]:
-    """One entry a column of every file."""
+    """Describe every column of every file."""
     shown = {column.name for column in RELEASED_AREAS if not column.nullable}
     entries = []
     for table in RELEASED_TABLES:
@@ -228,7 +257,7 @@ def _dictionary(made: Release) -> list[dict[str, str]]:
     for name in made.results:
         for column, meaning in _JSON_MEANINGS.items():
             own = {"file": PUBLISHED_FILES[name], "column": column, "meaning": meaning}
-            entries.append({**empty, **own, "withheld": "a group that is withheld is left out"})
+            entries.append({**empty, **own, "withheld": "withheld groups are left out"})
     for column, meaning in _SUMMARY_MEANINGS.items():
         entries.append(
             {"file": "", **empty, "unit": "", "column": column, "meaning": meaning} | {"file": "summary.json"}
@@ -240,15 +269,8 @@ def _dictionary(made: Release) -> list[dict[str, str]]:
 def _how_withheld(file: str, column: dict[str, str]) -> str:
     if "may be missing" not in column["values"] or column["name"] in ("income_usd", "persons"):
         return ""
-    also = ", and where no image was taken" if file == RELEASED_AREAS.name and column["unit"] == "1" else ""
+    also = ", and for areas without images" if file == RELEASED_AREAS.name and column["unit"] == "1" else ""
     return f"empty where withheld is true{also}"
-
-
-def _for_the_owner(made: Release, minimum: int) -> str:
-    return (
-        f"{made.too_few:,} of {len(made.areas):,} areas have images, but fewer than {minimum}, and are withheld; so "
-        f"are {made.besides:,} more areas and {made.groups_withheld:,} groups, so that those can not be computed"
-    )
 
 
 def _readme(made: Release, settings: Settings, minimum: int) -> str:
@@ -256,39 +278,41 @@ def _readme(made: Release, settings: Settings, minimum: int) -> str:
     skipped = "".join(f"* {name}: not in the release; {reason}\n" for name, reason in made.skipped.items())
     return f"""# {settings.name}: released aggregates
 
-{simulated}How likely a dashcam image of a place in {settings.city.name} shows a police vehicle: by neighborhood,
-by area, by groups of people and places, with intervals. Made by patrolscope {version("patrolscope")}.
+{simulated}Deployment rates in {settings.city.name}: the probability that a dashcam image shows a police vehicle, by
+neighborhood, area, and group, with intervals. Written by patrolscope {version("patrolscope")}.
 
-| file | a row is |
+| file | one row per |
 | --- | --- |
-{"".join(f"| `{table.name}` | {table.row} |{chr(10)}" for table in RELEASED_TABLES)}\
-| `*_bootstraps.json` | point estimates and bootstrap replicates of an analysis, in the form of the paper's release |
-| `summary.json` | calibration, cut points, correlations, how much is withheld |
-| `dictionary.csv`, `dictionary.json` | every column of every file: meaning, unit, how it is withheld |
-| `settings.yaml` | the settings of the study; left out: {_SETTINGS_LEFT_OUT} |
-| `{CHECKSUMS}` | SHA-256 of every other file (`sha256sum -c {CHECKSUMS}`) |
+{"".join(f"| `{table.name}` | {table.row.removeprefix('one ')} |{chr(10)}" for table in RELEASED_TABLES)}\
+| `*_bootstraps.json` | (no rows) point estimates and synthetic replicates of an analysis, in the paper's format |
+| `summary.json` | (no rows) calibration, cut points, correlations, number of withheld areas |
+| `dictionary.csv`, `dictionary.json` | column of any file: meaning, unit, how it is withheld |
+| `settings.yaml` | (no rows) settings of the study; left out: {_SETTINGS_LEFT_OUT} |
+| `{CHECKSUMS}` | file: SHA-256 (`sha256sum -c {CHECKSUMS}`) |
 
-## What it is not
+## Scope
 
-No image, ride, camera, time or position of an image is in it, and no number about fewer than {minimum} images but 0.
-A level is a probability about images, not a count of officers or of what they do. It describes; it explains nothing.
+The release contains no image, ride, camera, time, or location of an image, and no number about fewer than {minimum}
+images except 0. A deployment rate is a probability about images, not a count of officers or of their actions. It
+describes and does not explain.
 
-## What is withheld
+## Disclosure control
 
-{made.too_few + made.besides:,} of {len(made.areas):,} areas are withheld: those that have images, but fewer than
-{minimum}, and others, so that those can not be computed from what is published. {made.groups_withheld:,} groups are
-withheld.
+{made.areas_withheld:,} of {len(made.areas):,} areas are withheld: those with images, but
+fewer than {minimum} (primary suppression), and others, so that those cannot be computed from published numbers
+(complementary suppression).
+{made.groups_withheld:,} groups are withheld.
 
-* A withheld area has images, positives and level empty and `withheld` true. Which areas are withheld for their few
-  images, and which for the others' sake, is not told. An area without images is shown with 0.
-* Correlations and Moran's I are computed from the published levels of the areas that are not withheld.
-* All counts and levels that are published leave at least {minimum} values for a withheld number of images, and a
-  range of at least 1/{minimum} for the share of them that is positive.
-* Images of groups other than neighborhoods are rounded to {ROUNDED_TO * minimum:,}. Levels have {LEVEL_DECIMALS}
-  decimals, relative levels {RELATIVE_DECIMALS}; these, intervals and spreads are computed from the rounded levels.
-* A level has no withheld area behind it or at least {FEWEST_IN_A_LEVEL}.
-* Replicates, intervals and spreads are drawn from these tables alone, and tell nothing that these do not. A shown area
-  has its images. The withheld ones of a neighborhood share the rest of its images, at its level; where it is withheld,
-  too, each has {minimum / 2:g} images at the overall level. Single images count as independent. Where many areas of a
-  group are withheld, its interval is a model's.
+* A withheld area has empty images, positives, and deployment_rate, and `withheld` is true. The release does not
+  disclose which suppression applies to an area. Areas without images are shown with 0.
+* Correlations and Moran's I use the published rates of the areas that are not withheld.
+* The published counts and rates leave at least {minimum} possible values for a withheld number of images, and a range
+  of at least 1/{minimum} for the detection rate.
+* Images of groups other than neighborhoods are rounded to {ROUNDED_TO * minimum:,}. Rates have {RATE_DECIMALS}
+  decimals, relative rates {RELATIVE_DECIMALS}. Relative rates, intervals, and standard deviations use rounded rates.
+* A published rate covers either no withheld area or at least {MIN_WITHHELD_PER_RATE}.
+* Replicates, intervals, and standard deviations are generated from these tables alone and disclose nothing beyond them.
+  A shown area has its images. The withheld areas of a neighborhood share the rest of its images, at its rate. If the
+  neighborhood is withheld as well, each has {minimum / 2:g} images at the city average. Images count as independent. If
+  many areas of a group are withheld, its interval depends mostly on this model.
 {skipped}"""

@@ -1,9 +1,8 @@
-"""Disclosure control: which areas must be withheld so that published sums do not give a withheld one away.
+"""Cell suppression, as statistical offices use it, on plain arrays.
 
-Cell suppression as statistical offices do it, on plain arrays: primary suppression hides what is too small, secondary
-suppression hides more until the sums that stay published leave every hidden value room. An attacker knows every
-published number and that a hidden value lies between a floor and a ceiling; a hidden value is protected when there is
-another city with the same published numbers in which it is `width` larger or smaller.
+Primary suppression hides values that are too small. Complementary suppression hides more, until the published sums
+leave a range for every hidden value. An attacker knows every published number and the bounds of hidden values. A hidden
+value is protected if another city has the same published numbers, and its value is larger or smaller by `width`.
 """
 
 from __future__ import annotations
@@ -19,34 +18,40 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
 
-# A group that needs more areas hidden than these for its own sake is withheld itself: the areas say more.
+# A group is withheld if its protection requires hiding more areas than these: the areas are worth more to readers.
 MOST_FOR_A_GROUP = 5
-ALWAYS = -1  # the group of a sum that can not be withheld
-# The solver holds constraints to 1e-7; a move that ends this share short of its target has reached it.
+ALWAYS = -1  # group of a sum that is always published
+# The solver satisfies constraints to 1e-7; a move that ends this share short of its target has reached it.
 _SHORT = 1e-6
 
 
-class CanNotBeProtected(Exception):
-    """Withholding every area and every group that may be withheld is not enough."""
+class ProtectionError(Exception):
+    """A sum that is always published discloses a hidden value, whatever else is withheld."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of every area, and what is published of its sums.
+    """One number per area, and the published bounds of its sums.
 
-    An attacker knows that sum i, of weights[i, a] * values[a] over all areas a, lies in [low[i], high[i]]: one point
-    where it is published as it is, an interval where it is rounded, one without a lower end where a rule tells that it
-    is at most so large.
+    An attacker knows that sum i, of weights[i, a] * values[a] over all areas a, lies in [low[i], high[i]]: a point if
+    it is published exactly, an interval if it is rounded, and without a lower end if a rule discloses only a maximum.
 
     Attributes
     ----------
-    values : (areas,) the truth
-    weights : (sums, areas)
-    low, high : (sums,)
-    group : (sums,) number of the group that publishes the sum; `ALWAYS` for one that can not be withheld
-    floor, ceiling : bounds of a hidden value that everyone knows
-    width : by how much an attacker must be left in doubt
-    fewest : hidden areas that a published sum with any must have
+    values : ndarray of float64, shape (n_areas,)
+        True values.
+    weights : csr_array of float64, shape (n_sums, n_areas)
+        Weight of each area in each sum.
+    low, high : ndarray of float64, shape (n_sums,)
+        Published bounds.
+    group : ndarray of int64, shape (n_sums,)
+        Number of the group that publishes the sum, or `ALWAYS`.
+    floor, ceiling : float
+        Publicly known bounds of a hidden value.
+    width : float
+        Required uncertainty about a hidden value.
+    fewest : int
+        Minimum number of hidden areas in a published sum with any.
     """
 
     values: Floats
@@ -61,12 +66,12 @@ class Quantity:
 
     @property
     def targets(self) -> Floats:
-        """Where each value must be able to move: down by the width where there is room, else up."""
+        """Value that each area must be able to reach: lower by the width if the floor allows it, else higher."""
         down = self.values - self.width >= self.floor
         return np.where(down, self.values - self.width, self.values + self.width)
 
     def without(self, groups: Bools) -> Quantity:
-        """The same where some groups publish nothing."""
+        """Return the quantity without the sums of the flagged groups."""
         kept = np.array([group == ALWAYS or not groups[group] for group in self.group], dtype=np.bool_)
         return replace(
             self, weights=self.weights[kept], low=self.low[kept], high=self.high[kept], group=self.group[kept]
@@ -75,36 +80,43 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Withheld:
-    """What is not published."""
+    """Flags of withheld areas and groups."""
 
-    areas: Bools  # (areas,)
-    groups: Bools  # (groups,)
+    areas: Bools  # (n_areas,)
+    groups: Bools  # (n_groups,)
 
 
 def withhold(
     quantities: list[Quantity], primary: Withheld, members: sparse.csr_array, size: Whole, block: Whole
 ) -> Withheld:
-    """Areas and groups to withhold, the primary ones among them, so that every hidden value is protected.
+    """Extend the primary suppression until every hidden value is protected.
 
-    First each sum alone is looked at: one whose hidden areas can not move within it gets the next smallest of its areas
-    hidden; a group that needs many, or has none left, is withheld itself. Then all sums together are attacked by linear
-    programming, and groups are withheld, one at a time, until no area is found.
+    The first pass checks each sum alone. If its hidden areas lack room, the next smallest of its areas is hidden. A
+    group that requires many, or has none left, is withheld. The second pass attacks all sums together by linear
+    programming, and withholds one group at a time until no area is unprotected.
 
     Parameters
     ----------
-    quantities : what is published by area, and as sums
-    members : (groups, areas) 1 where an area is in a group
-    size : (areas,) images; the smaller an area, the sooner it is hidden; ties by position
-    block : (areas,) of the areas of one block only one is attacked at a time; any numbers are right, areas that share
-        a sum over few areas in one block are fast
+    quantities : list of Quantity
+        Published quantities.
+    primary : Withheld
+        Primary suppression.
+    members : csr_array, shape (n_groups, n_areas)
+        1 where an area belongs to a group.
+    size : ndarray of int64, shape (n_areas,)
+        Images. Smaller areas are hidden first; ties go by position.
+    block : ndarray of int64, shape (n_areas,)
+        Block of each area. One area per block is attacked at a time. Any assignment is correct; it is fast if areas
+        that share a sum over few areas are in one block.
 
     Raises
     ------
-    CanNotBeProtected : a sum that is always published gives an area away
+    ProtectionError
+        If a sum that is always published discloses an area.
     """
     state = primary
     order = np.lexsort((np.arange(len(size)), size))
-    # Hiding more only gives an area more room: what is protected stays so, and is not attacked again.
+    # Hiding more never removes room, so protected areas stay protected.
     protected = [np.zeros(len(size), dtype=np.bool_) for _ in quantities]
     may_go = np.unique(np.concatenate([quantity.group[quantity.group != ALWAYS] for quantity in quantities]))
     while True:
@@ -119,7 +131,7 @@ def withhold(
 
 
 def _settle(quantities: list[Quantity], state: Withheld, order: Whole, size: Whole) -> Withheld:
-    """Withhold until every sum, looked at alone, leaves its hidden areas room."""
+    """Withhold until every sum alone leaves room for its hidden areas."""
     areas, groups = state.areas.copy(), state.groups.copy()
     settled = False
     while not settled:
@@ -129,18 +141,18 @@ def _settle(quantities: list[Quantity], state: Withheld, order: Whole, size: Who
                 if (group != ALWAYS and groups[group]) or _leaves_room(quantity, row, areas):
                     continue
                 settled = False
-                more = _with_company(quantity, row, areas, order, size)
+                more = _hide_more(quantity, row, areas, order, size)
                 if more is not None:
                     areas = more
                 elif group != ALWAYS:
                     groups[group] = True
                 else:
-                    raise CanNotBeProtected
+                    raise ProtectionError
     return Withheld(areas, groups)
 
 
-def _with_company(quantity: Quantity, row: int, hidden: Bools, order: Whole, size: Whole) -> Bools | None:
-    """Hidden areas and as many more of a sum as give them room; None where too many would have to go."""
+def _hide_more(quantity: Quantity, row: int, hidden: Bools, order: Whole, size: Whole) -> Bools | None:
+    """Hide areas of a sum until the hidden ones have room; return None if that takes too many."""
     hidden = hidden.copy()
     most = len(size) if quantity.group[row] == ALWAYS else MOST_FOR_A_GROUP
     for _ in range(most):
@@ -159,7 +171,7 @@ def _members(quantity: Quantity, row: int) -> Whole:
 
 
 def _next(members: Whole, hidden: Bools, order: Whole, size: Whole) -> int | None:
-    """The smallest area among the members that has images and is not hidden."""
+    """Return the smallest member with images that is not hidden."""
     candidate = np.zeros(len(hidden), dtype=np.bool_)
     candidate[members] = True
     left = order[(candidate & ~hidden & (size > 0))[order]]
@@ -167,38 +179,43 @@ def _next(members: Whole, hidden: Bools, order: Whole, size: Whole) -> int | Non
 
 
 def _leaves_room(quantity: Quantity, row: int, hidden: Bools) -> bool:
-    """Whether each hidden area of a sum can move as far as it must, if the others make up for it."""
+    """Return whether each hidden area of a sum can reach its target if the other hidden areas compensate."""
     cells = slice(quantity.weights.indptr[row], quantity.weights.indptr[row + 1])
     indices, weights = quantity.weights.indices[cells], quantity.weights.data[cells]
     if (weights < 0).any():
-        return True  # an inequality between sums: left to the attack on all sums together
+        return True  # an inequality between sums; the joint attack checks it
     total = float(weights @ quantity.values[indices])
     within = hidden[indices] & (weights > 0)
     if not within.any():
         return True
     weights, values, targets = weights[within], quantity.values[indices[within]], quantity.targets[indices[within]]
-    rises = targets > values
-    others_fall = weights * (values - quantity.floor)
-    others_rise = weights * (quantity.ceiling - values)
+    downward = weights * (values - quantity.floor)
+    upward = weights * (quantity.ceiling - values)
     room = np.where(
-        rises,
-        others_fall.sum() - others_fall + quantity.high[row] - total,
-        others_rise.sum() - others_rise + total - quantity.low[row],
+        targets > values,
+        downward.sum() - downward + quantity.high[row] - total,
+        upward.sum() - upward + total - quantity.low[row],
     )
     enough = bool((room >= quantity.width * weights * (1 - _SHORT)).all())
     return enough and (len(values) >= quantity.fewest or quantity.low[row] == -np.inf)
 
 
 def find_unprotected(quantity: Quantity, hidden: Bools, block: Whole, protected: Bools) -> int | None:
-    """A hidden area that the published sums leave less room than the width; None if there is none.
+    """Return a hidden area that the published sums leave less room than the width, or None.
 
-    By linear programming: of each block one area at a time is moved toward its target, those of all blocks in one
-    program; an area that arrives is protected, and so is every other that moved as far. What does not arrive is tried
-    alone.
+    One linear program moves one area per block toward its target. Areas that reach it are protected, and so is every
+    other area that moved as far. The remaining areas are tried alone.
 
     Parameters
     ----------
-    protected : (areas,) known to be; those that are found to be are added
+    quantity : Quantity
+        Published quantity.
+    hidden : ndarray of bool, shape (n_areas,)
+        Hidden areas.
+    block : ndarray of int64, shape (n_areas,)
+        Block of each area.
+    protected : ndarray of bool, shape (n_areas,)
+        Areas known to be protected. The function adds those that it finds.
     """
     at = np.flatnonzero(hidden)
     weights = quantity.weights[:, at]
@@ -231,7 +248,7 @@ def find_unprotected(quantity: Quantity, hidden: Bools, block: Whole, protected:
 
 @dataclass(frozen=True)
 class _Attack:
-    """Sums over hidden values alone: what is left when the published values are taken off."""
+    """Sums over the hidden values, after subtraction of the published ones."""
 
     weights: sparse.csr_array
     low: Floats
@@ -241,7 +258,7 @@ class _Attack:
     bounds: tuple[float, float]
 
     def moved(self, moving: Whole, width: float) -> Bools:
-        """Which hidden values are `width` away from the truth in a city where those at `moving` go to their targets."""
+        """Flag the hidden values that end `width` from the truth when those at `moving` move to their targets."""
         scale = 1 / np.maximum(abs(self.weights).max(axis=1).toarray().ravel(), 1e-300)
         rows = sparse.diags_array(scale) @ self.weights
         low, high = self.low * scale, self.high * scale
@@ -262,7 +279,7 @@ class _Attack:
             bounds=np.column_stack([lower, upper]),
             method="highs",
         )
-        if found.x is None:  # the truth is such a city, so that only numerical trouble leads here: nothing is proven
+        if found.x is None:  # the true city is feasible, so this is a numerical failure and proves nothing
             return np.zeros(len(self.values), dtype=np.bool_)
         return np.abs(found.x - self.values) >= width * (1 - _SHORT)
 
@@ -270,14 +287,15 @@ class _Attack:
 def _widen(
     state: Withheld, found: int, members: sparse.csr_array, may_go: Whole, order: Whole, size: Whole
 ) -> Withheld:
-    """Withhold one group more, or, where none is left, one area: the sums together leave an area no room.
+    """Withhold one more group, or one more area if no group is left, to protect area `found`.
 
-    Its smallest group goes, as the sum over the fewest areas says most; then groups of others, which tell of it as the
-    rest of a larger sum.
+    Its smallest group comes first, because a sum over few areas discloses most. Other groups follow, because larger
+    sums minus them disclose it as well.
 
     Raises
     ------
-    CanNotBeProtected : nothing is left to withhold
+    ProtectionError
+        If nothing is left to withhold.
     """
     areas, groups = state.areas.copy(), state.groups.copy()
     left = may_go[~groups[may_go]]
@@ -288,5 +306,5 @@ def _widen(
     elif (more := _next(order, areas, order, size)) is not None:
         areas[more] = True
     else:
-        raise CanNotBeProtected
+        raise ProtectionError
     return Withheld(areas, groups)

@@ -1,4 +1,4 @@
-"""Two sets of results side by side: what both say of a group, and what only one of them has."""
+"""Comparison of two sets of results, group by group."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
 
 _KEY = ["analysis", "group", "key", "quantity"]
 _NUMBERS = ["estimate", "lower", "upper", "sd", "replicates"]
-# A rank correlation of two groups is 1 or -1, whatever their levels.
+# A rank correlation of two groups is always 1 or -1.
 _LEAST_GROUPS = 3
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Every group and quantity of either set; of each analysis in the order of `a`, then what only `b` has.
+    """Join two sets of results by group and quantity.
 
     Parameters
     ----------
-    a, b : from `patrolscope.analysis.stages.reproduce.tabulate`
+    a, b : DataFrame
+        Output of `patrolscope.analysis.stages.reproduce.tabulate`.
 
     Returns
     -------
-    analysis, group, key, quantity; found_in (`both`, `a` or `b`); estimate, lower, upper, sd, replicates of each, with
-    _a and _b; difference (b - a); ratio (b / a); intervals_overlap (missing where a set has no interval)
+    DataFrame
+        analysis, group, key, quantity; found_in (`both`, `a`, or `b`); estimate, lower, upper, sd, and replicates with
+        suffixes `_a` and `_b`; difference (b - a); ratio (b / a); intervals_overlap (NA if a set has no interval). Each
+        analysis is in the order of `a`, followed by groups that only `b` has.
     """
-    one, other = (rows[_KEY + _NUMBERS].astype({"replicates": "Int64"}) for rows in (a, b))
-    both = one.merge(other, on=_KEY, how="outer", suffixes=("_a", "_b"), indicator="found_in")
-    # An outer merge sorts by its key; a reader expects the order of the paper.
+    left, right = (rows[_KEY + _NUMBERS].astype({"replicates": "Int64"}) for rows in (a, b))
+    both = left.merge(right, on=_KEY, how="outer", suffixes=("_a", "_b"), indicator="found_in")
+    # An outer merge sorts by its key; restore the order of the paper.
     order = pd.concat([a[_KEY], b[_KEY]]).drop_duplicates(ignore_index=True)
     place = order["analysis"].map({name: number for number, name in enumerate(PUBLISHED_FILES)})
     both = order.loc[place.sort_values(kind="stable").index].merge(both, on=_KEY)
@@ -43,23 +46,25 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize(compared: pd.DataFrame) -> pd.DataFrame:
-    """How far two sets agree, one row an analysis, over their levels relative to the average.
+    """Summarize the agreement of two sets of relative rates per analysis.
 
-    The group without a name takes part in no rank correlation: it is no place.
+    The group without a name is not a region, so the rank correlation excludes it.
 
     Parameters
     ----------
-    compared : from `compare`
+    compared : DataFrame
+        Output of `compare`.
 
     Returns
     -------
-    analysis; both, only_a, only_b (groups); with_intervals (groups with an interval in both sets), overlapping (of
-    them, those whose intervals overlap); rank_correlation (Spearman's, missing below three groups); largest_ratio (of
-    the two levels of a group, the higher by the lower)
+    DataFrame
+        analysis; both, only_a, only_b (numbers of groups); with_intervals (groups with an interval in both sets);
+        overlapping (those whose intervals overlap); rank_correlation (Spearman, NaN below three groups); largest_ratio
+        (maximum over groups of the higher rate divided by the lower). One row per analysis.
     """
-    levels = compared[compared["quantity"] == "relative_to_average"]
+    rates = compared[compared["quantity"] == "relative_to_average"]
     rows = []
-    for analysis, groups in levels.groupby("analysis", sort=False):
+    for analysis, groups in rates.groupby("analysis", sort=False):
         both = groups[groups["found_in"] == "both"]
         named = both[both["key"] != ""]
         ranked = len(named) >= _LEAST_GROUPS and min(named["estimate_a"].nunique(), named["estimate_b"].nunique()) > 1

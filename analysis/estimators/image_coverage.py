@@ -1,9 +1,9 @@
-"""What the images cover: hours, days, areas, and the people who live where no image was taken."""
+"""Image coverage: images by hour, day, and area, and residents of areas with few images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,11 @@ import pandas as pd
 
 from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.estimators.variants import Variant
-from patrolscope.analysis.stages.hourly import HOURS, HourlyCounts
 
-FEW = (10, 100)  # images of an area below which its mean says little
+if TYPE_CHECKING:
+    from patrolscope.analysis.stages.hourly import HourlyCounts
+
+FEW = (10, 100)  # rates of areas with fewer images are unreliable
 QUIET_HOURS = 3
 EVERYONE = "Everyone"
 Floats = npt.NDArray[np.float64]
@@ -22,14 +24,18 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ImageCoverage:
-    """Where and when the analyzed images are.
+    """Location and time of the analyzed images.
 
     Attributes
     ----------
-    counts : by (hour, day, area), value, images, positives; the area without a code is outside every area
-    people : kind (everyone, race, borough), group, persons, share_never_seen, share_below_10, share_below_100
-    areas : images and persons of every area and group, for curves
-    summary : totals, unevenness, the hours with the fewest images
+    counts : DataFrame
+        by (hour, day, area), value, images, positives. The empty area code stands for images outside all areas.
+    people : DataFrame
+        Output of `people_table`.
+    areas : DataFrame, n_areas rows
+        Images, and residents in total and per race, for curves.
+    summary : dict
+        Totals, unevenness, and the hours with the fewest images.
     """
 
     counts: pd.DataFrame
@@ -39,8 +45,8 @@ class ImageCoverage:
 
 
 def cover(counts: HourlyCounts, base: Variant) -> ImageCoverage:
-    """Coverage by the analyzed images, those of `base`: also the ones outside every area, in hours and days."""
-    by_class = counts.by_hour[:, base.days].astype(np.int64)  # classes, days, areas and outside, hours
+    """Compute the coverage by the images of the base; hours and days include images outside all areas."""
+    by_class = counts.by_hour[:, base.days].astype(np.int64)  # (2, n_days, n_areas + 1, 24)
     return coverage_of(
         by_class.sum(axis=(1, 2)).T,
         by_class.sum(axis=(2, 3)).T,
@@ -53,18 +59,23 @@ def cover(counts: HourlyCounts, base: Variant) -> ImageCoverage:
 def coverage_of(
     by_hour: Counts, by_day: Counts, by_area: Counts, *, days: pd.DatetimeIndex, areas: pd.DataFrame
 ) -> ImageCoverage:
-    """Coverage by images counted in three ways, each (..., 2): those that are negative, positive.
+    """Compute coverage from images by hour, day, and area.
 
     Parameters
     ----------
-    by_hour : (24, 2) of the local time
-    by_day : (days, 2)
-    by_area : (areas + 1, 2), the last place outside every area
-    days : local days
-    areas : `AREAS`
+    by_hour : ndarray of int64, shape (24, 2)
+        Negative and positive images per local hour.
+    by_day : ndarray of int64, shape (n_days, 2)
+        Negative and positive images per local day.
+    by_area : ndarray of int64, shape (n_areas + 1, 2)
+        Negative and positive images per area; the last row is outside all areas.
+    days : DatetimeIndex
+        Local days.
+    areas : DataFrame, n_areas rows
+        Areas, table `AREAS`.
     """
     parts = (
-        ("hour", [f"{hour}" for hour in range(HOURS)], by_hour),
+        ("hour", [f"{hour}" for hour in range(len(by_hour))], by_hour),
         ("day", [f"{day:%Y-%m-%d}" for day in days], by_day),
         ("area", [*areas["area"], ""], by_area),
     )
@@ -94,11 +105,18 @@ def coverage_of(
 
 
 def people_table(living: pd.DataFrame) -> pd.DataFrame:
-    """Shares of people in areas with few images or none; missing where nobody is of a group.
+    """Compute shares of residents in areas with few images or none.
 
     Parameters
     ----------
-    living : one row an area: images, borough, persons, and persons of each race
+    living : DataFrame, n_areas rows
+        images, borough, persons, and the columns `RACES`.
+
+    Returns
+    -------
+    DataFrame
+        kind (everyone, race, borough), group, persons, share_never_seen, share_below_10, share_below_100. Shares are
+        NaN for groups without residents.
     """
     groups = [("everyone", EVERYONE, living["persons"])]
     groups += [("race", name, living[column]) for column, name in RACES.items()]
@@ -117,16 +135,27 @@ def people_table(living: pd.DataFrame) -> pd.DataFrame:
 
 
 def gini(counts: npt.NDArray[np.int64]) -> float:
-    """Gini coefficient: 0 where all have as much, toward 1 where one has all; missing where there is nothing."""
+    """Compute the Gini coefficient of nonnegative counts.
+
+    Returns
+    -------
+    float
+        0 if all counts are equal, near 1 if one holds everything; NaN if all are 0.
+
+    Notes
+    -----
+    G = 2 * sum_i(i * x_i) / (n * sum_i(x_i)) - (n + 1) / n, x in ascending order, i from 1. It equals half the relative
+    mean absolute difference (Gini 1912).
+    """
     if counts.sum() == 0:
         return float("nan")
-    rising = np.sort(counts)
-    rank = np.arange(1, len(rising) + 1)
-    return float((2 * (rank * rising).sum() / rising.sum() - (len(rising) + 1)) / len(rising))
+    ordered = np.sort(counts)
+    rank = np.arange(1, len(ordered) + 1)
+    return float((2 * (rank * ordered).sum() / ordered.sum() - (len(ordered) + 1)) / len(ordered))
 
 
 def _busiest(counts: npt.NDArray[np.int64], share: float) -> float:
-    """Share of all that the given share of places has, those with the most."""
+    """Compute the share of the total in the given share of areas with the highest counts."""
     if counts.sum() == 0:
         return float("nan")
     most = np.sort(counts)[::-1][: max(1, round(share * len(counts)))]
@@ -136,7 +165,15 @@ def _busiest(counts: npt.NDArray[np.int64], share: float) -> float:
 def cumulative(
     images: npt.NDArray[np.integer], persons: npt.NDArray[np.floating]
 ) -> tuple[npt.NDArray[np.integer], Floats]:
-    """Share of people in areas with at most so many images: numbers of images, rising, and shares."""
+    """Compute the cumulative distribution of residents over images per area.
+
+    Returns
+    -------
+    images : ndarray of int
+        Distinct numbers of images in ascending order.
+    shares : ndarray of float64
+        Share of residents in areas with at most as many images.
+    """
     order = np.argsort(images, kind="stable")
     at, last = np.unique(images[order][::-1], return_index=True)
     return at, persons[order].cumsum()[len(images) - 1 - last] / persons.sum()

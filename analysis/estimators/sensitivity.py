@@ -1,14 +1,15 @@
-"""Which conclusions hold whatever is changed: estimates of every variant, with intervals over days.
+"""Sensitivity analysis: estimates of every variant with intervals from a day bootstrap, and verdicts on conclusions.
 
-Images of one day are not independent, nor are those of one ride, which lies within a day. A replicate draws the
-analyzed days with replacement and counts each as often as it was drawn: a product of draws and daily counts. All
-variants have the same draws, so that the difference between two of them has an interval as well.
+Images of a day are not independent, nor are those of a ride, and a ride lies within a day. A replicate resamples the
+analyzed days and weights the counts of each day by its number of draws. All variants share the draws, so that the
+difference between two variants has an interval as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,35 @@ from patrolscope.analysis.estimators.variants import BASE, InfeasibleVariant, Va
 
 Floats = npt.NDArray[np.float64]
 
-# With fewer days that touch a group, draws of them say nothing: of 4 days one draw in 64 is a single day.
+# Minimum number of days with images of a group for an interval. With 4 days, 1 replicate in 64 repeats a single day.
 DAYS_FOR_AN_INTERVAL = 5
 RANKED_ENDS = 10  # neighborhoods at each end of a ranking
-# Analyses whose groups have an order of their own: the last is set against the first, not every pair.
+# Analyses with ordered groups: only the last is compared with the first, not every pair.
 ORDERED = ("density", "density_residential", "income", "income_residential")
-PLACES = "neighborhood"  # too many groups for conclusions on each: their ranking is compared
-_NOTHING = 1e-9  # a difference of rounding alone has no direction
-HOLDS, DIRECTION, DEPENDS = "holds under all", "holds in direction only", "depends on"
+RANKED = "neighborhood"  # too many groups for conclusions on each; their ranking is compared
+_ROUNDING = 1e-9  # smaller differences have no direction
+ROBUST, DIRECTION_ONLY, SENSITIVE = "robust", "direction only", "sensitive"
 
 
 def draw_days(analyzed: npt.NDArray[np.bool_], *, replicates: int, seed: int) -> npt.NDArray[np.int64]:
-    """How often each day is drawn, (replicates, days).
+    """Draw bootstrap counts per day.
 
-    Analyzed days are drawn among themselves, just as by the bootstrap of days, and so are those before the first day,
-    which a single variant takes in: the draws of the others do not depend on them.
+    Analyzed days are resampled among themselves, as in the day bootstrap. Days before the first analyzed day, which
+    only one variant uses, are resampled separately, so that the draws of other variants do not depend on them.
+
+    Parameters
+    ----------
+    analyzed : ndarray of bool, shape (n_days,)
+        Analyzed days.
+    replicates : int
+        Number of replicates.
+    seed : int
+        Seed of the study.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_replicates, n_days)
+        Number of draws of each day.
     """
     drawn = np.zeros((replicates, len(analyzed)), dtype=np.int64)
     for unit, days in (("day", analyzed), ("earlier day", ~analyzed)):
@@ -48,28 +63,39 @@ def draw_days(analyzed: npt.NDArray[np.bool_], *, replicates: int, seed: int) ->
 
 @dataclass(frozen=True)
 class Levels:
-    """Levels relative to the average of every group of every analysis, under one variant.
+    """Relative rates of every group of every analysis under one variant.
 
     Attributes
     ----------
-    groups : one row a group: analysis, group (name for a reader), key, images and areas behind it
-    estimate : (groups,) missing where nobody of the group lives in an area with images
-    replicates : (replicates, groups); none where the variant has too few days, missing where too few touch the group
+    kind, name : str
+        Kind and name of the variant.
+    days, images : int
+        Days with images, and images.
+    persons : float
+        Residents of the areas with images.
+    groups : DataFrame, n_groups rows
+        analysis, group (display name), key, images, areas.
+    estimate : ndarray of float64, shape (n_groups,)
+        Relative rate. NaN if no resident of the group lives in an area with images.
+    replicates : ndarray of float64, shape (n_replicates, n_groups)
+        Empty if the variant has too few days, NaN where too few days have images of the group.
+    skipped : dict of str to str
+        Analyses without an estimate, with the reason.
     """
 
     kind: str
     name: str
     days: int
     images: int
-    persons: float  # in areas that are not left out
+    persons: float
     groups: pd.DataFrame
     estimate: Floats
     replicates: Floats
     skipped: dict[str, str]
 
     def in_order_of(self, base: Levels) -> tuple[Floats, Floats]:
-        """Estimates and replicates of the groups of `base`, missing where this variant has no such group."""
-        mine, theirs = (pd.MultiIndex.from_frame(one.groups[["analysis", "key"]]) for one in (self, base))
+        """Return estimates and replicates in the group order of `base`; NaN for groups this variant lacks."""
+        mine, theirs = (pd.MultiIndex.from_frame(levels.groups[["analysis", "key"]]) for levels in (self, base))
         place = mine.get_indexer(theirs)
         absent = place < 0
         estimate, replicates = self.estimate[place].copy(), self.replicates[:, place].copy()
@@ -78,18 +104,21 @@ class Levels:
 
 
 def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
-    """Levels of every group under a variant.
+    """Compute relative rates of every group under a variant.
 
     Parameters
     ----------
-    draws : (replicates, days) from `draw_days`, of all days of the study
+    variant : Variant
+        Images per area and day, and their probabilities.
+    draws : ndarray of int64, shape (n_replicates, n_days)
+        Output of `draw_days` for all days of the study.
     """
     images = variant.area_images
     wanted, skipped, _ = analyses(variant.areas, images)
     point, drawn = variant.means(), np.empty((0, len(images)))
     if variant.days_with_images >= DAYS_FOR_AN_INTERVAL:
         drawn = variant.means(draws[:, variant.days])
-    seen = (variant.images.any(axis=2) & (images > 0)).T.astype(np.int64)  # of each area and day
+    seen = (variant.images.any(axis=2) & (images > 0)).T.astype(np.int64)  # (n_areas, n_days)
     relative = {}
     for panel in panels(wanted, variant.areas):
         once, often = panel.means(point.T), panel.means(drawn.T)
@@ -99,16 +128,16 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
             relative[name] = once[rows, 0] / once[0, 0], (often[rows] / often[0]).T
     all_frames = frames(variant.areas)
     groups = []
-    for one in wanted:
-        behind = (one.weights > 0) & all_frames[one.frame].areas[:, None]
+    for analysis in wanted:
+        counted = (analysis.weights > 0) & all_frames[analysis.frame].areas[:, None]
         groups.append(
             pd.DataFrame(
                 {
-                    "analysis": one.name,
-                    "group": one.labels,
-                    "key": one.keys,
-                    "images": behind.T @ images,
-                    "areas": (behind & (images > 0)[:, None]).sum(axis=0),
+                    "analysis": analysis.name,
+                    "group": analysis.labels,
+                    "key": analysis.keys,
+                    "images": counted.T @ images,
+                    "areas": (counted & (images > 0)[:, None]).sum(axis=0),
                 }
             )
         )
@@ -119,30 +148,39 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
         int(images.sum()),
         variant.persons_seen,
         pd.concat(groups, ignore_index=True),
-        np.concatenate([relative[one.name][0] for one in wanted]),
-        np.concatenate([relative[one.name][1] for one in wanted], axis=1),
+        np.concatenate([relative[analysis.name][0] for analysis in wanted]),
+        np.concatenate([relative[analysis.name][1] for analysis in wanted], axis=1),
         skipped,
     )
 
 
 def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) -> pd.DataFrame:
-    """One row a variant and group.
+    """Tabulate the relative rates of all variants.
+
+    Parameters
+    ----------
+    levels : iterable of Levels
+        Variants, the base included.
+    base : Levels
+        Base.
+    percent : float
+        Central share of the replicates that an interval holds, in percent.
 
     Returns
     -------
-    kind, variant, analysis, group, key, estimate, lower, upper, images, areas, days
-    change, change_lower, change_upper : difference from the base, of the same draws of days
-
-    A group without an estimate has no row; intervals are missing where too few days touch the group.
+    DataFrame
+        kind, variant, analysis, group, key, estimate, lower, upper, images, areas, days; change, change_lower,
+        change_upper (difference from the base with shared draws). One row per variant and group with an estimate.
+        Intervals are NaN where too few days have images of the group.
     """
     parts = []
-    for one in levels:
-        estimate, replicates = one.in_order_of(base)
+    for variant in levels:
+        estimate, replicates = variant.in_order_of(base)
         lower, upper = _interval(replicates, percent)
         paired = replicates - base.replicates if len(replicates) and len(base.replicates) else replicates[:0]
         change_lower, change_upper = _interval(paired, percent)
-        place = pd.MultiIndex.from_frame(one.groups[["analysis", "key"]])
-        counts = one.groups.set_index(place)[["images", "areas"]].reindex(
+        place = pd.MultiIndex.from_frame(variant.groups[["analysis", "key"]])
+        counts = variant.groups.set_index(place)[["images", "areas"]].reindex(
             pd.MultiIndex.from_frame(base.groups[["analysis", "key"]])
         )
         table = base.groups[["analysis", "group", "key"]].assign(
@@ -151,13 +189,13 @@ def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) ->
             upper=upper,
             images=counts["images"].to_numpy(),
             areas=counts["areas"].to_numpy(),
-            days=one.days,
+            days=variant.days,
             change=estimate - base.estimate,
             change_lower=change_lower,
             change_upper=change_upper,
         )
-        table.insert(0, "kind", one.kind)
-        table.insert(1, "variant", one.name)
+        table.insert(0, "kind", variant.kind)
+        table.insert(1, "variant", variant.name)
         parts.append(table[table["estimate"].notna()].astype({"images": "int64", "areas": "int64"}))
     return pd.concat(parts, ignore_index=True)
 
@@ -173,30 +211,30 @@ def _interval(replicates: Floats, percent: float) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a conclusion compares: a group with the average, or with another; positions among the base's groups."""
+    """Comparison of a group with the average, or with another group, by positions among the groups of the base."""
 
     analysis: str
     above: int
     below: int | None = None
 
     def of(self, levels: Floats) -> Floats:
-        """Difference of levels (..., groups): above 0 where the direction is that of the conclusion's words."""
+        """Compute the difference of relative rates, shape (..., n_groups); positive in the direction of the text."""
         return levels[..., self.above] - (1.0 if self.below is None else levels[..., self.below])
 
 
 def contrasts(base: Levels) -> list[Contrast]:
-    """Every group against the average; every pair of groups, or the last against the first where they have an order."""
-    made = []
+    """List comparisons of every group with the average, and of all pairs of groups (last with first if ordered)."""
+    found = []
     for analysis, rows in base.groups.groupby("analysis", sort=False):
-        if analysis == PLACES:
+        if analysis == RANKED:
             continue
         known = [place for place in rows.index if not np.isnan(base.estimate[place])]
-        made += [Contrast(str(analysis), place) for place in known]
-        pairs = [(one, other) for number, one in enumerate(known) for other in known[number + 1 :]]
+        found += [Contrast(str(analysis), place) for place in known]
+        pairs = list(combinations(known, 2))
         if analysis in ORDERED:
             pairs = [(known[0], known[-1])] if len(known) > 1 else []
-        made += [Contrast(str(analysis), *_higher_first(pair, base.estimate)) for pair in pairs]
-    return made
+        found += [Contrast(str(analysis), *_higher_first(pair, base.estimate)) for pair in pairs]
+    return found
 
 
 def _higher_first(pair: tuple[int, int], estimate: Floats) -> tuple[int, int]:
@@ -204,26 +242,34 @@ def _higher_first(pair: tuple[int, int], estimate: Floats) -> tuple[int, int]:
 
 
 def conclusions(levels: list[Levels], percent: float) -> pd.DataFrame:
-    """One row a conclusion, as the base has it, and what the variants say of it.
+    """Assess the conclusions of the base over all variants.
 
     Parameters
     ----------
-    levels : the base first, then every variant
+    levels : list of Levels
+        Base first, then every variant.
+    percent : float
+        Central share of the replicates that an interval holds, in percent.
 
     Returns
     -------
-    analysis, conclusion : in words, in the direction of the base
-    estimate, lower, upper, compared_with : of the base: a level, compared with 1, or a difference of two, with 0
-    variants, holding : with an estimate; of them, those with the base's direction
-    with_interval, excluding : with an interval; of them, those whose interval lies beyond, in the base's direction
-    smallest, smallest_variant, largest, largest_variant : over the base and all variants
-    overturned_by, reversed : variants of another direction; of them, those whose whole interval is
-    verdict : holds under all: the direction in every variant, and every interval, the base's too, beyond; holds in
-        direction only: the direction in every variant; depends on ...: the variants of another direction
+    DataFrame
+        One row per conclusion:
+
+        * analysis, conclusion, group: the conclusion as text, in the direction of the base
+        * estimate, lower, upper, compared_with: base; a relative rate compared with 1, or a difference compared with 0
+        * variants, holding: variants with an estimate, and those in the direction of the base
+        * with_interval, excluding: variants with an interval, and those whose interval excludes `compared_with` in the
+          direction of the base
+        * smallest, smallest_variant, largest, largest_variant: range over the base and all variants
+        * overturned_by, reversed: names of the variants without the direction of the base, and the number whose whole
+          interval lies in the other direction
+        * verdict: `robust` if every variant has the direction of the base and every interval, also that of the base,
+          excludes `compared_with`; `direction only` if only the directions agree; `sensitive` otherwise
     """
     base, *others = levels
-    ordered = [one.in_order_of(base) for one in levels]
-    return pd.DataFrame([_conclude(one, base, others, ordered, percent) for one in contrasts(base)])
+    ordered = [variant.in_order_of(base) for variant in levels]
+    return pd.DataFrame([_conclude(contrast, base, others, ordered, percent) for contrast in contrasts(base)])
 
 
 def _conclude(
@@ -231,7 +277,7 @@ def _conclude(
 ) -> dict[str, Any]:
     shift = 1.0 if contrast.below is None else 0.0
     values = np.array([contrast.of(estimate) for estimate, _ in ordered])
-    values[np.abs(values) < _NOTHING] = 0.0
+    values[np.abs(values) < _ROUNDING] = 0.0
     ends = np.array([np.ravel(_interval(contrast.of(replicates)[:, None], percent)) for _, replicates in ordered])
     sign = np.sign(values[0])
     known = ~np.isnan(values)
@@ -239,18 +285,18 @@ def _conclude(
     has_interval = known & ~np.isnan(ends[:, 0])
     beyond = has_interval & (np.where(sign > 0, ends[:, 0], -ends[:, 1]) > 0)
     reversed_ = has_interval & (np.where(sign > 0, ends[:, 1], -ends[:, 0]) < 0)
-    names = np.array([base.name, *(one.name for one in others)], dtype=object)
+    names = np.array([base.name, *(variant.name for variant in others)], dtype=object)
     overturned = names[known & ~same]
     if sign == 0:
         verdict = "the base has no direction"
     elif len(overturned):
-        verdict = f"{DEPENDS} {'; '.join(overturned)}"
+        verdict = SENSITIVE
     else:
-        verdict = HOLDS if has_interval[0] and beyond[has_interval].all() else DIRECTION
+        verdict = ROBUST if has_interval[0] and beyond[has_interval].all() else DIRECTION_ONLY
     least, most = int(np.nanargmin(values)), int(np.nanargmax(values))
     return {
         "analysis": contrast.analysis,
-        "conclusion": _words(contrast, base, sign),
+        "conclusion": _conclusion_text(contrast, base, sign),
         "group": base.groups["group"][contrast.above],
         "estimate": values[0] + shift,
         "lower": ends[0, 0] + shift,
@@ -270,7 +316,7 @@ def _conclude(
     }
 
 
-def _words(contrast: Contrast, base: Levels, sign: float) -> str:
+def _conclusion_text(contrast: Contrast, base: Levels, sign: float) -> str:
     names = base.groups["group"]
     if contrast.below is not None:
         return f"{names[contrast.above]} above {names[contrast.below]}"
@@ -280,15 +326,28 @@ def _words(contrast: Contrast, base: Levels, sign: float) -> str:
 # Rankings of neighborhoods, and the list of variants.
 
 
-def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str, Any]:
-    """Neighborhoods ranked as in the base: how many, rank correlation, overlap of both ends.
+def compare_rankings(variant: Levels, base: Levels, ranked_images: int) -> dict[str, Any]:
+    """Compare the ranking of neighborhoods with that of the base.
 
-    Ranked are those with at least `ranked_images` images in the base, and an estimate in both. Each end is of ten, or
-    of half the neighborhoods where there are fewer than twenty. Where levels tie across the tenth place, in the base
-    or the variant, nobody knows which are the ten, and their overlap is missing.
+    Each end holds 10 neighborhoods, or half of them if there are fewer than 20. If relative rates are tied across the
+    boundary of an end, in the base or in the variant, its overlap is None.
+
+    Parameters
+    ----------
+    variant : Levels
+        Relative rates of the variant.
+    base : Levels
+        Relative rates of the base.
+    ranked_images : int
+        Minimum number of images of a ranked neighborhood in the base. Both must have an estimate.
+
+    Returns
+    -------
+    dict
+        neighborhoods, rank_correlation (Spearman), ends, highest_shared, lowest_shared.
     """
-    estimate, _ = one.in_order_of(base)
-    chosen = (base.groups["analysis"] == PLACES).to_numpy() & (base.groups["images"] >= ranked_images).to_numpy()
+    estimate, _ = variant.in_order_of(base)
+    chosen = (base.groups["analysis"] == RANKED).to_numpy() & (base.groups["images"] >= ranked_images).to_numpy()
     chosen &= ~np.isnan(estimate) & ~np.isnan(base.estimate)
     mine, theirs = estimate[chosen], base.estimate[chosen]
     ends = min(RANKED_ENDS, len(mine) // 2)
@@ -304,7 +363,7 @@ def compare_rankings(one: Levels, base: Levels, ranked_images: int) -> dict[str,
 
 
 def _first(values: Floats, number: int) -> set[int] | None:
-    """Places of the so many smallest values; None where a tie leaves open which they are."""
+    """Return positions of the `number` smallest values, or None if a tie makes them ambiguous."""
     order = np.argsort(values)
     if 0 < number < len(values) and values[order[number - 1]] == values[order[number]]:
         return None
@@ -316,22 +375,34 @@ def _shared(one: set[int] | None, other: set[int] | None) -> int | None:
 
 
 def variants_table(tried: list[Levels | InfeasibleVariant], ranked_images: int) -> pd.DataFrame:
-    """One row a variant, also those that are not possible: kind, variant, made, reason, images, persons, days, ranking.
+    """Tabulate all variants.
 
-    `reason` says why a variant was not made, why it has no intervals, or which analyses it lacks.
+    Parameters
+    ----------
+    tried : list of Levels or InfeasibleVariant
+        Base and variants.
+    ranked_images : int
+        Minimum number of images of a ranked neighborhood.
+
+    Returns
+    -------
+    DataFrame
+        kind, variant, made, reason, images, persons, days, and the entries of `compare_rankings`; one row per variant.
+        `reason` explains why a variant is infeasible, has no intervals, or lacks analyses.
     """
-    base = next(one for one in tried if isinstance(one, Levels) and one.kind == BASE)
+    base = next(variant for variant in tried if isinstance(variant, Levels) and variant.kind == BASE)
     rows: list[dict[str, Any]] = []
-    for one in tried:
-        row: dict[str, Any] = {"kind": one.kind, "variant": one.name, "made": isinstance(one, Levels)}
-        if isinstance(one, InfeasibleVariant):
-            rows.append(row | {"reason": one.reason})
+    for variant in tried:
+        row: dict[str, Any] = {"kind": variant.kind, "variant": variant.name, "made": isinstance(variant, Levels)}
+        if isinstance(variant, InfeasibleVariant):
+            rows.append(row | {"reason": variant.reason})
             continue
-        reasons = [f"{name}: {why}" for name, why in one.skipped.items()]
-        if len(one.replicates) == 0:
-            reasons.insert(0, f"no intervals: {one.days} days with images, at least {DAYS_FOR_AN_INTERVAL} are needed")
-        facts = {"reason": "; ".join(reasons), "images": one.images, "persons": one.persons, "days": one.days}
-        rows.append(row | facts | compare_rankings(one, base, ranked_images))
+        reasons = [f"{name}: {why}" for name, why in variant.skipped.items()]
+        if len(variant.replicates) == 0:
+            days = f"no intervals: {variant.days} days with images; expected at least {DAYS_FOR_AN_INTERVAL}"
+            reasons.insert(0, days)
+        facts = {"images": variant.images, "persons": variant.persons, "days": variant.days}
+        rows.append(row | {"reason": "; ".join(reasons)} | facts | compare_rankings(variant, base, ranked_images))
     columns = [
         "kind",
         "variant",

@@ -1,6 +1,6 @@
-"""Correlations between the levels of areas and what is known of them, and how levels lie on the map.
+"""Correlations of deployment rates with covariates of areas, and their spatial autocorrelation.
 
-Plain arrays and frames: no files, no Dask. Areas are the unit here, and each counts once, whoever lives there.
+The unit is the area. Areas have equal weights, regardless of residents.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 import geopandas as gpd
 import numpy as np
@@ -20,32 +20,67 @@ from scipy import sparse
 from patrolscope.analysis.estimators.intervals import percentile_interval
 from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.pipeline.crs import feet_per_unit
-from patrolscope.pipeline.study.config import Estimate
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 LEVEL = "level"
-FEWEST_AREAS = 3  # two points always lie on a line
-# Replicates held at once: 100 x 6,000 areas x 8 bytes are 5 MB for each array of ranks.
-_AT_ONCE = 100
+FEWEST_AREAS = 3  # two points always have a correlation of 1 or -1
+_AT_ONCE = 100  # replicates at a time; 6,000 areas take 5 MB per array of ranks
 PERMUTATIONS = 999
-_ROUNDING = 1e-12  # of an index, which lies around 0 and 1
-# Boundaries that touch. Files with corners rounded one by one leave gaps of less than a foot between neighbors.
-TOUCHING_FT = 1.0
+_ROUNDING = 1e-12  # tolerance of Moran's I
+TOUCHING_FT = 1.0  # rounded corners in boundary files leave gaps below 1 ft between neighbors
+
+
+class MapSettings(Protocol):
+    """Settings that `describe_map` reads: section `estimate` of study.yaml."""
+
+    @property
+    def correlation_persons(self) -> int:
+        """Areas with more residents enter."""
+
+    @property
+    def replicates(self) -> int:
+        """Number of bootstrap replicates."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the study."""
+
+    @property
+    def interval_percent(self) -> float:
+        """Confidence level in percent."""
 
 
 def usable_areas(areas: pd.DataFrame, levels: pd.DataFrame, persons_above: int) -> npt.NDArray[np.bool_]:
-    """Areas of more than `persons_above` persons that have images, (areas,)."""
+    """Flag areas with images and more than `persons_above` residents.
+
+    Parameters
+    ----------
+    areas : DataFrame, n_areas rows
+        Areas, table `AREAS`.
+    levels : DataFrame, n_areas rows
+        Column `LEVEL`: deployment rate per area, NaN without images.
+    persons_above : int
+        Areas with at most this many residents are excluded.
+    """
     return ((areas["persons"] > persons_above) & levels[LEVEL].notna().to_numpy()).to_numpy()
 
 
 def area_variables(areas: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
-    """Level, density, income, shares of people and mean distances of every area; missing where not known.
+    """Collect deployment rate, density, income, shares of residents, and mean distances per area.
 
     Parameters
     ----------
-    areas, levels : `AREAS` and `results.area_table`, in the same order
+    areas : DataFrame, n_areas rows
+        Areas, table `AREAS`.
+    levels : DataFrame, n_areas rows
+        Columns `LEVEL`, felony_distance_ft, and station_distance_ft, in the order of `areas`.
+
+    Returns
+    -------
+    DataFrame, n_areas rows
+        One column per variable; NaN for unknown values.
     """
     persons = areas["persons"].where(areas["persons"] > 0)
     columns = {
@@ -60,14 +95,25 @@ def area_variables(areas: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_map(
-    areas: gpd.GeoDataFrame, levels: pd.DataFrame, rules: Estimate, crs: str
+    areas: gpd.GeoDataFrame, levels: pd.DataFrame, rules: MapSettings, crs: str
 ) -> dict[str, list[dict[str, Any]] | dict[str, Any]]:
-    """Correlations and Moran's I of a study, as its summary holds them.
+    """Compute the correlations and Moran's I of a study, as in its summary.
 
     Parameters
     ----------
-    areas, levels : `AREAS` and `results.area_table`, in the same order
-    crs : projected system of the city
+    areas : GeoDataFrame, n_areas rows
+        Areas, table `AREAS`.
+    levels : DataFrame, n_areas rows
+        As for `area_variables`.
+    rules : MapSettings
+        Section `estimate` of the settings.
+    crs : str
+        Projected coordinate system of the city.
+
+    Returns
+    -------
+    dict
+        correlations (of the deployment rate), correlations_among_covariates, and moran.
     """
     usable = usable_areas(areas, levels, rules.correlation_persons)
     variables = area_variables(areas, levels)[usable]
@@ -85,20 +131,27 @@ def describe_map(
 
 
 def correlations(variables: pd.DataFrame, *, replicates: int, seed: int, percent: float) -> list[dict[str, Any]]:
-    """Pearson and Spearman correlation of every pair of variables, with intervals by resampling areas.
+    """Compute Pearson and Spearman correlations of all pairs of variables with an area bootstrap.
 
-    A replicate draws as many areas as there are, with replacement, and is the same for every pair; ranks are taken
-    anew in each. A replicate in which one of the two does not vary has no correlation: it is left out and not counted.
+    A replicate resamples all areas with replacement and recomputes the ranks. All pairs share the draws. A replicate in
+    which a variable is constant has no correlation and is left out.
 
     Parameters
     ----------
-    variables : (areas, variables); an area enters a pair when it has both
-    percent : of the replicates that an interval holds, in the middle
+    variables : DataFrame, shape (n_areas, n_variables)
+        Variables per area. An area enters a pair if both values are known.
+    replicates : int
+        Number of replicates.
+    seed : int
+        Seed of the study.
+    percent : float
+        Central share of the replicates that an interval holds, in percent.
 
     Returns
     -------
-    one entry a pair, in the order of the columns: with, covariate (names), areas, reason (why there is none, else
-    empty), and for pearson and spearman: the estimate, <name>_lower, <name>_upper, <name>_replicates
+    list of dict
+        One entry per pair, in column order: with, covariate (names), areas, reason (for a missing correlation, else
+        empty); for pearson and spearman the estimate, <name>_lower, <name>_upper, and <name>_replicates.
     """
     pairs = list(combinations(variables.columns, 2))
     once = np.ones((1, len(variables)), dtype=np.int64)
@@ -132,7 +185,7 @@ def _why_not(both: pd.DataFrame) -> str:
 
 
 def _draws(areas: int, numbers: range, seed: int) -> Counts:
-    """How often each replicate draws each area, (replicates, areas); every replicate has a seed of its own."""
+    """Draw bootstrap counts of shape (n_replicates, n_areas) with one random stream per replicate."""
     counts = np.empty((len(numbers), areas), dtype=np.int64)
     for row, number in enumerate(numbers):
         generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(b"areas"), number)))
@@ -141,10 +194,10 @@ def _draws(areas: int, numbers: range, seed: int) -> Counts:
 
 
 def _pairwise(variables: pd.DataFrame, counts: Counts) -> Floats:
-    """Correlations where area a stands counts[r, a] times, (replicates, pairs, 2): Pearson, Spearman."""
+    """Compute Pearson and Spearman correlations with area weights, shape (n_replicates, n_pairs, 2)."""
     values = variables.to_numpy()
     known = ~np.isnan(values)
-    # Most pairs share their areas: each variable is ranked once for each set of areas, not once for each pair.
+    # Most pairs share their areas, so rank each variable once per set of areas, not once per pair.
     ranked: dict[tuple[int, bytes], Floats] = {}
     found = []
     for pair in combinations(range(values.shape[1]), 2):
@@ -158,35 +211,38 @@ def _pairwise(variables: pd.DataFrame, counts: Counts) -> Floats:
             ranks.append(ranked[key])
             plain.append(values[both, column][None, :])
         by_rank = _weighted_correlation(ranks[0], ranks[1], weights)
-        # Ranks are whole or half numbers, so their variance is 0 exactly where a variable does not vary.
+        # Ranks are multiples of 1/2, so their variance is exactly 0 if a variable is constant.
         by_value = np.where(np.isnan(by_rank), np.nan, _weighted_correlation(plain[0], plain[1], weights))
         found.append(np.stack([by_value, by_rank], axis=-1))
     return np.stack(found, axis=1) if found else np.empty((len(counts), 0, 2))
 
 
 def weighted_ranks(values: Floats, counts: Counts) -> Floats:
-    """Mean rank of each value in the list in which it stands `counts` times, as scipy ranks that list.
+    """Rank values with integer weights, as `scipy.stats.rankdata` ranks the repeated values.
 
     Parameters
     ----------
-    values : (n,) without missing values
-    counts : (replicates, n)
+    values : ndarray of float64, shape (n,)
+        Values without NaN.
+    counts : ndarray of int64, shape (n_replicates, n)
+        Number of repetitions.
 
     Returns
     -------
-    (replicates, n) : from 1 on; equal values share the mean of their ranks
+    ndarray of float64, shape (n_replicates, n)
+        Ranks, starting at 1. Equal values share their mean rank.
     """
     distinct, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     if len(distinct) == 0:
         return np.empty(counts.shape)
     starts = np.searchsorted(group[order], np.arange(len(distinct)))
-    stands = np.add.reduceat(counts[:, order], starts, axis=1)
-    return np.asarray((np.cumsum(stands, axis=1) - (stands - 1) / 2)[:, group])
+    repeats = np.add.reduceat(counts[:, order], starts, axis=1)
+    return np.asarray((np.cumsum(repeats, axis=1) - (repeats - 1) / 2)[:, group])
 
 
 def _weighted_correlation(left: Floats, right: Floats, counts: Counts) -> Floats:
-    """Pearson correlation with whole weights, (replicates,); missing where one of the two does not vary."""
+    """Compute the Pearson correlation with integer weights per replicate; NaN if a variable is constant."""
     with np.errstate(invalid="ignore", divide="ignore"):
         total = counts.sum(axis=1, keepdims=True)
         left = left - (left * counts).sum(axis=1, keepdims=True) / total
@@ -202,30 +258,55 @@ def _weighted_correlation(left: Floats, right: Floats, counts: Counts) -> Floats
 
 @dataclass(frozen=True)
 class Moran:
-    """Whether areas with alike levels lie side by side: near 1 they do, near 0 levels lie as if shuffled."""
+    """Moran's I: near 1 if neighboring areas have similar rates, near 0 under random arrangement.
 
-    areas: int  # with a neighbor
-    islands: int  # without one: left out
-    neighbors: float  # mean number of an area
-    reason: str = ""  # why there is no index, else empty
+    Attributes
+    ----------
+    areas, islands : int
+        Areas with neighbors, and areas without, which are excluded.
+    neighbors : float
+        Mean number of neighbors.
+    reason : str
+        Reason for a missing index, else empty.
+    index, expected : float or None
+        Statistic, and its expectation under permutation, -1 / (areas - 1).
+    z : float or None
+        Distance from the mean of the permutations, in their standard deviations.
+    p : float or None
+        Two-sided share of permutations at least as far from their mean.
+    permutations : int
+        Number of permutations.
+    """
+
+    areas: int
+    islands: int
+    neighbors: float
+    reason: str = ""
     index: float | None = None
-    expected: float | None = None  # of shuffled levels: -1 / (areas - 1)
-    z: float | None = None  # distance from the mean of the permutations, in their standard deviations
-    p: float | None = None  # share of permutations at least as far from their mean, on either side
+    expected: float | None = None
+    z: float | None = None
+    p: float | None = None
     permutations: int = PERMUTATIONS
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """Return the statistic as JSON types."""
         return asdict(self)
 
 
 def neighbors(shapes: npt.NDArray[np.object_], within: float) -> sparse.csr_array:
-    """Which polygons share an edge or a corner (queen contiguity), (n, n) of 0 and 1.
+    """Compute queen contiguity: polygons that share an edge or a corner.
 
     Parameters
     ----------
-    shapes : in a projected system
-    within : how far apart boundaries may lie and still touch, in its unit
+    shapes : ndarray of object, shape (n_areas,)
+        Polygons in a projected coordinate system.
+    within : float
+        Maximum gap between touching boundaries, in units of that system.
+
+    Returns
+    -------
+    csr_array, shape (n_areas, n_areas)
+        1 for neighbors, else 0.
     """
     left, right = shapely.STRtree(shapes).query(shapes, predicate="dwithin", distance=within)
     other = left != right
@@ -234,14 +315,28 @@ def neighbors(shapes: npt.NDArray[np.object_], within: float) -> sparse.csr_arra
 
 
 def moran(values: Floats, touching: sparse.csr_array, *, seed: int, permutations: int = PERMUTATIONS) -> Moran:
-    """Moran's I with row-standardized weights, and its test by shuffling the values over the areas.
+    """Compute Moran's I with row-standardized weights and a permutation test.
 
-    Own code: esda's, which it is tested against, shuffles by numpy's global random state.
+    This replaces esda, which permutes with NumPy's global random state; tests compare both.
 
     Parameters
     ----------
-    values : (n,) without missing values
-    touching : (n, n) from `neighbors`
+    values : ndarray of float64, shape (n_areas,)
+        Rates without NaN.
+    touching : csr_array, shape (n_areas, n_areas)
+        Output of `neighbors`.
+    seed : int
+        Seed of the study.
+    permutations : int, default 999
+        Number of permutations.
+
+    Notes
+    -----
+    I = (n / S0) * sum_ij(w_ij z_i z_j) / sum_i(z_i**2), z = values - mean, S0 = sum_ij(w_ij) [1]_.
+
+    References
+    ----------
+    .. [1] P. A. P. Moran, "Notes on continuous stochastic phenomena", Biometrika 37 (1950), 17-23.
     """
     islands = touching.sum(axis=1) == 0
     touching, values = touching[~islands][:, ~islands], values[~islands]
@@ -250,24 +345,24 @@ def moran(values: Floats, touching: sparse.csr_array, *, seed: int, permutations
     about = Moran(n, int(islands.sum()), float(degree.mean()) if n else 0.0, permutations=permutations)
     if n < FEWEST_AREAS or np.ptp(values) == 0:
         few = f"fewer than {FEWEST_AREAS} areas have a neighbor"
-        return replace(about, reason=few if n < FEWEST_AREAS else "the level does not vary")
+        return replace(about, reason=few if n < FEWEST_AREAS else "the rate does not vary")
     weights = sparse.diags_array(1 / degree) @ touching
     centered = values - values.mean()
     spread = float(centered @ centered)
-    index = float(centered @ (weights @ centered)) / spread  # the weights of each row, and so of all, sum to 1 (to n)
+    index = float(centered @ (weights @ centered)) / spread  # S0 = n: each row of weights sums to 1
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(zlib.crc32(b"moran"),)))
     shuffled = np.empty(permutations)
     for number in range(permutations):
         mixed = generator.permutation(centered)
         shuffled[number] = mixed @ (weights @ mixed) / spread
     away = np.abs(shuffled - shuffled.mean())
-    # What is the same but for rounding, which differs from one processor to the next, is as far away.
+    # The tolerance makes the comparison independent of rounding, which differs between processors.
     beyond = int((away >= abs(index - shuffled.mean()) * (1 - 1e-9) - _ROUNDING).sum())
     return replace(
         about,
         index=index,
         expected=-1 / (n - 1),
-        # Where every area touches every other, all permutations have the same index.
+        # If all areas are neighbors of each other, all permutations have the same index.
         z=float((index - shuffled.mean()) / shuffled.std()) if shuffled.std() > _ROUNDING else None,
         p=(beyond + 1) / (permutations + 1),
     )

@@ -1,7 +1,6 @@
-"""Splits of labeled images in two, as the paper's table of the detector's quality by subgroup has them.
+"""Splits of labeled images into two sides, as in the paper's table of detector quality by subgroup.
 
-By what is known of the place and time of an image: above the median of the labeled set or not, or whether a condition
-holds. The medians are those of the set itself.
+A split depends on location and time of an image: a covariate above the median of the labeled set, or a condition.
 """
 
 from __future__ import annotations
@@ -12,55 +11,50 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.pipeline.crs import project_ft
-from patrolscope.pipeline.matching.annotate import ReferenceLayers, area_columns, distance_columns, time_columns
-from patrolscope.pipeline.study.config import Settings
-
-BOROUGH = "Manhattan"  # the borough that the paper sets against the rest of the city
+BOROUGH = "Manhattan"  # the paper compares this borough with the rest of the city
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labeled images in two parts, and those that can not be told."""
+    """Assignment of labeled images to two sides.
+
+    Attributes
+    ----------
+    name : str
+        Name of the subgroup.
+    side : ndarray of int8, shape (n_images,)
+        1 above the median or where the condition holds, 0 elsewhere, -1 unknown.
+    median : float or None
+        Median over the images with a value. None for a condition, or if no image has a value.
+    """
 
     name: str
-    side: npt.NDArray[np.int8]  # (images,) 1: above the median, or the condition holds; 0: not; -1: not known
-    median: float | None = None  # of the images where it is known; None for a condition, or where none is known
+    side: npt.NDArray[np.int8]
+    median: float | None = None
 
     @property
     def left_out(self) -> int:
-        """Images on neither side."""
+        """Number of images on neither side."""
         return int((self.side < 0).sum())
 
 
-def locate(labeled: pd.DataFrame, around: ReferenceLayers, settings: Settings) -> pd.DataFrame:
-    """Labeled images with local time, area, borough and distances, by the same rules as every image of a study.
-
-    Parameters
-    ----------
-    labeled : `LABELED`
-    """
-    lng, lat = labeled["lng"].to_numpy(), labeled["lat"].to_numpy()
-    x_ft, y_ft = project_ft(lng, lat, settings.city.crs)
-    at = labeled["captured_at_utc"]
-    parts = [
-        labeled,
-        time_columns(at, settings),
-        area_columns(lng, lat, around).set_axis(labeled.index),
-        distance_columns(x_ft, y_ft, at, around, settings.annotate.felony_windows_h),
-    ]
-    return pd.concat(parts, axis=1)
-
-
 def split_images(images: pd.DataFrame, areas: pd.DataFrame, windows_h: tuple[int, ...]) -> list[Split]:
-    """The paper's splits, in its order: 14 with the felony windows of 1, 3 and 6 hours.
+    """Compute the paper's splits in its order: 14 with felony windows of 1, 3, and 6 hours.
 
     Parameters
     ----------
-    images : one set, with the columns of `locate` or of annotated/
-    areas : `AREAS`; an image outside every area is on no side of a split by area
+    images : DataFrame, n_images rows
+        One labeled set, with the columns of `ANNOTATED` on time, area, borough, and distances.
+    areas : DataFrame
+        Areas, table `AREAS`. Images outside all areas, and images in areas without residents or without an income, are
+        on neither side of the splits concerned.
+    windows_h : tuple of int
+        Felony windows, in hours.
 
-    An area without people has no shares; one without an income has none to compare.
+    Notes
+    -----
+    The published "false" side also holds the images without a value; here they are on neither side and counted in
+    `Split.left_out`.
     """
     of_area = areas.set_index("area").reindex(pd.Index(images["area"]))
     persons = of_area["persons"].where(of_area["persons"] > 0)
@@ -93,7 +87,7 @@ def _where(name: str, holds: pd.Series[bool], known: pd.Series[bool] | None = No
 
 
 def _above_median(name: str, values: npt.NDArray[np.float64]) -> Split:
-    """Strictly above the median, or not."""
+    """Split strictly above the median."""
     known = ~np.isnan(values)
     if not known.any():
         return Split(name, np.full(len(values), -1, dtype=np.int8))

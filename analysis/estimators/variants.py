@@ -1,23 +1,25 @@
-"""The estimates made again with one thing changed: which images count, and for how much.
+"""Variants of the estimates for the sensitivity analysis: study settings with one change.
 
-A variant is the base with one field replaced, so that it can not differ in two things.
+A variant is the base with fields of one change replaced, so that it cannot differ in two settings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import date
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from patrolscope.analysis.estimators.rates import level_of_share
-from patrolscope.analysis.stages.hourly import Calibrations, HourlyCounts
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
 from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.study.config import Settings
+
+if TYPE_CHECKING:
+    from patrolscope.analysis.stages.hourly import Calibrations, HourlyCounts
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -27,24 +29,68 @@ BASE = "base"
 KINDS = (BASE, "threshold", "calibration", "area level", "minimum images", "dates", "time", "even hours")
 SUMMED = ("persons", "persons_white", "persons_black", "persons_hispanic", "persons_asian", "area_sqft")
 SATURDAY = 5
-# Numbers of one block of areas in each of some six arrays: together some 50 MB.
-_BLOCK_NUMBERS = 2**20
+_BLOCK_NUMBERS = 2**20  # values per block of areas in each of about six arrays, about 50 MB in all
 _TIMES = {"day": "daytime only", "night": "night only", "weekdays": "weekdays only", "weekend": "weekend only"}
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Images of areas by day, and the probability that each stands for.
+class VariantOptions:
+    """Settings of the base and its variants.
 
     Attributes
     ----------
-    days : positions of the days among all days of the study
-    areas : the areas whose means are weighted, with the columns of `AREAS` that `analyses` reads
-    images, sums : (days, areas, strata) images, and those of them that are positive or the sum of their probabilities.
-        The mean of an area is the mean over its strata with images of their means; there is one stratum, except where
-        hours count alike
-    probabilities : what a unit of `sums`, and an image beyond them, adds to the mean
-    minimum_images : an area with fewer is left out
+    first_day : date
+        First analyzed local day.
+    split : int
+        Analyzed split, 0 or 1.
+    threshold : float
+        Score above which an image is positive.
+    zone_share : float
+        Share of an area that a zone must cover, 0 to 1.
+    calibrations, geographies, dates, times : tuple of str
+        Variants of each kind, as named in section `sensitivity` of study.yaml.
+    minimum_images : tuple of int
+        Areas with fewer images are left out, one variant per value.
+    even_hours : bool
+        Whether to include the variant with equal weights of all hours of the day.
+    people_share : float
+        Variants whose areas hold a smaller share of the base's residents are infeasible.
+    """
+
+    first_day: date
+    split: int
+    threshold: float
+    zone_share: float
+    calibrations: tuple[str, ...]
+    geographies: tuple[str, ...]
+    minimum_images: tuple[int, ...]
+    dates: tuple[str, ...]
+    times: tuple[str, ...]
+    even_hours: bool
+    people_share: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Images per area and day, and their probabilities.
+
+    Attributes
+    ----------
+    kind, name : str
+        Kind of the change, and the change itself.
+    days : ndarray of intp, shape (n_days,)
+        Positions among all days of the study.
+    areas : DataFrame, n_areas rows
+        Areas to average over, with the columns of `AREAS` that `analyses` reads.
+    images : ndarray of int, shape (n_days, n_areas, n_strata)
+        Images. The rate of an area is the mean over its strata with images; there is one stratum, except with equal
+        weights of hours.
+    sums : ndarray, same shape
+        Positive images, or the sum of their calibrated probabilities.
+    probabilities : tuple of float
+        Probability of a unit of `sums`, and of the remaining images.
+    minimum_images : int
+        Areas with fewer images are left out.
     """
 
     kind: str
@@ -58,26 +104,32 @@ class Variant:
 
     @property
     def area_images(self) -> Counts:
-        """Images of each area that is not left out, (areas,)."""
+        """Images per area, shape (n_areas,); 0 for areas left out."""
         images = self.images.sum(axis=(0, 2), dtype=np.int64)
         return np.where(images >= self.minimum_images, images, 0)
 
     @property
     def persons_seen(self) -> float:
-        """People in areas that are not left out."""
+        """Residents of the areas that are not left out."""
         return float(self.areas["persons"].to_numpy()[self.area_images > 0].sum())
 
     @property
     def days_with_images(self) -> int:
-        """Days with an image in an area."""
+        """Number of days with an image in an area."""
         return int((self.images.sum(axis=(1, 2)) > 0).sum())
 
     def means(self, weights: npt.NDArray[np.int64] | None = None) -> Floats:
-        """Mean probability of each area, (replicates, areas); missing without images.
+        """Compute the mean calibrated probability per area.
 
         Parameters
         ----------
-        weights : (replicates, days) how often each day counts; by default once, in a single replicate
+        weights : ndarray of int64, shape (n_replicates, n_days), optional
+            Weight of each day; one replicate with weights of 1 by default.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_replicates, n_areas)
+            NaN for areas without images.
         """
         days, areas, strata = self.images.shape
         drawn = np.ones((1, days)) if weights is None else weights.astype(np.float64)
@@ -85,7 +137,7 @@ class Variant:
         block = max(1, _BLOCK_NUMBERS // (strata * max(1, len(drawn), days)))
         for start in range(0, areas, block):
             part = slice(start, start + block)
-            # Whole numbers below 2**53, and multiples of 2**-24: the products are exact in whatever order they add up.
+            # Integers below 2**53 and multiples of 2**-24: sums are exact in any order.
             images, sums = (
                 (drawn @ counts[:, part].reshape(days, -1).astype(np.float64)).reshape(len(drawn), -1, strata)
                 for counts in (self.images, self.sums)
@@ -96,14 +148,14 @@ class Variant:
 
 
 def _mean_share(sums: Floats, images: Floats) -> Floats:
-    """Mean share of the strata, the last axis, that have images; missing where none has."""
+    """Average the shares of the strata with images over the last axis; NaN without images."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(images > 0, sums / images, 0.0).sum(axis=-1) / (images > 0).sum(axis=-1)
 
 
 @dataclass(frozen=True)
 class InfeasibleVariant:
-    """A variant that the study does not allow."""
+    """Variant that the study does not allow."""
 
     kind: str
     name: str
@@ -111,46 +163,62 @@ class InfeasibleVariant:
 
 
 def make_variants(
-    counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrations, settings: Settings
+    counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrations, options: VariantOptions
 ) -> Iterator[Variant | InfeasibleVariant]:
-    """The base, then every variant of the settings, one at a time.
+    """Yield the base, then every variant.
 
     Parameters
     ----------
-    areas : `AREAS`, in the order of `counts.areas`
+    counts : HourlyCounts
+        Images by area, day, hour, night, and score.
+    areas : DataFrame
+        Areas, table `AREAS`, in the order of `counts.areas`.
+    calibrations : Calibrations
+        Calibrations; the first threshold is the study's own.
+    options : VariantOptions
+        Variants to build.
+
+    Raises
+    ------
+    SourceError
+        If no analyzed image is in an area with residents.
     """
-    base = make_base(counts, areas, calibrations, settings)
+    base = make_base(counts, areas, calibrations, options)
     yield base
-    rules = settings.sensitivity
     parts = (
         _thresholds(base, counts, calibrations),
-        _calibrations(base, counts, calibrations, rules.calibrations),
-        _levels(base, rules.geographies, settings.estimate.zone_share),
+        _calibrations(base, counts, calibrations, options.calibrations),
+        _geographies(base, options.geographies, options.zone_share),
         (
             replace(base, kind="minimum images", name=f"at least {n:,} images", minimum_images=n)
-            for n in rules.minimum_images
+            for n in options.minimum_images
         ),
-        _dates(base, counts, calibrations, settings),
-        _times(base, counts, calibrations, settings),
-        _even_hours(base, counts) if rules.even_hours else (),
+        _dates(base, counts, calibrations, options),
+        _times(base, counts, calibrations, options),
+        _even_hours(base, counts) if options.even_hours else (),
     )
     for part in parts:
         for variant in part:
-            yield variant if isinstance(variant, InfeasibleVariant) else _checked(variant, base, rules.people_share)
+            yield variant if isinstance(variant, InfeasibleVariant) else _checked(variant, base, options.people_share)
 
 
-def make_base(counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrations, settings: Settings) -> Variant:
-    """The study's own settings: what estimates/ holds."""
-    days = np.flatnonzero(counts.days >= pd.Timestamp(settings.estimate.first_day))
-    given = calibrations.thresholds[0].calibration
-    if given is None:
-        raise ValueError("the first threshold is the study's own, and has a calibration")
-    images, positives = _by_day(counts, days, calibrations.steps.index(given.threshold))
-    base = Variant(BASE, BASE, days, areas, images, positives, (given.p_positive, given.p_negative))
+def make_base(
+    counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrations, options: VariantOptions
+) -> Variant:
+    """Build the base: the study's own settings, as in estimates/.
+
+    Parameters and errors are those of `make_variants`.
+    """
+    days = np.flatnonzero(counts.days >= pd.Timestamp(options.first_day))
+    own = calibrations.thresholds[0].calibration
+    if own is None:
+        raise ValueError("the first threshold has no calibration; expected that of the study")
+    images, positives = _by_day(counts, days, calibrations.steps.index(own.threshold))
+    base = Variant(BASE, BASE, days, areas, images, positives, (own.p_positive, own.p_negative))
     if base.persons_seen == 0:
         raise SourceError(
-            f"none of {int(counts.images.sum())} images of split {settings.estimate.split} lies in an area with people "
-            f"from {settings.estimate.first_day} on: there is nothing to vary; check estimate: and layers:"
+            f"0 of {int(counts.images.sum())} images of split {options.split} are in an area with residents since "
+            f"{options.first_day}; expected at least 1; check the sections estimate and layers of study.yaml"
         )
     return base
 
@@ -158,7 +226,7 @@ def make_base(counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrati
 def _by_day(
     counts: HourlyCounts, days: Positions, step: int, nights: tuple[int, ...] = (0, 1)
 ) -> tuple[Counts, Counts]:
-    """Images, and those above the threshold of number `step`, of some days and lights: (days, areas, 1)."""
+    """Count images, and those above threshold number `step`, of some days; both have shape (n_days, n_areas, 1)."""
     chosen = counts.images[list(nights)][:, :, days, :-1]
     images = chosen.sum(axis=(0, 1), dtype=np.int64)
     positives = chosen[:, step + 1 :].sum(axis=(0, 1), dtype=np.int64)
@@ -166,16 +234,16 @@ def _by_day(
 
 
 def _checked(variant: Variant, base: Variant, people_share: float) -> Variant | InfeasibleVariant:
-    """The variant, unless it has nothing to say, or speaks of other people."""
+    """Return the variant, or why it is infeasible: no images, too few residents, or no change."""
     images = variant.area_images
     share = variant.persons_seen / base.persons_seen
     reason = ""
     if not variant.images.any():
-        reason = "no analyzed image in an area is of it"
+        reason = "no analyzed image in an area belongs to it"
     elif not images.any():
         reason = f"no area has {variant.minimum_images:,} images"
     elif share < people_share:
-        reason = f"its areas hold {share:.0%} of the people of the base's: less than {people_share:.0%}"
+        reason = f"its areas hold {share:.0%} of the residents of the base's areas, less than {people_share:.0%}"
     elif (
         variant.areas is base.areas
         and variant.probabilities == base.probabilities
@@ -183,22 +251,22 @@ def _checked(variant: Variant, base: Variant, people_share: float) -> Variant | 
         and np.array_equal(variant.images, base.images)
         and np.array_equal(variant.sums, base.sums)
     ):
-        reason = "it leaves the same images with the same probabilities as the base"
+        reason = "it has the same images and probabilities as the base"
     return InfeasibleVariant(variant.kind, variant.name, reason) if reason else variant
 
 
 def _thresholds(
     base: Variant, counts: HourlyCounts, calibrations: Calibrations
 ) -> Iterator[Variant | InfeasibleVariant]:
-    for one in calibrations.thresholds[1:]:
-        name = f"threshold {one.name}"
-        if one.name == "best-f1":
-            name = f"best F1 (threshold {one.value:.3g})"
-        if one.calibration is None:
-            yield InfeasibleVariant("threshold", name, one.reason)
+    for threshold in calibrations.thresholds[1:]:
+        name = f"threshold {threshold.name}"
+        if threshold.name == "best-f1":
+            name = f"best F1 (threshold {threshold.value:.3g})"
+        if threshold.calibration is None:
+            yield InfeasibleVariant("threshold", name, threshold.reason)
             continue
-        _, positives = _by_day(counts, base.days, calibrations.steps.index(one.calibration.threshold))
-        probabilities = (one.calibration.p_positive, one.calibration.p_negative)
+        _, positives = _by_day(counts, base.days, calibrations.steps.index(threshold.calibration.threshold))
+        probabilities = (threshold.calibration.p_positive, threshold.calibration.p_negative)
         yield replace(base, kind="threshold", name=name, sums=positives, probabilities=probabilities)
 
 
@@ -208,46 +276,46 @@ def _calibrations(
     names = {"logistic": "logistic with station distance", "isotonic": "isotonic"}
     for method in wanted:
         if method == "logistic" and calibrations.logistic is None:
-            reason = "the logistic regression has no finite solution on the validation set, or the study no stations"
+            reason = "the logistic regression has no finite solution on the validation set, or no station exists"
             yield InfeasibleVariant("calibration", names[method], reason)
             continue
         sums = (counts.logistic_sum if method == "logistic" else counts.isotonic_sum)[base.days, :-1, None]
         yield replace(base, kind="calibration", name=names[method], sums=sums, probabilities=(1.0, 0.0))
 
 
-def _levels(base: Variant, wanted: tuple[str, ...], zone_share: float) -> Iterator[Variant | InfeasibleVariant]:
-    for level in wanted:
-        tract = base.areas[level]
+def _geographies(base: Variant, wanted: tuple[str, ...], zone_share: float) -> Iterator[Variant | InfeasibleVariant]:
+    for geography in wanted:
+        tract = base.areas[geography]
         if tract.isna().all():
-            yield InfeasibleVariant("area level", f"{level}s", f"the study has no {level}s")
+            yield InfeasibleVariant("area level", f"{geography}s", f"the study has no {geography}s")
         elif not tract.dropna().duplicated().any():
-            yield InfeasibleVariant("area level", f"{level}s", f"the study's areas are {level}s already")
+            yield InfeasibleVariant("area level", f"{geography}s", f"the study's areas are already {geography}s")
         else:
             tracts = tracts_of(base.areas, zone_share)
-            place = pd.Index(tracts["area"]).get_indexer(pd.Index(tract))
-            images, sums = (_add_by(one, place, len(tracts)) for one in (base.images, base.sums))
-            yield replace(base, kind="area level", name=f"{level}s", areas=tracts, images=images, sums=sums)
+            position = pd.Index(tracts["area"]).get_indexer(pd.Index(tract))
+            images, sums = (_add_by(values, position, len(tracts)) for values in (base.images, base.sums))
+            yield replace(base, kind="area level", name=f"{geography}s", areas=tracts, images=images, sums=sums)
 
 
-def _add_by(values: npt.NDArray[Any], place: Positions, places: int) -> npt.NDArray[Any]:
-    """(days, areas, 1) added up by the place of each area; one of place -1 is left out."""
-    added = pd.DataFrame(values[..., 0].T).groupby(place).sum()
-    return added.reindex(range(places)).to_numpy().T[..., None]
+def _add_by(values: npt.NDArray[Any], position: Positions, tracts: int) -> npt.NDArray[Any]:
+    """Add values of shape (n_days, n_areas, 1) over areas by tract; position -1 leaves an area out."""
+    added = pd.DataFrame(values[..., 0].T).groupby(position).sum()
+    return added.reindex(range(tracts)).to_numpy().T[..., None]
 
 
 def tracts_of(areas: pd.DataFrame, zone_share: float) -> pd.DataFrame:
-    """Tracts as areas: each the sum of its block groups, in the columns of `AREAS` that the estimators read.
+    """Aggregate block groups to tracts, in the columns of `AREAS` that the estimators read.
 
-    People, their groups and size are sums, so that nothing changes but the grain; density is people by size; the zone
-    is one whose block groups cover at least `zone_share` of the tract (R before C before M); the income, as medians can
-    not be summed, is the mean of those of its block groups that have one, weighted by their people. Block groups whose
-    centroid lies in no tract are left out.
+    Residents, their groups, and size are sums. Density is residents divided by size. The zone is one whose block groups
+    cover at least `zone_share` of the tract (R before C before M). Because medians cannot be summed, the income is the
+    mean over block groups with an income, weighted by residents. Block groups whose centroid is in no tract are left
+    out.
     """
     grouped = areas.groupby("tract", sort=True)
     tracts = grouped[list(SUMMED)].sum()
     tracts["density_per_sqmi"] = tracts["persons"] / tracts["area_sqft"] * SQFT_PER_SQMI
-    for place in ("neighborhood", "borough"):  # a block group has those of its tract
-        tracts[place] = grouped[place].first()
+    for region in ("neighborhood", "borough"):  # a block group has those of its tract
+        tracts[region] = grouped[region].first()
     shares = [
         areas["area_sqft"].where(areas["zone"] == zone, 0.0).groupby(areas["tract"]).sum() / tracts["area_sqft"]
         for zone in ("R", "C", "M")
@@ -268,12 +336,12 @@ def _of_days(base: Variant, kind: str, name: str, chosen: npt.NDArray[np.bool_])
 
 
 def _dates(
-    base: Variant, counts: HourlyCounts, calibrations: Calibrations, settings: Settings
+    base: Variant, counts: HourlyCounts, calibrations: Calibrations, options: VariantOptions
 ) -> Iterator[Variant | InfeasibleVariant]:
-    wanted, first = settings.sensitivity.dates, settings.estimate.first_day
+    wanted, first = options.dates, options.first_day
     days = counts.days[base.days]
     if "halves" in wanted:
-        # Of an odd number of days the second half has one more.
+        # With an odd number of days, the second half has one more.
         second = np.arange(len(days)) >= len(days) // 2
         yield _of_days(base, "dates", "first half of the days", ~second)
         yield _of_days(base, "dates", "second half of the days", second)
@@ -285,29 +353,28 @@ def _dates(
         name = f"with days before {first}"
         every = np.arange(len(counts.days))
         if len(every) == len(base.days):
-            yield InfeasibleVariant("dates", name, "the study has no image of them")
+            yield InfeasibleVariant("dates", name, "the study has no images of these days")
             return
-        given = calibrations.steps.index(settings.estimate.threshold)
-        images, sums = _by_day(counts, every, given)
+        images, sums = _by_day(counts, every, calibrations.steps.index(options.threshold))
         yield replace(base, kind="dates", name=name, days=every, images=images, sums=sums)
 
 
 def _times(
-    base: Variant, counts: HourlyCounts, calibrations: Calibrations, settings: Settings
+    base: Variant, counts: HourlyCounts, calibrations: Calibrations, options: VariantOptions
 ) -> Iterator[Variant | InfeasibleVariant]:
-    given = calibrations.steps.index(settings.estimate.threshold)
+    step = calibrations.steps.index(options.threshold)
     weekend = np.asarray(counts.days[base.days].day_of_week >= SATURDAY)
-    for time in settings.sensitivity.times:
+    for time in options.times:
         name = _TIMES[time]
         if time in ("day", "night"):
-            images, sums = _by_day(counts, base.days, given, nights=(int(time == "night"),))
+            images, sums = _by_day(counts, base.days, step, nights=(int(time == "night"),))
             yield replace(base, kind="time", name=name, images=images, sums=sums)
         else:
             yield _of_days(base, "time", name, weekend if time == "weekend" else ~weekend)
 
 
 def _even_hours(base: Variant, counts: HourlyCounts) -> Iterator[Variant | InfeasibleVariant]:
-    """An area's mean over its hours of the day with images, each hour counting the same."""
+    """Average each area over its hours of the day with images, with equal weights."""
     negative, positive = counts.by_hour[:, base.days, :-1]
     name = "every hour counts alike"
     if (negative + positive).any(axis=0).sum(axis=-1).max(initial=0) < 2:

@@ -1,7 +1,7 @@
-"""Labels that people gave to images of the study itself, joined with what the detector found in them.
+"""Ground-truth labels for images of the study, joined with the detections.
 
-A label names its image, without a score: by `<ride>/<file>` at the end of a path, or by the file's name alone; in both
-the file's ending does not count. One distributed pass over annotated/ finds the images.
+A label identifies its image by `<ride>/<file>` at the end of a path, or by the file name alone, both without regard to
+the extension. One distributed pass over annotated/ finds the images.
 """
 
 from __future__ import annotations
@@ -21,33 +21,41 @@ from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, Output, Study, fing
 
 LABEL_COLUMNS = ("image_ref", "image")
 STAGING = "staging/labeled"
-# The last folder and the name of a path, without the ending of the name.
+# Last folder and file name of a path, without the extension.
 _PARTS = r"(?P<path>(?:[^/]*/)?(?P<name>[^/]*?))(?:\.[^./]*)?$"
 
 
 def read_labels(path: str) -> pd.DataFrame:
-    """Labels without scores: `image` (as written), `ground_truth` (0 or 1), `key` (what it is found by).
+    """Read ground-truth labels.
 
     Parameters
     ----------
-    path : CSV (path or URL) with image_ref, or image, and ground_truth
+    path : str
+        Path or URL of a CSV file with ground_truth, and image_ref or image.
+
+    Returns
+    -------
+    DataFrame
+        image (as written), ground_truth (0 or 1), key (name to match).
 
     Raises
     ------
-    SourceError : no such file, no CSV, a column is missing, a truth that is neither 0 nor 1, an image without a name
+    SourceError
+        If the file does not exist, is not CSV, lacks a column, has a ground_truth other than 0 or 1, or a row without
+        an image.
     """
     fs, name = fsspec.core.url_to_fs(path)
     if not fs.exists(name):
-        raise SourceError(f"{path} does not exist; --labels names a CSV file with image_ref and ground_truth")
+        raise SourceError(f"{path} does not exist; --ground-truth expects a CSV file with image_ref and ground_truth")
     try:
         with fs.open(name, "rb") as file:
             frame = pd.read_csv(file, encoding="utf-8-sig", dtype="str")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} (--labels) is not a CSV file: {error}") from error
-    column = next((one for one in LABEL_COLUMNS if one in frame.columns), None)
+        raise SourceError(f"{path} (--ground-truth) is not a CSV file: {error}") from error
+    column = next((name for name in LABEL_COLUMNS if name in frame.columns), None)
     if column is None or "ground_truth" not in frame.columns:
         raise SourceError(
-            f"{path} (--labels) has the columns {', '.join(frame.columns)}; expected ground_truth, and "
+            f"{path} (--ground-truth) has the columns {', '.join(frame.columns)}; expected ground_truth, and "
             f"{' or '.join(LABEL_COLUMNS)}"
         )
     truth = pd.to_numeric(frame["ground_truth"], errors="coerce")
@@ -55,12 +63,12 @@ def read_labels(path: str) -> pd.DataFrame:
         wrong = frame["ground_truth"][~truth.isin([0, 1])]
         first = "nothing" if pd.isna(wrong.iloc[0]) else repr(wrong.iloc[0])
         raise SourceError(
-            f"{path} (--labels): {len(wrong)} of {len(frame)} rows have a ground_truth that is neither 0 nor 1, the "
-            f"first {first} in row {wrong.index[0] + 1}"
+            f"{path} (--ground-truth): {len(wrong)} of {len(frame)} rows have a ground_truth that is neither 0 nor 1, "
+            f"the first {first} in row {wrong.index[0] + 1}"
         )
     if frame[column].isna().any():
-        raise SourceError(f"{path} (--labels): {frame[column].isna().sum()} of {len(frame)} rows name no image")
-    # The path is the name itself where the label has no folder.
+        raise SourceError(f"{path} (--ground-truth): {frame[column].isna().sum()} of {len(frame)} rows name no image")
+    # Without a folder, the path equals the name.
     return pd.DataFrame(
         {"image": frame[column], "ground_truth": truth.astype("int8"), "key": _parts(frame[column])["path"]}
     )
@@ -76,57 +84,75 @@ def _parts(references: pd.Series[str]) -> pd.DataFrame:
 
 
 def named_in(images: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """Images that a label names, by its path or its name."""
+    """Return the images that a label identifies by path or name."""
     parts = _parts(images["image_ref"])
     return images[parts["path"].isin(labels["key"]) | parts["name"].isin(labels["key"])]
 
 
 def join_labels(labels: pd.DataFrame, images: pd.DataFrame, ledger: Ledger) -> pd.DataFrame:
-    """Images of the study with the label that names them: columns of annotated/, `ground_truth` and `score`.
+    """Join labels with the images of the study.
 
-    A label that names no image, or several, is dropped and counted; so is one of an image that was not run through the
-    detector (it is no evidence), and a label that says again what an earlier one said.
+    Labels that match no image or several, labels of unprocessed images, and duplicate labels are dropped and counted.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        Output of `read_labels`.
+    images : DataFrame
+        Rows of annotated/.
+    ledger : Ledger
+        Ledger of the labels.
+
+    Returns
+    -------
+    DataFrame
+        Columns of annotated/, `ground_truth`, and `score`; one row per labeled image.
 
     Raises
     ------
-    SourceError : no label names an image that was run through the detector; two labels of one image differ
+    SourceError
+        If no label matches a processed image, or two labels of one image differ.
     """
     parts = _parts(images["image_ref"])
-    places = pd.concat(
-        [pd.DataFrame({"key": parts[kind].to_numpy(), "place": range(len(parts))}) for kind in ("path", "name")]
+    positions = pd.concat(
+        [pd.DataFrame({"key": parts[kind].to_numpy(), "position": range(len(parts))}) for kind in ("path", "name")]
     ).drop_duplicates()
-    found = labels.assign(label=range(len(labels))).merge(places, on="key", how="left")
-    named = found.groupby("label")["place"].count()
+    found = labels.assign(label=range(len(labels))).merge(positions, on="key", how="left")
+    named = found.groupby("label")["position"].count()
     ledger.drop(int((named == 0).sum()), why="no image of this name in annotated/")
     ledger.drop(int((named > 1).sum()), why="several images of this name in annotated/")
     found = found[found["label"].map(named) == 1]
     if found.empty:
         raise SourceError(
-            f"none of {len(labels)} labels names one image of the study, the first {labels['image'].iloc[0]!r}: "
-            f"expected an image_ref of annotated/, <ride>/<file>, or a file's name that occurs once"
+            f"none of {len(labels)} labels matches exactly one image of the study, the first "
+            f"{labels['image'].iloc[0]!r}; expected an image_ref of annotated/, <ride>/<file>, or a unique file name"
         )
-    truths = found.groupby("place")["ground_truth"].agg(["nunique", "first"])
+    truths = found.groupby("position")["ground_truth"].agg(["nunique", "first"])
     if (truths["nunique"] > 1).any():
         reference = images["image_ref"].iloc[int(truths.index[truths["nunique"] > 1][0])]
-        raise SourceError(f"--labels: {(truths['nunique'] > 1).sum()} images have two labels that differ: {reference}")
+        raise SourceError(
+            f"--ground-truth: {(truths['nunique'] > 1).sum()} images have contradictory labels, the first {reference}"
+        )
     ledger.drop(len(found) - len(truths), why="a second label of the same image")
     rows = images.iloc[truths.index.astype("int64")].reset_index(drop=True)
     rows = rows.assign(ground_truth=truths["first"].to_numpy(), score=rows["conf"])
     rows = ledger.keep(rows, rows["processed"], why="not processed by the detector")
     if rows.empty:
-        raise SourceError(f"none of the {len(truths)} labeled images was run through the detector: nothing to evaluate")
+        raise SourceError(
+            f"none of the {len(truths)} labeled images was processed by the detector; expected at least one"
+        )
     return rows.sort_values(["source", "source_row"], ignore_index=True)
 
 
-# The stage: one part for each file of annotated images.
+# The stage: one shard per file of annotated images.
 
 
 def plan_labeled(study: Study, *, labels: str | None) -> list[Shard]:
-    """One shard a file of annotated/; none without labels."""
+    """Plan one shard per file of annotated/, or none without labels."""
     if labels is None:
         return []
     read_labels(labels)
-    study.files("annotated")  # says what to do where there are none
+    study.files("annotated")  # raises if annotate has not run
     common = {"labels": labels, "content": labels_content(labels)}
     return [
         Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
@@ -136,17 +162,17 @@ def plan_labeled(study: Study, *, labels: str | None) -> list[Shard]:
 
 
 def labels_content(path: str) -> str:
-    """Digest of a labels file."""
+    """Return the digest of a file of labels."""
     fs, name = fsspec.core.url_to_fs(path)
     return fingerprint(fs.cat_file(name).hex())
 
 
 def process_labeled(study: Study, shard: Shard) -> Output:
-    """Write the rows of one file of annotated/ that a label names."""
+    """Write the labeled rows of one file of annotated/."""
     file = shard.work["file"]
     labels = read_labels(shard.work["labels"])
     table = annotated_table(study.settings.annotate.felony_windows_h)
-    # Batches: a worker does not hold a day of all columns for the few rows that are wanted.
+    # Read in batches: only few rows of a day are labeled.
     rows = pd.concat([named_in(batch, labels) for batch in study.batches(file, list(table.names), ROW_GROUP_ROWS)])
     ledger = Ledger("named by a label", shard.size)
     ledger.drop(shard.size - len(rows), why="no label")
@@ -155,14 +181,14 @@ def process_labeled(study: Study, shard: Shard) -> Output:
 
 
 def labeled_images(study: Study) -> pd.DataFrame:
-    """Rows of annotated/ that the labels name."""
+    """Read the labeled rows of annotated/."""
     table = annotated_table(study.settings.annotate.felony_windows_h)
     files = [file for record in study.records("labeled").values() for file in record.files]
     return pd.concat([table.empty(), *(study.read(file) for file in files)], ignore_index=True)
 
 
 def labeled_stage(labels: str | None) -> Stage:
-    """The stage for one labels file; None forgets what an earlier one left."""
+    """Build the stage for one file of labels; None removes earlier output."""
     return Stage(
         "labeled",
         unit="rows",

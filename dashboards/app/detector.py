@@ -14,8 +14,9 @@ from bokeh.models import ColumnDataSource, HoverTool, Span
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from patrolscope.analysis.estimators.detector_quality import ScoreCounts, quality_at
 from patrolscope.analysis.stages.calibrate import TwoClass, read_labeled_sets, two_class
-from patrolscope.analysis.stages.evaluate import Evaluation, ScoreCounts, evaluate_sets, quality_at
+from patrolscope.analysis.stages.evaluate import Evaluation, evaluate_sets
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import UNKNOWN
 from patrolscope.dashboards.app.charts import (
@@ -137,7 +138,7 @@ def curve_charts(site: Site, evaluation: Evaluation) -> list[Chart]:
 def _mark(plot: Any, facts: dict[str, Any], name: str, curve: str) -> None:
     """The study's threshold on a curve."""
     color, _, marker, _ = STYLES[name]
-    above, hits, shows = facts["above_threshold"], facts["true_positives"], facts["positives"]
+    above, hits, shows = facts["above_threshold"], facts["true_positives"], facts["labeled_positives"]
     recall = hits / shows
     if curve == "roc":
         place = ((above - hits) / (facts["images"] - shows), recall)

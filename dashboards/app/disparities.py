@@ -14,7 +14,7 @@ import panel as pn
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from patrolscope.analysis.estimators.sensitivity import DEPENDS, DIRECTION, HOLDS
+from patrolscope.analysis.estimators.sensitivity import DIRECTION_ONLY, ROBUST, SENSITIVE
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import tabulate
 from patrolscope.analysis.stages.result_tables import from_the_highest
@@ -66,9 +66,9 @@ TABLE = {
 TEXTS = ("group", "borough", "note")
 # Of one conclusion, and of many.
 VERDICTS = {
-    HOLDS: ("holds under all changes", "hold under all changes"),
-    DIRECTION: ("holds in direction only", "hold in direction only"),
-    DEPENDS: ("depends on what is changed", "depend on what is changed"),
+    ROBUST: ("holds under all changes", "hold under all changes"),
+    DIRECTION_ONLY: ("holds in direction only", "hold in direction only"),
+    SENSITIVE: ("depends on what is changed", "depend on what is changed"),
 }
 NAMED = 5  # neighborhoods at each end that are told in words
 

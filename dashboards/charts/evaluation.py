@@ -13,13 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
-from patrolscope.analysis.stages.evaluate import (
-    ALL_IMAGES,
-    Evaluation,
-    ThresholdRule,
-    evaluate_study,
-    evaluation_inputs,
-)
+from patrolscope.analysis.estimators.detector_quality import ALL_IMAGES, ThresholdRule
+from patrolscope.analysis.stages.evaluate import Evaluation, evaluate_study, evaluation_inputs
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     GRID,
@@ -75,7 +70,10 @@ def roc_figure(evaluation: Evaluation, simulated: str) -> Figure:
     for name in evaluation.sets:
         facts = evaluation.summary["sets"][name]
         false_positives = facts["above_threshold"] - facts["true_positives"]
-        point = (false_positives / (facts["images"] - facts["positives"]), facts["true_positives"] / facts["positives"])
+        point = (
+            false_positives / (facts["images"] - facts["labeled_positives"]),
+            facts["true_positives"] / facts["labeled_positives"],
+        )
         _curve(axes, evaluation, name, "roc", point, facts["auc"])
     _legend(axes, "lower right")
     return figure
@@ -92,7 +90,9 @@ def precision_recall_figure(evaluation: Evaluation, simulated: str) -> Figure:
     for name in evaluation.sets:
         facts = evaluation.summary["sets"][name]
         above = facts["above_threshold"]
-        point = (facts["true_positives"] / facts["positives"], facts["true_positives"] / above) if above else None
+        point = (
+            (facts["true_positives"] / facts["labeled_positives"], facts["true_positives"] / above) if above else None
+        )
         _curve(axes, evaluation, name, "precision_recall", point, facts["average_precision"])
     _legend(axes, "lower left")
     return figure
@@ -239,7 +239,7 @@ def _positives(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
     for row in rows.to_dict("records"):
         y, color, _ = _place(row, groups)
         axes.annotate(
-            f"{row['positives']:,}", (1, y), xycoords=across, xytext=(34, 0), color=color, va="center", **style
+            f"{row['labeled_positives']:,}", (1, y), xycoords=across, xytext=(34, 0), color=color, va="center", **style
         )
 
 
@@ -358,4 +358,5 @@ def evaluate_stage(*, threshold: str, replicates: int, labels: str | None) -> St
         folders=(EVALUATION_FOLDER,),
         plan=partial(plan_evaluate, choice=ThresholdRule.parse(threshold), replicates=replicates, labels=labels),
         process=process_evaluate,
+        version=2,
     )

@@ -17,9 +17,9 @@ from matplotlib.ticker import NullLocator
 from patrolscope.analysis.estimators.image_coverage import ImageCoverage, cover
 from patrolscope.analysis.estimators.sensitivity import (
     DAYS_FOR_AN_INTERVAL,
-    DEPENDS,
-    DIRECTION,
-    HOLDS,
+    DIRECTION_ONLY,
+    ROBUST,
+    SENSITIVE,
     Levels,
     conclusions,
     draw_days,
@@ -29,6 +29,7 @@ from patrolscope.analysis.estimators.sensitivity import (
 )
 from patrolscope.analysis.estimators.variants import BASE, KINDS, InfeasibleVariant, Variant, make_variants
 from patrolscope.analysis.stages.hourly import load_calibrations, load_hourly
+from patrolscope.analysis.stages.variant_options import variant_options
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     GRID,
@@ -74,7 +75,7 @@ SHOWN = {
     "zone": "Zone",
     "borough": "Borough",
 }
-VERDICTS = {HOLDS: "holds under all", DIRECTION: "direction only", DEPENDS: "depends"}
+VERDICTS = {ROBUST: "holds under all", DIRECTION_ONLY: "direction only", SENSITIVE: "depends"}
 SHEET_PT = 500.0  # 1,667 pixels wide; at 1,200 the smallest letters are 16 pixels high
 _ROW_PT, _LEFT_PT, _RIGHT_PT = 25.0, 112.0, 84.0
 _ABOVE_PT, _BELOW_PT = 20.0, 17.0  # of a panel: its name, its ticks
@@ -97,11 +98,10 @@ def vary(
     levels = [one for one in tried if isinstance(one, Levels)]
     found = conclusions(levels, percent)
     variants = variants_table(tried, ranked_images)
-    verdicts = found["verdict"].where(~found["verdict"].str.startswith(DEPENDS), DEPENDS)
     base = levels[0]
     summary = {
         "variants": len(levels) - 1,
-        "not_made": int((~variants["made"]).sum()),
+        "infeasible": int((~variants["made"]).sum()),
         "days": base.days,
         "images": base.images,
         "replicates": replicates if len(base.replicates) else 0,
@@ -109,7 +109,7 @@ def vary(
         "days_for_an_interval": DAYS_FOR_AN_INTERVAL,
         "ranked_images": ranked_images,
         "conclusions": len(found),
-        "verdicts": {name: int((verdicts == name).sum()) for name in (HOLDS, DIRECTION, DEPENDS)},
+        "verdicts": {name: int((found["verdict"] == name).sum()) for name in (ROBUST, DIRECTION_ONLY, SENSITIVE)},
     }
     return Sensitivity(sensitivity_table(levels, base, percent), found, variants, summary)
 
@@ -228,8 +228,8 @@ def _verdict(axes: Axes, position: int, found: pd.DataFrame, analysis: str, grou
     chosen = (found["analysis"] == analysis) & (found["group"] == group) & (found["compared_with"] == 1)
     for verdict in found.loc[chosen, "verdict"]:
         name = next((known for known in VERDICTS if verdict.startswith(known)), None)
-        holds = name == HOLDS
-        if name in (HOLDS, DIRECTION):
+        holds = name == ROBUST
+        if name in (ROBUST, DIRECTION_ONLY):
             axes.annotate(
                 "\u25cf" if holds else "\u25cb",
                 (1, position),
@@ -304,7 +304,7 @@ def process_sensitivity(study: Study, _shard: Shard) -> Output:
     analyzed = np.asarray(counts.days >= pd.Timestamp(rules.first_day))
     draws = draw_days(analyzed, replicates=varied.replicates, seed=rules.seed)
     tried: list[Levels | InfeasibleVariant] = []
-    for variant in make_variants(counts, areas, calibrations, settings):
+    for variant in make_variants(counts, areas, calibrations, variant_options(settings)):
         if isinstance(variant, Variant) and variant.kind == BASE:
             covered = cover(counts, variant)
         tried.append(variant if isinstance(variant, InfeasibleVariant) else evaluate_variant(variant, draws))
@@ -346,5 +346,5 @@ SENSITIVITY = Stage(
     folders=(SENSITIVITY_FOLDER, COVERAGE_FOLDER),
     plan=plan_sensitivity,
     process=process_sensitivity,
-    version=3,
+    version=4,
 )

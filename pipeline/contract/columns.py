@@ -1,6 +1,6 @@
-"""Declarations of tables: from one come Dask's meta, the Arrow schema, the check and the dictionary.
+"""Column and Table: one declaration provides Dask's meta, the Arrow schema, validation, and the data dictionary.
 
-Nothing here knows what a police car is; `patrolscope.pipeline.contract.tables` holds the declarations.
+`patrolscope.pipeline.contract.tables` holds the declarations.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Kind = Literal[
     "int32_list",
 ]
 
-# Times are milliseconds, the unit of the published `timestamp`. An instant is a point in time (UTC on disk),
-# a wall time is what a clock in the city shows.
+# Times have milliseconds, the unit of the published `timestamp`. An instant is a point in time (UTC on disk), a wall
+# time is the local time of the city.
 _PANDAS: dict[str, str] = {
     "string": "str",
     "instant": "datetime64[ms, UTC]",
@@ -58,18 +58,36 @@ _ARROW: dict[str, pa.DataType] = {
     "float32_list": pa.list_(pa.float32()),
     "int32_list": pa.list_(pa.int32()),
 }
-# On disk the two coordinates of a table's points are one column of this name.
+# Unit and bounds of a coordinate column.
+LAT: dict[str, Any] = {"unit": "degrees north, WGS 84", "low": -90.0, "high": 90.0}
+LNG: dict[str, Any] = {"unit": "degrees east, WGS 84", "low": -180.0, "high": 180.0}
+# Name of the column that holds both coordinates of a point on disk.
 POINT_COLUMN = "geometry"
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64"})
-# A value is an array of its own, of any length; bounds hold for what stands in it. pandas has them as objects.
+# Each value is an array of any length, an object in pandas; bounds apply to its elements.
 _LISTS: dict[str, Any] = {"float32_list": np.float32, "int32_list": np.int32}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type, what it means, and which values it may take.
+    """Declaration of a column: type, meaning, unit, and valid values.
 
-    `published` is the name under which the released data of the reference study knows the column.
+    Attributes
+    ----------
+    name : str
+        Name in the table.
+    kind : str
+        Type, a key of the mappings above.
+    meaning, unit : str
+        Texts for the data dictionary.
+    low, high : float, optional
+        Bounds, inclusive.
+    nullable : bool
+        Whether values may be missing.
+    allowed : tuple of str
+        Valid values; empty for any.
+    published : str
+        Name in the published file; empty for none.
     """
 
     name: str
@@ -90,7 +108,7 @@ class Column:
         return _PANDAS.get(self.kind, self.kind)
 
     def arrow_field(self) -> pa.Field:
-        """Arrow field with unit, meaning and published name in its metadata."""
+        """Return the Arrow field with unit, meaning, and published name in its metadata."""
         notes = {"meaning": self.meaning, "unit": self.unit, "published_name": self.published}
         return pa.field(
             self.name,
@@ -100,7 +118,7 @@ class Column:
         )
 
     def values(self) -> str:
-        """Which values the column may take, in words."""
+        """Describe the valid values as text."""
         low = "" if self.low is None else f"from {self.low:g}"
         high = "" if self.high is None else f"to {self.high:g}"
         parts = [
@@ -111,7 +129,13 @@ class Column:
         return "; ".join(filter(None, parts))
 
     def cast(self, values: pd.Series[Any], table: str) -> pd.Series[Any]:
-        """Values in the column's type; refuses what would change a value."""
+        """Convert values to the type of the column.
+
+        Raises
+        ------
+        ContractError
+            If the conversion would change a value.
+        """
         if self.kind == "geometry" or (str(values.dtype) == self.pandas_dtype and self.kind not in _LISTS):
             return values
         try:
@@ -127,23 +151,29 @@ class Column:
         if self.kind in _INTEGERS:
             whole = _to_integer(values.dropna() if self.nullable else values, self.kind)
             return values.astype(self.pandas_dtype) if self.nullable else whole  # type: ignore[call-overload]
-        made = values.astype(self.pandas_dtype)  # type: ignore[call-overload]
+        converted = values.astype(self.pandas_dtype)  # type: ignore[call-overload]
         if self.kind == "string":
-            same = values.isna() if values.dtype.kind == "f" else True  # a code would read 36061.0
+            same = values.isna() if values.dtype.kind == "f" else True  # a float would turn a code into 36061.0
         else:
-            same = (made == values) | (made.isna() & values.isna())
+            same = (converted == values) | (converted.isna() & values.isna())
         if not np.all(same):
             raise ValueError("values would change")
-        return made
+        return converted
 
     def check(self, values: pd.Series[Any], table: str) -> None:
-        """Refuse missing values, values out of bounds and values outside `allowed`."""
+        """Check for missing values, values out of bounds, and values outside `allowed`.
+
+        Raises
+        ------
+        ContractError
+            If a value is invalid; it names the column, the count, and an example.
+        """
         missing = values.isna()
         if not self.nullable and missing.any():
             _refuse(f"{table}.{self.name}", values, missing, "a value in every row")
         if self.kind in _LISTS:
-            some = list(values[~missing])
-            values = pd.Series(np.concatenate(some) if some else np.empty(0, _LISTS[self.kind]))
+            present = list(values[~missing])
+            values = pd.Series(np.concatenate(present) if present else np.empty(0, _LISTS[self.kind]))
             missing = values.isna()
         if self.low is not None or self.high is not None:
             low = -np.inf if self.low is None else self.low
@@ -152,22 +182,38 @@ class Column:
             if outside.any():
                 _refuse(f"{table}.{self.name}", values, outside, f"between {low:g} and {high:g} {self.unit}")
         if self.allowed:
-            strange = ~missing & ~values.isin(self.allowed)
-            if strange.any():
-                _refuse(f"{table}.{self.name}", values, strange, "one of " + ", ".join(self.allowed))
+            unknown = ~missing & ~values.isin(self.allowed)
+            if unknown.any():
+                _refuse(f"{table}.{self.name}", values, unknown, "one of " + ", ".join(self.allowed))
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table that crosses a stage: what a row is, its key, its columns."""
+    """Declaration of a table that crosses a stage.
+
+    Attributes
+    ----------
+    name, row : str
+        Name of the table, and the meaning of a row.
+    key : tuple of str
+        Columns that identify a row.
+    columns : tuple of Column
+        Columns in order.
+    made_by : str
+        Command that writes the table.
+    stored : str
+        Folder or file in a study; by default the folder with the name of the table.
+    point : tuple of str, optional
+        Easting and northing columns, stored as one GeoParquet point.
+    """
 
     name: str
     row: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     made_by: str = ""
-    stored: str = ""  # folder or file in a study; the folder of the table's name where nothing is said
-    point: tuple[str, str] | None = None  # easting and northing of a row: one GeoParquet point on disk
+    stored: str = ""
+    point: tuple[str, str] | None = None
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -194,7 +240,7 @@ class Table:
         return next((column.name for column in self.columns if column.kind == "geometry"), None)
 
     def empty(self) -> pd.DataFrame:
-        """Frame without rows, in the declared types: Dask's meta."""
+        """Return a frame without rows in the declared types, for use as Dask's meta."""
         plain = {
             column.name: pd.Series([], dtype=column.pandas_dtype)
             for column in self.columns
@@ -206,7 +252,7 @@ class Table:
         return frame[self.names]
 
     def arrow_schema(self) -> pa.Schema:
-        """Schema on disk, with units and meanings in the field metadata."""
+        """Return the schema on disk, with units and meanings in the field metadata."""
         notes = {"table": self.name, "row": self.row, "key": ",".join(self.key)}
         fields = {column.name: column.arrow_field() for column in self.columns}
         if self.point is not None:
@@ -218,15 +264,16 @@ class Table:
         return pa.schema(list(fields.values()), metadata=notes)
 
     def conform(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The declared columns of `frame`, in order and type, every value checked.
+        """Return the declared columns of `frame` in order and type, and check every value.
 
         Raises
         ------
-        ContractError : a column is missing, or a value does not fit; names the column, the count, an example
+        ContractError
+            If a column is missing or a value is invalid; it names the column, the count, and an example.
         """
-        if absent := [name for name in self.names if name not in frame.columns]:
+        if missing := [name for name in self.names if name not in frame.columns]:
             raise ContractError(
-                f"{self.name} needs {', '.join(absent)}; the frame has {', '.join(map(str, frame.columns))}"
+                f"{self.name} needs {', '.join(missing)}; the frame has {', '.join(map(str, frame.columns))}"
             )
         columns = {}
         for column in self.columns:
@@ -238,7 +285,13 @@ class Table:
         return gpd.GeoDataFrame(columns, index=frame.index, geometry=self.geometry)
 
     def check_key(self, frame: pd.DataFrame) -> None:
-        """Refuse two rows with the same key."""
+        """Check that keys are unique.
+
+        Raises
+        ------
+        ContractError
+            If two rows have the same key.
+        """
         twice = frame.duplicated(list(self.key), keep=False)
         if twice.any():
             example = frame.loc[twice, list(self.key)].iloc[0].to_dict()
@@ -247,11 +300,11 @@ class Table:
             )
 
     def published_names(self) -> dict[str, str]:
-        """Our name -> published name, for the columns that have one."""
+        """Map column names to published names, for the columns with one."""
         return {column.name: column.published for column in self.columns if column.published}
 
     def describe(self) -> dict[str, Any]:
-        """The data dictionary's page on the table, all texts."""
+        """Return the entry of the data dictionary, as texts."""
         columns = [
             {
                 "name": column.name,
@@ -266,29 +319,29 @@ class Table:
         return {"table": self.name, "row": self.row, "key": list(self.key), "made_by": self.made_by, "columns": columns}
 
     def fingerprint(self) -> str:
-        """Digest of names and types: a table written under another declaration is not up to date."""
+        """Return a digest of names and types; tables written with another digest are stale."""
         shape = [{key: asdict(column)[key] for key in ("name", "kind", "nullable")} for column in self.columns]
         return hashlib.sha256(json.dumps([shape, self.point]).encode()).hexdigest()[:16]
 
 
 def _to_array(value: Any, dtype: Any) -> npt.NDArray[Any] | None:
-    """One value of a list column; None where it is missing."""
+    """Convert a value of a list column; None if it is missing."""
     if not isinstance(value, (list, tuple, np.ndarray)):
         if pd.isna(value):
             return None
-        raise TypeError(f"{value!r} is no list")
-    given = np.asarray(value)
-    made = given.astype(dtype)
-    if made.ndim != 1 or (made.dtype.kind == "i" and (made != given).any()):
-        raise ValueError(f"{value!r} is no list of {np.dtype(dtype)}")
-    return made
+        raise TypeError(f"{value!r} is not a list")
+    items = np.asarray(value)
+    converted = items.astype(dtype)
+    if converted.ndim != 1 or (converted.dtype.kind == "i" and (converted != items).any()):
+        raise ValueError(f"{value!r} is not a list of {np.dtype(dtype)}")
+    return converted
 
 
 def _objects(items: list[Any]) -> npt.NDArray[np.object_]:
-    # Arrays of one length would become a matrix.
-    held = np.empty(len(items), dtype=object)
-    held[:] = items
-    return held
+    # np.array would build a matrix from arrays of equal length.
+    objects = np.empty(len(items), dtype=object)
+    objects[:] = items
+    return objects
 
 
 def _to_integer(values: pd.Series[Any], kind: str) -> pd.Series[Any]:

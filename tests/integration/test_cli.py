@@ -183,7 +183,7 @@ def test_reproduce_and_compare_write_their_folders_and_say_what_lacks(tmp_path):
     code, _ = invoke("compare", str(a), str(b), "--out", str(tmp_path / "both"))
     assert code == 0
     code, output = invoke("compare", str(a), str(b), "--out", str(b))
-    assert (code, "no earlier result" in output) == (2, True)
+    assert (code, "not an earlier result" in output) == (2, True)
 
 
 def test_results_that_can_not_be_read_end_with_one_line(tmp_path):
@@ -212,7 +212,7 @@ def test_an_empty_file_is_no_success(tmp_path):
         (("map", "--out", "."), "the name of a PNG file is expected"),
         (("map", "--out", "city.pdf"), "the name of a PNG file is expected"),
         (("dashboard", "--allow", "http://name"), "host:port is expected"),
-        (("dashboard", "--published", "nowhere"), "nowhere is no folder"),
+        (("dashboard", "--published", "nowhere"), "nowhere is not a folder"),
     ],
 )
 def test_what_a_picture_or_a_page_can_not_be_is_said_before_anything_is_made(arguments, said, tmp_path):

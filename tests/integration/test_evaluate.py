@@ -14,8 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from patrolscope import cli
-from patrolscope.analysis.estimators.subgroups import locate
-from patrolscope.analysis.stages.evaluate import evaluate_study
+from patrolscope.analysis.stages.evaluate import evaluate_study, locate
 from patrolscope.analysis.stages.ground_truth import labeled_images, labeled_stage
 from patrolscope.dashboards.charts.evaluation import draw_evaluation, evaluate_stage
 from patrolscope.pipeline.engine.run import run_stages
@@ -26,12 +25,12 @@ from tests.integration.studies import table
 
 FIGURES = ["roc", "precision_recall", "calibration", "subgroups_validation", "subgroups_test"]
 TABLES = ["evaluation.csv", "curves.csv", "calibration.csv", "summary.json"]
-OPTIONS = {"threshold": "given", "replicates": 20, "labels": None}
+OPTIONS = {"threshold": "study", "replicates": 20, "labels": None}
 
 
 @pytest.fixture(scope="module")
 def study(finished, tmp_path_factory):
-    """A copy of the finished study, as an evaluation adds to its folder and ledger."""
+    """Copy the finished study, because an evaluation adds to its folder and ledger."""
     folder = tmp_path_factory.mktemp("evaluated") / "study"
     shutil.copytree(finished.base, folder, symlinks=True)
     return open_study(folder)
@@ -58,28 +57,28 @@ def read(study, name):
 
 
 def labels_of(images: pd.DataFrame, path) -> str:
-    """A file of labels for some images: every one that scores high, and some that do not."""
+    """Write labels for every image with a high score, and for some others."""
     chosen = pd.concat([images[images["conf"] > 0.7], images.iloc[::40]]).drop_duplicates("image_ref")
     truth = (chosen["conf"].fillna(0) > 0.85).astype(int)
     pd.DataFrame({"image_ref": chosen["image_ref"], "ground_truth": truth}).to_csv(path, index=False)
     return str(path)
 
 
-def test_evaluation_holds_both_sets_and_all_their_subgroups(evaluated):
+def test_evaluation_contains_both_sets_and_all_their_subgroups(evaluated):
     quality = read(evaluated, "evaluation.csv")
-    columns = "set subgroup side quantity estimate lower upper images positives replicates missing"
+    columns = "set subgroup side quantity estimate lower upper images labeled_positives replicates missing"
     assert quality.columns.tolist() == columns.split()
     assert not quality.duplicated(["set", "subgroup", "side", "quantity"]).any()
     assert len(quality) == 2 * (1 + 2 * 14) * 5
-    told = quality.dropna(subset="estimate")
-    assert ((told["lower"] >= 0) & (told["upper"] <= 1)).all()
-    assert (told["lower"] <= told["upper"]).all()
+    known = quality.dropna(subset="estimate")
+    assert ((known["lower"] >= 0) & (known["upper"] <= 1)).all()
+    assert (known["lower"] <= known["upper"]).all()
     assert (quality["estimate"].isna() == quality["missing"].notna()).all()
     before = quality[(quality["subgroup"] == "Phase 1") & (quality["side"] == "false")]  # no image is that early
     assert before["missing"].unique().tolist() == ["no image"]
 
 
-def test_the_whole_sets_are_those_of_scikit_learn(evaluated):
+def test_metrics_of_whole_sets_equal_those_of_scikit_learn(evaluated):
     quality = read(evaluated, "evaluation.csv")
     whole = quality[quality["side"] == "all"].set_index(["set", "quantity"])
     for name in ("validation", "test"):
@@ -90,7 +89,7 @@ def test_the_whole_sets_are_those_of_scikit_learn(evaluated):
             average_precision_score(truth, score)
         )
         assert whole.loc[(name, "auc"), "images"] == len(labeled)
-        assert whole.loc[(name, "auc"), "positives"] == truth.sum()
+        assert whole.loc[(name, "auc"), "labeled_positives"] == truth.sum()
 
 
 def test_sides_and_left_out_images_add_up_to_the_set(evaluated):
@@ -101,7 +100,7 @@ def test_sides_and_left_out_images_add_up_to_the_set(evaluated):
         assert part["images"].sum() + left_out == summary["sets"][name]["images"], subgroup
 
 
-def test_labeled_images_get_the_columns_that_the_same_images_have_in_annotated(study, images):
+def test_labeled_images_get_the_same_columns_as_in_annotated(study, images):
     around = load_surroundings(study, study.record("layers").fingerprint)
     some = images.iloc[::97].reset_index(drop=True)
     labeled = some.assign(ground_truth=0, score=some["conf"])[
@@ -113,7 +112,7 @@ def test_labeled_images_get_the_columns_that_the_same_images_have_in_annotated(s
     pd.testing.assert_frame_equal(located[columns], some[columns])
 
 
-def test_figures_are_pictures_and_say_what_they_show(evaluated):
+def test_figures_are_drawn_with_their_texts(evaluated):
     for name in FIGURES:
         assert imread(io.BytesIO(evaluated.read_bytes("evaluation", f"{name}.png")))[..., :3].std() > 0.05
         content = evaluated.read_bytes("evaluation", f"{name}.svg")
@@ -128,7 +127,7 @@ def test_figures_are_pictures_and_say_what_they_show(evaluated):
     assert "Manhattan" in written
 
 
-def test_a_second_run_does_nothing_and_another_choice_makes_it_again(study, client):
+def test_a_second_run_does_nothing_and_another_threshold_recomputes(study, client):
     run_stages(study, [evaluate_stage(**OPTIONS)], lambda: client)
     before = {name: study.read_bytes("evaluation", name) for name in TABLES}
     (second,) = run_stages(study, [evaluate_stage(**OPTIONS)], lambda: pytest.fail("nothing is left to do"))
@@ -139,7 +138,7 @@ def test_a_second_run_does_nothing_and_another_choice_makes_it_again(study, clie
     assert {name: study.read_bytes("evaluation", name) for name in TABLES} == before
 
 
-def test_the_command_says_the_threshold_and_the_line_to_put_into_the_settings(study):
+def test_the_command_prints_the_threshold_and_the_line_for_the_settings(study):
     settings = study.read_bytes("study.yaml")
     code, output = evaluate(study, "--threshold", "best-f1")
     assert code == 0, output
@@ -150,7 +149,7 @@ def test_the_command_says_the_threshold_and_the_line_to_put_into_the_settings(st
         assert word in output
     assert study.read_bytes("study.yaml") == settings
     code, output = evaluate(study)
-    assert f"threshold {study.settings.estimate.threshold!r} (given)\ntables" in output
+    assert f"threshold {study.settings.estimate.threshold!r} (study)\ntables" in output
 
 
 def test_a_threshold_that_no_image_exceeds_leaves_precision_missing_and_the_figures_drawn(study):
@@ -183,20 +182,20 @@ def test_labels_are_joined_with_the_detections_of_the_study(study, images, clien
     assert not study.records("labeled")
 
 
-def test_labels_of_images_that_the_study_does_not_hold_are_refused(study, tmp_path):
+def test_labels_of_images_outside_the_study_are_refused(study, tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("image_ref,ground_truth\nride/x/a.jpg,1\nride/x/b.jpg,0\n")
-    code, output = evaluate(study, "--labels", str(path))
+    code, output = evaluate(study, "--ground-truth", str(path))
     assert code == 2
-    assert "none of 2 labels names one image of the study, the first 'ride/x/a.jpg'" in output
+    assert "none of 2 labels matches exactly one image of the study, the first" in output
 
 
-def test_without_a_validation_set_labels_choose_the_threshold_and_nothing_is_refused_with_what_to_do(
+def test_without_a_validation_set_labels_choose_the_threshold_and_without_both_it_is_refused(
     study, images, client, tmp_path
 ):
     sources = study.settings.sources.model_copy(update={"validation": None, "test": None})
     alone = replace(study, settings=study.settings.model_copy(update={"sources": sources}))
-    with pytest.raises(SourceError, match=r"names no validation set: .*; or give --labels"):
+    with pytest.raises(SourceError, match=r"names no validation set: .*; or give --ground-truth"):
         evaluate_stage(**OPTIONS).plan(alone)
     options = {"threshold": "best-f1", "replicates": 5, "labels": labels_of(images, tmp_path / "labels.csv")}
     run_stages(alone, [labeled_stage(options["labels"])], lambda: client)
@@ -214,7 +213,7 @@ def test_without_a_validation_set_labels_choose_the_threshold_and_nothing_is_ref
         ({"ground_truth": np.nan}, "labeled.ground_truth"),
     ],
 )
-def test_a_labeled_set_that_can_not_be_used_is_refused(study, tmp_path, change, message):
+def test_an_invalid_labeled_set_is_refused(study, tmp_path, change, message):
     validation = pd.read_csv(study.path("source", "validation.csv")).assign(**change)
     validation.to_csv(tmp_path / "validation.csv", index=False)
     sources = study.settings.sources.model_copy(update={"validation": str(tmp_path / "validation.csv")})
@@ -226,7 +225,7 @@ def test_a_labeled_set_that_can_not_be_used_is_refused(study, tmp_path, change, 
         evaluate_study(other, shard.work["inputs"])
 
 
-def test_a_study_without_its_city_says_which_command_makes_it(study, tmp_path):
+def test_a_study_without_layers_is_refused_with_the_stage_to_run(study, tmp_path):
     sources = study.settings.sources.model_copy(
         update={name: study.resolve(f"source/{name}.csv") for name in ("validation", "test")}
     )
@@ -235,7 +234,7 @@ def test_a_study_without_its_city_says_which_command_makes_it(study, tmp_path):
         evaluate_stage(**OPTIONS).plan(other)
 
 
-def test_a_threshold_that_can_not_be_understood_is_refused_before_anything_starts(study):
+def test_an_invalid_threshold_is_refused_before_anything_starts(study):
     code, output = evaluate(study, "--threshold", "best")
     assert code == 2
-    assert "--threshold best: expected given" in output
+    assert "--threshold best: expected study" in output

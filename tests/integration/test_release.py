@@ -30,11 +30,11 @@ def folder(finished, tmp_path_factory):
     out = tmp_path_factory.mktemp("release") / "out"
     code, output = invoke("--study", finished.root, "--out", str(out), "--minimum-images", "20")
     assert code == 0, output
-    assert "areas have images, but fewer than 20, and are withheld; so are" in output
+    assert "areas have images, but fewer than 20, and are withheld; complementary" in output
     return out
 
 
-def test_every_area_of_few_images_is_withheld_and_the_rest_is_the_studys(finished, folder):
+def test_areas_with_few_images_are_withheld_and_the_others_equal_the_studys(finished, folder):
     ours = pd.read_csv(finished.path("estimates/areas.csv"), dtype={"area": str})
     released = pd.read_csv(folder / "areas.csv", dtype={"area": str})
     assert released["area"].tolist() == ours["area"].tolist()
@@ -43,21 +43,21 @@ def test_every_area_of_few_images_is_withheld_and_the_rest_is_the_studys(finishe
     assert shown.sum() > 300
     assert (released.loc[shown, "images"] == ours.loc[shown, "images"]).all()
     assert (released.loc[shown, "positives"] == ours.loc[shown, "positives"]).all()
-    assert released.loc[~shown, ["images", "positives", "level", "relative_to_average"]].isna().all(axis=None)
+    assert released.loc[~shown, ["images", "positives", "deployment_rate", "relative_to_average"]].isna().all(axis=None)
 
 
 def test_withheld_areas_of_a_whole_study_withstand_the_attacker(folder):
     attacker = Attacker(folder)
     assert attacker.hidden.sum() > 100
     assert attacker.determined() == []
-    sample = np.arange(attacker.hidden.sum()) % (attacker.hidden.sum() // 5) == 0  # a program takes a tenth of a second
+    sample = np.arange(attacker.hidden.sum()) % (attacker.hidden.sum() // 5) == 0  # a linear program takes 0.1 s
     images, shares = attacker.image_bounds(sample), attacker.share_bounds(sample)
     assert len(images) >= 5
     assert (images["high"] - images["low"] >= 19 * 0.999).all()
     assert (shares["high"] - shares["low"] >= 0.999 / 20).all()
 
 
-def test_no_image_ride_time_or_path_is_in_any_file(finished, folder):
+def test_no_file_contains_an_image_ride_time_or_path(finished, folder):
     metadata = finished.read(finished.files("metadata")[0])
     refs = metadata["image_ref"].str.split("/")
     rides, names = set(refs.str[1]), set(refs.str[2].head(2_000))
@@ -71,7 +71,7 @@ def test_no_image_ride_time_or_path_is_in_any_file(finished, folder):
         assert not re.search(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b16\d{11}\b", text), path.name
 
 
-def test_settings_hold_no_place_and_no_seed(folder):
+def test_settings_contain_no_path_and_no_seed(folder):
     settings = yaml.safe_load((folder / "settings.yaml").read_text())
     assert not {"cache", "sources"} & set(settings)
     assert "seed" not in settings["estimate"]
@@ -79,27 +79,25 @@ def test_settings_hold_no_place_and_no_seed(folder):
     assert all(entry is None or isinstance(entry, str) for entry in settings["layers"].values())
 
 
-def test_a_release_has_as_many_replicates_as_the_study_and_says_what_they_are_drawn_from(finished, folder):
+def test_a_release_has_as_many_replicates_as_the_study_and_states_their_source(finished, folder):
     released = Released.from_json((folder / "boro_bootstraps.json").read_bytes(), where="boro")
     studys = Released.from_json(finished.read_bytes("estimates/boro_bootstraps.json"), where="boro")
     assert released.replicate_means.shape[0] == studys.replicate_means.shape[0]
     common = [studys.keys.index(key) for key in released.keys]
     assert not np.isclose(released.replicate_means, studys.replicate_means[:, common], atol=1e-5).all(axis=0).any()
     assert json.loads((folder / "summary.json").read_text())["drawn"] == "single images of the released tables"
-    assert "are drawn from these tables alone" in (folder / "README.md").read_text()
+    assert "are generated from these tables alone" in (folder / "README.md").read_text()
 
 
-def test_of_a_study_that_draws_whole_areas_only_its_redrawn_calibration_is_in_the_replicates(
-    finished, client, folder, tmp_path
-):
+def test_replicates_of_an_area_bootstrap_carry_only_its_resampled_calibration(finished, client, folder, tmp_path):
     other = branch(finished, "areas", estimate={"bootstrap": ["area"], "resample_calibration": True})
     run_stages(other, TO_ESTIMATES, lambda: client)
     assert invoke("--study", other.root, "--out", str(tmp_path), "--minimum-images", "20")[0] == 0
     assert json.loads((tmp_path / "summary.json").read_text())["drawn"] == "single images of the released tables"
-    fixed, redrawn = (pd.read_csv(path / "groups.csv") for path in (folder, tmp_path))
+    fixed, resampled = (pd.read_csv(path / "groups.csv") for path in (folder, tmp_path))
     average = (fixed["key"] == "Estimate_Total").to_numpy()
-    assert (redrawn["key"] == fixed["key"]).all()
-    assert (redrawn["sd"] > 1.2 * fixed["sd"])[average].all()
+    assert (resampled["key"] == fixed["key"]).all()
+    assert (resampled["sd"] > 1.2 * fixed["sd"])[average].all()
 
 
 def test_a_second_release_replaces_the_first_with_the_same_bytes(finished, folder):
@@ -119,7 +117,7 @@ def test_a_study_without_estimates_is_refused(simulated, tmp_path):
 def test_a_minimum_below_1_is_refused(finished, tmp_path, minimum):
     code, output = invoke("--study", finished.root, "--out", str(tmp_path / "out"), "--minimum-images", minimum)
     assert code == 2
-    assert "at least 1, which withholds nothing" in output
+    assert "expected at least 1, which withholds nothing" in output
 
 
 def test_a_minimum_that_no_area_reaches_is_refused(finished, tmp_path):
@@ -132,24 +130,24 @@ def test_a_folder_with_other_files_is_refused_unless_forced(finished, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     arguments = ("--study", finished.root, "--out", str(tmp_path), "--minimum-images", "1")
     code, output = invoke(*arguments)
-    assert (code, "no earlier result of this command" in output) == (2, True)
+    assert (code, "not an earlier result of this command" in output) == (2, True)
     assert invoke(*arguments, "--force")[0] == 0
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert json.loads((tmp_path / "summary.json").read_text())["areas"]["withheld"] == 0
 
 
-def test_estimates_that_are_not_those_of_the_settings_are_refused_with_what_to_do(finished, tmp_path):
+def test_stale_estimates_are_refused_with_the_command_to_run(finished, tmp_path):
     old = branch(finished, "other-seed", estimate={"seed": 998_877})
     for folder in ("estimates", "areas", "manifest"):
         shutil.copytree(finished.path(folder), old.path(folder))
     code, output = invoke("--study", old.root, "--out", str(tmp_path / "out"))
     assert code == 2
-    assert "not those that its study.yaml asks for" in output
+    assert "expected those of its study.yaml" in output
     assert "run `patrolscope run --study" in output
     assert not (tmp_path / "out").exists()
 
 
-def test_a_study_whose_levels_are_all_station_adjusted_is_refused_with_what_to_do(finished, tmp_path):
+def test_a_study_with_station_adjusted_rates_only_is_refused_with_the_setting_to_change(finished, tmp_path):
     other = branch(finished, "adjusted-alone")
     for folder in Path(finished.base).iterdir():
         if folder.is_dir() and not folder.is_symlink():

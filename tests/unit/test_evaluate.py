@@ -1,4 +1,4 @@
-"""The detector's quality against scikit-learn, against counts done by hand, and against a known truth."""
+"""Detector metrics against scikit-learn, counts by hand, and known truth."""
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from patrolscope.analysis.estimators.subgroups import Split
-from patrolscope.analysis.stages.evaluate import (
+from patrolscope.analysis.estimators.detector_quality import (
     QUANTITIES,
     ScoreCounts,
     ThresholdRule,
@@ -25,16 +24,17 @@ from patrolscope.analysis.stages.evaluate import (
     choose_threshold,
     curves,
     measure,
-    measured,
+    metrics_table,
     quality_table,
 )
+from patrolscope.analysis.estimators.subgroups import Split
 from patrolscope.pipeline.errors import SettingsError, SourceError
 
 BOOTSTRAP = {"replicates": 40, "seed": 5, "interval_percent": 95}
 
 
 def labeled(images: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and score with many ties; a third of the images has no box."""
+    """Ground truth and scores with many ties; a third of the images has no box."""
     rng = np.random.default_rng(seed)
     truth = rng.random(images) < 0.2
     score = np.clip(np.round(rng.normal(0.3 + 0.3 * truth, 0.2), 2), 0.01, 1)
@@ -53,12 +53,12 @@ def by_scikit_learn(truth, score, threshold, weight=None) -> list[float]:
 
 
 def labeled_sets(smallest: int = 2):
-    """Small sets of both kinds, with ties."""
+    """Small sets with both classes and ties."""
     row = st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]))
     return st.lists(row, min_size=smallest, max_size=14).filter(lambda rows: len({truth for truth, _ in rows}) == 2)
 
 
-def test_quantities_are_those_of_scikit_learn():
+def test_metrics_equal_those_of_scikit_learn():
     truth, score = labeled(3_000)
     tally = ScoreCounts.of(truth, score)
     assert measure(tally.counts, tally.scores, 0.5) == pytest.approx(
@@ -66,7 +66,7 @@ def test_quantities_are_those_of_scikit_learn():
     )
 
 
-def test_a_replicate_has_the_quantities_of_weighted_images_as_scikit_learn_has_them():
+def test_metrics_of_a_replicate_equal_weighted_metrics_of_scikit_learn():
     truth, score = labeled(500)
     tally = ScoreCounts.of(truth, score)
     drawn = tally.replicates(range(20), seed=3, name="a set")
@@ -107,8 +107,8 @@ def test_a_set_of_five_images_by_hand():
         ([], [], dict.fromkeys(QUANTITIES, "no image")),
     ],
 )
-def test_what_is_not_defined_is_missing_with_its_reason_and_never_zero(truth, score, missing):
-    table = measured(ScoreCounts.of(truth, score), 0.5, name="few", **BOOTSTRAP).set_index("quantity")
+def test_undefined_metrics_are_missing_with_a_reason_and_never_zero(truth, score, missing):
+    table = metrics_table(ScoreCounts.of(truth, score), 0.5, name="few", **BOOTSTRAP).set_index("quantity")
     for quantity, row in table.iterrows():
         assert row["missing"].startswith(missing.get(quantity, "")), quantity
         assert bool(row["missing"]) == (quantity in missing)
@@ -117,14 +117,14 @@ def test_what_is_not_defined_is_missing_with_its_reason_and_never_zero(truth, sc
 
 
 def test_replicates_in_which_a_quantity_is_not_defined_are_left_out_and_counted():
-    table = measured(ScoreCounts.of([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]), 0.5, name="four", **BOOTSTRAP).set_index(
+    table = metrics_table(ScoreCounts.of([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]), 0.5, name="four", **BOOTSTRAP).set_index(
         "quantity"
     )
-    assert 0 < table.loc["auc", "replicates"] < 40  # of four images the only positive one is often not drawn
+    assert 0 < table.loc["auc", "replicates"] < 40  # replicates of four images often lack the only labeled positive
     assert table.loc["auc", ["lower", "upper"]].tolist() == [1, 1]
 
 
-def test_more_replicates_leave_the_first_ones_as_they_were_and_names_have_streams_of_their_own():
+def test_more_replicates_do_not_change_the_first_ones_and_names_have_their_own_streams():
     tally = ScoreCounts.of(*labeled(300))
     ten = tally.replicates(range(10), seed=1, name="a")
     assert (tally.replicates(range(4, 10), seed=1, name="a") == ten[4:]).all()
@@ -134,13 +134,13 @@ def test_more_replicates_leave_the_first_ones_as_they_were_and_names_have_stream
 
 def test_intervals_do_not_depend_on_the_size_of_a_block(monkeypatch):
     tally = ScoreCounts.of(*labeled(300))
-    whole = measured(tally, 0.5, name="a", **BOOTSTRAP)
-    monkeypatch.setattr("patrolscope.analysis.stages.evaluate._BLOCK_COUNTS", 7 * tally.counts.size)
-    pd.testing.assert_frame_equal(measured(tally, 0.5, name="a", **BOOTSTRAP), whole)
+    whole = metrics_table(tally, 0.5, name="a", **BOOTSTRAP)
+    monkeypatch.setattr("patrolscope.analysis.estimators.detector_quality._BLOCK_COUNTS", 7 * tally.counts.size)
+    pd.testing.assert_frame_equal(metrics_table(tally, 0.5, name="a", **BOOTSTRAP), whole)
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    """Scores of two normal distributions 1.5 apart: AUC, recall and precision are known."""
+def test_intervals_have_nominal_coverage():
+    """Scores from two normal distributions with means 1.5 apart, for which AUC, recall, and precision are known."""
     rng = np.random.default_rng(8)
     share, apart, threshold, studies = 0.3, 1.5, 1.0, 200
     recall, false_alarm = norm.sf(threshold - apart), norm.sf(threshold)
@@ -150,15 +150,15 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     for number in range(studies):
         truth = rng.random(400) < share
         tally = ScoreCounts.of(truth, rng.normal(apart * truth))
-        table = measured(tally, threshold, name=f"{number}", replicates=200, seed=1, interval_percent=90)
+        table = metrics_table(tally, threshold, name=f"{number}", replicates=200, seed=1, interval_percent=90)
         rows = table.set_index("quantity")
         for quantity, value in known.items():
             held[quantity] += rows.loc[quantity, "lower"] <= value <= rows.loc[quantity, "upper"]
-    # 90 % of 200 is 180; three standard errors are 13.
+    # 90% of 200 is 180; three standard errors are 13.
     assert all(180 - 13 <= times <= 180 + 13 for times in held.values()), held
 
 
-def test_every_side_of_a_split_is_the_quality_of_its_own_images():
+def test_metrics_of_every_side_of_a_split_use_its_own_images():
     truth, score = labeled(400)
     side = np.repeat([1, 0, -1], [150, 200, 50]).astype(np.int8)
     images = pd.DataFrame({"ground_truth": truth, "score": score})
@@ -173,7 +173,7 @@ def test_every_side_of_a_split_is_the_quality_of_its_own_images():
         expected = by_scikit_learn(truth[chosen], np.nan_to_num(score[chosen]), 0.5)
         assert part["estimate"].tolist() == pytest.approx(expected)
         assert part["images"].unique().tolist() == [chosen.sum()]
-        assert part["positives"].unique().tolist() == [truth[chosen].sum()]
+        assert part["labeled_positives"].unique().tolist() == [truth[chosen].sum()]
 
 
 # Choice of threshold.
@@ -192,7 +192,7 @@ def test_the_chosen_threshold_is_the_best_of_all_by_trying_each(rows, text):
         elif precision >= choice.value and recall > 0:
             tried[threshold] = recall
     if not tried:
-        with pytest.raises(SourceError, match=r"no threshold has a precision|no threshold tells"):
+        with pytest.raises(SourceError, match=r"no threshold has a precision|all labeled images have the score"):
             choose_threshold(choice, truth, score, given=0.7)
         return
     found = choose_threshold(choice, truth, score, given=0.7)
@@ -200,34 +200,36 @@ def test_the_chosen_threshold_is_the_best_of_all_by_trying_each(rows, text):
     assert not any(worth > tried[found] + 1e-12 for worth in tried.values())
 
 
-def test_of_equally_good_thresholds_the_highest_is_taken():
+def test_ties_between_thresholds_go_to_the_highest():
     assert (
         choose_threshold(ThresholdRule.parse("precision=0.5"), [1, 0, 0, 1, 0], [0.9, 0.8, 0.7, 0.9, 0.1], given=0)
         == 0.8
     )
 
 
-def test_a_given_threshold_and_a_number_are_taken_as_they_are():
-    assert choose_threshold(ThresholdRule.parse("given"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
+def test_the_studys_threshold_and_a_number_are_used_unchanged():
+    assert choose_threshold(ThresholdRule.parse("study"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
     assert choose_threshold(ThresholdRule.parse("0.25"), [1, 0], [0.9, 0.1], given=0.770508) == 0.25
     assert choose_threshold(ThresholdRule.parse("0"), [1, 0], [0.9, 0.1], given=0.770508) == 0
 
 
 @pytest.mark.parametrize("text", ["best", "1.2", "-0.1", "precision=90", "precision=", "nan"])
-def test_a_choice_that_can_not_be_understood_is_refused(text):
+def test_an_invalid_rule_is_refused(text):
     with pytest.raises(
-        SettingsError, match=r"expected given \(estimate.threshold of study.yaml\), best-f1, precision=0.9"
+        SettingsError, match=r"expected study \(estimate.threshold of study.yaml\), best-f1, precision=0.9"
     ):
         ThresholdRule.parse(text)
 
 
-def test_a_precision_that_no_threshold_has_is_refused_with_the_highest_there_is():
-    with pytest.raises(SourceError, match=r"no threshold has a precision of 0.9: the highest is 0.500, at 0.1"):
+def test_an_unreachable_precision_is_refused_with_the_highest_one():
+    with pytest.raises(SourceError, match=r"no threshold has a precision of 0.9; the highest is 0.500, at 0.1"):
         choose_threshold(ThresholdRule.parse("precision=0.9"), [1, 0, 0], [0.8, 0.8, 0.1], given=0)
 
 
-def test_equal_scores_can_not_choose_a_threshold():
-    with pytest.raises(SourceError, match=r"all labeled images have the score 0.0: no threshold tells them apart"):
+def test_equal_scores_cannot_determine_a_threshold():
+    with pytest.raises(
+        SourceError, match=r"all labeled images have the score 0.0; expected at least two different scores"
+    ):
         choose_threshold(ThresholdRule.parse("best-f1"), [1, 0], [np.nan, np.nan], given=0)
 
 
@@ -266,13 +268,13 @@ def test_a_long_curve_is_thinned_to_points_of_the_whole_one_with_both_ends():
         assert gap.max() <= step.sum() / 499 + step.max()
 
 
-def test_calibration_bins_hold_equal_counts_and_images_without_a_box_are_one_of_their_own():
+def test_calibration_bins_have_equal_counts_and_images_without_a_box_their_own_bin():
     score = np.concatenate([np.full(30, np.nan), np.arange(1, 41) / 40])
     truth = np.concatenate([np.zeros(30), np.arange(1, 41) > 20]).astype(int)
     table = calibration_bins(truth, score, interval_percent=95, bins=4)
     assert table["bin"].tolist() == [0, 1, 2, 3, 4]
     assert table["images"].tolist() == [30, 10, 10, 10, 10]
-    assert table["positives"].tolist() == [0, 0, 0, 10, 10]
+    assert table["labeled_positives"].tolist() == [0, 0, 0, 10, 10]
     assert table["mean_score"].tolist() == pytest.approx([0, 5.5 / 40, 15.5 / 40, 25.5 / 40, 35.5 / 40])
     # Wilson's interval of none of 10, of all of 10.
     z_squared = norm.ppf(0.975) ** 2

@@ -1,4 +1,4 @@
-"""Labels without scores, and the images of a study that they name."""
+"""Ground-truth labels, and the images of a study that they match."""
 
 import pandas as pd
 import pytest
@@ -11,7 +11,7 @@ RIDE = "ride/00aa"
 
 
 def images(**changes) -> pd.DataFrame:
-    """Five images of a study; the name `twice` stands in two rides."""
+    """Five images of a study; two rides have an image `twice`."""
     references = [
         f"{RIDE}/one.jpg",
         f"{RIDE}/two.jpg",
@@ -36,7 +36,7 @@ def joined(read: pd.DataFrame, frame: pd.DataFrame | None = None) -> tuple[pd.Da
 
 @pytest.mark.parametrize("written", [f"{RIDE}/one.jpg", f"/store/{RIDE}/one.png", "00aa/one", "one.jpg", "one"])
 @pytest.mark.parametrize("column", ["image_ref", "image"])
-def test_an_image_is_found_by_its_reference_a_path_or_its_name(tmp_path, written, column):
+def test_an_image_is_matched_by_its_reference_a_path_or_its_name(tmp_path, written, column):
     found, ledger = joined(labels(tmp_path, {written: 1}, column))
     assert found["image_ref"].tolist() == [f"{RIDE}/one.jpg"]
     assert found[["ground_truth", "score"]].to_numpy().tolist() == [[1, 0.9]]
@@ -48,7 +48,7 @@ def test_an_image_without_a_box_has_no_score():
     assert joined(read)[0]["score"].isna().all()
 
 
-def test_labels_that_can_not_be_used_are_counted_with_their_reason(tmp_path):
+def test_unusable_labels_are_counted_with_their_reason(tmp_path):
     rows = {"one.jpg": 1, f"{RIDE}/one.jpg": 1, "twice": 1, "00bb/twice.jpg": 0, "not_run": 0, "nowhere.jpg": 1}
     found, ledger = joined(labels(tmp_path, rows))
     assert found["image_ref"].tolist() == [f"{RIDE}/one.jpg", "ride/00bb/twice.jpg"]
@@ -61,13 +61,13 @@ def test_labels_that_can_not_be_used_are_counted_with_their_reason(tmp_path):
     ledger.close(len(found))
 
 
-def test_an_image_that_the_study_holds_twice_is_refused(tmp_path):
+def test_an_image_that_occurs_twice_in_the_study_is_refused(tmp_path):
     twice = pd.concat([images(), images()], ignore_index=True)
-    with pytest.raises(SourceError, match="none of 1 labels names one image of the study"):
+    with pytest.raises(SourceError, match="none of 1 labels matches exactly one image of the study"):
         joined(labels(tmp_path, {f"{RIDE}/one.jpg": 1}), twice)
 
 
-def test_only_images_that_a_label_names_are_taken(tmp_path):
+def test_only_labeled_images_are_selected(tmp_path):
     read = labels(tmp_path, {"twice": 1, f"{RIDE}/two.jpg": 0})
     assert named_in(images(), read)["source_row"].tolist() == [1, 2, 3]
 
@@ -75,12 +75,12 @@ def test_only_images_that_a_label_names_are_taken(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"nowhere.jpg": 1}, "none of 1 labels names one image of the study, the first 'nowhere.jpg'"),
-        ({"one.jpg": 1, f"{RIDE}/one.jpg": 0}, "1 images have two labels that differ: ride/00aa/one.jpg"),
-        ({"not_run.jpg": 1}, "none of the 1 labeled images was run through the detector"),
+        ({"nowhere.jpg": 1}, "none of 1 labels matches exactly one image of the study, the first 'nowhere.jpg'"),
+        ({"one.jpg": 1, f"{RIDE}/one.jpg": 0}, "1 images have contradictory labels, the first ride/00aa/one.jpg"),
+        ({"not_run.jpg": 1}, "none of the 1 labeled images was processed by the detector"),
     ],
 )
-def test_labels_that_say_nothing_of_the_study_are_refused(tmp_path, rows, message):
+def test_labels_without_a_usable_image_of_the_study_are_refused(tmp_path, rows, message):
     with pytest.raises(SourceError, match=message):
         joined(labels(tmp_path, rows))
 
@@ -100,13 +100,13 @@ def test_labels_that_say_nothing_of_the_study_are_refused(tmp_path, rows, messag
         ("image_ref,ground_truth\n,1\n", "1 of 1 rows name no image"),
     ],
 )
-def test_a_labels_file_that_can_not_be_read_is_refused_with_what_is_wrong(tmp_path, text, message):
+def test_an_invalid_file_of_labels_is_refused_with_its_fault(tmp_path, text, message):
     path = tmp_path / "labels.csv"
     path.write_text(text)
     with pytest.raises(SourceError, match=message):
         read_labels(str(path))
 
 
-def test_a_labels_file_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(SourceError, match=r"none\.csv does not exist; --labels"):
+def test_a_missing_file_of_labels_is_named(tmp_path):
+    with pytest.raises(SourceError, match=r"none\.csv does not exist; --ground-truth"):
         read_labels(str(tmp_path / "none.csv"))

@@ -59,7 +59,7 @@ FAULTS = {
     ),
     "a value that is text": (
         lambda c: first(c).update({f"{WHITE}_weighted_mean": "0.01"}),
-        "is '0.01', expected a number",
+        "is '0.01'; expected a number",
     ),
     "a value that is not a number": (lambda c: first(c).update({f"{WHITE}_weighted_mean": float("nan")}), "is nan"),
     "an infinite value": (lambda c: c["point_estimate"].update({f"{WHITE}_weighted_mean": 10**400}), "is inf"),
@@ -70,13 +70,13 @@ FAULTS = {
         "statistics 1 has 'X_weighted_mean'",
     ),
     "another quantity": (lambda c: c["point_estimate"].update(White_median=0.1), "point_estimate has 'White_median'"),
-    "percents": (lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 1.2}), "must be probabilities"),
-    "a mean below 0": (lambda c: first(c).update({f"{WHITE}_weighted_mean": -0.1}), "must be probabilities"),
+    "percents": (lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 1.2}), "expected probabilities"),
+    "a mean below 0": (lambda c: first(c).update({f"{WHITE}_weighted_mean": -0.1}), "expected probabilities"),
     "an overall mean of 0": (
         lambda c: first(c).update({f"{TOTAL_KEY}_weighted_mean": 0}),
-        "is 0, and nothing is a multiple of it",
+        "is 0, but relative rates are present",
     ),
-    "a relative level that is no quotient": (
+    "a relative rate that is not the quotient": (
         lambda c: first(c).update({f"{WHITE}_relative_to_average": 1.5}),
         f"{WHITE}_relative_to_average is not",
     ),
@@ -88,12 +88,12 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_file_with_a_fault_is_refused_in_one_line_that_names_file_and_fault(tmp_path, fault):
-    edit, said = FAULTS[fault]
+    edit, message = FAULTS[fault]
     change(write_released(tmp_path), "race", edit)
     with pytest.raises(SourceError) as caught:
         read_released(str(tmp_path))
     assert f"{tmp_path}/race_bootstraps.json" in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -126,9 +126,9 @@ def test_a_folder_is_read_in_the_papers_order_and_what_it_lacks_is_named(tmp_pat
 
 
 def test_a_folder_without_results_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(SourceError, match=r"nowhere is no folder: name one that holds"):
+    with pytest.raises(SourceError, match=r"nowhere is not a folder; expected one with"):
         read_released(str(tmp_path / "nowhere"))
-    with pytest.raises(SourceError, match=r"none of the 9 result files .*: name a folder"):
+    with pytest.raises(SourceError, match=r"none of the 9 result files .*; give a folder"):
         read_released(str(tmp_path))
     write_released(tmp_path / "estimates", "race")
     with pytest.raises(SourceError, match=r"did you mean .*/estimates\?"):
@@ -137,7 +137,10 @@ def test_a_folder_without_results_is_refused_with_what_to_do(tmp_path):
 
 def test_another_analysis_under_the_name_of_a_file_is_noticed(tmp_path):
     (write_released(tmp_path) / PUBLISHED_FILES["zone"]).write_text(made_released("borough").to_json())
-    with pytest.raises(SourceError, match=r"zone_bootstraps\.json has the groups '', 'Bronx', .*another file"):
+    with pytest.raises(
+        SourceError,
+        match=r"zone_bootstraps\.json has the groups '', 'Bronx', .*check that this is the file",
+    ):
         read_released(str(tmp_path))
 
 

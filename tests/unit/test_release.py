@@ -1,4 +1,4 @@
-"""What a release holds, and that nothing in it gives a withheld area away."""
+"""Content of a release, and attacks on its withheld areas."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from patrolscope.analysis.disclosure import protection
 from patrolscope.analysis.disclosure import release as release_tables
 from patrolscope.analysis.disclosure.release import release
 from patrolscope.analysis.disclosure.release_folder import release_files
@@ -24,11 +25,11 @@ from tests.attack import Attacker
 from tests.estimated import by_areas, by_images
 
 PROBABILITIES = (0.777, 0.0021)
-DRAWN = np.repeat([[PROBABILITIES[1]], [PROBABILITIES[0]]], 200, axis=1)
+RESAMPLED = np.repeat([[PROBABILITIES[1]], [PROBABILITIES[0]]], 200, axis=1)
 
 
 def city(seed: int, areas: int = 40, places: int = 5) -> gpd.GeoDataFrame:
-    """Areas in neighborhoods of two boroughs; some without people, income, zone or neighborhood."""
+    """Areas in neighborhoods of two boroughs; some lack residents, income, or zone."""
     generator = np.random.default_rng(seed)
     place = np.sort(generator.integers(0, places, areas))
     persons = generator.integers(0, 3_000, areas) * (generator.uniform(size=areas) < 0.95)
@@ -61,7 +62,7 @@ def counts(seed: int, areas: int, mean: float) -> np.ndarray:
 
 
 def made_summary(inside: np.ndarray) -> dict:
-    """As much of summary.json as a release reads."""
+    """Entries of summary.json that a release reads."""
     calibration = {"p_positive": PROBABILITIES[0], "p_negative": PROBABILITIES[1]}
     return {
         "calibration": calibration,
@@ -75,22 +76,22 @@ def made_summary(inside: np.ndarray) -> dict:
 
 
 def released(folder, areas, inside, minimum: int, results=None):
-    """A release of a city on disk."""
+    """Write the release of a city."""
     results = results or by_images(areas, inside, PROBABILITIES, replicates=12, seed=3)
-    made = release(areas, inside, results, PROBABILITIES, drawn=DRAWN, minimum=minimum, percent=95)
+    made = release(areas, inside, results, PROBABILITIES, resampled=RESAMPLED, minimum=minimum, percent=95)
     fill_folder(folder, release_files(made, Settings(), made_summary(inside), minimum))
     return made
 
 
 def refused(areas, inside, minimum: int) -> str:
-    """What a release that can not be made says."""
+    """Return the message of a refused release."""
     with pytest.raises(SourceError) as caught:
         released(None, areas, inside, minimum)
     return str(caught.value)
 
 
 def assert_withstands(folder, minimum: int, inside) -> None:
-    """No attack comes closer than promised, not even one that knows which groups have few images."""
+    """Check the promised bounds, also against an attacker who knows which groups have few images."""
     attacker = Attacker(folder)
     assert attacker.determined() == []
     guessed = [few for few in attacker.few() if few[0] @ inside.sum(axis=1) <= few[2]]
@@ -106,13 +107,13 @@ def assert_withstands(folder, minimum: int, inside) -> None:
     mean=st.sampled_from([40.0, 100.0, 300.0]),
     minimum=st.sampled_from([5, 10, 30]),
 )
-def test_no_withheld_number_can_be_had_back_from_what_is_published(tmp_path_factory, seed, areas, mean, minimum):
+def test_no_withheld_number_follows_from_published_ones(tmp_path_factory, seed, areas, mean, minimum):
     frame, inside = city(seed, areas), counts(seed, areas, mean)
     folder = tmp_path_factory.mktemp("release")
     try:
         released(folder, frame, inside, minimum)
     except SourceError:
-        return  # so small a city has nothing to publish: how often that happens is another test's matter
+        return  # too small a city for a release; another test checks larger ones
     published = pd.read_csv(folder / "areas.csv", dtype={"area": str})
     few = (inside.sum(axis=1) > 0) & (inside.sum(axis=1) < minimum)
     assert published.loc[few, "withheld"].astype(str).str.lower().eq("true").all()
@@ -123,13 +124,13 @@ def test_no_withheld_number_can_be_had_back_from_what_is_published(tmp_path_fact
 def test_a_city_of_some_size_is_released_and_withstands(tmp_path, seed):
     frame, inside = city(seed, 60), counts(seed, 60, 150.0)
     made = released(tmp_path, frame, inside, 20)
-    assert made.too_few > 0
+    assert made.primary > 0
     assert (made.areas["withheld"] == "false").sum() >= 15
     assert_withstands(tmp_path, 20, inside)
 
 
-def test_hiding_areas_of_few_images_alone_is_broken_by_the_same_attacker(tmp_path, monkeypatch):
-    monkeypatch.setattr(release_tables, "withhold", lambda quantities, primary, *others: primary)
+def test_primary_suppression_alone_is_broken_by_the_same_attacker(tmp_path, monkeypatch):
+    monkeypatch.setattr(protection, "withhold", lambda quantities, primary, *others: primary)
     frame, inside = city(1, 60), counts(1, 60, 150.0)
     released(tmp_path, frame, inside, 20)
     attacker = Attacker(tmp_path)
@@ -138,8 +139,8 @@ def test_hiding_areas_of_few_images_alone_is_broken_by_the_same_attacker(tmp_pat
     assert ((shares["high"] - shares["low"]) < 0.999 / 20).any()
 
 
-def test_linear_algebra_alone_breaks_it_where_a_neighborhood_has_one_area_of_few_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(release_tables, "withhold", lambda quantities, primary, *others: primary)
+def test_linear_algebra_breaks_primary_suppression_of_one_area_in_a_neighborhood(tmp_path, monkeypatch):
+    monkeypatch.setattr(protection, "withhold", lambda quantities, primary, *others: primary)
     frame, inside = city(1, 60), counts(1, 60, 150.0)
     inside[(frame["neighborhood"] == "Place 2").to_numpy()] = (90, 3)
     inside[frame.index[frame["neighborhood"] == "Place 2"][1]] = (11, 0)
@@ -154,7 +155,7 @@ def test_linear_algebra_alone_breaks_it_where_a_neighborhood_has_one_area_of_few
     assert_withstands(tmp_path / "whole", 20, inside)
 
 
-def test_an_area_alone_in_its_borough_takes_the_boroughs_level_with_it(tmp_path):
+def test_a_withheld_area_alone_in_its_borough_withholds_the_borough(tmp_path):
     frame, inside = city(2, 40), counts(2, 40, 300.0)
     frame.loc[0, ["neighborhood", "borough", "persons"]] = ["Island", "Island", 900.0]
     inside[0] = (12, 1)
@@ -172,16 +173,16 @@ def test_areas_without_images_are_shown_with_0_and_a_minimum_of_1_withholds_noth
     made = released(tmp_path, frame, inside, 1)
     assert (made.areas["withheld"] == "false").all()
     assert made.areas["images"].tolist() == inside.sum(axis=1).tolist()
-    assert made.areas.loc[made.areas["images"] == 0, "level"].isna().all()
+    assert made.areas.loc[made.areas["images"] == 0, "deployment_rate"].isna().all()
     assert (made.areas["images"] == 0).any()
 
 
 def test_nothing_can_be_released_where_every_area_has_few_images():
     frame, inside = city(4, 20), counts(4, 20, 30.0)
-    assert f"no area has 5000 images (the most is {inside.sum(axis=1).max()})" in refused(frame, inside, 5_000)
+    assert f"no area has 5000 images (the maximum is {inside.sum(axis=1).max()})" in refused(frame, inside, 5_000)
 
 
-def test_a_city_of_two_areas_is_refused_rather_than_told():
+def test_a_city_of_two_areas_is_refused():
     frame, inside = city(5, 2, places=1), np.array([[400, 3], [30, 1]])
     frame["persons"] = [900.0, 800.0]
     assert "choose another --minimum-images" in refused(frame, inside, 100)
@@ -207,7 +208,7 @@ def test_published_numbers_are_rounded_and_agree_with_each_other(tmp_path):
     assert ((groups["lower"] <= groups["upper"]) | groups["lower"].isna()).all()
 
 
-def test_levels_of_published_groups_are_the_studys_rounded(tmp_path):
+def test_rates_of_published_groups_are_the_studys_rounded(tmp_path):
     frame, inside = city(7, 60), counts(7, 60, 400.0)
     studys = by_images(frame, inside, PROBABILITIES, replicates=12, seed=3)
     made = released(tmp_path, frame, inside, 20)
@@ -218,7 +219,7 @@ def test_levels_of_published_groups_are_the_studys_rounded(tmp_path):
 
 
 def town(seed: int) -> tuple[gpd.GeoDataFrame, np.ndarray]:
-    """400 areas in 25 neighborhoods of 5 boroughs, a quarter of which were driven little."""
+    """400 areas in 25 neighborhoods of 5 boroughs, a quarter of which have few images."""
     generator = np.random.default_rng(seed)
     frame, place = city(seed, 400), np.arange(400) // 16
     frame["neighborhood"] = [f"Place {number}" for number in place]
@@ -235,7 +236,7 @@ def town(seed: int) -> tuple[gpd.GeoDataFrame, np.ndarray]:
 
 
 def publish_replicates_of(results: dict[str, Released], monkeypatch, *, but: str = "") -> None:
-    """Make releases that hold a study's own replicates, but for those of one group."""
+    """Patch releases to contain a study's own replicates, except those of one group."""
 
     def own(published, *_others):
         replicated = {}
@@ -250,12 +251,12 @@ def publish_replicates_of(results: dict[str, Released], monkeypatch, *, but: str
 
 
 def own_replicates(one: Released, key: str) -> np.ndarray:
-    """A study's replicates of a group or of everyone."""
+    """Return a study's replicates of a group or of the average."""
     return one.replicate_means[:, one.keys.index(key)] if key in one.keys else one.replicate_totals
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_replicate_of_the_study_is_in_its_release_or_had_back_by_subtraction(tmp_path, seed):
+def test_no_replicate_of_the_study_is_in_its_release_or_follows_by_subtraction(tmp_path, seed):
     frame, inside = town(seed)
     results = by_images(frame, inside, PROBABILITIES, replicates=200, seed=987_654_321)
     made = released(tmp_path, frame, inside, 30, results)
@@ -266,7 +267,7 @@ def test_no_replicate_of_the_study_is_in_its_release_or_had_back_by_subtraction(
         assert abs(np.corrcoef(values, own_replicates(results[name], key))[0, 1]) < 0.4, (name, key)
 
 
-def test_the_studys_own_replicates_would_give_back_those_of_a_neighborhood_left_out(tmp_path, monkeypatch):
+def test_the_studys_own_replicates_would_disclose_those_of_a_withheld_neighborhood(tmp_path, monkeypatch):
     frame, inside = town(1)
     results = by_images(frame, inside, PROBABILITIES, replicates=200, seed=987_654_321)
     publish_replicates_of(results, monkeypatch, but="Place 7")
@@ -277,7 +278,7 @@ def test_the_studys_own_replicates_would_give_back_those_of_a_neighborhood_left_
     assert np.corrcoef(found, own)[0, 1] > 0.999
 
 
-def test_a_seed_that_can_be_guessed_is_not_found_where_whole_areas_are_drawn(tmp_path, monkeypatch):
+def test_a_guessable_seed_of_an_area_bootstrap_is_not_found(tmp_path, monkeypatch):
     frame, inside = town(4)
     days = pd.date_range("2025-01-01", "2025-12-31").strftime("%Y%m%d").astype(int)
     results = by_areas(frame, inside, PROBABILITIES, replicates=20, seed=20250914)
@@ -289,7 +290,7 @@ def test_a_seed_that_can_be_guessed_is_not_found_where_whole_areas_are_drawn(tmp
 
 
 def hold_back(*withheld: tuple[int, int]) -> tuple[gpd.GeoDataFrame, np.ndarray]:
-    """A town with chosen images and positive ones of four withheld areas alike among the 16 of a neighborhood."""
+    """A town with given images and positive images in four similar withheld areas of one neighborhood."""
     frame, inside = town(1)
     alike = ["persons", "persons_white", "income_usd", "zone", "density_per_sqmi"]
     frame.loc[48:51, alike] = [1_500.0, 200.0, 60_000.0, "R", 41_817.6]
@@ -298,14 +299,14 @@ def hold_back(*withheld: tuple[int, int]) -> tuple[gpd.GeoDataFrame, np.ndarray]
     return frame, inside
 
 
-ALIKE = [  # one share of positive images and as many images in all, but 1, 2 or 3 positive ones
+ALIKE = [  # equal detection rates and total images, but 1, 2, or 3 positive images
     [(9, 1), (28, 0), (27, 0), (26, 0)],
     [(18, 2), (25, 0), (24, 0), (23, 0)],
     [(27, 3), (22, 0), (21, 0), (20, 0)],
 ]
 
 
-def test_cities_that_differ_only_in_what_is_withheld_give_the_same_bytes(tmp_path):
+def test_cities_that_differ_only_in_withheld_areas_give_the_same_bytes(tmp_path):
     folders, guesses = [], []
     for positives, withheld in enumerate(ALIKE, 1):
         folder = tmp_path / f"{positives} positive"
@@ -317,9 +318,7 @@ def test_cities_that_differ_only_in_what_is_withheld_give_the_same_bytes(tmp_pat
     assert folders[0] == folders[1] == folders[2]
 
 
-def test_a_spread_of_the_studys_own_replicates_would_tell_how_many_images_of_an_area_are_positive(
-    tmp_path, monkeypatch
-):
+def test_the_sd_of_the_studys_own_replicates_would_disclose_the_positive_images_of_an_area(tmp_path, monkeypatch):
     for positives, withheld in enumerate(ALIKE, 1):
         frame, inside = hold_back(*withheld)
         results = by_images(frame, inside, PROBABILITIES, replicates=1_000, seed=987_654_321)
@@ -329,7 +328,7 @@ def test_a_spread_of_the_studys_own_replicates_would_tell_how_many_images_of_an_
         assert Attacker(folder).positives_by_spread("Place 3") == pytest.approx(positives, rel=0.3)
 
 
-def test_replicates_lie_around_the_released_levels_with_the_spread_of_the_studys(tmp_path):
+def test_replicates_vary_around_the_released_rates_as_much_as_the_studys(tmp_path):
     frame, inside = town(6)
     studys = by_images(frame, inside, PROBABILITIES, replicates=400, seed=1)
     made = released(tmp_path, frame, inside, 30, studys)
@@ -344,7 +343,7 @@ def test_replicates_lie_around_the_released_levels_with_the_spread_of_the_studys
     assert rows[["estimate", "lower", "upper", "sd"]].notna().all(axis=None)
 
 
-def test_an_analysis_that_is_left_out_does_not_tell_that_its_areas_have_few_images(tmp_path):
+def test_a_skipped_analysis_does_not_disclose_that_its_areas_have_few_images(tmp_path):
     frame, inside = city(2, 60), counts(2, 60, 300.0)
     few = frame.index[[4, 15, 26, 37]]
     frame["zone"] = "C"
@@ -386,11 +385,11 @@ def test_the_dictionary_has_every_column_of_every_file(tmp_path):
                 assert (path.name, key) in entries, (path.name, key)
     assert all(entry["meaning"] for entry in dictionary)
     nullable = {(entry["file"], entry["column"]) for entry in dictionary if entry["withheld"]}
-    assert {("areas.csv", "images"), ("areas.csv", "level"), ("groups.csv", "lower")} <= nullable
+    assert {("areas.csv", "images"), ("areas.csv", "deployment_rate"), ("groups.csv", "lower")} <= nullable
 
 
-def test_an_overall_level_that_rounds_to_0_is_refused():
+def test_a_city_average_that_rounds_to_0_is_refused():
     frame, inside = city(9, 40), counts(9, 40, 200.0)
     results = {"race": Released(("a",), 1e-6, np.array([1e-6]), np.array([1e-6]), np.array([[1e-6]]))}
-    with pytest.raises(SourceError, match="overall level is 1e-06"):
-        release(frame, inside, results, PROBABILITIES, drawn=DRAWN, minimum=20, percent=95)
+    with pytest.raises(SourceError, match="the city average is 1e-06"):
+        release(frame, inside, results, PROBABILITIES, resampled=RESAMPLED, minimum=20, percent=95)

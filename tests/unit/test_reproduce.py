@@ -84,7 +84,7 @@ def run(folder, out):
 
 @pytest.fixture(scope="module")
 def reproduced(shared_data, tmp_path_factory):
-    """What the command makes of the authors' files."""
+    """Output of the command on the authors' files."""
     out = tmp_path_factory.mktemp("paper") / "out"
     run(shared_data / "paper" / "plot_data", out)
     return out
@@ -92,7 +92,7 @@ def reproduced(shared_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """What the command makes of made-up files."""
+    """Output of the command on synthetic files."""
     folder = tmp_path_factory.mktemp("made")
     run(write_released(folder / "results"), folder / "out")
     return folder / "out"
@@ -122,7 +122,7 @@ def test_every_published_row_is_reproduced_at_full_precision(reproduced, shared_
     assert len(ours) == 2 * 251 + 9
 
 
-# How paper_results.csv and paper_results.md name the groups that are no places.
+# How paper_results.csv and paper_results.md name the groups that are not regions.
 LABELS = {
     "C": "Commercial",
     "M": "Manufacturing",
@@ -287,7 +287,7 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path, inside):
     results = write_released(tmp_path / "estimates", "race")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "map.png").write_bytes(b"mine")
-    with pytest.raises(SourceError, match="name a new or empty one"):
+    with pytest.raises(SourceError, match="choose a new or empty folder"):
         run(results, tmp_path / inside)
     with pytest.raises(SourceError, match="is a file"):
         run(results, tmp_path / "figures" / "map.png")
@@ -406,10 +406,10 @@ def test_every_row_of_the_ranking_figure_stands_once_at_its_rank(tmp_path):
 def test_a_folder_that_can_not_be_made_is_said(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(SourceError, match="can not be written to"):
+    with pytest.raises(SourceError, match="cannot write to"):
         run(write_released(tmp_path / "results", "zone"), blocked / "out")
     shutil.rmtree(tmp_path / "results")
-    with pytest.raises(SourceError, match="is no folder"):
+    with pytest.raises(SourceError, match="is not a folder"):
         run(tmp_path / "results", tmp_path / "out")
 
 

@@ -43,6 +43,7 @@ from patrolscope.analysis.stages.hourly import (
     recalibrate,
 )
 from patrolscope.analysis.stages.results import read_results
+from patrolscope.analysis.stages.variant_options import variant_options
 from patrolscope.dashboards.charts.figures import to_png, to_svg
 from patrolscope.dashboards.charts.image_coverage import coverage_figure
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY, sensitivity_figure, vary
@@ -131,7 +132,7 @@ def collected(images: pd.DataFrame, areas: pd.DataFrame, calibrations: Calibrati
 
 def tried(images, areas, calibrations, settings=SETTINGS) -> dict[str, Variant | InfeasibleVariant]:
     counts = collected(images, areas, calibrations)
-    return {one.name: one for one in make_variants(counts, areas, calibrations, settings)}
+    return {one.name: one for one in make_variants(counts, areas, calibrations, variant_options(settings))}
 
 
 def levels_of(
@@ -285,13 +286,13 @@ MADE = [
 ]
 
 
-def test_every_variant_of_the_settings_is_made_or_says_why_not(variants):
+def test_every_variant_of_the_settings_is_feasible_or_has_a_reason(variants):
     made = [name for name, one in variants.items() if isinstance(one, Variant)]
     assert made == MADE
     assert {name: one.reason for name, one in variants.items() if isinstance(one, InfeasibleVariant)} == {
         "threshold 0.7": "0.7 is the threshold 'given'",
         "threshold 0.999": "all 800 validation images are at or below 0.999: one class can not be known",
-        "at least 1 images": "it leaves the same images with the same probabilities as the base",
+        "at least 1 images": "it has the same images and probabilities as the base",
         "at least 100,000 images": "no area has 100,000 images",
     }
 
@@ -329,7 +330,7 @@ def test_counts_do_not_depend_on_how_the_images_were_split(images, areas, calibr
     for name in ("images", "by_hour", "logistic_sum", "isotonic_sum"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(split, name))
     assert whole.images.sum() == whole.by_hour.sum() == len(images)
-    base = make_base(split, areas, calibrations, SETTINGS)
+    base = make_base(split, areas, calibrations, variant_options(SETTINGS))
     analyzed = images[images["captured_local"] >= pd.Timestamp(FIRST_DAY)]
     expected = analyzed["area"].value_counts().reindex(areas["area"], fill_value=0)
     np.testing.assert_array_equal(base.area_images, expected)
@@ -368,27 +369,27 @@ def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(levels):
     assert (table["estimate"] > 0).all()
 
 
-def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
+def test_one_day_has_no_intervals_and_a_reason(areas, calibrations):
     images = made_images(days=4).query("captured_local >= '2020-10-28'")
     found = levels_of(tried(images, areas, calibrations), days=1)
     assert isinstance(found[0], Levels)
     assert len(found[0].replicates) == 0
     table = variants_table(found, 200)
-    assert table["reason"][0] == f"no intervals: 1 days with images, at least {DAYS_FOR_AN_INTERVAL} are needed"
+    assert table["reason"][0] == f"no intervals: 1 days with images; expected at least {DAYS_FOR_AN_INTERVAL}"
     reasons = table.set_index("variant")["reason"]
-    assert reasons["first half of the days"] == "no analyzed image in an area is of it"
-    assert reasons["second half of the days"].startswith("it leaves the same images")
-    assert reasons["October 2020"].startswith("it leaves the same images")
-    assert reasons["with days before 2020-10-28"] == "the study has no image of them"
+    assert reasons["first half of the days"] == "no analyzed image in an area belongs to it"
+    assert reasons["second half of the days"].startswith("it has the same images")
+    assert reasons["October 2020"].startswith("it has the same images")
+    assert reasons["with days before 2020-10-28"] == "the study has no images of these days"
     made = vary(found, percent=95, replicates=40, ranked_images=200)
     assert made.summary["replicates"] == 0
     assert made.table[["lower", "upper", "change_lower"]].isna().all(axis=None)
-    assert made.summary["verdicts"]["holds under all"] == 0
+    assert made.summary["verdicts"]["robust"] == 0
     assert b"No intervals: 1 days of images" in to_svg(sensitivity_figure(made, simulated=""))
 
 
-def test_a_group_that_fewer_than_five_days_touch_has_no_interval(images, areas, calibrations):
-    """n4 has images of four of the nine analyzed days: an estimate, of which draws of days know little."""
+def test_a_group_with_images_of_fewer_than_five_days_has_no_interval(images, areas, calibrations):
+    """n4 has images of four of the nine analyzed days: an estimate, but too few days to resample."""
     seldom = (images["area"] == "f") & (images["captured_local"] >= "2020-11-01")
     found = levels_of(tried(images[~seldom], areas, calibrations), days=12)
     table = sensitivity_table([one for one in found if isinstance(one, Levels)], found[0], 95)
@@ -399,24 +400,24 @@ def test_a_group_that_fewer_than_five_days_touch_has_no_interval(images, areas, 
     assert table.loc[(table["kind"] == BASE) & (table["analysis"] == "race"), "lower"].notna().all()
 
 
-def test_without_night_images_and_with_one_hour_those_variants_are_not_possible(images, areas, calibrations):
+def test_variants_without_night_images_or_a_second_hour_are_infeasible(images, areas, calibrations):
     noon = images.assign(
         captured_local=images["captured_local"].dt.normalize() + pd.Timedelta(hours=12), nighttime=False
     )
     found = tried(noon, areas, calibrations)
-    assert found["night only"].reason == "no analyzed image in an area is of it"
-    assert found["daytime only"].reason.startswith("it leaves the same images")
+    assert found["night only"].reason == "no analyzed image in an area belongs to it"
+    assert found["daytime only"].reason.startswith("it has the same images")
     assert found["every hour counts alike"].reason == "no area has images of two hours of the day"
 
 
-def test_a_level_that_the_study_lacks_or_has_already_is_not_possible(images, areas, calibrations):
+def test_a_geography_that_the_study_lacks_or_already_uses_is_infeasible(images, areas, calibrations):
     without = areas.assign(tract=pd.Series(np.nan, index=areas.index, dtype="str"))
     assert tried(images, without, calibrations)["tracts"].reason == "the study has no tracts"
     already = areas.assign(tract=areas["area"])
-    assert tried(images, already, calibrations)["tracts"].reason == "the study's areas are tracts already"
+    assert tried(images, already, calibrations)["tracts"].reason == "the study's areas are already tracts"
     # Areas whose centroid lies in no tract share none.
     some = areas.assign(tract=areas["area"].mask(areas["area"].isin(["g", "h"])))
-    assert tried(images, some, calibrations)["tracts"].reason == "the study's areas are tracts already"
+    assert tried(images, some, calibrations)["tracts"].reason == "the study's areas are already tracts"
 
 
 def test_a_variant_of_other_people_is_not_compared(images, areas, calibrations):
@@ -426,7 +427,9 @@ def test_a_variant_of_other_people_is_not_compared(images, areas, calibrations):
     found = tried(
         images, areas.assign(persons=areas["persons"].where(areas["area"] != "g", 5_000)), calibrations, settings
     )
-    assert found["at least 750 images"].reason == ("its areas hold 10% of the people of the base's: less than 50%")
+    assert found["at least 750 images"].reason == (
+        "its areas hold 10% of the residents of the base's areas, less than 50%"
+    )
 
 
 def test_areas_without_a_positive_image_are_tied_in_every_variant_of_two_classes(images, areas, calibrations):
@@ -447,7 +450,7 @@ def test_areas_without_a_positive_image_are_tied_in_every_variant_of_two_classes
 
 def test_a_study_without_images_where_people_live_is_refused(images, areas, calibrations):
     outside = images.assign(area=pd.Series(np.nan, index=images.index, dtype="str"))
-    with pytest.raises(SourceError, match="none of 6000 images of split 1 lies in an area with people from 2020-10-28"):
+    with pytest.raises(SourceError, match="0 of 6000 images of split 1 are in an area with residents since 2020-10-28"):
         tried(outside, areas, calibrations)
 
 
@@ -464,7 +467,7 @@ def test_calibrations_that_are_written_and_read_are_the_same(calibrations):
     assert Calibrations.from_json(calibrations.to_json()) == calibrations
 
 
-def test_settings_refuse_a_value_that_stands_twice_and_an_unknown_variant():
+def test_settings_reject_duplicates_and_unknown_variants():
     for text in ("minimum_images: [10, 10]", "calibrations: [platt]", "thresholds: [1.5]", "minimum_images: [0]"):
         with pytest.raises(SettingsError, match=r"sensitivity\."):
             parse_settings(f"sensitivity:\n  {text}\n", where="study.yaml")
@@ -482,11 +485,11 @@ def test_an_empty_list_leaves_a_kind_out(images, areas, calibrations):
     assert list(found) == [BASE]
 
 
-# Conclusions, on levels made by hand.
+# Conclusions, on hand-made rates.
 
 
 def made_levels(name: str, estimate: list[float], half_width: float | None = 0.05) -> Levels:
-    """Levels of three zones, R, C and M; replicates are evenly spread around each."""
+    """Relative rates of three zones, R, C and M, with evenly spaced replicates around each."""
     groups = pd.DataFrame(
         {"analysis": "zone", "group": ["Res", "Com", "Man"], "key": list("RCM"), "images": 500, "areas": 3}
     )
@@ -500,9 +503,9 @@ def concluded(*variants: Levels) -> pd.DataFrame:
     return conclusions([made_levels(BASE, [0.9, 1.5, 1.1]), *variants], 95).set_index("conclusion")
 
 
-def test_a_conclusion_holds_under_all_when_every_interval_lies_beyond():
+def test_a_conclusion_is_robust_if_every_interval_excludes_equality():
     found = concluded(made_levels("one", [0.8, 1.4, 1.2]), made_levels("two", [0.85, 1.2, 1.1]))
-    assert set(found["verdict"]) == {"holds under all"}
+    assert set(found["verdict"]) == {"robust"}
     row = found.loc["Com above Man"]
     assert (row["variants"], row["holding"], row["with_interval"], row["excluding"]) == (2, 2, 2, 2)
     assert row["estimate"] == pytest.approx(0.4)
@@ -513,20 +516,20 @@ def test_a_conclusion_holds_under_all_when_every_interval_lies_beyond():
     assert found.loc["Res below the average", "estimate"] == 0.9
 
 
-def test_a_conclusion_holds_in_direction_only_when_an_interval_is_not_beyond():
+def test_a_conclusion_is_direction_only_if_an_interval_includes_equality():
     found = concluded(made_levels("one", [0.97, 1.4, 1.2]))
-    assert found.loc["Res below the average", "verdict"] == "holds in direction only"
+    assert found.loc["Res below the average", "verdict"] == "direction only"
     assert found.loc["Res below the average", "excluding"] == 0
-    assert found.loc["Com above the average", "verdict"] == "holds under all"
+    assert found.loc["Com above the average", "verdict"] == "robust"
 
 
-def test_a_conclusion_names_what_overturns_it_and_counts_where_the_whole_interval_does():
+def test_a_sensitive_conclusion_lists_what_overturns_it_and_counts_reversed_intervals():
     found = concluded(made_levels("one", [1.02, 1.4, 1.2]), made_levels("two", [1.3, 1.4, 1.2]))
     row = found.loc["Res below the average"]
-    assert row["verdict"] == "depends on one; two"
+    assert row["verdict"] == "sensitive"
     assert (row["overturned_by"], row["reversed"], row["holding"]) == ("one; two", 1, 0)
     assert (row["largest"], row["largest_variant"]) == (1.3, "two")
-    assert found.loc["Man above Res", "verdict"] == "depends on two"
+    assert found.loc["Man above Res", ["verdict", "overturned_by"]].tolist() == ["sensitive", "two"]
 
 
 def test_a_variant_without_a_group_or_without_intervals_counts_only_where_it_has_them():
@@ -534,7 +537,7 @@ def test_a_variant_without_a_group_or_without_intervals_counts_only_where_it_has
     short = made_levels("two", [0.8, 1.4, 1.2], half_width=None)
     found = concluded(missing, short)
     row = found.loc["Res below the average"]
-    assert (row["variants"], row["holding"], row["with_interval"], row["verdict"]) == (1, 1, 0, "holds under all")
+    assert (row["variants"], row["holding"], row["with_interval"], row["verdict"]) == (1, 1, 0, "robust")
     assert found.loc["Com above the average", "with_interval"] == 1
 
 
@@ -602,7 +605,7 @@ def test_an_end_that_a_tie_leaves_open_has_no_overlap_whatever_the_order_of_the_
 
 def test_coverage_counts_analyzed_images_by_hour_day_and_area(images, areas, calibrations):
     counts = collected(images, areas, calibrations)
-    covered = cover(counts, make_base(counts, areas, calibrations, SETTINGS))
+    covered = cover(counts, make_base(counts, areas, calibrations, variant_options(SETTINGS)))
     analyzed = images[images["captured_local"] >= pd.Timestamp(FIRST_DAY)]
     positive = analyzed[analyzed["conf"] > 0.7]
     for by, of in (
@@ -674,9 +677,9 @@ def test_the_base_is_exactly_what_the_estimates_hold(study):
         assert (both[column] == both[f"{column}_base"]).all(), column
 
 
-def test_a_study_of_three_days_of_tracts_says_what_is_not_possible(study):
+def test_a_study_of_three_days_of_tracts_lists_infeasible_variants(study):
     variants = csv(study, "sensitivity/variants.csv").set_index("variant")
-    assert variants.loc["tracts", "reason"] == "the study's areas are tracts already"
+    assert variants.loc["tracts", "reason"] == "the study's areas are already tracts"
     assert variants.loc[BASE, "reason"].startswith("no intervals: 3 days")
     for name in ("sensitivity", "coverage"):
         assert study.read_bytes(name, f"{name}.png").startswith(b"\x89PNG")
@@ -726,7 +729,7 @@ def test_the_report_has_a_section_on_each(study):
     assert f"All {summary['conclusions']} conclusions" in page
     assert '<h2 id="coverage">What the images cover</h2>' in page
     assert "No intervals: there are images of 3 days, and at least 5" in page
-    assert "the study&#39;s areas are tracts already" in page
+    assert "the study&#39;s areas are already tracts" in page
 
 
 def test_a_study_not_yet_annotated_says_which_command_to_run(tmp_path):

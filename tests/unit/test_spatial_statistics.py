@@ -125,7 +125,7 @@ def test_where_no_image_is_positive_the_level_has_no_correlation_and_no_index():
     (row,) = correlations(pd.DataFrame({"level": levels, "images": images}), replicates=2, seed=1, percent=95)
     found = moran(levels, neighbors(grid(20), 0.0), seed=1)
     assert (row["spearman"], row["reason"]) == (None, "level does not vary")
-    assert (found.index, found.p, found.reason) == (None, None, "the level does not vary")
+    assert (found.index, found.p, found.reason) == (None, None, "the rate does not vary")
 
 
 def test_a_replicate_that_draws_one_value_alone_is_left_out_and_not_counted():
@@ -229,7 +229,7 @@ def test_islands_are_left_out_and_counted():
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [([1.0] * 9, "the level does not vary"), ([1.0, 2.0], "fewer than 3 areas have a neighbor"), ([], "fewer than 3")],
+    [([1.0] * 9, "the rate does not vary"), ([1.0, 2.0], "fewer than 3 areas have a neighbor"), ([], "fewer than 3")],
 )
 def test_moran_says_why_there_is_none(values, reason):
     found = moran(np.array(values), neighbors(grid(3)[: len(values)], 0.0), seed=0)

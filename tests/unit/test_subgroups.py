@@ -1,4 +1,4 @@
-"""Splits of labeled images against the rules written out in plain pandas."""
+"""Splits of labeled images against the same rules in plain pandas."""
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ PUBLISHED_ORDER = [
 
 
 def made(images: int = 200) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Images in ten areas and outside them; one area without people, one without an income."""
+    """Images in and outside ten areas; one area has no residents, one no income."""
     rng = np.random.default_rng(4)
     people = rng.integers(1, 500, (10, 4)).astype(float)
     areas = pd.DataFrame(people, columns=["persons_white", "persons_black", "persons_asian", "persons_hispanic"])
@@ -50,11 +50,11 @@ def made(images: int = 200) -> tuple[pd.DataFrame, pd.DataFrame]:
     return images_frame, areas
 
 
-def test_the_papers_fourteen_splits_stand_in_its_order():
+def test_the_fourteen_splits_of_the_paper_are_in_its_order():
     assert [split.name for split in split_images(*made(), (1, 3, 6))] == PUBLISHED_ORDER
 
 
-def test_sides_are_those_of_the_rules_in_plain_pandas():
+def test_sides_equal_those_in_plain_pandas():
     images, areas = made()
     joined = images.merge(areas, on="area", how="left")
     with np.errstate(invalid="ignore"):
@@ -74,7 +74,7 @@ def test_sides_are_those_of_the_rules_in_plain_pandas():
         assert split.side.tolist() == expected.tolist(), split.name
         assert split.median == covariate.median()
         assert split.left_out == covariate.isna().sum()
-    assert splits[3].left_out > splits[8].left_out > 0  # nobody to take shares of; outside every area
+    assert splits[3].left_out > splits[8].left_out > 0  # areas without residents; images outside all areas
     conditions = [images["phase"] == 1, images["weekend"], ~images["nighttime"]]
     for split, condition in zip(splits[:3], conditions, strict=True):
         assert split.side.tolist() == condition.astype(int).tolist()

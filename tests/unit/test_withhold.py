@@ -1,4 +1,4 @@
-"""Suppression on plain arrays: what is hidden, and that it is enough."""
+"""Suppression on plain arrays."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from scipy import sparse
 
 from patrolscope.analysis.disclosure.suppression import (
     ALWAYS,
-    CanNotBeProtected,
+    ProtectionError,
     Quantity,
     Withheld,
     find_unprotected,
@@ -27,14 +27,14 @@ def counts(values, sums, *, width=9.0, group=None, slack=0.0) -> Quantity:
 
 
 def hide(quantity: Quantity, below: float = 10.0) -> Withheld:
-    """What is withheld where values below a limit are hidden."""
+    """Withhold values below a limit, and what their protection requires."""
     values = quantity.values
     primary = Withheld((values > 0) & (values < below), np.zeros(quantity.weights.shape[0], dtype=bool))
     size = values.astype(np.int64)
     return withhold([quantity], primary, quantity.weights, size, np.zeros(len(values), dtype=np.int64))
 
 
-def test_a_small_area_takes_the_next_smallest_of_its_group_with_it():
+def test_a_small_area_hides_the_next_smallest_of_its_group():
     found = hide(counts([3, 50, 40, 70], [[1, 1, 1, 0]]))
     assert found.areas.tolist() == [True, False, True, False]
     assert not found.groups.any()
@@ -45,7 +45,7 @@ def test_nothing_small_hides_nothing():
     assert not found.areas.any()
 
 
-def test_two_small_areas_that_can_not_make_up_for_each_other_take_a_third():
+def test_two_small_areas_that_cannot_compensate_for_each_other_need_a_third():
     assert hide(counts([3, 4, 40, 70], [[1, 1, 1, 1]])).areas.tolist() == [True, True, True, False]
     assert hide(counts([9, 8, 9, 9], [[1, 1, 1, 1]])).areas.tolist() == [True] * 4
 
@@ -56,8 +56,8 @@ def test_a_group_of_one_small_area_is_withheld_itself():
     assert found.areas.tolist() == [True, False, False]
 
 
-def test_a_group_alone_in_a_larger_one_is_not_had_back_by_subtraction():
-    # Published without care: the city less its second district is the first, which is one small area.
+def test_a_group_alone_in_a_larger_one_is_not_recovered_by_subtraction():
+    # Unprotected, the city minus its second district is the first, which is one small area.
     found = hide(counts([3, 50, 40, 60], [[1, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]], group=[0, 1, ALWAYS]))
     assert found.groups[0]
     assert found.areas.sum() >= 2
@@ -72,7 +72,7 @@ def test_a_group_alone_in_a_larger_one_is_not_had_back_by_subtraction():
     )
 
 
-def test_a_sum_that_is_rounded_enough_needs_no_company():
+def test_a_sum_that_is_rounded_enough_hides_no_further_area():
     found = hide(counts([3, 50, 40], [[1, 1, 1]], slack=20.0))
     assert found.areas.sum() == 2  # but one hidden area alone is never enough
     exact = hide(counts([3, 11, 40], [[1, 1, 1]], width=30.0))
@@ -81,19 +81,19 @@ def test_a_sum_that_is_rounded_enough_needs_no_company():
     assert rounded.areas.sum() == 2
 
 
-def test_a_sum_that_is_known_to_be_at_most_so_large_needs_room_but_no_company():
+def test_a_sum_with_only_a_known_maximum_needs_room_but_no_further_area():
     def at_most(most: float, values: list[float]) -> Quantity:
         known = counts(values, [[1.0] * len(values)], group=[ALWAYS])
         return replace(known, low=np.array([-np.inf]), high=np.array([most]))
 
     assert hide(at_most(12.0, [3])).areas.tolist() == [True]
     assert hide(at_most(54.0, [3, 50])).areas.tolist() == [True, True]  # 3 may be 12, if 50 may be less
-    with pytest.raises(CanNotBeProtected):
+    with pytest.raises(ProtectionError):
         hide(at_most(11.0, [3]))
 
 
-def test_sums_that_are_harmless_alone_are_found_together():
-    # Two rows and two columns of a table: each sum hides two, but the four sums leave one city in 2 x 2.
+def test_sums_that_are_harmless_alone_are_found_by_the_joint_attack():
+    # Rows and columns of a table: each sum hides two areas, but together they determine them.
     quantity = counts([3, 60, 60, 60], [[1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 0]], width=9.0)
     hidden = np.array([True, True, True, False])
     unknown = np.zeros(4, dtype=bool)
@@ -109,8 +109,8 @@ def test_sums_that_are_harmless_alone_are_found_together():
     assert state.groups.any()
 
 
-def test_what_is_always_published_and_tells_is_refused():
-    with pytest.raises(CanNotBeProtected):
+def test_a_sum_that_is_always_published_and_discloses_an_area_is_refused():
+    with pytest.raises(ProtectionError):
         hide(counts([3], [[1]], group=[ALWAYS]))
 
 
