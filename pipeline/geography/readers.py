@@ -426,28 +426,6 @@ def _felonies(rows: pa.Table, ledger: Ledger, *, category: str, time_zone: str) 
     return FELONIES.conform(frame)
 
 
-def read_arrests(path: Path, entry: CatalogEntry) -> pd.DataFrame:
-    """Arrests: arrest_id, arrested_on (day; the file has no time), category, offense, precinct, lat, lng.
-
-    category (F, M, V, I) and offense are missing where the file has none. attrs["dropped"] counts rows without
-    a position or a readable day.
-    """
-    ledger = Ledger("arrests", 0)
-    names = {ours: accepted[0] for ours, accepted in entry.columns.items()}
-    parts = []
-    for rows in _text_batches(path, names, ledger):
-        frame = _with_position(rows.to_pandas(), ledger)
-        frame["arrested_on"] = _parsed(frame["date"], "%m/%d/%Y")
-        frame = ledger.keep(frame, frame["arrested_on"].notna(), why="day can not be read")
-        parts.append(frame.drop(columns="date"))
-    if not parts:
-        raise SourceError(f"{path} has a header and no rows")
-    arrests = pd.concat(parts, ignore_index=True)
-    arrests[["category", "offense"]] = arrests[["category", "offense"]].replace(list(_NO_VALUE), np.nan)
-    arrests.attrs["dropped"] = dict(ledger.dropped)
-    return arrests[["arrest_id", "arrested_on", "category", "offense", "precinct", "lat", "lng"]]
-
-
 def _text_batches(path: Path, names: dict[str, str], ledger: Ledger) -> Iterator[pa.Table]:
     """Pieces of a large CSV file under our names, all text without blanks around it.
 
@@ -599,6 +577,5 @@ READERS: dict[str, Callable[[Path, CatalogEntry], pd.DataFrame]] = {
         read_stations,
         read_levels,
         read_tract_counts,
-        read_arrests,
     )
 }

@@ -219,16 +219,6 @@ def test_attributes_of_the_citys_block_groups(shared_data):
 
 
 @pytest.mark.shared
-def test_arrests_of_the_study_window(shared_data):
-    frame = read("nypd_arrests_historic", shared_data / "nypd" / "NYPD_Arrests_Data__Historic_.csv")
-    assert len(frame) == 16_967
-    assert frame["category"].isna().sum() == 217
-    assert frame["arrested_on"].min() == pd.Timestamp("2020-10-05")
-    assert frame["arrested_on"].max() == pd.Timestamp("2020-11-15")
-    assert frame.attrs["dropped"] == {}
-
-
-@pytest.mark.shared
 @pytest.mark.parametrize(
     ("layout", "rows", "felonies", "unplaced"), [("35col", 2444, 754, 13), ("24col", 2464, 755, 41)]
 )
