@@ -82,8 +82,8 @@ def to_csv(frame: pd.DataFrame, *, without: Sequence[str] = (), shuffled: int | 
     return frame[names].to_csv(index=False).encode()
 
 
-def expected_given(frame: pd.DataFrame) -> pd.DataFrame:
-    """What given/ should say of the rows, in their order, by plain pandas."""
+def expected_supplied(frame: pd.DataFrame) -> pd.DataFrame:
+    """Expected values of supplied/ for the rows, in their order, by plain pandas."""
     flag = {0.0: False, 1.0: True}
 
     def ms(times: pd.Series) -> pd.Series:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from patrolscope.pipeline.contract.tables import METADATA, QUARANTINE
 from patrolscope.pipeline.engine.stage import Stage
-from patrolscope.pipeline.intake.ingest import STAGES
+from patrolscope.pipeline.intake.stages import STAGES
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, Study, create_study
 

@@ -23,7 +23,7 @@ from patrolscope.analysis.stages.calibrate import labeled_contents, read_labeled
 from patrolscope.analysis.stages.ground_truth import join_labels, labeled_images, labels_content, read_labels
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
-from patrolscope.pipeline.matching.annotate import load_surroundings
+from patrolscope.pipeline.matching.stages import load_reference_layers
 from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study
@@ -482,7 +482,7 @@ def evaluate_sets(
 
 def _labeled_sets(study: Study, inputs: Mapping[str, Any]) -> tuple[dict[str, pd.DataFrame], list[dict[str, Any]]]:
     """Images of every set with truth, score, time, places and distances, and the account of each."""
-    around = load_surroundings(study, inputs["layers"])
+    around = load_reference_layers(study, inputs["layers"])
     sets, ledger = {}, []
     for name, labeled in read_labeled_sets(study).items():
         sets[name] = locate(labeled, around, study.settings)

@@ -438,16 +438,16 @@ TRACTS = Table(
     stored="areas/tracts.parquet",
 )
 
-_LEVELS = "neighborhood, borough, community_district, precinct"
+_GEOGRAPHIES = "neighborhood, borough, community_district, precinct"
 
-LEVELS = Table(
-    "levels",
-    row="one place of a level, as the sum of its areas",
-    key=("level", "place"),
+REGIONS = Table(
+    "regions",
+    row="one region of a geography, as the sum of its areas",
+    key=("geography", "region"),
     columns=(
-        Column("level", "string", f"{_LEVELS} or zone"),
-        Column("place", "string", "name or number of the place, as areas carry it"),
-        Column("code", "string", "code of the place, where it has one beside the name", nullable=True),
+        Column("geography", "string", f"{_GEOGRAPHIES}, or zone"),
+        Column("region", "string", "name or number of the region, as in the table of areas"),
+        Column("code", "string", "code of the region, if it has one besides the name", nullable=True),
         Column("areas", "int64", "areas in it: by their tract, their centroid (precinct), their zone", low=1),
         *(
             replace(column, published="")
@@ -464,20 +464,20 @@ LEVELS = Table(
         ),
     ),
     made_by="patrolscope annotate",
-    stored="areas/levels.parquet",
+    stored="areas/regions.parquet",
 )
 
-PLACES = Table(
-    "places",
-    row="one place of a level other than the areas: a neighborhood, borough, precinct or community district",
-    key=("level", "place"),
+BOUNDARIES = Table(
+    "boundaries",
+    row="one region of a geography: a neighborhood, borough, precinct, or community district",
+    key=("geography", "region"),
     columns=(
-        Column("level", "string", _LEVELS),
-        Column("place", "string", "name or number of the place"),
+        Column("geography", "string", _GEOGRAPHIES),
+        Column("region", "string", "name or number of the region"),
         Column("geometry", "geometry", "boundary, EPSG:4326"),
     ),
     made_by="patrolscope annotate",
-    stored="areas/places.parquet",
+    stored="areas/boundaries.parquet",
 )
 
 STATIONS = Table(
@@ -605,38 +605,38 @@ def annotated_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
 ANNOTATED = annotated_table()
 
 
-def given_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = ()) -> Table:
-    """Declaration of given/ for a study's felony windows; `kept` names the columns of unknown meaning."""
+def supplied_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = ()) -> Table:
+    """Declare supplied/ for a study's felony windows; `kept` names the columns of unknown meaning."""
     computed = (column for column in annotated_table(windows_h) if column.published and column not in _IMAGE)
     return Table(
-        "given",
-        row="one image of the metadata slice of the same name: what its source says of columns that annotate computes",
+        "supplied",
+        row="one image of the metadata file of the same name: values of its annotated CSV for computed columns",
         key=("source", "source_row"),
         columns=(
             METADATA["source"],
             METADATA["source_row"],
-            Column("given", "bool", "the row stands in an annotated file"),
-            Column("absent", "string", "columns of this table that the row's file lacks, commas between them"),
+            Column("supplied", "bool", "the row is from an annotated file"),
+            Column("missing_columns", "string", "columns of this table that the row's file lacks, comma-separated"),
             *(replace(column, nullable=True) for column in computed),
-            Column("conf_unreadable", "bool", "the row has a conf that can not be read: no evidence", nullable=True),
-            *(Column(name, "string", "as it stands in the source; meaning unknown", nullable=True) for name in kept),
+            Column("conf_unreadable", "bool", "the row has a conf that is unreadable: unprocessed", nullable=True),
+            *(Column(name, "string", "text of the source; meaning unknown", nullable=True) for name in kept),
         ),
         made_by="patrolscope ingest",
     )
 
 
-GIVEN = given_table()
+SUPPLIED = supplied_table()
 
 DIFFERENCES = Table(
     "differences",
-    row="one given value that is not the computed one; examples, the ledger has the count",
+    row="one supplied value that differs from the computed one; examples, counts are in the ledger",
     key=("source", "source_row", "column"),
     columns=(
         METADATA["source"],
         METADATA["source_row"],
         Column("column", "string", "name of the column in annotated/"),
-        Column("given", "string", "what the source says; missing: nothing", nullable=True),
-        Column("computed", "string", "what annotate says; missing: nothing", nullable=True),
+        Column("supplied", "string", "value of the source", nullable=True),
+        Column("computed", "string", "value that annotate computed", nullable=True),
     ),
     made_by="patrolscope annotate",
 )
@@ -835,15 +835,15 @@ PUBLISHED_NOT_READ = frozenset({*PUBLISHED.names, "base.1"} - set(ANNOTATED.publ
 
 TABLES = (
     METADATA,
-    GIVEN,
+    SUPPLIED,
     QUARANTINE,
     IMAGE_INDEX,
     DETECTIONS,
     AREAS,
     CENSUS,
     TRACTS,
-    LEVELS,
-    PLACES,
+    REGIONS,
+    BOUNDARIES,
     STATIONS,
     FELONIES,
     ANNOTATED,

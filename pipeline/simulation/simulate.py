@@ -38,7 +38,7 @@ from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.catalog import load_catalog
 from patrolscope.pipeline.geography.layers import build_areas, read_layer
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
-from patrolscope.pipeline.geography.readers import read_levels
+from patrolscope.pipeline.geography.readers.police import read_levels
 from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.simulation import public_data as public
 from patrolscope.pipeline.simulation.detector import VEHICLE, Detector, draw_boxes, fit_detector

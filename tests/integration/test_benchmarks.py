@@ -23,7 +23,7 @@ def test_the_scheduler_benchmark_plans_the_shards_of_the_study_and_sends_them(tm
     from benchmarks.scheduler import measured, planned
     from patrolscope.analysis.stages.replicates import REPLICATE
     from patrolscope.pipeline.detect.stage import detect_stage
-    from patrolscope.pipeline.matching.annotate import ANNOTATE
+    from patrolscope.pipeline.matching.stages import ANNOTATE
 
     study = planned(tmp_path / "study", 1)
     assert [len(stage.plan(study)) for stage in (detect_stage(study), ANNOTATE, REPLICATE)] == [12_400, 76, 100]

@@ -81,4 +81,4 @@ def test_a_value_that_somebody_changed_is_found_and_shown(finished, again, wide_
     shown = pd.concat([study.read(file) for file in study.files("differences")], ignore_index=True)
     assert sorted(shown["source_row"]) == [3, 30_000]
     assert set(shown["column"]) == {"hour"}
-    assert ((shown["given"].astype(int) - shown["computed"].astype(int)) % 24 == 1).all()
+    assert ((shown["supplied"].astype(int) - shown["computed"].astype(int)) % 24 == 1).all()

@@ -18,9 +18,10 @@ from pandas.testing import assert_frame_equal
 
 from patrolscope.pipeline.contract.tables import TABLES
 from patrolscope.pipeline.geography.curve_order import hilbert_key
-from patrolscope.pipeline.intake import raw_csv as rawcsv
-from patrolscope.pipeline.intake.ingest import Calendar, cut_day, limits_of
-from patrolscope.pipeline.intake.raw_csv import cut_lines, owned_lines, packed_lines, parse_header, read_rows
+from patrolscope.pipeline.intake import raw_lines
+from patrolscope.pipeline.intake.days import Calendar, cut_day, limits_of
+from patrolscope.pipeline.intake.raw_csv import parse_header, read_rows
+from patrolscope.pipeline.intake.raw_lines import cut_lines, owned_lines, packed_lines
 from patrolscope.pipeline.study.config import Settings
 from tests.raw_study import accounts, finish, metadata, quarantine, raw_study
 from tests.strategies import frames, raw_files
@@ -164,7 +165,7 @@ def test_a_row_is_read_the_same_whatever_stands_around_it(raw, piece_bytes):
     header = parse_header(raw, where="raw.csv")
     text = raw[header.end :]
     whole = read_rows([text], header.columns, limits_of(DEFAULT))
-    with mock.patch.object(rawcsv, "PIECE_BYTES", piece_bytes):
+    with mock.patch.object(raw_lines, "PIECE_BYTES", piece_bytes):
         cut = read_rows(cut_lines(text), header.columns, limits_of(DEFAULT))
     assert cut.rows.combine_chunks().equals(whole.rows.combine_chunks())
     assert_frame_equal(cut.bad, whole.bad)

@@ -50,7 +50,7 @@ def test_night_is_strictly_before_sunrise_or_after_sunset_of_astrals_new_york():
 
 
 @pytest.fixture
-def around() -> ReferenceLayers:
+def layers() -> ReferenceLayers:
     areas = PolygonIndex.build(
         np.array(["360610001001", "360610001002"]),
         np.array([shapely.box(-74.0, 40.7, -73.99, 40.71), shapely.box(-73.99, 40.7, -73.98, 40.71)], dtype=object),
@@ -88,14 +88,14 @@ def metadata(**columns) -> pd.DataFrame:
     )
 
 
-def test_an_image_gets_its_area_station_felonies_and_detection(around):
+def test_an_image_gets_its_area_station_felonies_and_detection(layers):
     images = metadata(
         captured_at_utc=instants("2020-10-06 12:00", "2020-10-06 11:30", "2020-10-06 12:30:00.001"),
         lat=[40.705, 40.705, 40.8],
         lng=[-73.995, -73.99, -73.9],
     )
     found = pd.DataFrame({"processed": True, "score": [0.9, np.nan, np.nan], "has_prediction": [True, False, False]})
-    frame = annotate(images, found=found, around=around, settings=SETTINGS)
+    frame = annotate(images, found=found, layers=layers, settings=SETTINGS)
     assert list(frame.columns) == ANNOTATED.names
     first, edge, far = (frame.iloc[row] for row in range(3))
     assert (first["area"], first["neighborhood"], first["borough"]) == ("360610001001", "Gramercy", "Manhattan")

@@ -13,13 +13,13 @@ from patrolscope.pipeline.geography import readers
 from patrolscope.pipeline.geography.catalog import (
     Fetched,
     cache_dir,
-    fetch,
-    fetch_all,
     layer_fingerprint,
     load_catalog,
     locate,
     parse_catalog,
 )
+from patrolscope.pipeline.geography.download import fetch, fetch_all
+from patrolscope.pipeline.geography.readers.police import COMPLAINTS
 from patrolscope.pipeline.study.config import Layer, Layers, Settings
 from patrolscope.pipeline.study.store import create_study
 
@@ -68,7 +68,7 @@ def test_every_entry_says_where_its_file_comes_from_and_under_which_terms():
 def test_the_catalog_and_the_readers_agree_on_columns():
     entries = load_catalog()
     complaints = entries["nypd_complaints_historic"].columns
-    assert {ours: names[0] for ours, names in complaints.items()} == readers._COMPLAINTS
+    assert {ours: names[0] for ours, names in complaints.items()} == COMPLAINTS
     assert set(entries["acs_2020_b03002"].columns) == {"area", "name", *PEOPLE_PUBLISHED}
 
 
@@ -165,7 +165,7 @@ def test_a_study_of_another_city_brings_its_own_entries(study):
     entry, path = locate(Layer(entry="stations", path="houses.csv"), study)
     assert entry.agency == "Police of Gotham"
     assert readers.read_layer(entry, path)["lng"].tolist() == [-74.0]
-    with pytest.raises(SourceError, match=r"say in study[.]yaml where its file lies"):
+    with pytest.raises(SourceError, match=r"add its path to study[.]yaml"):
         locate(Layer(entry="stations"), study)
 
 

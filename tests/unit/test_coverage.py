@@ -156,7 +156,7 @@ def test_an_index_read_back_gives_the_same_answers_and_holds_no_pickle():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({}, "without a single area"),
+        ({}, "a layer has no areas"),
         ({"a": shapely.Polygon()}, "not valid polygons, first a"),
         ({"a": shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])}, "Self-intersection"),
         ({"a": shapely.Point(0, 0)}, "not valid polygons, first a"),
@@ -169,5 +169,5 @@ def test_a_layer_that_can_not_locate_points_is_refused_by_name(shapes, message):
 
 def test_a_key_that_stands_twice_is_refused():
     shapes = np.array([shapely.box(0, 0, 1, 1), shapely.box(1, 0, 2, 1)], dtype=object)
-    with pytest.raises(SourceError, match="area a stands twice"):
+    with pytest.raises(SourceError, match="area a occurs more than once"):
         PolygonIndex.build(np.array(["a", "a"]), shapes)

@@ -21,9 +21,10 @@ from patrolscope.pipeline.contract.tables import METADATA
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.curve_order import hilbert_key
-from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange, order_rows
-from patrolscope.pipeline.intake.raw_csv import LONGEST_LINE
+from patrolscope.pipeline.intake.arrange import arrange, order_rows
 from patrolscope.pipeline.intake.raw_files import raw_files
+from patrolscope.pipeline.intake.raw_lines import LONGEST_LINE
+from patrolscope.pipeline.intake.stages import ARRANGE, READ, SET_ASIDE, STAGES
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import create_study
@@ -208,7 +209,7 @@ def test_columns_that_are_not_known_are_named_in_the_ledger_and_left_out(tmp_pat
         (b"image_ref,timestamp,lat,lon,split\n", "has no column lng"),
         (GOOD, "has no column image_ref, timestamp, lat, lng, split"),
         (b"image_ref,timestamp,lat,lng,split,lat\n", "column lat more than once"),
-        ((HEADER + GOOD).replace(b"\n", b"\r"), "carriage returns alone"),
+        ((HEADER + GOOD).replace(b"\n", b"\r"), "carriage returns only"),
         (b"x" * 70_000, "first line is longer"),
         (HEADER.decode().encode("utf-16"), "has no column"),
         (gzip.compress(HEADER)[:2] + b"damaged beyond repair", "damaged gzip"),
@@ -226,11 +227,11 @@ def test_a_file_in_another_form_is_refused_by_name_before_anything_is_done(conte
 def test_a_gzip_file_that_ends_early_is_refused_by_name(tmp_path):
     lines = b"".join(GOOD.replace(b"07.jpg", b"%d.jpg" % i) for i in np.random.default_rng(1).integers(0, 2**60, 9_999))
     study = raw_study(tmp_path, {"1.csv.gz": gzip.compress(HEADER + lines)[:-40_000]})
-    with pytest.raises(SourceError, match=r"1\.csv\.gz can not be read, or is damaged"):
+    with pytest.raises(SourceError, match=r"1\.csv\.gz is unreadable or damaged"):
         finish(study)
 
 
-def test_a_disk_that_fails_while_a_file_is_read_is_told_with_the_file(tmp_path, monkeypatch):
+def test_a_disk_failure_is_reported_with_the_file(tmp_path, monkeypatch):
     study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
     (shard,) = READ.plan(study)
 
@@ -239,7 +240,7 @@ def test_a_disk_that_fails_while_a_file_is_read_is_told_with_the_file(tmp_path, 
 
     for method in ("read", "readinto"):
         monkeypatch.setattr(LocalFileOpener, method, broken, raising=False)
-    with pytest.raises(SourceError, match=r"1\.csv can not be read, or is damaged: .*Input/output error"):
+    with pytest.raises(SourceError, match=r"1\.csv is unreadable or damaged: .*Input/output error"):
         READ.finish(study, shard)
 
 
@@ -283,9 +284,13 @@ def test_a_study_on_an_object_store_reads_its_own_raw_files():
 
 @pytest.mark.parametrize(
     ("sources", "complaint"),
-    [([], "names no raw metadata"), (["nowhere"], "nowhere is no .csv or .csv.gz file"), (["a", "b"], "the same name")],
+    [
+        ([], "has no raw metadata"),
+        (["nowhere"], "nowhere holds no file; expected .csv or .csv.gz"),
+        (["a", "b"], "the same name"),
+    ],
 )
-def test_sources_that_can_not_serve_are_refused(sources, complaint, tmp_path):
+def test_unusable_sources_are_refused(sources, complaint, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.csv").write_bytes(HEADER)

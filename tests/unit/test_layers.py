@@ -48,7 +48,7 @@ def test_zone_shares_of_districts_are_those_of_the_ground_they_cover_once():
         crs=ground,
     )
     districts = gpd.GeoDataFrame(
-        {"place": ["R1", "R2", "C1", "M1", "Z"]},
+        {"district": ["R1", "R2", "C1", "M1", "Z"]},
         geometry=[
             shapely.box(0, 0, 60, 100),
             shapely.box(40, 0, 120, 100),  # overlaps R1: counts once
@@ -101,7 +101,7 @@ def test_boundaries_in_feet_end_in_degrees_as_those_in_degrees_do(tmp_path):
     degrees = build_areas(study_of(tmp_path / "degrees"))
     assert feet.crs == degrees.crs == "EPSG:4326"
     assert shapely.hausdorff_distance(feet.geometry.values, degrees.geometry.values).max() < 1e-9
-    # A file in degrees is used as it is, to the last bit.
+    # Boundaries in degrees stay unchanged to the last bit.
     assert shapely.equals_exact(degrees.geometry.values, np.array(SQUARES), 0).all()
 
 
