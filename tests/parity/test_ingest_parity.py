@@ -12,7 +12,7 @@ LINES = 600
 
 
 def a_file(seed: int, start: datetime) -> bytes:
-    """Lines of two days, among them repeated ones, bad ones, and quotes."""
+    """Lines of two days, with duplicates, bad lines, and quotes."""
     rng = np.random.default_rng(seed)
     start_ms = int(start.timestamp() * 1000)
     lines = [

@@ -1,4 +1,4 @@
-"""Annotation of single images, each rule of docs/method.md by an example."""
+"""Annotation of single images: an example of each rule of docs/method.md."""
 
 from datetime import date
 from zoneinfo import ZoneInfo
@@ -99,7 +99,7 @@ def test_an_image_gets_its_area_station_felonies_and_detection(layers):
     assert list(frame.columns) == ANNOTATED.names
     first, edge, far = (frame.iloc[row] for row in range(3))
     assert (first["area"], first["neighborhood"], first["borough"]) == ("360610001001", "Gramercy", "Manhattan")
-    # On the shared edge the lower code; outside every area the row stays.
+    # The lower code wins on a shared edge; a row outside all areas stays.
     assert edge["area"] == "360610001001"
     assert pd.isna(far["area"])
     # The tie between complaints 9 and 10 goes to the lower number, not the lower text.
@@ -107,7 +107,7 @@ def test_an_image_gets_its_area_station_felonies_and_detection(layers):
     assert first["felony_1h_distance_ft"] == 0
     assert first["felony_6h_id"] == "9"
     assert edge["felony_1h_id"] == "9"
-    # A millisecond after the start the felony lies in the past.
+    # A millisecond after its start, the felony is in the past.
     assert pd.isna(far["felony_1h_id"])
     assert far["felony_6h_id"] == "11"
     assert pd.isna(far["felony_6h_offense"])

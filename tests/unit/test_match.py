@@ -197,7 +197,7 @@ def test_a_bucket_holds_what_has_the_same_name_and_rows_keep_their_order():
         assert sum(map(len, names)) == 50
 
 
-def test_buckets_are_about_equally_full_and_no_larger_than_asked_for():
+def test_buckets_are_about_equally_full_and_no_larger_than_the_limit():
     assert [bucket_count(rows) for rows in (0, 1, 2_000_000, 2_000_001, 24_803_854)] == [1, 1, 1, 2, 16]
     rows = keyed_images(pa.chunked_array([pa.array([f"{n:08d}.jpg" for n in range(160_000)])]))
     held = np.bincount(bucket_of(rows["name"].to_numpy(), 16), minlength=16)

@@ -1,4 +1,4 @@
-"""Readers of the public data sets: the real files, and small made-up ones for what can be wrong."""
+"""Readers of the public data sets, with the real files, and with small invented ones for errors."""
 
 import gzip
 import zipfile
@@ -237,7 +237,7 @@ def test_complaints_in_both_layouts(shared_data, layout, rows, felonies, unplace
         "notes": {},
     }
     pd.testing.assert_frame_equal(frame, FELONIES.conform(frame))
-    # The same by other means.
+    # The same with plain pandas.
     raw = pd.read_csv(path, dtype=str, encoding="utf-8-sig", na_values=["", "NA"], keep_default_na=False)
     raw = raw[(raw["LAW_CAT_CD"] == "FELONY") & raw["Latitude"].notna()].set_index("CMPLNT_NUM")
     local = pd.to_datetime(raw["CMPLNT_FR_DT"] + raw["CMPLNT_FR_TM"], format="%m/%d/%Y%H:%M:%S")
@@ -256,7 +256,7 @@ def test_the_embedded_city_agrees_with_itself(tmp_path):
     assert all(frame.crs.to_epsg() == 4326 for frame in frames.values())
 
 
-# Boundaries that are made up.
+# Invented boundaries.
 
 
 def test_only_the_city_is_taken_from_the_state_and_water_stays(tmp_path):
@@ -292,7 +292,7 @@ def test_the_portal_writes_names_in_small_letters(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["large", "-1", "inf"])
-def test_a_size_of_a_tract_that_is_none_is_refused(tmp_path, cell):
+def test_an_invalid_tract_size_is_refused(tmp_path, cell):
     path = tmp_path / "tracts.geojson"
     named = {"geoid": ["36061000100", "36061000200"], "ntaname": ["Here"] * 2, "borocode": ["1"] * 2}
     squares(2, 4326, **named, shape_area=["2.25", cell]).to_file(path)
@@ -356,7 +356,7 @@ def test_boundaries_without_usable_codes_are_refused(tmp_path, columns, complain
     assert str(path) in str(error.value)
 
 
-def test_a_borough_code_that_is_none_is_refused(tmp_path):
+def test_an_unknown_borough_code_is_refused(tmp_path):
     path = tmp_path / "tracts.parquet"
     squares(1, 4326, GEOID=["36061000100"], NTAName=["Here"], BoroCode=[6]).to_parquet(path)
     with pytest.raises(SourceError, match="BoroCode is '6'; expected one of 1, 2, 3, 4, 5"):
@@ -387,12 +387,12 @@ def test_a_table_without_polygons_is_refused(tmp_path):
         read("block_groups_2020", tmp_path / "areas.csv")
 
 
-def test_an_entry_whose_reader_makes_no_layer_is_refused(tmp_path):
+def test_an_entry_whose_reader_is_not_for_layers_is_refused(tmp_path):
     with pytest.raises(SourceError, match="'read_felonies' is not a reader of layers"):
         read("nypd_complaints_historic", tmp_path / "x.csv")
 
 
-# Tables that are made up.
+# Invented tables.
 
 B03002 = "GEO_ID,NAME,B03002_001E,B03002_003E,B03002_004E,B03002_006E,B03002_012E,\n"
 
@@ -424,7 +424,7 @@ def test_all_of_the_bureaus_table_is_taken_and_an_annotation_is_a_missing_margin
 
 
 @pytest.mark.parametrize("cell", ["-1", "few", "nan"])
-def test_a_margin_that_is_no_number_is_refused_with_its_line(tmp_path, cell):
+def test_a_margin_that_is_not_a_number_is_refused_with_its_line(tmp_path, cell):
     text = B03002.replace("_003E,", "_003E,B03002_003M,") + f"1500000US360050001001,A,10,1,{cell},2,3,4,\n"
     with pytest.raises(SourceError, match=rf"t\.csv, line 2: '{cell}' is not a number for b03002_003m"):
         read("acs_2020_b03002", written(tmp_path / "t.csv", text))
@@ -441,12 +441,12 @@ def test_attributes_are_read_in_their_archive_and_without_the_years_suffix(tmp_p
     assert (row["county"], row["land_sqm"], row["internal_lat"], row["internal_lng"]) == ("061", 12.0, 40.7, -74.0)
 
 
-def test_attributes_that_are_none_are_refused_by_name(tmp_path):
+def test_a_file_without_attributes_is_refused_by_name(tmp_path):
     with pytest.raises(SourceError, match=r"t\.dbf is not an attribute table"):
         read("block_group_attributes_2020", written(tmp_path / "t.dbf", "<html>Service unavailable</html>"))
 
 
-def test_a_tract_that_lies_in_places_twice_is_refused(tmp_path):
+def test_a_repeated_tract_is_refused(tmp_path):
     text = "GEOID,CDTACode,CDTAName\n36061000100,MN01,\n36061000100,MN02,B\n"
     path = written(tmp_path / "t.csv", text)
     with pytest.raises(SourceError, match="the tract '36061000100' occurs in several rows"):
@@ -454,13 +454,13 @@ def test_a_tract_that_lies_in_places_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["", "many", "-666666666", "nan", "inf", "1,234"])
-def test_a_count_that_is_no_number_is_refused_with_its_line(tmp_path, cell):
+def test_a_count_that_is_not_a_number_is_refused_with_its_line(tmp_path, cell):
     rows = "1500000US360050001001,A,10,1,2,3,4,\n" + f'1500000US360050001002,B,10,"{cell}",2,3,4,\n'
     with pytest.raises(SourceError, match=r"t\.csv, line 3: .* is not a number for b03002_003e"):
         read("acs_2020_b03002", written(tmp_path / "t.csv", B03002 + rows))
 
 
-def test_an_area_that_stands_twice_is_refused(tmp_path):
+def test_a_repeated_area_is_refused(tmp_path):
     row = "1500000US360050001001,A,10,1,2,3,4,\n"
     with pytest.raises(SourceError, match="the area '360050001001' occurs in several rows"):
         read("acs_2020_b03002", written(tmp_path / "t.csv", B03002 + row + row))
@@ -472,13 +472,13 @@ def test_a_table_with_another_header_is_refused_with_the_names_it_has(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00G", b'GEO_ID,B19013_001E\n"open,1\n'])
-def test_a_table_that_is_no_csv_is_refused_by_name(tmp_path, content):
+def test_a_table_that_is_not_csv_is_refused_by_name(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(SourceError, match=r"t\.csv is not a CSV file"):
         read("acs_2020_b19013", tmp_path / "t.csv")
 
 
-def test_a_workbook_that_is_none_is_refused_by_name(tmp_path):
+def test_a_file_that_is_not_a_workbook_is_refused_by_name(tmp_path):
     with pytest.raises(SourceError, match=r"t\.xlsx is not Excel workbook"):
         read("decennial_2020_tracts", written(tmp_path / "t.xlsx", "no workbook"))
 
@@ -492,7 +492,7 @@ def test_stations_can_bring_their_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("row", "complaint"), [("north,-74", "line 2: 'north'"), ("95,-74", "between -90 and 90"), ("40,", "line 2: ''")]
 )
-def test_a_station_that_is_nowhere_is_refused(tmp_path, row, complaint):
+def test_a_station_without_valid_coordinates_is_refused(tmp_path, row, complaint):
     with pytest.raises(SourceError, match=complaint) as error:
         read("precinct_houses", written(tmp_path / "s.csv", f"lat,lng\n{row}\n"))
     assert "s.csv" in str(error.value)
@@ -524,12 +524,12 @@ def test_the_bureaus_annotations_are_missing_incomes():
     assert parse_income(cells, HERE).isna().sum() == 6
 
 
-def test_an_income_that_can_not_be_read_names_its_line():
+def test_an_income_that_is_unreadable_names_its_line():
     with pytest.raises(SourceError, match=r"incomes\.csv, line 7: '1,23' is not a median income"):
         parse_income(pd.Series(["5", "1,23"], index=[6, 7], dtype="str"), HERE)
 
 
-# Complaints that are made up.
+# Invented complaints.
 
 HEADER = "CMPLNT_NUM,CMPLNT_FR_DT,CMPLNT_FR_TM,OFNS_DESC,LAW_CAT_CD,Latitude,Longitude"
 PLACE = "40.7,-74.0"
@@ -577,7 +577,7 @@ def test_a_start_is_read_by_the_citys_clock(tmp_path, local, utc):
         ",12:00:00",
     ],
 )
-def test_a_start_that_can_not_be_read_is_dropped_and_counted(tmp_path, when):
+def test_an_unreadable_start_is_dropped_and_counted(tmp_path, when):
     frame, account = felonies(complaints(tmp_path / "c.csv", f"1,{when},ARSON,FELONY,{PLACE}"))
     assert len(frame) == 0
     assert account["dropped"] == {"unreadable start": 1}
@@ -613,7 +613,7 @@ def test_every_row_is_accounted_for(tmp_path):
     assert frame["offense"].isna().tolist() == [False, False, True]
 
 
-def test_another_category_can_be_asked_for(tmp_path):
+def test_another_category_can_be_selected(tmp_path):
     rows = [f"{i},10/05/2020,12:00:00,X,{kind},{PLACE}" for i, kind in enumerate(["FELONY", "VIOLATION"])]
     frame, _ = felonies(complaints(tmp_path / "c.csv", *rows), category="VIOLATION")
     assert frame["felony_id"].tolist() == ["1"]
