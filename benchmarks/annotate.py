@@ -22,10 +22,9 @@ from benchmarks.workloads import embedded_geographies, simulated_study, street_p
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.matching.annotate import ANNOTATE, distance_columns, load_surroundings
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.intake.stages import LABELS
+from patrolscope.pipeline.matching.annotate import distance_columns
+from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH, load_reference_layers
 from patrolscope.pipeline.study.store import Study
 
 Floats = npt.NDArray[np.float64]
@@ -113,7 +112,7 @@ def _nearest(study: Study) -> list[Comparison]:
     The embedded city has tracts, neighborhoods, boroughs and community districts. The stage itself locates a point
     among areas and precincts only, and looks the other levels up.
     """
-    around = load_surroundings(study, study.record("layers").fingerprint)
+    around = load_reference_layers(study, study.record("layers").fingerprint)
     images = study.read(study.files("metadata")[0])
     lng, lat = images["lng"].to_numpy(), images["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, study.settings.city.crs)
@@ -131,7 +130,7 @@ def _whole_stage(
 ) -> list[Comparison]:
     run_stages(study, [LABELS], lambda: client)
     # Load index and compiled code, which happens once per worker for any size.
-    client.run(load_surroundings, study, study.record("layers").fingerprint)
+    client.run(load_reference_layers, study, study.record("layers").fingerprint)
     start_s = time.perf_counter()
     run_stages(study, [KEYS, MATCH], lambda: client)
     matched_s = time.perf_counter()

@@ -30,10 +30,8 @@ from patrolscope.dashboards.maps.merged import CELLS, COARSE
 from patrolscope.dashboards.maps.points import POINTS, TILES, Window
 from patrolscope.dashboards.maps.raster import Extent, count, read_batches
 from patrolscope.pipeline.engine.run import run_stages
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.intake.stages import LABELS
+from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study, open_study
 

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import write_raw_files
 from patrolscope.pipeline.engine.run import run_stages
-from patrolscope.pipeline.intake.ingest import STAGES
+from patrolscope.pipeline.intake.stages import STAGES
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import create_study
 

@@ -31,10 +31,8 @@ from patrolscope.pipeline.detect.image_index import BUCKETS, INDEX
 from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.matching.annotate import ANNOTATE, load_surroundings
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.intake.stages import LABELS
+from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH, load_reference_layers
 from patrolscope.pipeline.study.config import Settings, with_changes
 from patrolscope.pipeline.study.store import Output, Record, Study, create_study
 
@@ -212,7 +210,7 @@ def efficiency(images: int) -> list[Comparison]:
             run_stages(study, [LABELS, KEYS, MATCH], lambda: client)
         with workers(1) as one, workers(2) as two:
             for client in (one, two):
-                client.run(load_surroundings, study, study.record("layers").fingerprint)
+                client.run(load_reference_layers, study, study.record("layers").fingerprint)
                 _annotated_s(study, client)
             for _ in range(ROUNDS):
                 for number, client in ((1, one), (2, two)):

@@ -63,8 +63,8 @@ def street_points(segments: Floats, points: int, seed: int = 7) -> tuple[Floats,
 def simulated_study(folder: Path, images: int, client: distributed.Client) -> Study:
     """Return a simulated study of the embedded city with areas and metadata."""
     from patrolscope.pipeline.engine.run import run_stages
-    from patrolscope.pipeline.geography.layers import LAYERS
-    from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
+    from patrolscope.pipeline.geography.stages import LAYERS
+    from patrolscope.pipeline.intake.stages import ARRANGE, READ, SET_ASIDE
     from patrolscope.pipeline.simulation.simulate import simulate
 
     study = simulate(str(folder), images=images, client=lambda: client)

@@ -131,7 +131,7 @@ def fetch(
     cache: Annotated[Path | None, typer.Option(help="Cache folder instead of the user's.")] = None,
 ) -> None:
     """Public data sets, cached and verified."""
-    from patrolscope.pipeline.geography.catalog import fetch_all
+    from patrolscope.pipeline.geography.download import fetch_all
 
     with _errors():
         for line in fetch_all(names or [], cache=cache, from_dir=from_dir):
@@ -181,7 +181,7 @@ def ingest(
     ] = None,
     keep_unknown: Annotated[
         bool | None,
-        typer.Option("--keep-unknown/--drop-unknown", help="Keep columns that are not known, as text, in given/."),
+        typer.Option("--keep-unknown/--drop-unknown", help="Keep columns that are not known, as text, in supplied/."),
     ] = None,
     cluster: ClusterOption = "local",
 ) -> None:
@@ -190,7 +190,8 @@ def ingest(
     What is asked for here is written to study.yaml, so that a later `run` does the same (comments there are lost); a
     study that does not exist yet is made.
     """
-    from patrolscope.pipeline.intake.ingest import STAGES, adopt
+    from patrolscope.pipeline.intake.raw_files import adopt
+    from patrolscope.pipeline.intake.stages import STAGES
 
     with _errors():
         for line in adopt(study, sources=tuple(map(_absolute, sources or ())), trust=trust, keep_unknown=keep_unknown):
@@ -228,8 +229,7 @@ def index(
         if not made.records("ingest"):
             _say("no metadata are ingested yet: which images they know is said when `index` runs after `ingest`")
             return
-        from patrolscope.pipeline.matching.keys import KEYS
-        from patrolscope.pipeline.matching.match import KNOWN
+        from patrolscope.pipeline.matching.stages import KEYS, KNOWN
 
     _run(study, [KEYS, KNOWN], cluster)
 
@@ -439,7 +439,8 @@ def scenes(
 @app.command()
 def labels(study: StudyOption, cluster: ClusterOption = "local") -> None:
     """Detections that exist as YOLO label files (sources.detections of study.yaml)."""
-    from patrolscope.pipeline.intake.detection_files import LABELS, choose_labels
+    from patrolscope.pipeline.intake.detection_files import choose_labels
+    from patrolscope.pipeline.intake.stages import LABELS
 
     with _errors():
         for line in choose_labels(study):
@@ -630,8 +631,7 @@ def _read_labeled(root: str) -> None:
 
 
 def _all_stages(root: str) -> list[Stage | Callable[[Study], Stage]]:
-    from patrolscope.pipeline.intake.detection_files import LABELS
-    from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
+    from patrolscope.pipeline.intake.stages import ARRANGE, LABELS, READ, SET_ASIDE
 
     opened, looked_at = _stages_of_images(root)
     layers, *annotated = _annotated_stages()
@@ -938,10 +938,8 @@ def _print_dictionary(tables: list[Any]) -> None:
 
 
 def _annotated_stages() -> list[Stage]:
-    from patrolscope.pipeline.geography.layers import LAYERS
-    from patrolscope.pipeline.matching.annotate import ANNOTATE
-    from patrolscope.pipeline.matching.keys import KEYS
-    from patrolscope.pipeline.matching.match import MATCH
+    from patrolscope.pipeline.geography.stages import LAYERS
+    from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH
 
     return [LAYERS, KEYS, MATCH, ANNOTATE]
 

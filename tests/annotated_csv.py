@@ -1,4 +1,4 @@
-"""The annotated CSV as the published script writes it: a wide frame through pandas, with what joins leave behind."""
+"""Annotated CSV as the published script writes it: a wide pandas frame with leftovers of joins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# The published order of the columns, as far as values below are not enough to tell it.
+# Published order of columns that the values below do not determine.
 _ACS = (
     "Estimate_Total",
     "MoE_Total",
@@ -17,7 +17,7 @@ NEW_YORK = "America/New_York"
 
 
 def published_frame(images: int, seed: int = 1) -> pd.DataFrame:
-    """Rows as the published file has them; places, people and crimes are invented."""
+    """Rows in the form of the published file, with invented places, residents, and crimes."""
     rng = np.random.default_rng(seed)
     at_ms = FIRST_MS + rng.integers(0, 40 * 3_600_000, images)
     at = pd.Series(pd.to_datetime(at_ms, unit="ms", utc=True)).dt.tz_convert(NEW_YORK)
@@ -75,15 +75,15 @@ def published_frame(images: int, seed: int = 1) -> pd.DataFrame:
 
 
 def to_csv(frame: pd.DataFrame, *, without: Sequence[str] = (), shuffled: int | None = None) -> bytes:
-    """The file: fewer columns, or in another order."""
+    """Content of the file, optionally with fewer columns or in another order."""
     names = [name for name in frame.columns if name not in without]
     if shuffled is not None:
         np.random.default_rng(shuffled).shuffle(names)
     return frame[names].to_csv(index=False).encode()
 
 
-def expected_given(frame: pd.DataFrame) -> pd.DataFrame:
-    """What given/ should say of the rows, in their order, by plain pandas."""
+def expected_supplied(frame: pd.DataFrame) -> pd.DataFrame:
+    """Expected values of supplied/ for the rows, in their order, by plain pandas."""
     flag = {0.0: False, 1.0: True}
 
     def ms(times: pd.Series) -> pd.Series:

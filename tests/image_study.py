@@ -16,11 +16,9 @@ from patrolscope.pipeline.contract.tables import ANNOTATED, METADATA
 from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
 from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
 from patrolscope.pipeline.engine.run import run_stages
-from patrolscope.pipeline.geography.layers import LAYERS
-from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.geography.stages import LAYERS
+from patrolscope.pipeline.intake.stages import ARRANGE, READ, SET_ASIDE
+from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH
 from patrolscope.pipeline.simulation.simulate import simulate
 from patrolscope.pipeline.study.config import with_changes
 from patrolscope.pipeline.study.store import Study, create_study, open_study

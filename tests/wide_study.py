@@ -1,4 +1,4 @@
-"""A small study with every layer, and the released file of it in plain pandas, from the layer files themselves."""
+"""A small study with all layers, and its published file computed from the layer files in plain pandas."""
 
 import zipfile
 from pathlib import Path
@@ -51,7 +51,7 @@ def tracts() -> gpd.GeoDataFrame:
 
 
 def tract_counts() -> pd.DataFrame:
-    """Counts of the census as the city's workbook has them; the second tract is empty, the third not in it."""
+    """Census counts in the form of the city's workbook; the second tract is empty, the third missing."""
     codes = tracts()["geoid"]
     table = pd.DataFrame({"GeoType": "CT2020", "GeoID": codes, "BCT2020": "1" + codes.str[5:]})
     table["Pop_20"] = 100 * np.arange(len(table))
@@ -87,7 +87,7 @@ def attributes() -> gpd.GeoDataFrame:
 
 
 def write_layers(folder: Path) -> dict[str, dict[str, str]]:
-    """Write the layers that a simulated study has not; their settings."""
+    """Write the layers that a simulated study lacks, and return their settings."""
     tracts().to_file(folder / "tracts.geojson", driver="GeoJSON")
     precincts().to_file(folder / "precincts.geojson", driver="GeoJSON")
     named = pd.DataFrame({"GEOID": tracts()["geoid"], "CDTAName": tracts()["cdta2020"] + " District"})
@@ -111,10 +111,10 @@ def write_layers(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def wide_study(folder: Path) -> Study:
-    """An annotated study of 6,000 images, a part of them in the night in which the clocks go back."""
+    """An annotated study of 6,000 images, some of them in the night in which the clocks go back."""
     made = simulated(folder)
     complaints = pd.read_csv(folder / "source" / "complaints.csv", dtype="str", keep_default_na=False)
-    # Numbers that stand for two places at the same time, in both orders.
+    # Numbers of two complaints at the same time, in both orders.
     again = complaints[complaints["Latitude"].ne("") & complaints["LAW_CAT_CD"].eq("FELONY")]
     again = again.assign(Latitude=(again["Latitude"].astype(float) + SHIFT).astype(str))
     half = len(again) // 2
@@ -137,7 +137,7 @@ def iso(instants: pd.Series) -> list[str | None]:
 
 
 def reference(study: Study) -> pd.DataFrame:
-    """The released file by plain merges of the images with the layer files; points as shapely geometries."""
+    """The published file by plain merges of the images with the layer files; points as shapely geometries."""
     folder = Path(study.base)
     images = pd.concat([study.read(file) for file in study.files("annotated")], ignore_index=True)
     wide = images[["image_ref", "lat", "lng", "split", "conf", "hour", "day_of_week", "day_of_month", "month"]].copy()

@@ -37,8 +37,9 @@ from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.replicates import REPLICATE, probabilities_of
 from patrolscope.pipeline.engine.run import outdated
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
-from patrolscope.pipeline.geography.layers import AREAS_FILE, LAYERS
-from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.geography.layers import AREAS_FILE
+from patrolscope.pipeline.geography.stages import LAYERS
+from patrolscope.pipeline.matching.stages import ANNOTATE
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 from patrolscope.pipeline.study.store import Study

@@ -31,7 +31,7 @@ from patrolscope.pipeline.matching.annotate import (
     ReferenceLayers,
     area_columns,
     distance_columns,
-    load_surroundings,
+    load_reference_layers,
     time_columns,
 )
 from patrolscope.pipeline.study.config import Settings
@@ -248,7 +248,7 @@ def locate(labeled: pd.DataFrame, layers: ReferenceLayers, settings: Settings) -
 
 def _labeled_sets(study: Study, inputs: Mapping[str, Any]) -> tuple[dict[str, pd.DataFrame], list[dict[str, Any]]]:
     """Read every labeled set with time, area, and distances, and its ledger line."""
-    layers = load_surroundings(study, inputs["layers"])
+    layers = load_reference_layers(study, inputs["layers"])
     sets, ledger = {}, []
     for name, labeled in read_labeled_sets(study).items():
         sets[name] = locate(labeled, layers, study.settings)

@@ -14,7 +14,7 @@ import pandas as pd
 from patrolscope.dashboards.maps.city_maps import in_feet
 from patrolscope.dashboards.maps.filters import LEVELS
 from patrolscope.dashboards.maps.points import Box, Window, load_ground, read_levels
-from patrolscope.pipeline.geography.layers import AREAS_FILE, PLACES_FILE, load_stations
+from patrolscope.pipeline.geography.layers import AREAS_FILE, BOUNDARIES_FILE, load_stations
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.study.store import Study
 
@@ -80,7 +80,7 @@ class City:
     @cached_property
     def levels(self) -> tuple[str, ...]:
         """Levels that the study has places of, the finest first."""
-        known = set(self.study.read(PLACES_FILE)["level"])
+        known = set(self.study.read(BOUNDARIES_FILE)["geography"])
         return tuple(level for level in LEVELS if level == "area" or level in known)
 
     @cached_property
@@ -134,8 +134,8 @@ def _level(city: City, name: str) -> Level:
         shapes = in_feet(city.study.read(AREAS_FILE, geometry=True), city.study.settings.city.crs)
         shapes = shapes.rename(columns={"area": "place"})
     else:
-        places = city.study.read(PLACES_FILE, geometry=True)
-        shapes = in_feet(places[places["level"] == name], city.study.settings.city.crs)
+        regions = city.study.read(BOUNDARIES_FILE, geometry=True).rename(columns={"region": "place"})
+        shapes = in_feet(regions[regions["geography"] == name], city.study.settings.city.crs)
     moved = gpd.GeoSeries(shapes.geometry).translate(-city.box[0], -city.box[1])
     # Projecting can let a boundary cross itself by a hair (of the embedded city's districts three do).
     faulty = ~moved.is_valid

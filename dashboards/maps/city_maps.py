@@ -31,7 +31,7 @@ from patrolscope.dashboards.charts.figures import INK, MUTED, PT_PER_INCH, WARNI
 from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, smoothed_share
 from patrolscope.pipeline.crs import feet_per_unit
 from patrolscope.pipeline.geography.catalog import load_catalog, study_entries
-from patrolscope.pipeline.geography.layers import AREAS_FILE, PLACES_FILE
+from patrolscope.pipeline.geography.layers import AREAS_FILE, BOUNDARIES_FILE
 from patrolscope.pipeline.study.store import Study
 
 FEET_PER_MILE = 5280
@@ -95,7 +95,8 @@ def load_city(study: Study, results: Results, *, cells: int = CELLS) -> City:
     """
     crs = study.settings.city.crs
     areas = in_feet(study.read(AREAS_FILE, geometry=True), crs)
-    places = in_feet(study.read(PLACES_FILE, geometry=True), crs)
+    places = in_feet(study.read(BOUNDARIES_FILE, geometry=True), crs)
+    places = places.rename(columns={"geography": "level", "region": "place"})
     level, level_of = _level_places(results, areas, places)
     return outline_city(
         areas,

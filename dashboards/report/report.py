@@ -33,13 +33,13 @@ from patrolscope.dashboards.charts.sensitivity import (
 from patrolscope.pipeline.contract.tables import (
     ANNOTATED,
     AREAS,
+    BOUNDARIES,
     CELLS,
     CENSUS,
     DETECTIONS,
-    LEVELS,
     METADATA,
-    PLACES,
     QUARANTINE,
+    REGIONS,
     TRACTS,
 )
 from patrolscope.pipeline.engine.run import LEDGER_FILE
@@ -113,8 +113,8 @@ FILES = {
     "areas/areas.parquet": AREAS.row,
     "areas/census.parquet": CENSUS.row,
     "areas/tracts.parquet": TRACTS.row,
-    "areas/levels.parquet": LEVELS.row,
-    "areas/places.parquet": PLACES.row,
+    "areas/regions.parquet": REGIONS.row,
+    "areas/boundaries.parquet": BOUNDARIES.row,
     "annotated/": ANNOTATED.row,
     "estimates/tables.csv": "every estimate of this page: one row a group and quantity, with interval, spread, and the "
     "areas, images, people and units drawn behind it",

@@ -1,1 +1,1 @@
-"""The wide published file."""
+"""Export of the wide published file."""

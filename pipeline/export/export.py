@@ -1,8 +1,7 @@
-"""`patrolscope export`: the wide file as released, for people who want it.
+"""Export of the wide published file (`patrolscope export`).
 
-A part is written for every file of annotated/, by the machinery of the stages, so that an export that was stopped goes
-on. The parts lie in a folder with records and ledger of their own, beside the study, not in it; a single file is put
-together from them in the order of the files, a piece at a time.
+A stage writes one part per file of annotated/, so that an interrupted export resumes. The parts are in a folder outside
+the study, with its own records and ledger. A single file is joined from the parts in the order of the files.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SettingsError, StageNotRunError
 from patrolscope.pipeline.export.wide import image_columns, load_gazetteer, wide
 from patrolscope.pipeline.geography.layers import CENSUS_FILE, TRACTS_FILE
-from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.stages import ANNOTATE
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, SETTINGS_FILE, Output, Study, fingerprint
 
@@ -36,9 +35,9 @@ if TYPE_CHECKING:
 Form = Literal["csv", "parquet"]
 PARTS_FOLDER = "published"
 MADE_BY = "patrolscope export --published"
-MARKER_FILE = "export.json"  # in a folder that this command writes to
-JOINED_FILE = "joined.json"  # in the folder beside a single file: the size of the file that was put together
-_PIECE_BYTES = 4 * 2**20  # of a part copied at once
+MARKER_FILE = "export.json"  # marks a folder as written by this command
+JOINED_FILE = "joined.json"  # size of the joined file, in the folder of the parts
+_COPY_BYTES = 4 * 2**20  # of a part copied at once
 
 
 def export_published(
@@ -50,40 +49,54 @@ def export_published(
     force: bool = False,
     progress: Progress | None = None,
 ) -> str:
-    """Write the wide file of a study: `published_table`, in the order of storage. Returns where it lies.
+    """Write the wide file of a study: `published_table`, in the order of storage.
 
-    What annotated/ holds is taken; `patrolscope run` looks whether a source has changed since.
+    Finished parts are kept. The export reads annotated/; `patrolscope run` checks whether a source has changed since.
 
     Parameters
     ----------
-    out : ends in .csv or .parquet: one file, put together beside it in a folder that ends in .parts and goes at the
-        end, so that it needs its own size twice; else a folder, which gets a file for every file of annotated/
-    form : csv or parquet, of the files of a folder (by default parquet)
-    force : overwrite something that is no earlier export of this command
+    study : Study
+        Study to export.
+    out : str
+        Path that ends in .csv or .parquet for a single file, which is joined from a temporary folder that ends in
+        .parts, and so needs its size twice. Any other path is a folder with one file per file of annotated/.
+    client : callable
+        Returns a Dask client; called if there is work to do.
+    form : str, optional
+        csv or parquet (default), for a folder.
+    force : bool
+        Whether to overwrite files that are not an earlier export.
+    progress : Progress, optional
+        Progress listener.
 
-    What is finished is not made again.
+    Returns
+    -------
+    str
+        Path of the file or folder.
 
     Raises
     ------
-    StageNotRunError : annotated/ is missing, incomplete or out of date
-    SettingsError : `out` holds something else, or its ending and `form` differ
+    StageNotRunError
+        If annotated/ is missing, incomplete, or stale.
+    SettingsError
+        If `out` holds something else, or its ending differs from `form`.
     """
     out = out if "://" in out else str(Path(out).resolve())
-    single, wanted = _form(out, form)
-    _refuse_unfinished(study)
+    single, chosen = _form(out, form)
+    _check_finished(study)
     if not single:
         parts = Study(out, study.settings)
-        _refuse_foreign(parts, force=force)
-        run_stages(parts, [_parts_stage(study, wanted, header=True)], client, progress)
+        _claim_folder(parts, force=force)
+        run_stages(parts, [_parts_stage(study, chosen, header=True)], client, progress)
         return parts.path(PARTS_FOLDER)
     parts = Study(f"{out}.parts", study.settings)
-    stage = _parts_stage(study, wanted, header=False)
+    stage = _parts_stage(study, chosen, header=False)
     made_from = fingerprint([stage.fingerprint(shard) for shard in stage.plan(parts)])
-    if _is_made(out, made_from, parts, force=force):
+    if _is_current(out, made_from, parts, force=force):
         return out
-    _refuse_foreign(parts, force=force)
+    _claim_folder(parts, force=force)
     join = Stage(
-        "join", unit="rows", folders=(), plan=partial(_plan_join, stage), process=partial(_join, form=wanted, out=out)
+        "join", unit="rows", folders=(), plan=partial(_plan_join, stage), process=partial(_join, form=chosen, out=out)
     )
     run_stages(parts, [stage, join], client, progress)
     _write_note(out, made_from, parts.record("join").rows_out)
@@ -92,60 +105,62 @@ def export_published(
 
 
 def _form(out: str, form: str | None) -> tuple[bool, Form]:
-    """Whether one file is wanted, and in which form."""
+    """Return whether the export is a single file, and its form."""
     ending = out.rsplit(".", 1)[-1]
     single = ending in ("csv", "parquet")
-    wanted = ending if single else form or "parquet"
-    if form not in (None, wanted):
-        raise SettingsError(f"--format {form}, but {out} ends in .{ending}: leave one of them out")
-    if wanted == "csv":
+    chosen = ending if single else form or "parquet"
+    if form not in (None, chosen):
+        raise SettingsError(f"--format {form} conflicts with {out}, which ends in .{ending}; omit one of them")
+    if chosen == "csv":
         return single, "csv"
-    if wanted == "parquet":
+    if chosen == "parquet":
         return single, "parquet"
-    raise SettingsError(f"--format {wanted}: expected csv or parquet")
+    raise SettingsError(f"--format {chosen} is unknown; expected csv or parquet")
 
 
-def _refuse_unfinished(study: Study) -> None:
+def _check_finished(study: Study) -> None:
     shards = ANNOTATE.plan(study)
     waiting = len(unfinished(study, ANNOTATE, shards, study.records(ANNOTATE.name)))
-    make = f"run `patrolscope annotate --study {study.root}`"
+    fix = f"run `patrolscope annotate --study {study.root}`"
     if waiting or not shards:
         raise StageNotRunError(
-            f"{waiting} of {len(shards)} files of annotated/ in {study.root} are missing or out of date: {make}"
+            f"{waiting} of {len(shards)} files of annotated/ in {study.root} are missing or stale; {fix}"
         )
     for file in (CENSUS_FILE, TRACTS_FILE):
         if not study.exists(file):
-            raise StageNotRunError(f"{study.root} has no {file}, which earlier versions did not make: {make}")
+            raise StageNotRunError(f"{study.root} has no {file}, which earlier versions did not write; {fix}")
 
 
-def _refuse_foreign(parts: Study, *, force: bool) -> None:
-    """Refuse a folder that holds something else than an export, and mark the folder as one."""
+def _claim_folder(parts: Study, *, force: bool) -> None:
+    """Mark a folder as an export; reject one that holds something else."""
     if parts.exists(SETTINGS_FILE):
-        raise SettingsError(f"{parts.root} is a study: name another folder for the export")
+        raise SettingsError(f"{parts.root} is a study; choose a different folder for the export")
     if parts.fs.isfile(parts.base):
-        raise SettingsError(f"{parts.root} is a file: name a folder, or a file that ends in .csv or .parquet")
-    # A hidden file can be left by an export that was killed at its very start.
-    there = parts.fs.ls(parts.base, detail=False) if parts.fs.isdir(parts.base) else []
-    foreign = any(not Path(str(name)).name.startswith(".") for name in there) and not parts.exists(MARKER_FILE)
+        raise SettingsError(f"{parts.root} is a file; expected a folder, or a file that ends in .csv or .parquet")
+    # An export that was killed at its start can leave a hidden file.
+    names = parts.fs.ls(parts.base, detail=False) if parts.fs.isdir(parts.base) else []
+    foreign = any(not Path(str(name)).name.startswith(".") for name in names) and not parts.exists(MARKER_FILE)
     if foreign and not force:
         raise SettingsError(
-            f"{parts.root} holds something that `patrolscope export` did not write: name another folder, or give "
-            f"--force to write there all the same"
+            f"{parts.root} holds files that `patrolscope export` did not write; choose a different folder, or add "
+            "--force"
         )
     try:
         parts.write_bytes(json.dumps({"made_by": MADE_BY}).encode(), MARKER_FILE)
     except OSError as error:
-        raise SettingsError(f"{parts.root} can not be written to ({error.strerror}): name another place") from error
+        raise SettingsError(f"cannot write to {parts.root} ({error.strerror}); choose a different folder") from error
 
 
-def _is_made(out: str, made_from: str, parts: Study, *, force: bool) -> bool:
-    """Whether the file is there, made from the same; refuses one that is no earlier export.
+def _is_current(out: str, made_from: str, parts: Study, *, force: bool) -> bool:
+    """Return whether a file is an up-to-date export; raise SettingsError if it is not an export at all.
 
-    An export that was killed when the file was in place, and the note not, has left `JOINED_FILE` among its parts.
+    An export that was killed between writing the file and its note leaves `JOINED_FILE` among its parts.
     """
     fs, path = fsspec.core.url_to_fs(out)
     if fs.isdir(path):
-        raise SettingsError(f"{out} is a folder: name another file, or a folder without .csv or .parquet at its end")
+        raise SettingsError(
+            f"{out} is a folder; choose a different file, or a folder that does not end in .csv or .parquet"
+        )
     note = _read_note(fs, path)
     joined = json.loads(parts.read_bytes(JOINED_FILE)) if parts.exists(JOINED_FILE) else {}
     if not force:
@@ -155,8 +170,8 @@ def _is_made(out: str, made_from: str, parts: Study, *, force: bool) -> bool:
         ):
             if fs.exists(name) and not ours:
                 raise SettingsError(
-                    f"{name} is there, and it is not what `patrolscope export` wrote: name another file, or give "
-                    f"--force to overwrite it"
+                    f"{name} exists, and `patrolscope export` did not write it; choose a different file, or add "
+                    "--force to overwrite it"
                 )
     return fs.exists(path) and (note.get("made_from"), note.get("bytes")) == (made_from, _size(fs, path))
 
@@ -170,7 +185,7 @@ def _note_of(path: str) -> str:
 
 
 def _read_note(fs: Any, path: str) -> dict[str, Any]:
-    """What `_write_note` said of a file; empty where it said nothing."""
+    """Read the note of `_write_note` about a file; empty without one."""
     try:
         note = json.loads(fs.cat_file(_note_of(path)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -179,17 +194,17 @@ def _read_note(fs: Any, path: str) -> dict[str, Any]:
 
 
 def _write_note(out: str, made_from: str, rows: int) -> None:
-    """Say beside a single file what made it, so that the next export knows its own."""
+    """Write the origin of a single file beside it, by which the next export recognizes it."""
     fs, path = fsspec.core.url_to_fs(out)
     note = {"made_by": MADE_BY, "made_from": made_from, "rows": rows, "bytes": _size(fs, path)}
     fs.pipe_file(_note_of(path), (json.dumps(note, indent=1) + "\n").encode())
 
 
-# The parts.
+# Parts.
 
 
 def _parts_stage(study: Study, form: Form, *, header: bool) -> Stage:
-    """Stage of the folder of an export that writes a part for every file of the study's annotated/."""
+    """Return the stage that writes a part per file of the study's annotated/ into the folder of an export."""
     return Stage(
         "export",
         unit="rows",
@@ -220,12 +235,12 @@ def _plan_parts(study: Study, form: Form, header: bool, _parts: Study) -> list[S
             size=record.rows_out,
             made_from=record.fingerprint,
         )
-        for file, record in sorted(files, key=lambda one: one[0])
+        for file, record in sorted(files, key=lambda pair: pair[0])
     ]
 
 
 def _write_part(study: Study, parts: Study, shard: Shard) -> Output:
-    """Write the wide rows of one file of annotated/; memory grows with the narrow rows of the file."""
+    """Write the wide rows of one file of annotated/; memory holds the narrow rows of the file."""
     file, form = shard.work["file"], shard.work["form"]
     windows_h, time_zone = tuple(shard.work["windows_h"]), study.settings.city.time_zone
     gazetteer = load_gazetteer(study, shard.work["layers"])
@@ -254,7 +269,7 @@ def _writer(out: IO[bytes], form: Form, schema: pa.Schema, *, header: bool) -> I
             yield writer
 
 
-# One file from the parts.
+# Single file.
 
 
 def _plan_join(stage: Stage, parts: Study) -> list[Shard]:
@@ -264,7 +279,7 @@ def _plan_join(stage: Stage, parts: Study) -> list[Shard]:
 
 
 def _join(parts: Study, _shard: Shard, *, form: Form, out: str) -> Output:
-    """Put the parts together, in the order of their files; memory holds a piece of one."""
+    """Join the parts in the order of their files; memory holds a row group."""
     records = parts.records("export").values()
     files = sorted(file for record in records for file in record.files)
     rows = sum(record.rows_out for record in records)
@@ -275,7 +290,7 @@ def _join(parts: Study, _shard: Shard, *, form: Form, out: str) -> Output:
             for file in files:
                 with parts.fs.open(parts.path(file), "rb") as part:
                     if form == "csv":
-                        shutil.copyfileobj(part, whole, _PIECE_BYTES)
+                        shutil.copyfileobj(part, whole, _COPY_BYTES)
                     else:
                         groups = pq.ParquetFile(part)
                         for group in range(groups.num_row_groups):

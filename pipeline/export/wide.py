@@ -1,7 +1,4 @@
-"""The rows of the released file: every image with everything known of its place.
-
-A study keeps what it knows of an area, a tract or a felony once; here it is joined to every image, by row number.
-"""
+"""Rows of the published file: images joined to the tables of areas, tracts, and felonies."""
 
 from __future__ import annotations
 
@@ -24,17 +21,17 @@ from patrolscope.pipeline.study.store import Study
 
 Rows = npt.NDArray[np.int64]
 Columns = TypeVar("Columns", pa.Array, pa.Table)
-WKT_DECIMALS = 3  # a thousandth of a foot; lat and lng hold the position as it came
+WKT_DECIMALS = 3  # a thousandth of a foot; lat and lng keep the exact location
 
 
 @dataclass(frozen=True)
 class Gazetteer:
-    """What images are joined to by row number; small, and the same on every worker."""
+    """Tables joined to images by row number; small, and the same on all workers."""
 
     areas: pd.Index[str]  # codes, in the order of `of_area`
-    of_area: pa.Table  # published columns of areas and their tracts, one row an area
-    felony_keys: pd.MultiIndex  # complaint number and start (epoch ms) of each felony, sorted, none twice
-    felony_rows: Rows  # (keys + 1,) where the felonies of each key begin
+    of_area: pa.Table  # published columns of areas and their tracts, one row per area
+    felony_keys: pd.MultiIndex  # complaint number and start (epoch ms) of each felony, sorted and unique
+    felony_rows: Rows  # (keys + 1,) start of the felonies of each key
     felonies_ft: npt.NDArray[np.float64]  # (f, 2)
     felony_points: pa.Array
 
@@ -42,15 +39,23 @@ class Gazetteer:
 def build_gazetteer(
     areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.DataFrame, felonies: pd.DataFrame, crs: str
 ) -> Gazetteer:
-    """Gazetteer of a study.
+    """Build the gazetteer of a study.
 
     Parameters
     ----------
-    areas, census, tracts, felonies : `AREAS`, `CENSUS` in the same order, `TRACTS`, `FELONIES`
-    crs : projected system of the city
+    areas : DataFrame
+        `AREAS`.
+    census : DataFrame
+        `CENSUS`, in the order of `areas`.
+    tracts : DataFrame
+        `TRACTS`.
+    felonies : DataFrame
+        `FELONIES`.
+    crs : str
+        Projected CRS of the city.
     """
     felonies = felonies.assign(at_ms=epoch_ms(felonies["started_at_utc"]))
-    # Several places for one number and start are told apart by their distance: any fixed order does.
+    # Felonies with the same number and start are distinguished by distance, so any fixed order serves.
     felonies = felonies.sort_values(["felony_id", "at_ms", "lat", "lng"], ignore_index=True)
     first = np.flatnonzero(~felonies.duplicated(["felony_id", "at_ms"]))
     keys = pd.MultiIndex.from_frame(felonies.loc[first, ["felony_id", "at_ms"]])
@@ -66,7 +71,7 @@ def build_gazetteer(
 
 
 def _columns_of_areas(areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.DataFrame) -> pa.Table:
-    """Published columns that belong to an area, one row an area."""
+    """Collect the published columns of areas, one row per area."""
     tract = pd.Index(tracts["tract"]).get_indexer(areas["tract"])
     columns: dict[str, pa.Array] = {}
     for table, frame in ((AREAS, areas), (CENSUS, census)):
@@ -87,13 +92,13 @@ def _columns_of_areas(areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.Data
         "GeoID": columns["geoid"],
     }
     declared = published_table()
-    wanted = [name for name in declared.names if name in columns]
-    fields = [declared[name].arrow_field() for name in wanted]
-    return pa.table([columns[name] for name in wanted], schema=pa.schema(fields))
+    names = [name for name in declared.names if name in columns]
+    fields = [declared[name].arrow_field() for name in names]
+    return pa.table([columns[name] for name in names], schema=pa.schema(fields))
 
 
 def image_columns(windows_h: tuple[int, ...]) -> list[str]:
-    """Columns of annotated/ that the released file is made from."""
+    """Return the columns of annotated/ that the published file needs."""
     in_other_tables = ("neighborhood", "borough", "captured_local")
     others = ("x_ft", "y_ft", "precinct", *(f"felony_{window_h}h_id" for window_h in windows_h))
     return [
@@ -104,17 +109,28 @@ def image_columns(windows_h: tuple[int, ...]) -> list[str]:
 
 
 def wide(images: pd.DataFrame, gazetteer: Gazetteer, windows_h: tuple[int, ...], time_zone: str) -> pa.Table:
-    """Rows of the released file, one for each row of `images`, in their order: `published_table`.
+    """Build the rows of the published file.
 
     Parameters
     ----------
-    images : the columns of `annotated_table` that `image_columns` names
-    windows_h : of the nearest felonies, hours
-    time_zone : of the city
+    images : DataFrame
+        Columns `image_columns` of `annotated_table`.
+    gazetteer : Gazetteer
+        Gazetteer of the study.
+    windows_h : tuple of int
+        Felony windows in hours.
+    time_zone : str
+        Time zone of the city.
+
+    Returns
+    -------
+    Table
+        `published_table`, in the order of `images`.
 
     Raises
     ------
-    ContractError : the images name an area or a felony that the gazetteer does not have
+    ContractError
+        If an area or a felony of the images is not in the gazetteer.
     """
     declared = annotated_table(windows_h)
     columns = {declared[str(name)].published: _array(images[name]) for name in images}
@@ -130,7 +146,7 @@ def wide(images: pd.DataFrame, gazetteer: Gazetteer, windows_h: tuple[int, ...],
         starts = images[f"felony_{window_h}h_started_at_utc"]
         columns[f"time_of_nearest_crime_{window_h}hr"] = _iso_times(starts, time_zone)
     area = gazetteer.areas.get_indexer(pd.Index(images["area"]))
-    _refuse_unknown(images["area"], area, AREAS_FILE)
+    _check_known(images["area"], area, AREAS_FILE)
     of_area = _taken(gazetteer.of_area, area)
     columns |= dict(zip(of_area.column_names, of_area.columns, strict=True))
     schema = published_table(windows_h).arrow_schema()
@@ -138,34 +154,33 @@ def wide(images: pd.DataFrame, gazetteer: Gazetteer, windows_h: tuple[int, ...],
 
 
 def _felony_rows(images: pd.DataFrame, window_h: int, gazetteer: Gazetteer) -> Rows:
-    """Row of each image's nearest felony, -1 where it has none.
+    """Return the row of each image's nearest felony, or -1.
 
-    Of felonies that share number and start, the one that is as far away as the image says.
+    Of felonies with the same number and start, the one closest to the distance in `images` is chosen.
     """
     felony = images[f"felony_{window_h}h_id"]
     row = np.full(len(images), -1)
-    some = np.flatnonzero(felony.notna())
-    starts = images[f"felony_{window_h}h_started_at_utc"].iloc[some]
-    key = gazetteer.felony_keys.get_indexer(pd.MultiIndex.from_arrays([felony.iloc[some], epoch_ms(starts)]))
-    _refuse_unknown(felony.iloc[some], key, FELONIES_FILE)
+    present = np.flatnonzero(felony.notna())
+    starts = images[f"felony_{window_h}h_started_at_utc"].iloc[present]
+    key = gazetteer.felony_keys.get_indexer(pd.MultiIndex.from_arrays([felony.iloc[present], epoch_ms(starts)]))
+    _check_known(felony.iloc[present], key, FELONIES_FILE)
     first, end = gazetteer.felony_rows[key], gazetteer.felony_rows[key + 1]
-    row[some] = first
+    row[present] = first
     several = np.flatnonzero(end - first > 1)
-    places_ft = images[["x_ft", "y_ft"]].to_numpy()
-    said_ft = images[f"felony_{window_h}h_distance_ft"].to_numpy()
-    for one in several:
-        candidates = np.arange(first[one], end[one])
-        away_ft = np.hypot(*(gazetteer.felonies_ft[candidates] - places_ft[some[one]]).T)
-        row[some[one]] = candidates[np.argmin(np.abs(away_ft - said_ft[some[one]]))]
+    points_ft = images[["x_ft", "y_ft"]].to_numpy()
+    distance_ft = images[f"felony_{window_h}h_distance_ft"].to_numpy()
+    for at in several:
+        candidates = np.arange(first[at], end[at])
+        image = present[at]
+        apart_ft = np.hypot(*(gazetteer.felonies_ft[candidates] - points_ft[image]).T)
+        row[image] = candidates[np.argmin(np.abs(apart_ft - distance_ft[image]))]
     return row
 
 
-def _refuse_unknown(names: pd.Series[str], found: npt.NDArray[np.integer], file: str) -> None:
+def _check_known(names: pd.Series[str], found: npt.NDArray[np.integer], file: str) -> None:
     unknown = (found < 0) & names.notna().to_numpy()
     if unknown.any():
-        raise ContractError(
-            f"annotated/ names {names[unknown].iloc[0]!r}, which is not in {file}: run `patrolscope annotate` again"
-        )
+        raise ContractError(f"{names[unknown].iloc[0]!r} in annotated/ is not in {file}; run `patrolscope annotate`")
 
 
 def _array(values: pd.Series[Any]) -> pa.Array:
@@ -173,20 +188,20 @@ def _array(values: pd.Series[Any]) -> pa.Array:
 
 
 def _taken(columns: Columns, rows: npt.NDArray[np.integer]) -> Columns:
-    """Rows of a column or a table; missing where the row is -1."""
+    """Take rows of a column or table; missing for row -1."""
     return columns.take(pa.array(rows, mask=rows < 0))
 
 
 def _points(x_ft: npt.ArrayLike, y_ft: npt.ArrayLike) -> pa.Array:
-    """Points as WKT."""
+    """Format points as WKT."""
     x, y = (pc.cast(pc.round(pa.array(axis), WKT_DECIMALS), pa.string()) for axis in (x_ft, y_ft))
     return pc.binary_join_element_wise("POINT (", x, " ", y, ")", "")
 
 
 def _iso_times(instants: pd.Series[pd.Timestamp], time_zone: str) -> pa.Array:
-    """Local times as ISO 8601, to the millisecond, with the offset from UTC."""
+    """Format local times as ISO 8601, in milliseconds, with the offset from UTC."""
     local = instants.dt.tz_convert(time_zone).dt.tz_localize(None)
-    # Arrow's strftime takes five times as long.
+    # Arrow's strftime would take five times as long.
     text = pc.utf8_replace_slice(pc.cast(pa.array(local), pa.string()), 10, 11, "T")
     offset_ms = local.to_numpy().astype("datetime64[ms]").astype(np.int64) - epoch_ms(instants)
     kinds, kind = np.unique(offset_ms // 60_000, return_inverse=True)
@@ -195,8 +210,8 @@ def _iso_times(instants: pd.Series[pd.Timestamp], time_zone: str) -> pa.Array:
 
 
 @lru_cache(maxsize=2)
-def load_gazetteer(study: Study, _made_from: str) -> Gazetteer:
-    """The study's gazetteer, once a worker process; `_made_from` is the layers' fingerprint."""
+def load_gazetteer(study: Study, _fingerprint: str) -> Gazetteer:
+    """Load the gazetteer of a study, once per worker process and fingerprint of the layers."""
     areas, census, tracts = (
         study.read(file, columns=[column.name for column in table if column.kind != "geometry"])
         for file, table in ((AREAS_FILE, AREAS), (CENSUS_FILE, CENSUS), (TRACTS_FILE, TRACTS))

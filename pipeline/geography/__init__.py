@@ -1,1 +1,1 @@
-"""Geometry: projections, point location, nearest neighbors, order on a curve. Knows no table and no study."""
+"""Public data layers and geometry: catalog, readers, point location, nearest neighbors, order along a curve."""

@@ -1,4 +1,4 @@
-"""Order along a space-filling curve: rows that are near each other in the city lie near each other in the file."""
+"""Order along a Hilbert curve, which puts rows of nearby images close together in a file."""
 
 from __future__ import annotations
 
@@ -6,53 +6,57 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-# Rows of a row group of a table along the curve. On a day of 595,000 rows in blocks of 4 hours, an hour reads 17 % of
-# them (25 % at most), a hundredth of the city's area 12 %. With 8,192 rows: 18 and 19 %; with 16,384: 19 and 32 %. The
-# file is 2 % larger than with 16,384; a whole day of metadata/ is read in 83 ms instead of 56. Blocks of 2 hours read
-# more of an area (28 %), of 6 hours more for an hour (37 % at most); one curve through place and time 35 % at the
-# worst hour.
+# Rows per row group of a table in curve order. On a day of 595,000 rows in blocks of 4 hours, a query for one hour
+# reads 17% of the rows (25% at most), and one for a hundredth of the city's area 12%. With 8,192 rows: 18% and 19%;
+# with 16,384: 19% and 32%. The file is 2% larger than with 16,384, and a whole day of metadata/ takes 83 ms to read
+# instead of 56. Blocks of 2 hours read more for an area (28%), blocks of 6 hours more for an hour (37% at most), and a
+# single curve through space and time reads 35% in the worst hour.
 ROW_GROUP_ROWS = 4_096
-BITS = 16  # a side: cells of about a meter in a city of 60 km
+BITS = 16  # per side: cells of about a meter in a city of 60 km
 _CELLS = 1 << BITS
 
 
 def hilbert_key(x: npt.ArrayLike, y: npt.ArrayLike, box: tuple[float, float, float, float]) -> npt.NDArray[np.uint32]:
-    """Position of each point along the Hilbert curve through the cells of a box.
+    """Compute the position of each point along the Hilbert curve through the cells of a box.
 
     Parameters
     ----------
-    x, y : (n,) finite coordinates, in the units of `box`
-    box : west, south, east, north; worked out once for the whole study, else keys of two partitions do not compare.
-        Points outside it count as in the nearest cell
+    x, y : (n,) float64
+        Finite coordinates, in the units of `box`.
+    box : tuple of float
+        West, south, east, north. Keys are comparable only if computed with the same box. Points outside it count as in
+        the nearest cell.
 
     Returns
     -------
-    (n,) keys; cells with successive keys share an edge
+    (n,) uint32
+        Keys. Cells with successive keys share an edge.
 
     Raises
     ------
-    ValueError : a coordinate is not finite
+    ValueError
+        If a coordinate is not finite.
     """
     west, south, east, north = box
-    place = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
-    if not np.isfinite(place).all():
-        raise ValueError("a point without a finite position has no place on the curve")
+    points = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+    if not np.isfinite(points).all():
+        raise ValueError("coordinates are not finite; expected finite numbers")
     cells = (_CELLS / (east - west), _CELLS / (north - south))
-    return _keys(place, (west, south), cells, _DIGITS, _STATES)
+    return _keys(points, (west, south), cells, _DIGITS, _STATES)
 
 
 @nb.njit(cache=True, nogil=True)
 def _keys(
-    place: npt.NDArray[np.float64],
+    points: npt.NDArray[np.float64],
     corner: tuple[float, float],
-    cells: tuple[float, float],  # a unit of length
+    cells: tuple[float, float],  # per unit of length
     digits: npt.NDArray[np.uint32],
     states: npt.NDArray[np.uint16],
 ) -> npt.NDArray[np.uint32]:
-    keys = np.empty(len(place), dtype=np.uint32)
-    for point in range(len(place)):
-        column = np.int64(min(max((place[point, 0] - corner[0]) * cells[0], 0.0), _CELLS - 1.0))
-        row = np.int64(min(max((place[point, 1] - corner[1]) * cells[1], 0.0), _CELLS - 1.0))
+    keys = np.empty(len(points), dtype=np.uint32)
+    for point in range(len(points)):
+        column = np.int64(min(max((points[point, 0] - corner[0]) * cells[0], 0.0), _CELLS - 1.0))
+        row = np.int64(min(max((points[point, 1] - corner[1]) * cells[1], 0.0), _CELLS - 1.0))
         key, state = np.uint32(0), np.int64(0)
         for shift in (12, 8, 4, 0):
             step = (state << 8) | (((column >> shift) & 15) << 4) | ((row >> shift) & 15)
@@ -63,9 +67,9 @@ def _keys(
 
 
 def _curve_tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint16]]:
-    """Four steps of the curve at once: (state, x digit, y digit) -> key digit and next state.
+    """Tabulate four steps of the curve: (state, x digit, y digit) -> key digit and next state.
 
-    A state says how the curve lies in a cell: bit 0, axes swapped; bit 1, both axes reversed.
+    A state is the orientation of the curve in a cell: bit 0 for swapped axes, bit 1 for both axes reversed.
     """
     state, x, y = np.meshgrid(np.arange(4), np.arange(16), np.arange(16), indexing="ij")
     digit = np.zeros_like(state)

@@ -1,1 +1,1 @@
-"""Raw metadata and detection files, validated and written as Parquet."""
+"""Raw metadata, supplied columns, and detection files, validated and written as Parquet."""

@@ -1,9 +1,10 @@
-"""Raw files of a study: which there are, in which order, and whether they are still the same."""
+"""Raw files of a study: their order and versions."""
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import fsspec
 import numpy as np
 
 from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.intake.raw_csv import HEADER_BYTES, Header, parse_header
+from patrolscope.pipeline.intake.raw_csv import Header, parse_header
+from patrolscope.pipeline.intake.raw_lines import HEADER_BYTES
+from patrolscope.pipeline.study.adopt import adopt as adopt_settings
 from patrolscope.pipeline.study.store import Study
 
 ENDINGS = (".csv", ".csv.gz")
@@ -20,9 +23,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class RawFile:
-    """A raw file; `name` is what rows know it by."""
+    """Raw file of metadata."""
 
-    name: str
+    name: str  # the source of its rows
     path: str  # for study.resolve
     bytes: int
     modified: str
@@ -30,26 +33,62 @@ class RawFile:
     header: Header
 
 
-def raw_files(study: Study) -> list[RawFile]:
-    """All raw files of `sources.metadata`, in source order: by the numbers in the name, then by name.
+def adopt(root: str, *, sources: Sequence[str], trust: bool | None, keep_unknown: bool | None) -> list[str]:
+    """Write the options of `ingest` to study.yaml.
+
+    Parameters
+    ----------
+    root : str
+        Study folder; created if it does not exist and there are sources.
+    sources : sequence of str
+        Files or folders of raw metadata; none to keep the setting.
+    trust : bool, optional
+        Value of `ingest.trust`; None to keep the setting.
+    keep_unknown : bool, optional
+        Value of `ingest.keep_unknown`; None to keep the setting.
+
+    Returns
+    -------
+    list of str
+        A line about the change, or none.
 
     Raises
     ------
-    SourceError : there is none, two have the same name, or one has another header
+    SettingsError
+        If there is neither a study, nor sources to create one.
+    SourceError
+        If the sources are unusable; nothing is written.
+    StudyLockedError
+        If a run is working on the study.
+    """
+    changes: dict[str, dict[str, Any]] = {
+        "sources": {"metadata": tuple(sources) or None},
+        "ingest": {"trust": trust, "keep_unknown": keep_unknown},
+    }
+    return adopt_settings(root, changes, may_make=bool(sources), check=raw_files if sources else None)
+
+
+def raw_files(study: Study) -> list[RawFile]:
+    """Return the raw files of `sources.metadata` in source order: by the numbers in the name, then by name.
+
+    Raises
+    ------
+    SourceError
+        If there are none, two have the same name, or a header is invalid.
     """
     if not study.settings.sources.metadata:
-        raise SourceError(f"{study.root}/study.yaml names no raw metadata: put files or folders under sources.metadata")
+        raise SourceError(f"{study.root}/study.yaml has no raw metadata; add files or folders to sources.metadata")
     places: dict[str, tuple[Any, str]] = {}
     for entry in study.settings.sources.metadata:
         fs, found = _find(study.resolve(entry))
         if not found:
-            raise SourceError(f"sources.metadata: {entry} is no {' or '.join(ENDINGS)} file, and holds none")
+            raise SourceError(f"sources.metadata: {entry} holds no file; expected {' or '.join(ENDINGS)}")
         for place in found:
             name = place.rsplit("/", 1)[-1]
             _, other = places.setdefault(name, (fs, place))
             if other != place:
                 raise SourceError(
-                    f"{other} and {place} have the same name, by which a row is known: rename or remove one of them"
+                    f"{other} and {place} have the same name, which identifies their rows; rename or remove one of them"
                 )
     return [_open(study, *places[name]) for name in sorted(places, key=_by_number)]
 
@@ -59,7 +98,7 @@ def _by_number(name: str) -> tuple[list[int], str]:
 
 
 def _find(path: str) -> tuple[Any, list[str]]:
-    """File system, and the raw files that a path, folder or glob pattern names; hidden ones are left out."""
+    """Return the file system and the raw files of a path, folder, or glob pattern, without hidden files."""
     fs, place = fsspec.core.url_to_fs(path)
     place = str(place).rstrip("/")
     if fs.isdir(place):
@@ -89,14 +128,15 @@ def _open(study: Study, fs: Any, place: str) -> RawFile:
 
 
 def identity(fs: Any, place: str) -> tuple[int, str]:
-    """Size and what the file system says of a file's version: changes when the file does.
+    """Return the size of a file, and a version from the file system that changes with the file.
 
     Raises
     ------
-    SourceError : it does not say the size, as some web servers do not
+    SourceError
+        If the size is unknown, as on some web servers.
     """
     info = fs.info(place)
     if info["size"] is None:
-        raise SourceError(f"{place}: the server does not say how large it is; put a copy on a disk or an object store")
+        raise SourceError(f"{place}: the server does not report its size; copy it to a disk or an object store")
     keys = ("mtime", "ETag", "etag", "generation", "LastModified", "last_modified", "created")
     return int(info["size"]), next((f"{key} {info[key]}" for key in keys if info.get(key)), "")

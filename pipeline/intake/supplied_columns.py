@@ -1,7 +1,7 @@
-"""What an annotated file says of columns that annotate computes: read on the way in, held against or instead of them.
+"""Supplied columns: values of an annotated CSV for columns that `annotate` computes.
 
-The published annotated file was written by pandas: codes and flags may be floats (36061.0, 1.0), times carry an offset,
-a missing value is an empty field.
+`ingest` reads them, and `annotate` compares them with its own values, or uses them instead. The published file was
+written by pandas: codes and flags can be floats (36061.0, 1.0), times have an offset, and missing values are empty.
 """
 
 from __future__ import annotations
@@ -21,88 +21,108 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from patrolscope.pipeline.contract.columns import Column
-from patrolscope.pipeline.contract.tables import DIFFERENCES, METADATA, given_table
+from patrolscope.pipeline.contract.tables import DIFFERENCES, METADATA, supplied_table
 from patrolscope.pipeline.errors import ContractError
 from patrolscope.pipeline.intake.raw_csv import Header, unknown_columns
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study
 
-FOLDER = "given"
+FOLDER = "supplied"
 CONF_UNREADABLE = "conf_unreadable"
-KEPT = "kept_"  # begins the name of a column whose meaning is not known
-EXAMPLES = 100  # differences of a column that are kept, a file
-# Two floats are the same number: as far apart as a text of 12 digits, or a projection on another machine, puts them.
-RELATIVE, ABSOLUTE = 1e-9, 1e-6  # the absolute one in the unit of the column: feet, or 1
+KEPT = "kept_"  # prefix of columns with unknown meaning
+EXAMPLES = 100  # stored differences per column and file
+# Tolerance of equal floats: the effect of 12 digits of text, or of a projection on another machine.
+RELATIVE, ABSOLUTE = 1e-9, 1e-6  # ABSOLUTE in the unit of the column: feet, or 1
 
 _DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^[+-]?[0-9]{1,9}(\.0*)?$"
 _WHOLE_CODE = r"^([0-9]+)\.0*$"
 _FLAGS = {"0": False, "0.0": False, "False": False, "1": True, "1.0": True, "True": True}
-# Every form that Arrow reads as a time with an offset (Postgres writes hours alone: -04), and those without one.
+# All forms that Arrow reads as a time with offset (also -04, as in Postgres), and the same without offset.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?(Z|[+-]\d\d(:?\d\d)?)?", re.ASCII)
 
 Mask = npt.NDArray[np.bool_]
 
 
-# Which columns of a file are read.
+# Columns of a file.
 
 
 def columns_read(header: Header, settings: Settings, kept: Mapping[tuple[str, int], str]) -> dict[int, str]:
-    """Place in the header of the columns to read as text, and our name for each.
+    """Return our name for each column to read as text, by its position in the header.
 
     Parameters
     ----------
-    kept : as `kept_names` gives it; empty where unknown columns are left out
+    header : Header
+        Header of the file.
+    settings : Settings
+        Settings of the study.
+    kept : mapping
+        Names of unknown columns from `kept_names`; empty to omit them.
     """
-    published = given_table(settings.annotate.felony_windows_h).published_names()
+    published = supplied_table(settings.annotate.felony_windows_h).published_names()
     ours = {theirs: name for name, theirs in published.items()}
-    read = {place: ours[name] for place, name in enumerate(header.columns) if name in ours}
-    return {place: kept[cell] for place, cell in _unknown_cells(header) if cell in kept} | read
+    read = {position: ours[name] for position, name in enumerate(header.columns) if name in ours}
+    return {position: kept[key] for position, key in _unknown_keys(header) if key in kept} | read
 
 
 def kept_names(headers: Iterable[Header]) -> dict[tuple[str, int], str]:
-    """Column of given/ for each unknown column of a study's files, by its name and how often that stood before it.
+    """Return the column of supplied/ for each unknown column, by its name and its earlier occurrences in the header.
 
-    The same whatever the order of the files: `kept_`, then letters, digits and underscores of the name, then a number
-    where two names are left alike.
+    A column is called `kept_`, followed by the letters, digits, and underscores of its name, and a number if needed for
+    uniqueness. The order of the files does not matter.
     """
     names: dict[tuple[str, int], str] = {}
-    for cell in sorted({cell for header in headers for _, cell in _unknown_cells(header)}):
-        stem = KEPT + (re.sub(r"[^0-9A-Za-z]+", "_", cell[0]).strip("_").lower() or "unnamed")
+    for key in sorted({key for header in headers for _, key in _unknown_keys(header)}):
+        stem = KEPT + (re.sub(r"[^0-9A-Za-z]+", "_", key[0]).strip("_").lower() or "unnamed")
         name, number = stem, 1
         while name in names.values():
             number += 1
             name = f"{stem}_{number}"
-        names[cell] = name
+        names[key] = name
     return names
 
 
-def _unknown_cells(header: Header) -> list[tuple[int, tuple[str, int]]]:
+def _unknown_keys(header: Header) -> list[tuple[int, tuple[str, int]]]:
     seen: Counter[str] = Counter()
-    cells = []
-    for place, name in unknown_columns(header.columns):
-        cells.append((place, (name, seen[name])))
+    keys = []
+    for position, name in unknown_columns(header.columns):
+        keys.append((position, (name, seen[name])))
         seen[name] += 1
-    return cells
+    return keys
 
 
-def absent_columns(read: Mapping[int, str], settings: Settings) -> list[str]:
-    """Columns of given/ that a file lacks."""
+def missing_columns(read: Mapping[int, str], settings: Settings) -> list[str]:
+    """Return the columns of supplied/ that a file lacks; `read` is the result of `columns_read`."""
     present = set(read.values())
-    return [name for name in given_table(settings.annotate.felony_windows_h).published_names() if name not in present]
+    table = supplied_table(settings.annotate.felony_windows_h)
+    return [name for name in table.published_names() if name not in present]
 
 
 # From text to typed columns.
 
 
 def typed_columns(rows: pa.Table, settings: Settings, names: Sequence[str]) -> tuple[pa.Table, Counter[str]]:
-    """Columns of given/ from their text, and of how many rows a value could not be read, by column.
+    """Convert text columns to the types of supplied/.
 
-    A value that can not be read, or that the column may not take, is missing.
+    Parameters
+    ----------
+    rows : Table
+        Text columns.
+    settings : Settings
+        Settings of the study.
+    names : sequence of str
+        Columns to convert.
+
+    Returns
+    -------
+    columns : Table
+        Typed columns; unreadable or invalid values are missing.
+    unreadable : Counter
+        Unreadable or invalid values, by published name of the column.
     """
     kept = tuple(name for name in names if name.startswith(KEPT))
-    table = given_table(settings.annotate.felony_windows_h, kept)
+    table = supplied_table(settings.annotate.felony_windows_h, kept)
     unreadable: Counter[str] = Counter()
     columns = {}
     for name in names:
@@ -121,7 +141,7 @@ def typed_columns(rows: pa.Table, settings: Settings, names: Sequence[str]) -> t
 
 
 def _typed(text: pa.Array, column: Column, clock: ZoneInfo) -> pa.Array:
-    """Values of a column from trimmed texts; missing where a text can not be read."""
+    """Convert trimmed texts to the type of a column; unreadable values are missing."""
     kind = column.arrow_field().type
     if column.kind == "float64":
         return _within(_floats(text), column)
@@ -130,11 +150,11 @@ def _typed(text: pa.Array, column: Column, clock: ZoneInfo) -> pa.Array:
     if column.kind == "wall_time":
         local = _instants(text, clock).to_pandas().dt.tz_convert(clock).dt.tz_localize(None)
         return pa.array(local, type=kind, from_pandas=True)
-    # Few different values: each is read once.
+    # There are few distinct values, so convert each once.
     coded = text.dictionary_encode()
     values = coded.dictionary
     if column.kind == "string":
-        read = pc.replace_substring_regex(values, _WHOLE_CODE, r"\1")  # a code that went through a float
+        read = pc.replace_substring_regex(values, _WHOLE_CODE, r"\1")  # a code that was once a float
     elif column.kind == "bool":
         read = pa.array([_FLAGS.get(value) for value in values.to_pylist()], type=kind)
     else:
@@ -158,8 +178,7 @@ def _within(numbers: pa.Array, column: Column) -> pa.Array:
 
 
 def _instants(text: pa.Array, clock: ZoneInfo) -> pa.Array:
-    """Moments, milliseconds UTC; a time without an offset is by the city's clock, its first pass where it is twice."""
-    moment = pa.timestamp("ms", tz="UTC")
+    """Convert to milliseconds UTC; times without offset are local, and mean the first occurrence if repeated."""
     try:
         exact = text.cast(pa.timestamp("us", tz="UTC"))
     except pa.ArrowInvalid:
@@ -168,24 +187,24 @@ def _instants(text: pa.Array, clock: ZoneInfo) -> pa.Array:
             [_instant(value, clock) for value in coded.dictionary.to_pylist()], pa.timestamp("us", tz="UTC")
         )
         exact = read.take(coded.indices)
-    return pc.floor_temporal(exact, unit="millisecond").cast(moment)
+    return pc.floor_temporal(exact, unit="millisecond").cast(pa.timestamp("ms", tz="UTC"))
 
 
 def _instant(text: str, clock: ZoneInfo) -> datetime | None:
     if _TIME.fullmatch(text) is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=clock)).astimezone(UTC)
+        time = datetime.fromisoformat(text)
+        return (time if time.tzinfo else time.replace(tzinfo=clock)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
 
-# For annotate.
+# Use by annotate.
 
 
-def given_of(study: Study, metadata_file: str) -> pd.DataFrame | None:
-    """What the sources say of the rows of a file of metadata/, in its order; None where no annotated file has any."""
+def read_supplied(study: Study, metadata_file: str) -> pd.DataFrame | None:
+    """Read the supplied values of the rows of a file of metadata/, in its order; None if there are none."""
     file = metadata_file.replace(f"{METADATA.name}/", f"{FOLDER}/", 1)
     if not study.exists(file):
         return None
@@ -193,46 +212,56 @@ def given_of(study: Study, metadata_file: str) -> pd.DataFrame | None:
         table = pq.read_table(handle, partitioning=None)
     nullable = {pa.bool_(): pd.BooleanDtype(), pa.int8(): pd.Int8Dtype()}
     frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
-    return frame.assign(given=frame["given"].astype("bool"))
+    return frame.assign(supplied=frame["supplied"].astype("bool"))
 
 
-def without_unknown_areas(given: pd.DataFrame, areas: Sequence[str], ledger: Ledger) -> pd.DataFrame:
-    """`given` with areas that the study does not have missing: nothing is known of them, nor can be estimated.
+def without_unknown_areas(supplied: pd.DataFrame, areas: Sequence[str], ledger: Ledger) -> pd.DataFrame:
+    """Remove supplied areas that the study does not have.
 
     Parameters
     ----------
-    areas : codes of the study's areas
-    ledger : told of the rows
+    supplied : DataFrame
+        Supplied values.
+    areas : sequence of str
+        Codes of the study's areas.
+    ledger : Ledger
+        Ledger for the count of rows.
     """
-    unknown = given["area"].notna() & ~given["area"].isin(areas)
+    unknown = supplied["area"].notna() & ~supplied["area"].isin(areas)
     if unknown.any():
         ledger.note("area: not taken from the source, as the study has no such area", int(unknown.sum()))
-    return given.assign(area=given["area"].mask(unknown))
+    return supplied.assign(area=supplied["area"].mask(unknown))
 
 
-def reconcile(computed: pd.DataFrame, given: pd.DataFrame | None, *, trust: bool, ledger: Ledger) -> pd.DataFrame:
-    """`computed`, with what the source says in its place where it is trusted; every other value is counted.
+def reconcile(computed: pd.DataFrame, supplied: pd.DataFrame | None, *, trust: bool, ledger: Ledger) -> pd.DataFrame:
+    """Reconcile computed columns with supplied ones, and count the differences.
 
     Parameters
     ----------
-    computed : rows of annotated/
-    given : the same rows in the same order, as `given_of` gives them; None: nothing is given
-    trust : a value that the source has replaces the computed one. Else the computed one stays, and where the two are
-        not the same (floats: 1e-9 of the value, or 1e-6), or only one is missing, the ledger counts a difference
-    ledger : told, by column, of rows taken or different
+    computed : DataFrame
+        Rows of annotated/.
+    supplied : DataFrame, optional
+        Supplied values of the same rows in the same order, from `read_supplied`.
+    trust : bool
+        Whether supplied values replace computed ones. Otherwise the computed values stay, and the ledger counts
+        differences: values beyond the tolerance (floats: 1e-9 of the value, or 1e-6), or only one of the two missing.
+    ledger : Ledger
+        Ledger for the count of rows taken or different, by column.
 
     Returns
     -------
-    DataFrame like `computed`. A trusted confidence says that its image was processed; the identifier of a felony is
-    missing where what is said of it comes from the source and is not what was computed
+    DataFrame
+        Columns of `computed`. An image with a trusted confidence is processed. The identifier of a felony is missing
+        if a trusted value about the felony differs from the computed one.
 
     Raises
     ------
-    ContractError : the rows are not the same
+    ContractError
+        If the rows differ.
     """
-    if given is None:
+    if supplied is None:
         return computed
-    differs = _differences(computed, given)
+    differs = _differences(computed, supplied)
     if not trust:
         for name, rows in differs.items():
             if rows.any():
@@ -240,9 +269,9 @@ def reconcile(computed: pd.DataFrame, given: pd.DataFrame | None, *, trust: bool
         return computed
     columns: dict[str, Any] = {}
     for name, rows in differs.items():
-        present = given[name].notna().to_numpy()
+        present = supplied[name].notna().to_numpy()
         ledger.note(f"{name}: taken from the source", int(present.sum()))
-        values = given[name].where(present, computed[name]).astype(computed[name].dtype)
+        values = supplied[name].where(present, computed[name]).astype(computed[name].dtype)
         columns[name] = values.set_axis(computed.index)
         if name == "conf":
             columns["processed"] = computed["processed"] | present
@@ -252,12 +281,12 @@ def reconcile(computed: pd.DataFrame, given: pd.DataFrame | None, *, trust: bool
     return computed.assign(**columns)
 
 
-def differences_of(computed: pd.DataFrame, given: pd.DataFrame | None) -> pd.DataFrame:
-    """Examples of given values that are not the computed ones: `DIFFERENCES`, the first of every column."""
+def differences_of(computed: pd.DataFrame, supplied: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the first supplied values of each column that differ from the computed ones: `DIFFERENCES`."""
     parts = [DIFFERENCES.empty()]
-    if given is None:
+    if supplied is None:
         return parts[0]
-    for name, rows in _differences(computed, given).items():
+    for name, rows in _differences(computed, supplied).items():
         first = np.flatnonzero(rows)[:EXAMPLES]
         parts.append(
             pd.DataFrame(
@@ -265,76 +294,82 @@ def differences_of(computed: pd.DataFrame, given: pd.DataFrame | None) -> pd.Dat
                     "source": computed["source"].to_numpy()[first],
                     "source_row": computed["source_row"].to_numpy()[first],
                     "column": name,
-                    "given": _as_text(given[name].iloc[first]),
+                    "supplied": _as_text(supplied[name].iloc[first]),
                     "computed": _as_text(computed[name].iloc[first]),
                 }
             )
         )
-    return DIFFERENCES.conform(pd.concat(parts, ignore_index=True).astype({"given": "str", "computed": "str"}))
+    return DIFFERENCES.conform(pd.concat(parts, ignore_index=True).astype({"supplied": "str", "computed": "str"}))
 
 
-def detections_from(given: pd.DataFrame, ledger: Ledger, *, prediction_above: float) -> pd.DataFrame:
-    """Detections of a study without label files: what its annotated file says of them.
+def supplied_detections(supplied: pd.DataFrame, ledger: Ledger, *, prediction_above: float) -> pd.DataFrame:
+    """Return the detections of an annotated file, for studies without other detections.
 
     Parameters
     ----------
-    prediction_above : confidence above which a box is a prediction
+    supplied : DataFrame
+        Supplied values.
+    ledger : Ledger
+        Ledger for the count of detections.
+    prediction_above : float
+        Confidence above which a box is a prediction.
 
     Returns
     -------
-    DataFrame indexed like `given`: `processed` (the row stands in an annotated file and its conf, if it has one, can be
-    read: its image was looked at, and we know with what result), `score`
-    (missing: no box), `score_any` (missing: the file does not tell it) and `has_prediction` (where the flag is missing,
-    whether the score says so)
+    DataFrame
+        Indexed like `supplied`: `processed` (the row is from an annotated file with a column conf, and its value is
+        empty or readable), `score` (missing without a box), `score_any` (missing, as the file lacks it), and
+        `has_prediction` (by the score if the flag is missing).
     """
-    unreadable = given[CONF_UNREADABLE].fillna(False).astype("bool")
-    processed = given["given"] & ~_lacks(given, "conf") & ~unreadable
+    unreadable = supplied[CONF_UNREADABLE].fillna(False).astype("bool")
+    processed = supplied["supplied"] & ~_lacks(supplied, "conf") & ~unreadable
     ledger.note("detections taken from the annotated file", int(processed.sum()))
     return pd.DataFrame(
         {
             "processed": processed,
-            "score": given["conf"].astype("float64").where(processed),
+            "score": supplied["conf"].astype("float64").where(processed),
             "score_any": np.nan,
-            "has_prediction": given["has_prediction"].fillna(given["conf"] > prediction_above).astype("bool")
+            "has_prediction": supplied["has_prediction"].fillna(supplied["conf"] > prediction_above).astype("bool")
             & processed,
         },
-        index=given.index,
+        index=supplied.index,
     )
 
 
-def _lacks(given: pd.DataFrame, name: str) -> pd.Series[bool]:
-    """Whether the file of each row has no such column."""
-    lacking = [text for text in given["absent"].unique() if name in text.split(",")]
-    return given["absent"].isin(lacking)
+def _lacks(supplied: pd.DataFrame, name: str) -> pd.Series[bool]:
+    """Return whether the file of each row lacks a column."""
+    lacking = [text for text in supplied["missing_columns"].unique() if name in text.split(",")]
+    return supplied["missing_columns"].isin(lacking)
 
 
-def _differences(computed: pd.DataFrame, given: pd.DataFrame) -> dict[str, Mask]:
-    """(n,) of every column that can be given, in order: whether the source says something else."""
+def _differences(computed: pd.DataFrame, supplied: pd.DataFrame) -> dict[str, Mask]:
+    """Return whether the supplied value of each row differs from the computed one, by column."""
     key = ["source", "source_row"]
-    if len(computed) != len(given) or not np.array_equal(computed[key].to_numpy(), given[key].to_numpy()):
+    if len(computed) != len(supplied) or not np.array_equal(computed[key].to_numpy(), supplied[key].to_numpy()):
         raise ContractError(
-            f"{len(given)} given rows are not those of the {len(computed)} computed ones, in order: run `patrolscope "
-            f"ingest` again"
+            f"{len(supplied)} supplied rows do not match {len(computed)} computed rows in order; "
+            "run `patrolscope ingest`"
         )
-    names = [name for name in given.columns if name in computed.columns and name not in key]
+    from_annotated = supplied["supplied"].to_numpy()
+    names = [name for name in supplied.columns if name in computed.columns and name not in key]
     return {
-        name: given["given"].to_numpy() & ~_lacks(given, name).to_numpy() & ~_same(given[name], computed[name])
+        name: from_annotated & ~_lacks(supplied, name).to_numpy() & ~_same(supplied[name], computed[name])
         for name in names
     }
 
 
-def _same(given: pd.Series[Any], computed: pd.Series[Any]) -> Mask:
-    absent, missing = given.isna().to_numpy(), computed.isna().to_numpy()
-    if given.dtype.kind == "f":
-        ours, theirs = computed.to_numpy(), given.to_numpy()
+def _same(supplied: pd.Series[Any], computed: pd.Series[Any]) -> Mask:
+    no_supplied, no_computed = supplied.isna().to_numpy(), computed.isna().to_numpy()
+    if supplied.dtype.kind == "f":
+        ours, theirs = computed.to_numpy(), supplied.to_numpy()
         equal = np.abs(theirs - ours) <= np.maximum(RELATIVE * np.abs(ours), ABSOLUTE)
     else:
-        equal = (given.reset_index(drop=True) == computed.reset_index(drop=True)).fillna(False).to_numpy(dtype=bool)
-    return np.where(absent | missing, absent == missing, equal)
+        equal = (supplied.reset_index(drop=True) == computed.reset_index(drop=True)).fillna(False).to_numpy(dtype=bool)
+    return np.where(no_supplied | no_computed, no_supplied == no_computed, equal)
 
 
 def _felony_id(name: str) -> str | None:
-    """Identifier of the felony that a column is about."""
+    """Return the identifier column of the felony that a column describes."""
     found = re.match(r"felony_\d+h_", name)
     return f"{found[0]}id" if found else None
 

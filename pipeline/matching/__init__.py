@@ -1,1 +1,1 @@
-"""Which detection belongs to which image, and the annotation of images."""
+"""Name and path keys, matching of detections to images, and annotation of images."""

@@ -1,7 +1,7 @@
-"""Everything that is known of an image: detection, local time, places, distances.
+"""Annotation of images: detection, local time, area, regions, and distances.
 
-Each step takes a frame and returns the columns that it adds; `annotate` lists them in order. docs/method.md, "One
-image", defines the columns.
+Each function takes a frame and returns the columns that it adds; `annotate` joins them. docs/method.md, "One image",
+defines the columns.
 """
 
 from __future__ import annotations
@@ -18,70 +18,48 @@ import pandas as pd
 from astral import Observer
 from astral.sun import sun
 
-from patrolscope.pipeline.contract.tables import DIFFERENCES, annotated_table
-from patrolscope.pipeline.crs import WGS84, project_ft
-from patrolscope.pipeline.engine.distribute import SpatialJoin
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS
-from patrolscope.pipeline.geography.layers import (
-    AREA_INDEX_FILE,
-    AREAS_FILE,
-    FELONIES_FILE,
-    PRECINCT_INDEX_FILE,
-    load_index,
-    load_stations,
-)
+from patrolscope.pipeline.contract.tables import annotated_table
+from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.geography.nearest import Events, Stations
-from patrolscope.pipeline.intake.supplied_columns import (
-    detections_from,
-    differences_of,
-    given_of,
-    reconcile,
-    without_unknown_areas,
-)
-from patrolscope.pipeline.matching.keys import from_images
-from patrolscope.pipeline.matching.match import detections_of, matches_fingerprint
 from patrolscope.pipeline.study.config import Settings
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.study.store import Output, Study
 
 HOUR_MS = 3_600_000
 
 
 class Locator(Protocol):
-    """Finds the area of a point."""
+    """Lookup of the area that contains a point."""
 
     @property
     def keys(self) -> npt.NDArray[np.str_]:
-        """(n,) codes of the areas, rising."""
+        """Codes of the areas, ascending."""
 
     def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Position in `keys` of the area that holds each point; -1 outside every area."""
+        """Return the position in `keys` of the area that contains each point; -1 outside all areas."""
 
 
 @dataclass(frozen=True)
 class Felonies:
-    """Felonies by start, then complaint number: the order that decides ties."""
+    """Felonies sorted by start, then by complaint number; the first wins ties."""
 
     rows: pd.DataFrame  # `FELONIES`
     events: Events  # of the same rows
 
     @classmethod
     def build(cls, felonies: pd.DataFrame, crs: str) -> Felonies:
-        """`FELONIES` in any order; `crs` is the city's projected system."""
-        # Complaint numbers are digits: the shorter is the lower.
+        """Sort and project `FELONIES`; `crs` is the projected CRS of the city."""
+        # Complaint numbers are digits, so shorter ones are lower.
         rows = (
             felonies.assign(digits=felonies["felony_id"].str.len())
             .sort_values(["started_at_utc", "digits", "felony_id"], ignore_index=True)
             .drop(columns="digits")
         )
-        places_ft = np.column_stack(project_ft(rows["lng"], rows["lat"], crs))
-        return cls(rows, Events.build(places_ft, epoch_ms(rows["started_at_utc"])))
+        points_ft = np.column_stack(project_ft(rows["lng"], rows["lat"], crs))
+        return cls(rows, Events.build(points_ft, epoch_ms(rows["started_at_utc"])))
 
 
 @dataclass(frozen=True)
 class ReferenceLayers:
-    """What an image is joined to; small, and the same on every worker."""
+    """Public data joined to images; small, and the same on all workers."""
 
     areas: Locator
     area_names: pd.DataFrame  # neighborhood and borough, in the order of areas.keys
@@ -91,14 +69,26 @@ class ReferenceLayers:
 
 
 def annotate(
-    metadata: pd.DataFrame, *, found: pd.DataFrame, around: ReferenceLayers, settings: Settings
+    metadata: pd.DataFrame, *, found: pd.DataFrame, layers: ReferenceLayers, settings: Settings
 ) -> pd.DataFrame:
-    """Annotated images, one row for each row of `metadata`, in its order: `annotated_table`.
+    """Annotate images.
 
     Parameters
     ----------
-    metadata : `METADATA`
-    found : detection of each image, indexed like `metadata`: `processed`, `score` (missing: no box), `has_prediction`
+    metadata : DataFrame
+        `METADATA`.
+    found : DataFrame
+        Detection of each image, indexed like `metadata`: `processed`, `score` (missing without a box),
+        `has_prediction`.
+    layers : ReferenceLayers
+        Reference layers of the study.
+    settings : Settings
+        Settings of the study.
+
+    Returns
+    -------
+    DataFrame
+        `annotated_table`, in the order of `metadata`.
     """
     lng, lat = metadata["lng"].to_numpy(), metadata["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, settings.city.crs)
@@ -107,27 +97,22 @@ def annotate(
         found[["processed", "score", "has_prediction"]].rename(columns={"score": "conf"}),
         time_columns(metadata["captured_at_utc"], settings),
         pd.DataFrame({"x_ft": x_ft, "y_ft": y_ft}, index=metadata.index, copy=False),
-        area_columns(lng, lat, around).set_axis(metadata.index),
-        distance_columns(x_ft, y_ft, metadata["captured_at_utc"], around, settings.annotate.felony_windows_h),
+        area_columns(lng, lat, layers).set_axis(metadata.index),
+        distance_columns(x_ft, y_ft, metadata["captured_at_utc"], layers, settings.annotate.felony_windows_h),
     ]
     return annotated_table(settings.annotate.felony_windows_h).conform(pd.concat(parts, axis=1))
 
 
-def annotate_in(metadata: pd.DataFrame, *, found: pd.DataFrame, study: Study, layers: str) -> pd.DataFrame:
-    """`annotate` with what the study holds; `layers` is the fingerprint of that stage's record."""
-    return annotate(metadata, found=found, around=load_surroundings(study, layers), settings=study.settings)
-
-
 def time_columns(captured_at_utc: pd.Series[pd.Timestamp], settings: Settings) -> pd.DataFrame:
-    """Clock and calendar of the city, daylight saving handled, and night by the sun over the city."""
+    """Compute local clock time and calendar, with daylight saving time, and whether the sun was down in the city."""
     clock = settings.city.clock
     aware = captured_at_utc.dt.tz_convert(clock)
     local = aware.dt.tz_localize(None)
     weekday = local.dt.day_of_week
     day_of, days = pd.factorize(local.to_numpy().astype("datetime64[D]").astype(np.int64))
-    place = settings.city.sun
+    sun_at = settings.city.sun
     daylight_ms = np.array(
-        [_daylight_ms(day, place.latitude, place.longitude, clock) for day in days.astype("datetime64[D]").tolist()]
+        [_daylight_ms(day, sun_at.latitude, sun_at.longitude, clock) for day in days.astype("datetime64[D]").tolist()]
     ).reshape(-1, 2)
     at_ms = epoch_ms(captured_at_utc)
     rise_ms, set_ms = daylight_ms[day_of].T
@@ -149,33 +134,46 @@ def time_columns(captured_at_utc: pd.Series[pd.Timestamp], settings: Settings) -
 
 @lru_cache(maxsize=1024)
 def _daylight_ms(day: date, latitude: float, longitude: float, clock: ZoneInfo) -> tuple[float, float]:
-    """Sunrise and sunset of a local date, epoch milliseconds."""
+    """Compute sunrise and sunset of a local date in epoch milliseconds."""
     times = sun(Observer(latitude, longitude), date=day, tzinfo=clock)
     return times["sunrise"].timestamp() * 1000, times["sunset"].timestamp() * 1000
 
 
 def epoch_ms(instants: pd.Series[pd.Timestamp]) -> npt.NDArray[np.int64]:
-    """Epoch milliseconds of instants."""
+    """Return the epoch milliseconds of instants."""
     return instants.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
 
 
-def area_columns(lng: npt.ArrayLike, lat: npt.ArrayLike, around: ReferenceLayers) -> pd.DataFrame:
-    """Area of each point with its neighborhood and borough, and the precinct; missing outside."""
-    position = around.areas.locate(lng, lat)
+def area_columns(lng: npt.ArrayLike, lat: npt.ArrayLike, layers: ReferenceLayers) -> pd.DataFrame:
+    """Find the area of each point with its neighborhood and borough, and the precinct.
+
+    Parameters
+    ----------
+    lng, lat : (n,) float64
+        Points in degrees.
+    layers : ReferenceLayers
+        Reference layers of the study.
+
+    Returns
+    -------
+    DataFrame
+        area, neighborhood, borough, precinct; missing outside all areas or precincts.
+    """
+    position = layers.areas.locate(lng, lat)
     columns = {
-        "area": _taken(pd.Series(around.areas.keys, dtype="str"), position),
-        "neighborhood": _taken(around.area_names["neighborhood"], position),
-        "borough": _taken(around.area_names["borough"], position),
+        "area": _taken(pd.Series(layers.areas.keys, dtype="str"), position),
+        "neighborhood": _taken(layers.area_names["neighborhood"], position),
+        "borough": _taken(layers.area_names["borough"], position),
     }
-    if around.precincts is None:
+    if layers.precincts is None:
         columns["precinct"] = pd.array([np.nan] * len(position), dtype="str")
     else:
-        columns["precinct"] = _taken(pd.Series(around.precincts.keys, dtype="str"), around.precincts.locate(lng, lat))
+        columns["precinct"] = _taken(pd.Series(layers.precincts.keys, dtype="str"), layers.precincts.locate(lng, lat))
     return pd.DataFrame(columns, copy=False)
 
 
 def _taken(values: pd.Series[str], position: npt.NDArray[np.integer]) -> pd.api.extensions.ExtensionArray:
-    """Values at positions, missing where the position is -1."""
+    """Take values at positions; missing where the position is -1."""
     return values.array.take(position, allow_fill=True)
 
 
@@ -183,13 +181,31 @@ def distance_columns(
     x_ft: npt.NDArray[np.float64],
     y_ft: npt.NDArray[np.float64],
     captured_at_utc: pd.Series[pd.Timestamp],
-    around: ReferenceLayers,
+    layers: ReferenceLayers,
     windows_h: tuple[int, ...],
 ) -> pd.DataFrame:
-    """Distance to the nearest station, and the nearest felony of each window."""
-    columns: dict[str, object] = {"station_distance_ft": around.stations.nearest(x_ft, y_ft)[1]}
-    felonies = around.felonies.rows
-    position, distance_ft = around.felonies.events.nearest_in_windows(
+    """Find the distance to the nearest station, and the nearest felony of each window.
+
+    Parameters
+    ----------
+    x_ft, y_ft : (n,) float64
+        Points in feet, in the projected CRS of the city.
+    captured_at_utc : Series of Timestamp
+        Time of each point.
+    layers : ReferenceLayers
+        Reference layers of the study.
+    windows_h : tuple of int
+        Lengths in hours of the windows after the time of a point, ascending.
+
+    Returns
+    -------
+    DataFrame
+        station_distance_ft and, per window, distance_ft, id, offense, and started_at_utc of the felony; missing without
+        a felony in the window.
+    """
+    columns: dict[str, object] = {"station_distance_ft": layers.stations.nearest(x_ft, y_ft)[1]}
+    felonies = layers.felonies.rows
+    position, distance_ft = layers.felonies.events.nearest_in_windows(
         x_ft, y_ft, epoch_ms(captured_at_utc), np.array(windows_h) * HOUR_MS
     )
     for hours, nearest, apart_ft in zip(windows_h, position, distance_ft, strict=True):
@@ -198,92 +214,3 @@ def distance_columns(
         columns[f"felony_{hours}h_offense"] = _taken(felonies["offense"], nearest)
         columns[f"felony_{hours}h_started_at_utc"] = _taken(felonies["started_at_utc"], nearest)
     return pd.DataFrame(columns, index=captured_at_utc.index, copy=False)
-
-
-@lru_cache(maxsize=2)
-def load_surroundings(study: Study, _made_from: str) -> ReferenceLayers:
-    """What images are joined to, once a worker process; `_made_from` is the layers' fingerprint."""
-    index = _load_locator(study, AREA_INDEX_FILE, _made_from)
-    names = study.read(AREAS_FILE, columns=["area", "neighborhood", "borough"]).set_index("area")
-    return ReferenceLayers(
-        areas=index,
-        area_names=names.reindex(pd.Index(index.keys)).reset_index(drop=True),
-        precincts=_load_locator(study, PRECINCT_INDEX_FILE, _made_from) if study.exists(PRECINCT_INDEX_FILE) else None,
-        stations=load_stations(study),
-        felonies=Felonies.build(study.read(FELONIES_FILE), study.settings.city.crs),
-    )
-
-
-def _load_locator(study: Study, file: str, made_from: str) -> Locator:
-    index = load_index(study, file, made_from)
-    if study.settings.annotate.join == "reference":
-        return SpatialJoin(index.keys, index.shapes, WGS84)
-    return index
-
-
-# The stage.
-
-
-def plan_annotate(study: Study) -> list[Shard]:
-    """One shard a file of metadata."""
-    layers = study.record("layers")
-    settings = study.settings
-    common = {
-        "annotate": settings.annotate.model_dump(mode="json"),
-        "detection": settings.detection.model_dump(mode="json"),
-        "city": settings.city.model_dump(mode="json", include={"time_zone", "crs", "sun"}),
-        "table": annotated_table(settings.annotate.felony_windows_h).fingerprint(),
-        "layers": layers.fingerprint,
-        "matches": matches_fingerprint(study),
-        "own detections": bool(settings.sources.detections) or from_images(study),
-        "trust": settings.ingest.trust,
-    }
-    return [
-        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
-        for record in study.records("ingest").values()
-        for file in record.files_in("metadata")
-    ]
-
-
-def process_annotate(study: Study, shard: Shard) -> Output:
-    """Annotate one file of metadata; the rows keep their order."""
-    file = shard.work["file"]
-    metadata = study.read(file)
-    given = given_of(study, file)
-    ledger = Ledger("annotate", len(metadata))
-    found = detections(study, file, given, ledger)
-    computed = annotate_in(metadata, found=found, study=study, layers=shard.work["layers"])
-    trust = study.settings.ingest.trust
-    said = given
-    if given is not None and trust:
-        areas = load_surroundings(study, shard.work["layers"]).areas.keys
-        said = without_unknown_areas(given, areas.tolist(), ledger)
-    table = annotated_table(study.settings.annotate.felony_windows_h)
-    frame = reconcile(computed, said, trust=trust, ledger=ledger)
-    if frame is not computed:  # what was computed conforms already
-        frame = table.conform(frame)
-    ledger.note("outside every area: kept, area missing", int(frame["area"].isna().sum()))
-    ledger.note("not processed by the detector: no evidence", int((~frame["processed"]).sum()))
-    name = file.replace("metadata/", "annotated/", 1)
-    files = [study.write(table, frame, name, row_group_rows=ROW_GROUP_ROWS)]
-    differences = differences_of(computed, given)
-    if len(differences):
-        files.append(study.write(DIFFERENCES, differences, file.replace("metadata/", "differences/", 1)))
-    return Output(tuple(files), len(metadata), len(frame), (ledger.close(len(frame)),))
-
-
-def detections(study: Study, file: str, given: pd.DataFrame | None, ledger: Ledger) -> pd.DataFrame:
-    """Detection of every image of a file of metadata, as `annotate` takes it.
-
-    From the label files or the images; in a study without either, from the annotated file that the rows came from.
-    """
-    prediction_above = study.settings.detection.prediction_above
-    if given is not None and not study.settings.sources.detections and not from_images(study):
-        return detections_from(given, ledger, prediction_above=prediction_above)
-    found = detections_of(study, file)
-    return found.assign(has_prediction=found["score_any"] > prediction_above)
-
-
-ANNOTATE = Stage(
-    "annotate", unit="rows", folders=("annotated", "differences"), plan=plan_annotate, process=process_annotate
-)

@@ -16,7 +16,7 @@ from patrolscope.pipeline.detect.detector import require
 from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.catalog import load_catalog
-from patrolscope.pipeline.geography.readers import read_levels
+from patrolscope.pipeline.geography.readers.police import read_levels
 from patrolscope.pipeline.simulation.arguments import (
     ARGUMENTS_FILE,
     LABELED_IMAGES,

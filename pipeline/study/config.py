@@ -207,7 +207,7 @@ class Ingest(Frozen):
     block_bytes: int = Field(64 * 2**20, ge=2**10)  # of source text in one task
     slice_rows: int = Field(1_000_000, ge=1, le=10_000_000)  # at most about this many rows of a day in one file
     trust: bool = False  # take what an annotated file says of a computed column; else compute, and report differences
-    keep_unknown: bool = False  # keep columns that are not known, as text, in given/
+    keep_unknown: bool = False  # keep columns that are not known, as text, in supplied/
     order_hours: int = Field(4, ge=1, le=24)  # rows of a day lie by blocks of so many hours, then along the curve
 
 

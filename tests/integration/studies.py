@@ -13,12 +13,9 @@ from patrolscope.analysis.stages.hourly import HOURLY_STAGE, RECALIBRATE
 from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
 from patrolscope.dashboards.stages import MAPS, REPORT
-from patrolscope.pipeline.geography.layers import LAYERS
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.geography.stages import LAYERS
+from patrolscope.pipeline.intake.stages import ARRANGE, LABELS, READ, SET_ASIDE
+from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Study, create_study
 

@@ -23,7 +23,7 @@ def test_the_scheduler_benchmark_plans_and_runs_the_shards_of_the_study(tmp_path
     from benchmarks.scheduler import measure_costs, plan_study
     from patrolscope.analysis.stages.replicates import REPLICATE
     from patrolscope.pipeline.detect.stage import detect_stage
-    from patrolscope.pipeline.matching.annotate import ANNOTATE
+    from patrolscope.pipeline.matching.stages import ANNOTATE
 
     study = plan_study(tmp_path / "study", 1)
     assert [len(stage.plan(study)) for stage in (detect_stage(study), ANNOTATE, REPLICATE)] == [12_400, 76, 100]

@@ -143,7 +143,7 @@ def test_ingest_takes_sources_and_flags_makes_the_study_and_says_what_changed(tm
     ) in output
     study = open_study(root)
     assert study.settings.ingest.trust
-    assert study.read(study.files("given")[0])["kept_speed"].unique().tolist() == ["3"]
+    assert study.read(study.files("supplied")[0])["kept_speed"].unique().tolist() == ["3"]
 
     code, output = invoke("ingest", "--study", root)
     assert (code, "now says" in output) == (0, False)

@@ -21,11 +21,10 @@ from patrolscope.pipeline.engine.distribute import finish_shards
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError, WeightsError
-from patrolscope.pipeline.intake.detection_files import LABELS
-from patrolscope.pipeline.intake.ingest import STAGES as TO_METADATA
-from patrolscope.pipeline.matching.annotate import ANNOTATE
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.matching.match import MATCH, detections_of
+from patrolscope.pipeline.intake.stages import LABELS
+from patrolscope.pipeline.intake.stages import STAGES as TO_METADATA
+from patrolscope.pipeline.matching.matches import detections_of
+from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH
 from patrolscope.pipeline.study.config import Settings, with_changes
 from patrolscope.pipeline.study.store import Output, Record, Study, create_study, open_study
 from tests.image_files import encoded, of_every_kind, picture
@@ -368,7 +367,7 @@ def test_what_the_metadata_say_of_detections_does_not_take_the_place_of_those_of
         rows.assign(conf=0.123, camera="A").to_csv(file, index=False)
     study = create_study(study.root, with_changes(study.settings, {"ingest": {"keep_unknown": True}}))
     run_stages(study, TO_ESTIMATES[: TO_ESTIMATES.index(ANNOTATE) + 1], lambda: client)
-    assert study.exists("given")
+    assert study.exists("supplied")
     conf = [
         pd.concat([one.read(file) for file in one.files("annotated")]).set_index("image_ref")["conf"].sort_index()
         for one in (study, undisturbed)

@@ -19,7 +19,7 @@ from patrolscope.analysis.stages.ground_truth import labeled_images, labeled_sta
 from patrolscope.dashboards.charts.evaluation import draw_evaluation, evaluate_stage
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.errors import ContractError, SourceError, StageNotRunError
-from patrolscope.pipeline.matching.annotate import load_surroundings
+from patrolscope.pipeline.matching.stages import load_reference_layers
 from patrolscope.pipeline.study.store import create_study, open_study
 from tests.integration.studies import table
 
@@ -101,7 +101,7 @@ def test_sides_and_left_out_images_add_up_to_the_set(evaluated):
 
 
 def test_labeled_images_get_the_same_columns_as_in_annotated(study, images):
-    around = load_surroundings(study, study.record("layers").fingerprint)
+    around = load_reference_layers(study, study.record("layers").fingerprint)
     some = images.iloc[::97].reset_index(drop=True)
     labeled = some.assign(ground_truth=0, score=some["conf"])[
         ["ground_truth", "score", "captured_at_utc", "lat", "lng"]

@@ -183,7 +183,7 @@ def test_an_export_that_was_stopped_goes_on_and_ends_in_the_same_file(study, who
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.parquet", "w.parquet.json"]
 
 
-def test_an_export_that_was_killed_with_its_file_in_place_knows_it_again(study, client, tmp_path, monkeypatch):
+def test_an_export_that_was_killed_with_its_file_in_place_recognizes_it(study, client, tmp_path, monkeypatch):
     def killed(*_arguments):
         raise Stopped
 
@@ -199,27 +199,27 @@ def test_an_export_that_was_killed_with_its_file_in_place_knows_it_again(study, 
 
 
 def no_client():
-    raise AssertionError("nothing is to be made")
+    raise AssertionError("unexpected work")
 
 
-def test_what_is_up_to_date_is_not_made_again_and_what_is_not_is(study, client, tmp_path):
+def test_only_a_stale_export_is_written_again(study, client, tmp_path):
     out = str(tmp_path / "w.parquet")
     export_published(study, out, client=lambda: client)
     assert export_published(study, out, client=no_client) == out
     note = Path(f"{out}.json")
     note.write_text(json.dumps(json.loads(note.read_text()) | {"made_from": "something else"}))
-    with pytest.raises(AssertionError, match="nothing is to be made"):
+    with pytest.raises(AssertionError, match="unexpected work"):
         export_published(study, out, client=no_client)
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize(
     ("name", "what"),
     [("w.csv", ""), ("w.parquet", ""), ("w.csv", ".json"), ("w.csv", ".parts/mine.txt"), ("folder", "/mine.txt")],
 )
-def test_what_is_no_earlier_export_is_not_overwritten_but_by_force(name, what, study, client, tmp_path):
+def test_other_files_are_overwritten_only_with_force(name, what, study, client, tmp_path):
     out = tmp_path / name
     mine = Path(f"{out}{what}")
     mine.parent.mkdir(exist_ok=True)
@@ -235,7 +235,7 @@ def test_a_file_that_was_changed_since_is_not_overwritten(study, client, tmp_pat
     out = tmp_path / "w.parquet"
     export_published(study, str(out), client=lambda: client)
     out.write_text("mine")
-    with pytest.raises(SettingsError, match="is not what"):
+    with pytest.raises(SettingsError, match="did not write it"):
         export_published(study, str(out), client=no_client)
 
 
@@ -248,7 +248,7 @@ def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_are_refused
         export_published(study, str(tmp_path / "w"), client=no_client, force=True)
 
 
-def test_a_place_that_can_not_be_written_to_is_named(study, tmp_path):
+def test_an_unwritable_folder_is_named(study, tmp_path):
     (tmp_path / "file").write_text("mine")
     for name in ("w.csv", "folder"):
         with pytest.raises(StorageError, match="can be no folder"):
@@ -261,14 +261,14 @@ def test_a_study_is_no_place_for_an_export(study):
 
 
 def test_the_form_is_named_once_and_known(study, tmp_path):
-    with pytest.raises(SettingsError, match=r"--format csv, but .*w\.parquet ends in \.parquet"):
+    with pytest.raises(SettingsError, match=r"--format csv conflicts with .*w\.parquet, which ends in \.parquet"):
         export_published(study, str(tmp_path / "w.parquet"), form="csv", client=no_client)
-    with pytest.raises(SettingsError, match="--format feather: expected csv or parquet"):
+    with pytest.raises(SettingsError, match="--format feather is unknown; expected csv or parquet"):
         export_published(study, str(tmp_path / "w"), form="feather", client=no_client)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_study_that_is_not_annotated_says_which_command_does_it(study, tmp_path):
+def test_the_error_for_a_study_without_annotations_names_the_command(study, tmp_path):
     bare = create_study(tmp_path / "bare", study.settings)
     with pytest.raises(StageNotRunError, match="patrolscope run"):
         export_published(bare, str(tmp_path / "w.csv"), client=no_client)
@@ -278,7 +278,7 @@ def test_a_study_that_is_not_annotated_says_which_command_does_it(study, tmp_pat
         export_published(open_study(bare.root), str(tmp_path / "w.csv"), client=no_client)
 
 
-def test_a_study_from_before_the_tables_of_the_census_says_which_command_makes_them(study, tmp_path):
+def test_the_error_for_a_study_without_census_tables_names_the_command(study, tmp_path):
     older = create_study(tmp_path / "older", study.settings)
     for folder in ("manifest", "areas", "annotated"):
         shutil.copytree(Path(study.base) / folder, Path(older.base) / folder)
@@ -298,13 +298,13 @@ def test_a_felony_that_only_the_source_knows_keeps_its_time(study, gazetteer):
     assert trusted["point_of_nearest_crime_6hr"].null_count == len(images)
 
 
-def test_an_image_in_an_area_or_near_a_felony_that_nobody_knows_is_refused(study, gazetteer):
+def test_an_unknown_area_or_felony_is_refused(study, gazetteer):
     images = study.read(study.files("annotated")[0], columns=image_columns(WINDOWS_H))
     zone = study.settings.city.time_zone
-    with pytest.raises(ContractError, match=r"names '36061999999', which is not in areas/areas\.parquet"):
+    with pytest.raises(ContractError, match=r"'36061999999' in annotated/ is not in areas/areas\.parquet"):
         wide(images.assign(area="36061999999"), gazetteer, WINDOWS_H, zone)
     later = images["felony_6h_started_at_utc"] + pd.Timedelta("1ms")
-    with pytest.raises(ContractError, match=r"which is not in areas/felonies\.parquet: run `patrolscope annotate`"):
+    with pytest.raises(ContractError, match=r"is not in areas/felonies\.parquet; run `patrolscope annotate`"):
         wide(images.assign(felony_6h_started_at_utc=later), gazetteer, WINDOWS_H, zone)
 
 

@@ -27,7 +27,7 @@ from patrolscope.pipeline.errors import (
     StorageFullError,
     StudyLockedError,
 )
-from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.stages import ANNOTATE
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Output, Study, create_study, open_study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of

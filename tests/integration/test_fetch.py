@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.geography.catalog import AcceptedFile, CatalogEntry, fetch, fetch_all, load_catalog, locate
+from patrolscope.pipeline.geography.catalog import AcceptedFile, CatalogEntry, load_catalog, locate
+from patrolscope.pipeline.geography.download import fetch, fetch_all
 from patrolscope.pipeline.study.config import Layer, Settings
 from patrolscope.pipeline.study.store import create_study
 
@@ -143,7 +144,7 @@ def test_a_file_comes_whole_and_is_not_asked_for_again(shop, tmp_path, sha256):
 @pytest.mark.parametrize(("tag", "changed"), [('"v1"', None), ('W/"v1"', "Mon, 05 Oct 2020 08:00:00 GMT")])
 def test_an_interrupted_download_asks_only_for_the_rest(shop, tmp_path, tag, changed):
     shop.tag, shop.changed, shop.ends_after = tag, changed, 400_000
-    with pytest.raises(SourceError, match=r"start the same command again"):
+    with pytest.raises(SourceError, match=r"run the same command to resume"):
         get(shop, tmp_path)
     had = (tmp_path / "some_data" / "data.bin.part").stat().st_size
     assert 300_000 < had <= 400_000
@@ -167,7 +168,8 @@ def test_a_download_that_is_interrupted_again_and_again_ends_whole(shop, tmp_pat
 def test_a_killed_download_goes_on_where_it_stopped(shop, tmp_path):
     shop.ends_after, shop.stalls = 500_000, True
     program = (
-        "import sys; from pathlib import Path; from pipeline.catalog import CatalogEntry, fetch;"
+        "import sys; from pathlib import Path; from patrolscope.pipeline.geography.catalog import CatalogEntry;"
+        "from patrolscope.pipeline.geography.download import fetch;"
         "fetch('some_data', CatalogEntry.model_validate_json(sys.argv[1]), Path(sys.argv[2]), progress=False)"
     )
     command = [sys.executable, "-c", program, entry_for(shop.address).model_dump_json(), str(tmp_path)]
@@ -298,7 +300,7 @@ def test_what_can_not_be_downloaded_is_refused_with_what_to_do(tmp_path):
 
 def test_a_cache_that_can_not_be_written_is_reported(tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
-    with pytest.raises(SourceError, match="cache can not be written to"):
+    with pytest.raises(SourceError, match="cannot write to the cache"):
         fetch("some_data", entry_for("https://data.gotham.test"), tmp_path / "cache")
 
 
@@ -357,7 +359,7 @@ def test_a_folder_without_the_file_is_reported_with_what_was_looked_for(folder, 
 
 
 def test_a_folder_that_is_none_is_reported(tmp_path):
-    with pytest.raises(SourceError, match="nowhere is no folder"):
+    with pytest.raises(SourceError, match="nowhere is not a folder"):
         take(tmp_path / "nowhere", tmp_path / "cache")
 
 

@@ -1,4 +1,4 @@
-"""annotated/ is GeoParquet: every tool of the trade opens it, and reads only what it needs."""
+"""annotated/ is GeoParquet: common tools open it, and read only the row groups that they need."""
 
 import json
 
@@ -71,7 +71,7 @@ def test_a_dask_frame_of_our_own_has_the_declared_columns(finished):
     assert frame["x_ft"].max().compute() == ours(finished)["x_ft"].max()
 
 
-def test_every_row_group_says_where_and_when_its_rows_are(finished):
+def test_every_row_group_has_statistics_of_location_and_time(finished):
     file = finished.files("annotated")[0]
     metadata = pq.read_metadata(finished.path(file))
     images = finished.read(file)

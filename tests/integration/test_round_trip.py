@@ -1,4 +1,4 @@
-"""A study's own wide file, taken in again as an annotated file: everything must come back as it was computed."""
+"""Round trip: the exported wide file of a study, ingested as an annotated file, gives the same values."""
 
 import pandas as pd
 import pytest
@@ -8,7 +8,7 @@ from patrolscope.pipeline.export.export import export_published
 from patrolscope.pipeline.study.store import Study, create_study
 from tests.integration.studies import TO_ANNOTATED
 
-# Where a row stood in its file is another file's business.
+# The position of a row in its file differs.
 OF_THE_SOURCE = ["source", "source_row"]
 KEY = ["image_ref", "captured_at_utc"]
 
@@ -35,7 +35,7 @@ def wide_csv(finished, client, tmp_path_factory) -> str:
 
 @pytest.fixture
 def again(finished, wide_csv, tmp_path):
-    """Makes a study from the wide file alone, with settings of ingest."""
+    """Function that creates a study from the wide file alone, with settings of ingest."""
 
     def make(name: str, **ingest) -> Study:
         content = finished.settings.model_dump(mode="json")
@@ -49,7 +49,7 @@ def again(finished, wide_csv, tmp_path):
     return make
 
 
-def test_what_is_computed_from_the_wide_file_is_what_stands_in_it(finished, again, client):
+def test_values_computed_from_the_wide_file_equal_those_in_it(finished, again, client):
     study = again("recomputed")
     run_stages(study, TO_ANNOTATED, lambda: client)
     pd.testing.assert_frame_equal(annotated(study), annotated(finished), rtol=1e-9)
@@ -59,14 +59,14 @@ def test_what_is_computed_from_the_wide_file_is_what_stands_in_it(finished, agai
     assert not study.exists("differences")
 
 
-def test_what_is_trusted_is_the_same(finished, again, client):
+def test_trusted_values_are_the_same(finished, again, client):
     study = again("trusted", trust=True)
     run_stages(study, TO_ANNOTATED, lambda: client)
     pd.testing.assert_frame_equal(annotated(study), annotated(finished), rtol=1e-9)
     assert notes(study)["area: taken from the source"] == int(annotated(finished)["area"].notna().sum())
 
 
-def test_a_value_that_somebody_changed_is_found_and_shown(finished, again, wide_csv, client, tmp_path):
+def test_a_changed_value_is_reported(finished, again, wide_csv, client, tmp_path):
     rows = pd.read_csv(wide_csv, dtype="str", keep_default_na=False)
     rows.loc[[3, 30_000], "hour"] = [str((int(hour) + 1) % 24) for hour in rows.loc[[3, 30_000], "hour"]]
     changed = tmp_path / "changed.csv"
@@ -81,4 +81,4 @@ def test_a_value_that_somebody_changed_is_found_and_shown(finished, again, wide_
     shown = pd.concat([study.read(file) for file in study.files("differences")], ignore_index=True)
     assert sorted(shown["source_row"]) == [3, 30_000]
     assert set(shown["column"]) == {"hour"}
-    assert ((shown["given"].astype(int) - shown["computed"].astype(int)) % 24 == 1).all()
+    assert ((shown["supplied"].astype(int) - shown["computed"].astype(int)) % 24 == 1).all()

@@ -18,8 +18,9 @@ from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, METADATA
 from patrolscope.pipeline.engine.distribute import over_partitions, read_table
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.errors import StudyLockedError
-from patrolscope.pipeline.matching.annotate import annotate_in
-from patrolscope.pipeline.matching.match import ANSWERS, detections_of
+from patrolscope.pipeline.matching.annotate import annotate
+from patrolscope.pipeline.matching.matches import COLUMNS, detections_of
+from patrolscope.pipeline.matching.stages import load_reference_layers
 from patrolscope.pipeline.study.store import Study
 from tests.integration.studies import EVERY_STAGE, TO_ESTIMATES, branch, estimates, table
 
@@ -79,9 +80,10 @@ def images_and_detections(file: str, study: Study) -> pd.DataFrame:
     return pd.concat([study.read(file), detections_of(study, file)], axis=1)
 
 
-def annotate_images(images: pd.DataFrame, **fixed) -> pd.DataFrame:
-    found = images[ANSWERS].assign(has_prediction=images["score_any"] > 0.001)
-    return annotate_in(images[METADATA.names], found=found, **fixed)
+def annotate_images(images: pd.DataFrame, *, study: Study, layers: str) -> pd.DataFrame:
+    found = images[COLUMNS].assign(has_prediction=images["score_any"] > 0.001)
+    loaded = load_reference_layers(study, layers)
+    return annotate(images[METADATA.names], found=found, layers=loaded, settings=study.settings)
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])
@@ -190,7 +192,7 @@ def test_on_the_real_city_intervals_cover_the_published_levels(shared_data, tmp_
     A million images leave half of the 217 neighborhoods with fewer than 20 positive ones, where no percentile
     interval can be trusted (all together: 89 %; at the full 24.8 million images 93 %). Coverage is asked of the others.
     """
-    from patrolscope.pipeline.geography.catalog import fetch_all
+    from patrolscope.pipeline.geography.download import fetch_all
     from patrolscope.pipeline.simulation.simulate import simulate
 
     cache = tmp_path / "cache"

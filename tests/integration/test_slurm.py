@@ -17,7 +17,7 @@ from patrolscope.cluster.profiles import ClusterError
 from patrolscope.pipeline.detect.stage import detect_stage
 from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.engine.stage import Shard
-from patrolscope.pipeline.matching.annotate import ANNOTATE
+from patrolscope.pipeline.matching.stages import ANNOTATE
 from patrolscope.pipeline.study.store import Record, Study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke

@@ -12,7 +12,7 @@ LINES = 600
 
 
 def a_file(seed: int, start: datetime) -> bytes:
-    """Lines of two days, among them repeated ones, bad ones, and quotes."""
+    """Lines of two days, with duplicates, bad lines, and quotes."""
     rng = np.random.default_rng(seed)
     start_ms = int(start.timestamp() * 1000)
     lines = [
@@ -38,7 +38,7 @@ def a_file(seed: int, start: datetime) -> bytes:
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    # The first file ends in the night in which the clocks go back; the same rows stand in the second, too.
+    # The first file ends in the night in which the clocks go back; the second contains the same rows.
     autumn = a_file(1, datetime(2020, 10, 31, 12, tzinfo=UTC))
     repeated = b"".join(autumn.splitlines(keepends=True)[100:200])
     return {"1604145600000.csv": autumn, "1604232000000.csv": a_file(2, datetime(2020, 11, 1, tzinfo=UTC)) + repeated}
@@ -83,7 +83,7 @@ def test_a_packed_file_gives_the_same_rows(block_bytes, files, undivided, tmp_pa
 
 
 def test_the_order_in_which_blocks_are_finished_does_not_matter(files, undivided, tmp_path):
-    from patrolscope.pipeline.intake.ingest import STAGES
+    from patrolscope.pipeline.intake.stages import STAGES
 
     study = raw_study(tmp_path, files, ingest={"block_bytes": 5_000})
     for stage in STAGES:

@@ -29,7 +29,7 @@ def test_the_index_and_the_reference_join_put_every_point_into_the_same_area(sha
     rng = np.random.default_rng(11)
     ends = index.segments[rng.integers(0, len(index.segments), 8_000)]
     along = ends[:, :2] + rng.random((len(ends), 1)) * (ends[:, 2:] - ends[:, :2])
-    # On vertices, on edges up to rounding, some meters off as streets are; and a point deep inside every area.
+    # On vertices, on edges up to rounding, some meters off like streets, and a point inside each area.
     inside = shapely.get_coordinates(shapely.point_on_surface(shapes))
     points = np.vstack([ends[:, :2], along, along + rng.normal(0, 5e-5, along.shape), inside])
     parts = np.array_split(points, partitions)

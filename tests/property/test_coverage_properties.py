@@ -1,4 +1,4 @@
-"""Point location on random tilings and on the real city, equal to GEOS on every point."""
+"""Point location on random tilings and in New York, equal to GEOS for every point."""
 
 import geopandas as gpd
 import numpy as np
@@ -39,7 +39,7 @@ def test_random_tilings_with_coarse_and_fine_coordinates_agree_with_geos(seed, a
     ("file", "key", "areas"),
     [("nyc_block_groups_2020.parquet", "GEOID20", 6670), ("nyc_census_tracts_2020.parquet", "GEOID", 2325)],
 )
-def test_street_points_of_the_real_city_fall_where_geopandas_puts_them(shared_data, file, key, areas):
+def test_street_points_of_the_real_city_fall_in_the_same_areas_as_with_geopandas(shared_data, file, key, areas):
     layer = gpd.read_parquet(shared_data / "boundaries" / file)
     assert len(layer) == areas
     index = PolygonIndex.build(layer[key].to_numpy(), layer.geometry.to_numpy())

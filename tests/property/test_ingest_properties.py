@@ -18,9 +18,10 @@ from pandas.testing import assert_frame_equal
 
 from patrolscope.pipeline.contract.tables import TABLES
 from patrolscope.pipeline.geography.curve_order import hilbert_key
-from patrolscope.pipeline.intake import raw_csv as rawcsv
-from patrolscope.pipeline.intake.ingest import Calendar, cut_day, limits_of
-from patrolscope.pipeline.intake.raw_csv import cut_lines, owned_lines, packed_lines, parse_header, read_rows
+from patrolscope.pipeline.intake import raw_lines
+from patrolscope.pipeline.intake.days import Calendar, cut_day, limits_of
+from patrolscope.pipeline.intake.raw_csv import parse_header, read_rows
+from patrolscope.pipeline.intake.raw_lines import cut_lines, owned_lines, packed_lines
 from patrolscope.pipeline.study.config import Settings
 from tests.raw_study import accounts, finish, metadata, quarantine, raw_study
 from tests.strategies import frames, raw_files
@@ -28,11 +29,11 @@ from tests.strategies import frames, raw_files
 DEFAULT = Settings()
 
 
-# A second reader, row by row in plain Python, written from docs/method.md and from what the reasons say.
+# A second reader, row by row in plain Python, written from docs/method.md and the reasons.
 
 
 def reference_fields(line: str) -> list[str] | None:
-    """Fields of a line; None when a quote stands elsewhere than around a whole field."""
+    """Fields of a line; None if a quote does not enclose a whole field."""
     fields, rest = [], line
     while True:
         if rest.startswith('"'):
@@ -61,7 +62,7 @@ def reference_number(text: str, pattern: str) -> float | int | None:
 
 
 def reference_row(raw: bytes) -> tuple[dict | None, str]:
-    """The row of a line, and why there is none."""
+    """The row of a line, or the reason of its rejection."""
     line = raw.removesuffix(b"\r")
     if not line:
         return None, "empty line"
@@ -160,11 +161,11 @@ def test_every_line_of_a_damaged_file_is_a_row_a_duplicate_or_in_quarantine_with
 
 @settings(max_examples=150)
 @given(raw=raw_files(), piece_bytes=st.integers(1, 400))
-def test_a_row_is_read_the_same_whatever_stands_around_it(raw, piece_bytes):
+def test_a_row_does_not_depend_on_other_rows(raw, piece_bytes):
     header = parse_header(raw, where="raw.csv")
     text = raw[header.end :]
     whole = read_rows([text], header.columns, limits_of(DEFAULT))
-    with mock.patch.object(rawcsv, "PIECE_BYTES", piece_bytes):
+    with mock.patch.object(raw_lines, "PIECE_BYTES", piece_bytes):
         cut = read_rows(cut_lines(text), header.columns, limits_of(DEFAULT))
     assert cut.rows.combine_chunks().equals(whole.rows.combine_chunks())
     assert_frame_equal(cut.bad, whole.bad)
@@ -196,7 +197,7 @@ def test_a_packed_file_comes_in_whole_lines(text, piece):
 
 @pytest.mark.parametrize("zone", ["America/New_York", "America/Havana", "Asia/Kathmandu", "Pacific/Apia"])
 @given(data=st.data())
-def test_the_calendar_knows_the_local_day_of_every_moment(zone, data):
+def test_the_calendar_finds_the_local_day_of_every_instant(zone, data):
     clock = ZoneInfo(zone)
     period = DEFAULT.period.model_copy(update={"start": datetime(2011, 3, 1, tzinfo=UTC).date()})
     calendar = Calendar.of(period, clock)
@@ -207,7 +208,7 @@ def test_the_calendar_knows_the_local_day_of_every_moment(zone, data):
 
 
 @given(rows=st.lists(st.integers(0, 9), max_size=30), most=st.integers(1, 20))
-def test_a_day_is_cut_so_that_no_slice_holds_more_than_it_may(rows, most):
+def test_a_day_is_cut_so_that_no_slice_exceeds_its_limit(rows, most):
     counts = np.array(rows, dtype=np.int64)
     ranges = cut_day(counts, most)
     assert sum(counts[first:stop].sum() for first, stop in ranges) == counts.sum()
@@ -216,7 +217,7 @@ def test_a_day_is_cut_so_that_no_slice_holds_more_than_it_may(rows, most):
 
 
 @given(points=st.lists(st.tuples(st.integers(0, 65535), st.integers(0, 65535)), min_size=1, max_size=20))
-def test_the_curve_is_the_one_of_the_textbook(points):
+def test_the_curve_equals_the_textbook_algorithm(points):
     x, y = np.array(points).T
     expected = [textbook_hilbert(*point) for point in points]
     assert hilbert_key(x, y, (0, 0, 65536, 65536)).tolist() == expected

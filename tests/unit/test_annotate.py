@@ -1,4 +1,4 @@
-"""Annotation of single images, each rule of docs/method.md by an example."""
+"""Annotation of single images: an example of each rule of docs/method.md."""
 
 from datetime import date
 from zoneinfo import ZoneInfo
@@ -50,7 +50,7 @@ def test_night_is_strictly_before_sunrise_or_after_sunset_of_astrals_new_york():
 
 
 @pytest.fixture
-def around() -> ReferenceLayers:
+def layers() -> ReferenceLayers:
     areas = PolygonIndex.build(
         np.array(["360610001001", "360610001002"]),
         np.array([shapely.box(-74.0, 40.7, -73.99, 40.71), shapely.box(-73.99, 40.7, -73.98, 40.71)], dtype=object),
@@ -88,18 +88,18 @@ def metadata(**columns) -> pd.DataFrame:
     )
 
 
-def test_an_image_gets_its_area_station_felonies_and_detection(around):
+def test_an_image_gets_its_area_station_felonies_and_detection(layers):
     images = metadata(
         captured_at_utc=instants("2020-10-06 12:00", "2020-10-06 11:30", "2020-10-06 12:30:00.001"),
         lat=[40.705, 40.705, 40.8],
         lng=[-73.995, -73.99, -73.9],
     )
     found = pd.DataFrame({"processed": True, "score": [0.9, np.nan, np.nan], "has_prediction": [True, False, False]})
-    frame = annotate(images, found=found, around=around, settings=SETTINGS)
+    frame = annotate(images, found=found, layers=layers, settings=SETTINGS)
     assert list(frame.columns) == ANNOTATED.names
     first, edge, far = (frame.iloc[row] for row in range(3))
     assert (first["area"], first["neighborhood"], first["borough"]) == ("360610001001", "Gramercy", "Manhattan")
-    # On the shared edge the lower code; outside every area the row stays.
+    # The lower code wins on a shared edge; a row outside all areas stays.
     assert edge["area"] == "360610001001"
     assert pd.isna(far["area"])
     # The tie between complaints 9 and 10 goes to the lower number, not the lower text.
@@ -107,7 +107,7 @@ def test_an_image_gets_its_area_station_felonies_and_detection(around):
     assert first["felony_1h_distance_ft"] == 0
     assert first["felony_6h_id"] == "9"
     assert edge["felony_1h_id"] == "9"
-    # A millisecond after the start the felony lies in the past.
+    # A millisecond after its start, the felony is in the past.
     assert pd.isna(far["felony_1h_id"])
     assert far["felony_6h_id"] == "11"
     assert pd.isna(far["felony_6h_offense"])

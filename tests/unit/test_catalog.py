@@ -13,13 +13,13 @@ from patrolscope.pipeline.geography import readers
 from patrolscope.pipeline.geography.catalog import (
     Fetched,
     cache_dir,
-    fetch,
-    fetch_all,
     layer_fingerprint,
     load_catalog,
     locate,
     parse_catalog,
 )
+from patrolscope.pipeline.geography.download import fetch, fetch_all
+from patrolscope.pipeline.geography.readers.police import COMPLAINTS
 from patrolscope.pipeline.study.config import Layer, Layers, Settings
 from patrolscope.pipeline.study.store import create_study
 
@@ -68,7 +68,7 @@ def test_every_entry_says_where_its_file_comes_from_and_under_which_terms():
 def test_the_catalog_and_the_readers_agree_on_columns():
     entries = load_catalog()
     complaints = entries["nypd_complaints_historic"].columns
-    assert {ours: names[0] for ours, names in complaints.items()} == readers._COMPLAINTS
+    assert {ours: names[0] for ours, names in complaints.items()} == COMPLAINTS
     assert set(entries["acs_2020_b03002"].columns) == {"area", "name", *PEOPLE_PUBLISHED}
 
 
@@ -100,7 +100,7 @@ def test_an_unknown_key_is_refused_with_its_place():
         ("  files: [{name: stations.csv, sha256: 12}]\n", "sha256"),
     ],
 )
-def test_an_entry_that_can_not_work_is_refused(line, complaint):
+def test_an_invalid_entry_is_refused(line, complaint):
     key = line.strip().split(":")[0]
     text = "".join(row for row in ENTRY.splitlines(keepends=True) if not row.strip().startswith(f"{key}:")) + line
     with pytest.raises(SourceError, match=complaint):
@@ -112,12 +112,12 @@ def test_a_name_that_would_leave_the_cache_is_refused():
         parse_catalog(ENTRY.replace("stations:", "../stations:", 1), where="catalog")
 
 
-def test_an_entry_can_not_be_changed(entry):
+def test_an_entry_is_immutable(entry):
     with pytest.raises(ValidationError):
         entry.title = "other"
 
 
-def test_the_cache_is_the_folder_that_is_asked_for(tmp_path):
+def test_the_cache_folder_can_be_chosen(tmp_path):
     assert cache_dir(tmp_path) == tmp_path
     assert "patrolscope" in str(cache_dir())
 
@@ -133,7 +133,7 @@ def test_an_absent_file_is_reported_with_entry_address_and_command(study, tmp_pa
     assert "cbgs_zone_data.csv" in message
 
 
-def test_an_absent_file_that_can_not_be_downloaded_is_reported_with_what_to_do(study, tmp_path):
+def test_an_absent_file_that_is_not_downloadable_is_reported_with_what_to_do(study, tmp_path):
     with pytest.raises(SourceError) as error:
         locate(Layer(entry="acs_2020_b19013"), study, tmp_path / "cache")
     assert load_catalog()["acs_2020_b19013"].how in str(error.value)
@@ -154,7 +154,7 @@ def test_a_study_can_name_a_file_of_its_own(study):
     assert entry == load_catalog()["precinct_houses"]
 
 
-def test_a_file_that_study_yaml_names_and_that_is_not_there_is_refused(study):
+def test_a_file_that_study_yaml_names_and_that_is_missing_is_refused(study):
     with pytest.raises(SourceError, match=r"mine/houses\.csv"):
         locate(Layer(entry="precinct_houses", path="mine/houses.csv"), study)
 
@@ -165,7 +165,7 @@ def test_a_study_of_another_city_brings_its_own_entries(study):
     entry, path = locate(Layer(entry="stations", path="houses.csv"), study)
     assert entry.agency == "Police of Gotham"
     assert readers.read_layer(entry, path)["lng"].tolist() == [-74.0]
-    with pytest.raises(SourceError, match=r"say in study[.]yaml where its file lies"):
+    with pytest.raises(SourceError, match=r"add its path to study[.]yaml"):
         locate(Layer(entry="stations"), study)
 
 
@@ -224,7 +224,7 @@ def test_a_fingerprint_is_the_same_in_the_cache_and_outside(tmp_path):
     assert layer_fingerprint(entry, path) != layer_fingerprint(entry, copy)
 
 
-def test_the_record_beside_a_cached_file_says_what_came(tmp_path):
+def test_the_record_of_a_cached_file_gives_its_source(tmp_path):
     path = fetched_file(tmp_path)
     record = Fetched.model_validate_json((tmp_path / "cache" / "acs_2020_b19013.json").read_bytes())
     assert record.file == path.name
@@ -239,7 +239,7 @@ def test_a_checkout_uses_the_catalog_at_its_top():
     assert load_catalog() == parse_catalog(path.read_text(), where=str(path))
 
 
-def test_fetching_everything_from_a_folder_passes_over_what_it_does_not_hold(tmp_path):
+def test_fetching_everything_from_a_folder_skips_missing_files(tmp_path):
     fetched_file(tmp_path)
     lines = list(fetch_all([], cache=tmp_path / "cache", from_dir=tmp_path / "folder", progress=False))
     assert len(lines) == len(load_catalog())

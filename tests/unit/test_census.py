@@ -1,4 +1,4 @@
-"""Tables of areas, tracts and levels: sums and margins by hand, and the facts of the real city."""
+"""Tables of areas, tracts, and regions: sums and margins by hand, and facts about New York."""
 
 import itertools
 
@@ -8,26 +8,25 @@ import pandas as pd
 import pytest
 import shapely
 
-from patrolscope.pipeline.contract.tables import AREAS, B03002_PUBLISHED, CENSUS, LEVELS, TRACTS
+from patrolscope.pipeline.contract.tables import AREAS, B03002_PUBLISHED, CENSUS, REGIONS, TRACTS
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
 from patrolscope.pipeline.geography.catalog import load_catalog
 from patrolscope.pipeline.geography.census import (
     ESTIMATES,
     MARGINS,
     build_census,
-    build_levels,
+    build_regions,
     build_tracts,
     community_districts,
     with_places,
 )
 from patrolscope.pipeline.geography.layers import (
-    LEVELS_FILE,
-    PLACES_FILE,
+    BOUNDARIES_FILE,
+    REGIONS_FILE,
     TRACTS_FILE,
     build_areas,
-    plan_layers,
-    process_layers,
 )
+from patrolscope.pipeline.geography.stages import plan_layers, process_layers
 from patrolscope.pipeline.study.store import create_study
 from tests.unit.test_layers import CODES, SQUARES
 
@@ -45,7 +44,7 @@ def areas(**columns) -> gpd.GeoDataFrame:
 
 
 def population(estimates: list[float], margins: list[float], codes=tuple(CODES)) -> pd.DataFrame:
-    """The same estimate and margin for all counts of an area."""
+    """Population with the same estimate and margin for all counts of an area."""
     cells = {name: estimates if name.endswith("e") else margins for name in B03002_PUBLISHED}
     return pd.DataFrame({"area": list(codes), "name": "Somewhere", **cells})
 
@@ -85,7 +84,7 @@ def test_without_layers_everything_but_the_centroid_is_missing():
 def test_an_area_lies_in_the_precinct_that_holds_its_centroid():
     # The first precinct ends a little beyond the middle of the second square.
     shapes = [shapely.box(-74.0, 40.7, -73.984, 40.71), shapely.box(-73.984, 40.7, -73.98, 40.71)]
-    precincts = gpd.GeoDataFrame({"place": ["5", "13"]}, geometry=shapes, crs="EPSG:4326")
+    precincts = gpd.GeoDataFrame({"region": ["5", "13"]}, geometry=shapes, crs="EPSG:4326")
     found = census(areas(), precincts=precincts)["precinct"]
     assert found.tolist()[:2] == ["5", "5"]
     assert found.isna().tolist() == [False, False, True]
@@ -128,7 +127,7 @@ def test_a_study_without_tracts_has_an_empty_table_of_them():
 def test_a_community_district_is_the_union_of_its_tracts():
     named = with_places(tracts(community_district=["MN01", "MN01"]), None)
     (district,) = community_districts(build_tracts(named, None, CRS)).itertuples()
-    assert (district.level, district.place) == ("community_district", "MN01")
+    assert (district.geography, district.region) == ("community_district", "MN01")
     assert district.geometry.symmetric_difference(shapely.box(-74.0, 40.7, -73.98, 40.71)).area < 1e-15
 
 
@@ -145,34 +144,34 @@ def test_tracts_that_do_not_meet_exactly_make_a_district_without_holes():
     assert district.area == pytest.approx(2, abs=1e-8)
 
 
-# Levels.
+# Regions.
 
 
 def test_counts_add_up_and_margins_are_the_root_of_the_sum_of_squares():
     frame = areas(community_district=["MN01", "MN02", "MN01"])
     known = census(frame, population=population([10.0, 20.0, 30.0], [3.0, 12.0, 4.0]))
-    levels = build_levels(
+    regions = build_regions(
         frame,
         known,
         tracts(borough_code="1", community_district=None, neighborhood_code=None, community_district_code=None),
-    ).set_index(["level", "place"])
-    borough = levels.loc["borough", "Manhattan"]
+    ).set_index(["geography", "region"])
+    borough = regions.loc["borough", "Manhattan"]
     assert (borough["code"], borough["areas"], borough["area_sqft"]) == ("1", 3, 6e6)
     assert set(borough[ESTIMATES]) == {60.0}
     assert set(borough[MARGINS]) == {13.0}  # 3, 12, 4
     assert borough["density_per_sqmi"] == pytest.approx(60 / (6e6 / 27_878_400))
-    district = levels.loc["community_district", "MN01"]
+    district = regions.loc["community_district", "MN01"]
     assert (district["areas"], district["b03002_021e"], district["b03002_021m"]) == (2, 40.0, 5.0)
-    residential = levels.loc["zone", "R"]
+    residential = regions.loc["zone", "R"]
     assert (residential["areas"], residential["b03002_001e"]) == (2, 30.0)
-    assert set(levels.index.get_level_values("level")) == {"borough", "community_district", "zone"}
+    assert set(regions.index.get_level_values("geography")) == {"borough", "community_district", "zone"}
 
 
 def test_an_area_without_counts_adds_nothing_and_a_place_of_such_areas_has_none():
     frame = areas(zone=["R", "R", "M"])
     known = census(frame, population=population([10.0], [3.0], codes=CODES[:1]))
-    levels = build_levels(frame, known, with_places(tracts(), None)).set_index(["level", "place"])
-    residential, works = levels.loc["zone", "R"], levels.loc["zone", "M"]
+    regions = build_regions(frame, known, with_places(tracts(), None)).set_index(["geography", "region"])
+    residential, works = regions.loc["zone", "R"], regions.loc["zone", "M"]
     assert (residential["b03002_001e"], residential["b03002_001m"], residential["areas"]) == (10.0, 3.0, 2)
     assert works[[*ESTIMATES, *MARGINS, "density_per_sqmi"]].isna().all()
 
@@ -180,17 +179,17 @@ def test_an_area_without_counts_adds_nothing_and_a_place_of_such_areas_has_none(
 def test_a_name_of_two_places_has_no_code():
     shared = with_places(tracts(neighborhood="Park", neighborhood_code=["MN01", "MN02"]), None)
     frame = areas(neighborhood="Park")
-    levels = build_levels(frame, census(frame), shared).set_index(["level", "place"])
-    assert pd.isna(levels.loc[("neighborhood", "Park"), "code"])
+    regions = build_regions(frame, census(frame), shared).set_index(["geography", "region"])
+    assert pd.isna(regions.loc[("neighborhood", "Park"), "code"])
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_levels_do_not_depend_on_the_order_of_areas(order):
+def test_regions_do_not_depend_on_the_order_of_areas(order):
     frame = areas(neighborhood=["A", "A", "B"])
     known = census(frame, population=population([3.0, 1e6, 7.0], [12.0, 345.0, 1.0]))
     shuffled = [table.iloc[list(order)].reset_index(drop=True) for table in (frame, known)]
-    levels, again = (build_levels(*pair, with_places(tracts(), None)) for pair in ((frame, known), shuffled))
-    pd.testing.assert_frame_equal(levels, again)
+    regions, again = (build_regions(*pair, with_places(tracts(), None)) for pair in ((frame, known), shuffled))
+    pd.testing.assert_frame_equal(regions, again)
 
 
 # The real city.
@@ -238,10 +237,10 @@ def test_every_tract_of_new_york_has_its_places_and_its_census_count(real):
 
 
 @pytest.mark.shared
-def test_levels_of_new_york_are_plain_sums_over_its_block_groups(real, shared_data):
-    levels = real.read(LEVELS_FILE)
-    assert list(levels) == LEVELS.names
-    assert levels.groupby("level").size().to_dict() == {
+def test_regions_of_new_york_are_plain_sums_over_its_block_groups(real, shared_data):
+    regions = real.read(REGIONS_FILE)
+    assert list(regions) == REGIONS.names
+    assert regions.groupby("geography").size().to_dict() == {
         "borough": 5,
         "community_district": 71,
         "neighborhood": 259,
@@ -252,23 +251,23 @@ def test_levels_of_new_york_are_plain_sums_over_its_block_groups(real, shared_da
     people.index = people["GEOID20"].str[-12:]
     frame = build_areas(real).set_index("area")
     names = dict(B03002_PUBLISHED)
-    for level in ("borough", "zone", "community_district"):
-        for place, inside in frame.groupby(level):
+    for geography in ("borough", "zone", "community_district"):
+        for region, inside in frame.groupby(geography):
             mine = people.loc[inside.index]
-            row = levels[(levels["level"] == level) & (levels["place"] == place)].iloc[0]
+            row = regions[(regions["geography"] == geography) & (regions["region"] == region)].iloc[0]
             assert row["areas"] == len(inside)
             for name, published in names.items():
                 cells = mine[published].to_numpy(dtype=float)
                 expected = cells.sum() if name.endswith("e") else np.linalg.norm(cells)
                 assert row[name] == pytest.approx(expected, rel=1e-12)
-    assert levels.loc[levels["level"] == "zone", "place"].tolist() == ["C", "M", "R"]
+    assert regions.loc[regions["geography"] == "zone", "region"].tolist() == ["C", "M", "R"]
 
 
 @pytest.mark.shared
-def test_places_of_new_york_hold_every_level_and_districts_cover_the_tracts(real):
-    places = real.read(PLACES_FILE, geometry=True)
-    assert places.is_valid.all()
-    districts = places[places["level"] == "community_district"].to_crs(CRS).set_index("place")
+def test_boundaries_of_new_york_hold_every_geography_and_districts_cover_the_tracts(real):
+    boundaries = real.read(BOUNDARIES_FILE, geometry=True)
+    assert boundaries.is_valid.all()
+    districts = boundaries[boundaries["geography"] == "community_district"].to_crs(CRS).set_index("region")
     tracts = real.read(TRACTS_FILE, geometry=True).to_crs(CRS)
     plain = tracts.dissolve("community_district")
     np.testing.assert_allclose(districts.area, plain.area.loc[districts.index], rtol=1e-9)
@@ -276,12 +275,12 @@ def test_places_of_new_york_hold_every_level_and_districts_cover_the_tracts(real
 
 
 @pytest.mark.shared
-def test_every_level_has_the_code_that_the_city_gives_it(real):
-    levels = real.read(LEVELS_FILE)
-    by_level = dict(iter(levels.groupby("level")))
-    district = by_level["community_district"]
-    assert (district["place"].str[:4] == district["code"]).all()
-    assert dict(by_level["borough"][["place", "code"]].to_numpy()) == {
+def test_every_geography_has_the_codes_that_the_city_gives_it(real):
+    regions = real.read(REGIONS_FILE)
+    by_geography = dict(iter(regions.groupby("geography")))
+    district = by_geography["community_district"]
+    assert (district["region"].str[:4] == district["code"]).all()
+    assert dict(by_geography["borough"][["region", "code"]].to_numpy()) == {
         name: code for code, name in load_catalog()["tracts_2020"].codes["borough"].items()
     }
-    assert by_level["neighborhood"]["code"].str.fullmatch("[A-Z]{2}[0-9]{4}").all()
+    assert by_geography["neighborhood"]["code"].str.fullmatch("[A-Z]{2}[0-9]{4}").all()

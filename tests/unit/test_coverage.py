@@ -1,4 +1,4 @@
-"""Point location, held against GEOS."""
+"""Point location compared with GEOS."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def located(index: PolygonIndex, x, y) -> list[str | None]:
 
 
 def by_geos(shapes: dict[str, shapely.Geometry], x, y) -> list[str | None]:
-    """Lowest key among the areas that touch each point: the rule of docs/method.md, word for word."""
+    """Lowest key among the areas that touch each point: the rule of docs/method.md."""
     points = shapely.points(x, y)
     touching = {key: shapely.intersects(shape, points) for key, shape in sorted(shapes.items())}
     return [next((key for key, hit in touching.items() if hit[i]), None) for i in range(len(points))]
@@ -36,7 +36,7 @@ def test_points_inside_on_edges_on_corners_and_outside_have_exactly_one_answer()
     assert located(build(SQUARES), x, y) == ["a", "a", "a", "a", "d", None, "b", None]
 
 
-def test_the_order_in_which_areas_are_given_does_not_matter():
+def test_the_order_of_areas_does_not_matter():
     backwards = build(dict(reversed(SQUARES.items())))
     grid = np.linspace(-0.5, 2.5, 61)
     x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
@@ -72,7 +72,7 @@ def test_overlaps_are_found_and_points_there_go_to_the_lower_key():
     assert located(index, x, y) == by_geos(shapes, x, y)
 
 
-def test_overlaps_of_shapes_that_carry_a_coarse_grid_are_found_whole():
+def test_overlaps_of_shapes_with_a_coarse_precision_grid_are_complete():
     shapes = {
         "a": shapely.set_precision(shapely.box(0, 0, 1, 1), 0.5),
         "b": shapely.box(0.8, 0, 2, 1),
@@ -83,15 +83,15 @@ def test_overlaps_of_shapes_that_carry_a_coarse_grid_are_found_whole():
     assert located(index, [0.83], [0.5]) == ["a"]
 
 
-def test_only_points_near_an_overlap_are_put_to_geos():
+def test_only_points_near_an_overlap_use_geos():
     # A sliver along a slanted border: its box covers both areas, its cells are few.
     left = shapely.Polygon([(0, 0), (5, 0), (4, 10), (0, 10)])
     right = shapely.Polygon([(5, 0), (10, 0), (10, 10), (3.999, 10)])
     shapes = {"l": left, "r": right}
     index = build(shapes)
     assert index.overlaps.tolist() == [["l", "r"]]
-    asked = (index.cells[:-1, 0] < 0).mean()
-    assert 0 < asked < 0.05
+    uses_geos = (index.cells[:-1, 0] < 0).mean()
+    assert 0 < uses_geos < 0.05
     rng = np.random.default_rng(5)
     across = rng.uniform(0, 10, 3000)
     x = np.append(5 - across / 10 + rng.normal(0, 1e-3, 3000), rng.uniform(-1, 11, 3000))
@@ -113,7 +113,7 @@ def test_three_times_the_same_area_is_an_overlap():
     assert located(index, [0.5, 1.0, 1.5], [0.5, 0.5, 0.5]) == ["a", "a", None]
 
 
-def test_gaps_between_areas_are_found_and_the_outside_is_none():
+def test_gaps_between_areas_are_found_without_the_outside():
     assert len(gaps(np.array(list(SQUARES.values())))) == 0
     # A sliver of a hundredth between two squares, closed at both ends, and a hole in another area.
     ring = shapely.Polygon(shapely.box(0, 1, 2, 3).exterior, [shapely.box(0.5, 1.5, 1, 2).exterior])
@@ -121,7 +121,7 @@ def test_gaps_between_areas_are_found_and_the_outside_is_none():
     assert sorted(gap.area for gap in gaps(shapes)) == pytest.approx([0.01, 0.25])
 
 
-def test_an_index_is_known_by_keys_and_boundaries():
+def test_the_fingerprint_depends_on_keys_and_boundaries():
     moved = SQUARES | {"d": shapely.box(1, 1, 2, 3)}
     renamed = {f"{key}1": shape for key, shape in SQUARES.items()}
     fingerprints = {build(shapes).fingerprint for shapes in (SQUARES, dict(reversed(SQUARES.items())), moved, renamed)}
@@ -144,30 +144,30 @@ def test_vertices_and_points_on_edges_of_slanted_areas_agree_with_geos():
     assert located(index, *points.T) == by_geos(shapes, *points.T)
 
 
-def test_an_index_read_back_gives_the_same_answers_and_holds_no_pickle():
+def test_an_index_read_back_gives_the_same_result():
     index = build(SQUARES)
     again = PolygonIndex.from_bytes(index.to_bytes())
     x, y = np.random.default_rng(3).uniform(-0.5, 2.5, (2, 500))
     np.testing.assert_array_equal(index.locate(x, y), again.locate(x, y))
-    # On an edge the shapes themselves are asked.
+    # A point on an edge needs the shapes.
     assert located(again, [1.0], [1.0]) == ["a"]
 
 
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({}, "without a single area"),
+        ({}, "a layer has no areas"),
         ({"a": shapely.Polygon()}, "not valid polygons, first a"),
         ({"a": shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])}, "Self-intersection"),
         ({"a": shapely.Point(0, 0)}, "not valid polygons, first a"),
     ],
 )
-def test_a_layer_that_can_not_locate_points_is_refused_by_name(shapes, message):
+def test_an_unusable_layer_is_refused_by_name(shapes, message):
     with pytest.raises(SourceError, match=message):
         build(shapes)
 
 
-def test_a_key_that_stands_twice_is_refused():
+def test_a_repeated_key_is_refused():
     shapes = np.array([shapely.box(0, 0, 1, 1), shapely.box(1, 0, 2, 1)], dtype=object)
-    with pytest.raises(SourceError, match="area a stands twice"):
+    with pytest.raises(SourceError, match="area a occurs more than once"):
         PolygonIndex.build(np.array(["a", "a"]), shapes)

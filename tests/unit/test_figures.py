@@ -21,7 +21,7 @@ from patrolscope.dashboards.charts.street_scenes import _free_place
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
 from patrolscope.dashboards.maps.raster import Counts, count_study
 from patrolscope.dashboards.stages import MAPS
-from patrolscope.pipeline.contract.tables import PLACES
+from patrolscope.pipeline.contract.tables import BOUNDARIES
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.study.config import City
@@ -143,7 +143,7 @@ def test_a_neighborhood_without_an_estimate_is_missing_on_the_map_and_not_zero(t
 
 def test_neighborhoods_without_boundaries_of_their_own_are_joined_from_their_areas(tmp_path):
     study = made_study(tmp_path, images=100)
-    study.write(PLACES, places().iloc[:0], "areas/places.parquet")
+    study.write(BOUNDARIES, places().iloc[:0], "areas/boundaries.parquet")
     city = load_city(study, read_results(study), cells=200)
     assert city.level_of == "neighborhood"
     assert set(city.level["place"]) == set(tracts()["neighborhood"])

@@ -21,9 +21,10 @@ from patrolscope.pipeline.contract.tables import METADATA
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.curve_order import hilbert_key
-from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE, STAGES, arrange, order_rows
-from patrolscope.pipeline.intake.raw_csv import LONGEST_LINE
+from patrolscope.pipeline.intake.arrange import arrange, order_rows
 from patrolscope.pipeline.intake.raw_files import raw_files
+from patrolscope.pipeline.intake.raw_lines import LONGEST_LINE
+from patrolscope.pipeline.intake.stages import ARRANGE, READ, SET_ASIDE, STAGES
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import create_study
@@ -45,7 +46,7 @@ def notes(records) -> dict[str, int]:
 # Rows.
 
 
-def test_a_good_row_arrives_with_its_ride_its_time_and_its_place_in_the_source(tmp_path):
+def test_a_good_row_arrives_with_its_ride_time_and_source_row(tmp_path):
     study = raw_study(tmp_path, {"1602043200000.csv": HEADER + GOOD})
     finish(study)
     assert study.files("metadata") == ["metadata/day=2020-10-07/slice-000.parquet"]
@@ -100,11 +101,11 @@ def test_a_bad_line_goes_to_quarantine_with_its_reason_line_and_text(line, reaso
     assert reasons(study) == [(3, reason)]
     (kept,) = quarantine(study)["text"]
     assert kept == line.decode(errors="replace")
-    assert metadata(study)["source_row"].tolist() == [0]  # the other good row repeats its time and place
+    assert metadata(study)["source_row"].tolist() == [0]  # the other good row is a duplicate
     assert accounts(records) == (3, 1, 1, 1)
 
 
-def test_a_line_break_inside_quotes_is_refused_not_guessed(tmp_path):
+def test_a_line_break_inside_quotes_is_rejected(tmp_path):
     study = raw_study(tmp_path, {"1.csv": HEADER + b'"ride/9f2c/0\n7.jpg",1602086400000,40.7,-73.9,1\n' + GOOD})
     finish(study)
     assert reasons(study) == [(2, "quotes do not enclose a whole field"), (3, "quotes do not enclose a whole field")]
@@ -112,7 +113,7 @@ def test_a_line_break_inside_quotes_is_refused_not_guessed(tmp_path):
 
 
 @pytest.mark.parametrize("block_bytes", [2**16, 2**22])
-def test_a_line_longer_than_a_mebibyte_is_put_aside_whatever_the_blocks(block_bytes, tmp_path):
+def test_a_line_longer_than_a_mebibyte_is_rejected_for_any_block_size(block_bytes, tmp_path):
     long = b"ride/9f2c/07.jpg,1602086400000,40.7,-73.9," + b" " * LONGEST_LINE + b"1\n"
     study = raw_study(tmp_path, {"1.csv": HEADER + GOOD + long + GOOD}, ingest={"block_bytes": block_bytes})
     finish(study)
@@ -195,7 +196,7 @@ def test_empty_files_and_files_with_only_a_header_are_noted_by_name(tmp_path):
     assert accounts(records) == (1, 1, 0, 0)
 
 
-def test_columns_that_are_not_known_are_named_in_the_ledger_and_left_out(tmp_path):
+def test_unknown_columns_are_listed_in_the_ledger(tmp_path):
     header = b",speed,image_ref,timestamp,speed,lat,lng,split\n"
     study = raw_study(tmp_path, {"1.csv": header + b"0,3.5,ride/9f2c/07.jpg,1602086400000,9,40.7,-73.9,1\n"})
     assert notes(finish(study)) == {"column not used: (no name)": 1, "column not used: speed": 2}
@@ -208,7 +209,7 @@ def test_columns_that_are_not_known_are_named_in_the_ledger_and_left_out(tmp_pat
         (b"image_ref,timestamp,lat,lon,split\n", "has no column lng"),
         (GOOD, "has no column image_ref, timestamp, lat, lng, split"),
         (b"image_ref,timestamp,lat,lng,split,lat\n", "column lat more than once"),
-        ((HEADER + GOOD).replace(b"\n", b"\r"), "carriage returns alone"),
+        ((HEADER + GOOD).replace(b"\n", b"\r"), "carriage returns only"),
         (b"x" * 70_000, "first line is longer"),
         (HEADER.decode().encode("utf-16"), "has no column"),
         (gzip.compress(HEADER)[:2] + b"damaged beyond repair", "damaged gzip"),
@@ -226,11 +227,11 @@ def test_a_file_in_another_form_is_refused_by_name_before_anything_is_done(conte
 def test_a_gzip_file_that_ends_early_is_refused_by_name(tmp_path):
     lines = b"".join(GOOD.replace(b"07.jpg", b"%d.jpg" % i) for i in np.random.default_rng(1).integers(0, 2**60, 9_999))
     study = raw_study(tmp_path, {"1.csv.gz": gzip.compress(HEADER + lines)[:-40_000]})
-    with pytest.raises(SourceError, match=r"1\.csv\.gz can not be read, or is damaged"):
+    with pytest.raises(SourceError, match=r"1\.csv\.gz is unreadable or damaged"):
         finish(study)
 
 
-def test_a_disk_that_fails_while_a_file_is_read_is_told_with_the_file(tmp_path, monkeypatch):
+def test_a_disk_failure_is_reported_with_the_file(tmp_path, monkeypatch):
     study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
     (shard,) = READ.plan(study)
 
@@ -239,7 +240,7 @@ def test_a_disk_that_fails_while_a_file_is_read_is_told_with_the_file(tmp_path, 
 
     for method in ("read", "readinto"):
         monkeypatch.setattr(LocalFileOpener, method, broken, raising=False)
-    with pytest.raises(SourceError, match=r"1\.csv can not be read, or is damaged: .*Input/output error"):
+    with pytest.raises(SourceError, match=r"1\.csv is unreadable or damaged: .*Input/output error"):
         READ.finish(study, shard)
 
 
@@ -283,9 +284,13 @@ def test_a_study_on_an_object_store_reads_its_own_raw_files():
 
 @pytest.mark.parametrize(
     ("sources", "complaint"),
-    [([], "names no raw metadata"), (["nowhere"], "nowhere is no .csv or .csv.gz file"), (["a", "b"], "the same name")],
+    [
+        ([], "has no raw metadata"),
+        (["nowhere"], "nowhere holds no file; expected .csv or .csv.gz"),
+        (["a", "b"], "the same name"),
+    ],
 )
-def test_sources_that_can_not_serve_are_refused(sources, complaint, tmp_path):
+def test_unusable_sources_are_refused(sources, complaint, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "1.csv").write_bytes(HEADER)
@@ -342,7 +347,7 @@ def test_an_earlier_file_keeps_the_row_that_a_later_one_repeats(tmp_path):
 
 
 @pytest.mark.parametrize("order_hours", [1, 4, 24])
-def test_rows_lie_by_block_of_hours_then_along_the_curve_then_by_time(order_hours):
+def test_rows_are_sorted_by_block_of_hours_then_along_the_curve_then_by_time(order_hours):
     rng = np.random.default_rng(3)
     rows = [
         (
@@ -449,7 +454,7 @@ def test_arrange_and_set_aside_wait_for_every_block(tmp_path):
             stage.plan(study)
 
 
-def test_another_raw_file_makes_only_its_own_blocks_and_days_to_be_done(tmp_path):
+def test_another_raw_file_adds_only_its_own_blocks_and_days(tmp_path):
     study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
     finish(study)
     next_day = GOOD.replace(b"1602086400000", b"1602172800000")
@@ -464,7 +469,7 @@ def test_another_raw_file_makes_only_its_own_blocks_and_days_to_be_done(tmp_path
 
 
 @pytest.mark.parametrize("change", [{"city": {"time_zone": "UTC"}}, {"period": {"end": "2020-10-07"}}])
-def test_settings_that_rows_depend_on_make_everything_to_be_done_again(change, tmp_path):
+def test_settings_that_rows_depend_on_make_all_shards_stale(change, tmp_path):
     study = raw_study(tmp_path, {"1.csv": HEADER + GOOD})
     finish(study)
     changed = raw_study(tmp_path, {}, **change)
@@ -480,7 +485,7 @@ def test_a_moved_study_is_still_up_to_date(tmp_path):
         assert unfinished(moved, stage, stage.plan(moved), moved.records(stage.name)) == []
 
 
-def test_an_interrupted_run_that_is_started_again_gives_the_undisturbed_tables(tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_tables(tmp_path):
     lines = b"".join(GOOD.replace(b"07.jpg", b"%d.jpg" % i).replace(b"400000", b"4%05d" % i) for i in range(200))
     content = {"1.csv": HEADER + lines + b"bad\n" + GOOD, "2.csv": HEADER + lines[:5000]}
     undisturbed = raw_study(tmp_path / "undisturbed", content, ingest={"block_bytes": 2048})
@@ -491,7 +496,7 @@ def test_an_interrupted_run_that_is_started_again_gives_the_undisturbed_tables(t
         shards = stage.plan(study)
         for shard in shards[::2]:
             stage.finish(study, shard)
-        # The next shard was killed: its file stands, or half of it, and no record says so.
+        # The next shard was killed: its file exists, complete or not, without a record.
         for folder in stage.folders:
             study.write_bytes(b"half", folder, "day=2020-10-07", "killed.parquet")
             study.write_bytes(b"half", folder, ".killed.parquet.0.tmp")
@@ -523,11 +528,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True)
-    # The libraries take about 105 MiB; held in one piece, these rows take 240 MiB.
+    # The libraries take about 105 MiB; all at once, these rows take 240 MiB.
     assert float(done.stdout) < 160
 
 
-def test_a_study_of_one_day_has_its_day(tmp_path):
+def test_a_study_of_one_day_has_one_day(tmp_path):
     day = date(2020, 10, 7)
     study = raw_study(tmp_path, {"1.csv": HEADER + GOOD}, period={"start": day, "end": day})
     assert accounts(finish(study)) == (1, 1, 0, 0)

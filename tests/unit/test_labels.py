@@ -13,7 +13,8 @@ from patrolscope.pipeline.contract.tables import DETECTIONS
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.intake import detection_files as labels
-from patrolscope.pipeline.intake.detection_files import LABELS, read_labels
+from patrolscope.pipeline.intake.detection_files import read_labels
+from patrolscope.pipeline.intake.stages import LABELS
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import create_study
@@ -65,20 +66,20 @@ def test_an_empty_file_is_an_image_without_a_box():
     assert found["status"].tolist() == ["scored"] * 3
     assert found["boxes"].tolist() == [0, 0, 1]
     assert found["score_any"].isna().tolist() == [True, True, False]
-    assert notes == {"label file without a line: image without a box": 2}
+    assert notes == {"detection file without lines: image without boxes": 2}
 
 
 def test_lines_that_the_detector_appended_again_count_once():
     found, notes = read(2 * (VEHICLE + OFFICER), VEHICLE, VEHICLE)
     assert found["boxes"].tolist() == [2, 1, 1]
-    assert notes == {"box given again in the same file: counted once": 2}
+    assert notes == {"box repeated in the same file: counted once": 2}
 
 
 def test_boxes_without_confidence_make_a_file_unreadable_never_a_negative():
     found, notes = read(VEHICLE + b"1 0.4 0.4 0.2 0.2\n", VEHICLE)
     assert found["status"].tolist() == ["unreadable", "scored"]
     assert found.loc[0, ["score", "score_any"]].isna().all()
-    assert notes == {"label file with a box without confidence: unreadable": 1}
+    assert notes == {"detection file with a box without confidence: unreadable": 1}
 
 
 @pytest.mark.parametrize(
@@ -98,11 +99,11 @@ def test_boxes_without_confidence_make_a_file_unreadable_never_a_negative():
         b"\x00",
     ],
 )
-def test_a_line_that_is_no_box_makes_its_file_unreadable_and_no_other(line):
+def test_a_line_that_is_not_a_box_makes_only_its_file_unreadable(line):
     found, notes = read(VEHICLE, VEHICLE + line + b"\n" + OFFICER, OFFICER)
     assert found["status"].tolist() == ["scored", "unreadable", "scored"]
     assert found["boxes"].tolist() == [1, 0, 1]
-    assert notes == {"label file with a line that is no box: unreadable": 1}
+    assert notes == {"detection file with a line that is not a box: unreadable": 1}
 
 
 def test_a_file_on_disk_that_is_far_too_large_is_not_read_to_its_end(tmp_path):
@@ -115,7 +116,7 @@ def test_a_file_on_disk_that_is_far_too_large_is_not_read_to_its_end(tmp_path):
 def test_a_file_that_is_far_too_large_is_unreadable():
     found, notes = read(VEHICLE * 60_000)
     assert found["status"].tolist() == ["unreadable"]
-    assert notes == {"label file larger than 1 MiB: unreadable": 1}
+    assert notes == {"detection file larger than 1 MiB: unreadable": 1}
 
 
 def test_line_ends_blanks_and_a_byte_order_mark_do_not_matter():
@@ -154,13 +155,13 @@ def test_real_output_of_a_detector_that_ran_four_times_has_seven_boxes(shared_da
     assert found["boxes"].tolist() == [7, 0, 0]
     confs = [float(line.split()[5]) for line in four_times.splitlines() if line.startswith(b"5 ")]
     assert found["score"][0] == max(confs)
-    assert notes["box given again in the same file: counted once"] == 21
+    assert notes["box repeated in the same file: counted once"] == 21
 
 
 # The stage.
 
 
-def test_every_label_file_below_the_root_is_one_row_named_by_its_path(tmp_path):
+def test_every_detection_file_below_the_root_is_one_row_named_by_its_path(tmp_path):
     files = {"labels/ride/9f2c/07.txt": VEHICLE, "labels/08.txt": OFFICER, "labels/.hidden.txt": VEHICLE}
     study = label_study(tmp_path, {**files, "labels/ride/readme.md": b"", "labels/ride/9f2c/a.b.txt": b""})
     detections = finish(study)
@@ -173,17 +174,17 @@ def test_the_police_class_is_the_one_of_the_settings(tmp_path):
     assert finish(study)["score"].tolist() == [0.9]
 
 
-@pytest.mark.parametrize("files_a_shard", [1, 3, 7, 20_000])
-def test_detections_do_not_depend_on_the_size_of_shards(files_a_shard, tmp_path, monkeypatch):
+@pytest.mark.parametrize("files_per_shard", [1, 3, 7, 20_000])
+def test_detections_do_not_depend_on_the_size_of_shards(files_per_shard, tmp_path, monkeypatch):
     files = {
         f"labels/{folder}{place:02d}.txt": b"1 0.5 0.5 0.1 0.1 %g\n" % (place / 20)
         for folder in ("", "a/", "a/b/", "c/")
         for place in range(5)
     }
-    monkeypatch.setattr(labels, "FILES_A_SHARD", files_a_shard)
+    monkeypatch.setattr(labels, "FILES_PER_SHARD", files_per_shard)
     study = label_study(tmp_path, files)
     shards = LABELS.plan(study)
-    assert [shard.size for shard in shards[:-1]] == [files_a_shard] * (len(shards) - 1)
+    assert [shard.size for shard in shards[:-1]] == [files_per_shard] * (len(shards) - 1)
     detections = finish(study)
     assert detections["image_id"].tolist() == sorted(name[len("labels/") : -4] for name in files)
     assert detections["score"].tolist() == [int(name[-2:]) / 20 for name in detections["image_id"]]
@@ -220,8 +221,8 @@ def test_shards_do_not_depend_on_the_order_in_which_the_folder_is_listed(tmp_pat
     assert LABELS.plan(study) == planned
 
 
-def test_a_changed_label_file_makes_only_its_shard_to_be_done_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(labels, "FILES_A_SHARD", 2)
+def test_a_changed_file_makes_only_its_shard_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "FILES_PER_SHARD", 2)
     study = label_study(tmp_path, {f"labels/{place}.txt": VEHICLE for place in range(6)})
     finish(study)
     (tmp_path / "labels" / "3.txt").write_bytes(VEHICLE + OFFICER)
@@ -229,7 +230,7 @@ def test_a_changed_label_file_makes_only_its_shard_to_be_done_again(tmp_path, mo
     assert [shard.name for shard in todo] == ["00-00001"]
 
 
-def test_another_police_class_makes_everything_to_be_done_again(tmp_path):
+def test_another_police_class_makes_all_shards_stale(tmp_path):
     study = label_study(tmp_path, {"labels/a.txt": VEHICLE})
     finish(study)
     other = label_study(tmp_path, {}, police_class=0)
@@ -244,22 +245,24 @@ def test_several_folders_are_read_and_none_twice(tmp_path):
             LABELS.plan(label_study(tmp_path, {}, roots=roots))
 
 
-def test_a_folder_that_is_not_there_is_refused_by_name(tmp_path):
-    with pytest.raises(SourceError, match=r"sources\.labels: labels is not a folder"):
+def test_a_missing_folder_is_refused_by_name(tmp_path):
+    with pytest.raises(SourceError, match=r"sources\.detections: labels is not a folder"):
         LABELS.plan(label_study(tmp_path, {}))
 
 
-def test_a_folder_that_holds_no_label_file_is_refused_as_a_disk_that_is_not_there(tmp_path):
-    with pytest.raises(SourceError, match=r"sources\.labels: labels holds no label file .* is the disk there"):
+def test_a_folder_without_detection_files_is_refused_as_an_unmounted_disk(tmp_path):
+    with pytest.raises(
+        SourceError, match=r"detections: labels holds no detection file .* check that the disk is mounted"
+    ):
         LABELS.plan(label_study(tmp_path, {"labels/list.csv": b""}))
 
 
-def test_files_that_come_while_labels_are_read_are_not_left_out(tmp_path):
+def test_files_added_during_a_run_are_reported(tmp_path):
     study = label_study(tmp_path, {"labels/a.txt": VEHICLE, "labels/c.txt": VEHICLE})
     (shard,) = LABELS.plan(study)
     label_study(tmp_path, {"labels/b.txt": VEHICLE})
     with pytest.raises(
-        SourceError, match="labels had 2 label files for shard 00-00000 when they were listed, and has 3"
+        SourceError, match="labels had 2 detection files for shard 00-00000 when they were listed, and has 3"
     ):
         LABELS.finish(study, shard)
 
@@ -277,7 +280,7 @@ def test_labels_on_an_object_store_are_read():
     assert finish(study)["image_id"].tolist() == ["b", "ride/a"]
 
 
-def test_label_files_that_came_to_a_bucket_since_it_was_listed_are_read(tmp_path, s3):
+def test_files_added_to_a_bucket_since_it_was_listed_are_read(tmp_path, s3):
     s3.mkdir("labels")
     elsewhere = type(s3)(skip_instance_cache=True)  # as another machine
     study = create_study(tmp_path, Settings.model_validate({"sources": {"detections": "s3://labels"}}))

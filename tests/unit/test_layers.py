@@ -1,4 +1,4 @@
-"""The city of a study, put together from small layers of its own."""
+"""Areas of a study, built from its own small layers."""
 
 import geopandas as gpd
 import numpy as np
@@ -17,7 +17,7 @@ SQUARES = [shapely.box(-74.0 + 0.01 * n, 40.70, -73.99 + 0.01 * n, 40.71) for n 
 
 
 def study_of(folder, *, crs: str = "EPSG:4326"):
-    """Three block groups in a row; one tract holds the centroids of the first two, nobody counted in the third."""
+    """Three block groups in a row; one tract contains the centroids of the first two, and the third is unpopulated."""
     areas = gpd.GeoDataFrame({"GEOID20": CODES}, geometry=SQUARES, crs="EPSG:4326").to_crs(crs)
     areas.to_parquet(folder / "areas.parquet")
     tract = {"GEOID": ["36061000100"], "BoroCode": [1], "NTAName": ["Gramercy"]}
@@ -40,7 +40,7 @@ def test_a_district_is_residential_by_its_letter_before_commercial_and_manufactu
     assert zone_of_district(names).fillna("none").tolist() == ["R", "C", "R", "R", "M", "C", "none"]
 
 
-def test_zone_shares_of_districts_are_those_of_the_ground_they_cover_once():
+def test_zone_shares_count_overlapping_districts_once():
     ground = "EPSG:2263"
     areas = gpd.GeoDataFrame(
         {"area": ["a", "b", "c"]},
@@ -48,13 +48,13 @@ def test_zone_shares_of_districts_are_those_of_the_ground_they_cover_once():
         crs=ground,
     )
     districts = gpd.GeoDataFrame(
-        {"place": ["R1", "R2", "C1", "M1", "Z"]},
+        {"district": ["R1", "R2", "C1", "M1", "Z"]},
         geometry=[
             shapely.box(0, 0, 60, 100),
             shapely.box(40, 0, 120, 100),  # overlaps R1: counts once
             shapely.box(120, 0, 200, 50),
             shapely.box(120, 50, 200, 100),
-            shapely.box(200, 0, 300, 100),  # no zone that is known
+            shapely.box(200, 0, 300, 100),  # unknown zone
         ],
         crs=ground,
     ).to_crs("EPSG:4326")
@@ -80,7 +80,7 @@ def test_an_area_takes_tract_neighborhood_and_borough_from_where_its_centroid_li
     assert areas["tract"].tolist()[:2] == ["36061000100"] * 2
     assert areas["neighborhood"].tolist()[:2] == ["Gramercy"] * 2
     assert areas["borough"].tolist()[:2] == ["Manhattan"] * 2
-    # The third lies in no tract: missing, never guessed from its code.
+    # The third is outside all tracts: missing, not derived from its code.
     assert areas.loc[CODES[2], ["tract", "neighborhood", "borough"]].isna().all()
 
 
@@ -101,7 +101,7 @@ def test_boundaries_in_feet_end_in_degrees_as_those_in_degrees_do(tmp_path):
     degrees = build_areas(study_of(tmp_path / "degrees"))
     assert feet.crs == degrees.crs == "EPSG:4326"
     assert shapely.hausdorff_distance(feet.geometry.values, degrees.geometry.values).max() < 1e-9
-    # A file in degrees is used as it is, to the last bit.
+    # Boundaries in degrees stay unchanged to the last bit.
     assert shapely.equals_exact(degrees.geometry.values, np.array(SQUARES), 0).all()
 
 

@@ -1,4 +1,4 @@
-"""Which detection belongs to which image: each rule of docs/method.md by an example, and all of them together."""
+"""Matching of detections to images: each rule of docs/method.md by an example, and all of them together."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,9 +17,8 @@ from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.errors import LedgerError, SourceError, StageNotRunError
 from patrolscope.pipeline.intake.detection_files import NOT_IN_LABELS
-from patrolscope.pipeline.matching import keys
+from patrolscope.pipeline.matching import stages
 from patrolscope.pipeline.matching.keys import (
-    KEYS,
     bucket_count,
     bucket_of,
     in_buckets,
@@ -27,7 +26,9 @@ from patrolscope.pipeline.matching.keys import (
     keyed_images,
     keyed_lines,
 )
-from patrolscope.pipeline.matching.match import ANSWERS, KNOWN, MATCH, detections_of, match
+from patrolscope.pipeline.matching.match import match
+from patrolscope.pipeline.matching.matches import COLUMNS, detections_of
+from patrolscope.pipeline.matching.stages import KEYS, KNOWN, MATCH
 from patrolscope.pipeline.study.config import Settings, with_changes
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
@@ -48,7 +49,7 @@ def detected(*ids: str, score: float | None = 0.9, status: str = "scored") -> pd
 def matched(
     images: list[str], detections: pd.DataFrame, processed: list[str] | None = None, buckets: int = 1
 ) -> tuple[pd.DataFrame, dict[str, int], int]:
-    """Answers in the order of the images, drops and notes, through so many buckets."""
+    """Match through a number of buckets: matches in the order of the images, drops, and detections without image."""
     rows = in_buckets(keyed_images(pa.chunked_array([pa.array(images, type=pa.string())])), buckets)
     claims = in_buckets(keyed_detections(pa.Table.from_pandas(detections)), buckets)
     listed = None
@@ -120,7 +121,7 @@ def name_of(ref: str) -> str:
 
 
 def reference(images: list[str], detections: pd.DataFrame, processed: list[str] | None):
-    """What `matched` gives, one image and one detection after the other."""
+    """Match images and detections one by one, like `matched`."""
     paths_of, claims_of = defaultdict(set), Counter(map(name_of, detections["image_id"]))
     for ref in images:
         paths_of[name_of(ref)].add(path_of(ref))
@@ -151,7 +152,7 @@ def reference(images: list[str], detections: pd.DataFrame, processed: list[str] 
             evidence = name not in refused and (processed is None or listed)
         scores = (row.score, row.score_any) if row is not None and evidence else (np.nan, np.nan)
         answers.append((evidence, *scores))
-    found = pd.DataFrame(answers, columns=ANSWERS).astype({"processed": bool, "score": float, "score_any": float})
+    found = pd.DataFrame(answers, columns=COLUMNS).astype({"processed": bool, "score": float, "score_any": float})
     without_image = sum(name not in paths_of or not paths_of[name] for name in by_name)
     return found, ({AMBIGUOUS: len(refused)} if refused else {}), without_image
 
@@ -196,7 +197,7 @@ def test_a_bucket_holds_what_has_the_same_name_and_rows_keep_their_order():
         assert sum(map(len, names)) == 50
 
 
-def test_buckets_are_about_equally_full_and_no_larger_than_asked_for():
+def test_buckets_are_about_equally_full_and_no_larger_than_the_limit():
     assert [bucket_count(rows) for rows in (0, 1, 2_000_000, 2_000_001, 24_803_854)] == [1, 1, 1, 2, 16]
     rows = keyed_images(pa.chunked_array([pa.array([f"{n:08d}.jpg" for n in range(160_000)])]))
     held = np.bincount(bucket_of(rows["name"].to_numpy(), 16), minlength=16)
@@ -208,7 +209,7 @@ def test_buckets_are_about_equally_full_and_no_larger_than_asked_for():
 
 
 def stored_study(folder, images, detections, files=(1, 1), processed=None) -> Study:
-    """A study whose metadata and detections lie in so many files, and say nothing but names and scores."""
+    """A study with metadata and detections in a number of files, with names and scores only."""
     sources = {"detections": ["labels"], "processed": None if processed is None else "processed.txt"}
     study = create_study(folder, Settings.model_validate({"sources": sources, "ingest": {"block_bytes": 1024}}))
     if processed is not None:
@@ -256,10 +257,10 @@ def example() -> tuple[list[str], pd.DataFrame, bytes]:
 
 @pytest.mark.parametrize("files", [(1, 1), (3, 8), (8, 3)])
 @pytest.mark.parametrize("buckets", [1, 3, 16])
-def test_answers_do_not_depend_on_files_and_buckets(files, buckets, example, tmp_path, monkeypatch):
+def test_matches_do_not_depend_on_files_and_buckets(files, buckets, example, tmp_path, monkeypatch):
     images, detections, listed = example
-    monkeypatch.setattr(keys, "bucket_count", lambda _: buckets)
-    monkeypatch.setattr(keys, "DETECTIONS_A_SHARD", 100)
+    monkeypatch.setattr(stages, "bucket_count", lambda _: buckets)
+    monkeypatch.setattr(stages, "DETECTIONS_PER_SHARD", 100)
     for folder, text in (("with", listed), ("without", None)):
         study = stored_study(tmp_path / folder, images, detections, files, text)
         made = finish(study, [KEYS, MATCH])
@@ -292,19 +293,17 @@ def test_without_a_list_every_image_counts_as_processed_where_there_are_label_fi
     assert found[["score", "score_any"]].isna().all(axis=None)
 
 
-def test_a_study_without_detections_of_any_kind_has_no_evidence(tmp_path):
+def test_without_any_detections_all_images_are_unprocessed(tmp_path):
     study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
     study = create_study(study.root, with_changes(study.settings, {"sources": {"detections": []}}))
     finish(study, [KEYS, MATCH])
     assert answers(study)["processed"].tolist() == [False]
 
 
-def test_more_buckets_make_all_answers_to_be_made_again_and_a_new_detection_only_its_keys(
-    example, tmp_path, monkeypatch
-):
+def test_more_buckets_make_all_matches_stale_and_a_new_detection_only_its_keys(example, tmp_path, monkeypatch):
     images, detections, _ = example
-    monkeypatch.setattr(keys, "DETECTIONS_A_SHARD", 100)
-    monkeypatch.setattr(keys, "bucket_count", lambda _: 3)
+    monkeypatch.setattr(stages, "DETECTIONS_PER_SHARD", 100)
+    monkeypatch.setattr(stages, "bucket_count", lambda _: 3)
 
     def todo(study: Study) -> list[str]:
         return [
@@ -321,7 +320,7 @@ def test_more_buckets_make_all_answers_to_be_made_again_and_a_new_detection_only
     assert todo(study) == ["detections-00000"]
     finish(study, [KEYS])
     assert todo(study) == ["00000", "00001", "00002"]
-    monkeypatch.setattr(keys, "bucket_count", lambda _: 4)
+    monkeypatch.setattr(stages, "bucket_count", lambda _: 4)
     assert len(todo(study)) == 3 + 5 + 3
     finish(study, [KEYS])
     assert todo(study) == ["00000", "00001", "00002", "00003"]
@@ -341,7 +340,7 @@ def test_a_processed_list_that_was_replaced_is_read_again_and_one_in_another_cod
     with pytest.raises(SourceError, match=r"processed\.txt is not UTF-8"):
         finish(study, [KEYS])
     (tmp_path / "processed.txt").unlink()
-    with pytest.raises(SourceError, match=r"processed\.txt is no file; sources\.processed"):
+    with pytest.raises(SourceError, match=r"sources\.processed: .*processed\.txt is not a file"):
         KEYS.plan(study)
 
 
@@ -354,19 +353,19 @@ def test_a_share_of_a_slice_without_rows_has_nothing_to_match(tmp_path):
     assert len(detections_of(study, study.files("metadata")[0])) == 1
 
 
-def test_what_is_not_matched_yet_is_named(tmp_path):
+def test_a_file_that_has_not_been_matched_is_named(tmp_path):
     study = stored_study(tmp_path, ["ride/a/1.jpg"], DETECTIONS.empty())
-    with pytest.raises(StageNotRunError, match=r"no images: `patrolscope ingest.*ledger\.jsonl say why"):
+    with pytest.raises(StageNotRunError, match=r"no images; run `patrolscope ingest.*quarantine/ and ledger\.jsonl"):
         MATCH.plan(study)
-    with pytest.raises(StageNotRunError, match=r"nothing of .* is matched yet"):
+    with pytest.raises(StageNotRunError, match=r"detections of .* have not been matched"):
         detections_of(study, "metadata/0.parquet")
     finish(study, [KEYS, MATCH])
-    with pytest.raises(StageNotRunError, match=r"metadata/9\.parquet is not matched yet"):
+    with pytest.raises(StageNotRunError, match=r"metadata/9\.parquet has not been matched"):
         detections_of(open_study(tmp_path), "metadata/9.parquet")
 
 
-def test_an_image_without_an_answer_is_a_defect_that_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(keys, "bucket_count", lambda _: 2)
+def test_an_image_without_a_match_is_reported_as_a_defect(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "bucket_count", lambda _: 2)
     study = stored_study(tmp_path, [f"ride/a/{number}.jpg" for number in range(20)], DETECTIONS.empty())
     finish(study, [KEYS, MATCH])
     study.discard("match", study.records("match")["00001"])
@@ -374,14 +373,14 @@ def test_an_image_without_an_answer_is_a_defect_that_is_told(tmp_path, monkeypat
         detections_of(study, "metadata/0.parquet")
 
 
-# Files of the index, before any of them is looked at.
+# Files of the index, before a detector runs.
 
 
-def test_what_the_index_holds_of_the_images_is_said_before_a_detector_runs(tmp_path):
+def test_matches_of_the_index_are_counted_before_a_detector_runs(tmp_path):
     refs = ["ride/a/1.jpg", "ride/a/2.jpg", "ride/a/3.jpg", "ride/b/3.jpg", "ride/b/4.jpg", "ride/b/5.jpg"]
     rows = "".join(f"{ref},160190000000{second},40.7,-73.9,1\n" for second, ref in enumerate(refs))
     study = raw_study(tmp_path / "study", {"1601856000000.csv": HEADER + rows.encode()})
-    # 1 by its name, b/3 by its path, 5 twice, and one that the metadata do not know; 2, a/3 and 4 have no file.
+    # 1 by its name, b/3 by its path, 5 twice, and one that is not in the metadata; 2, a/3, and 4 have no file.
     for name in ("x/1.jpg", "ride/b/3.jpg", "p/5.jpg", "q/5.jpg", "ride/b/other.png"):
         file = tmp_path / "store" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -399,7 +398,7 @@ def test_what_the_index_holds_of_the_images_is_said_before_a_detector_runs(tmp_p
     }
 
 
-def test_without_an_index_nothing_is_known_of_it(tmp_path):
+def test_without_an_index_nothing_is_counted(tmp_path):
     study = raw_study(tmp_path / "study", {"1601856000000.csv": HEADER + b"a/1.jpg,1601900000000,40.7,-73.9,1\n"})
     finish(study)
     assert finish(study, [KEYS, KNOWN])["known"] == []

@@ -1,4 +1,4 @@
-"""Nearest station and felony, held against brute force."""
+"""Nearest station and felony compared with brute force."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from patrolscope.pipeline.geography.nearest import Events, Stations
 
-# Coarse places and times make ties common.
+# Coarse locations and times make ties common.
 COARSE = st.integers(0, 6).map(float)
 
 

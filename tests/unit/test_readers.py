@@ -1,4 +1,4 @@
-"""Readers of the public data sets: the real files, and small made-up ones for what can be wrong."""
+"""Readers of the public data sets, with the real files, and with small invented ones for errors."""
 
 import gzip
 import zipfile
@@ -22,7 +22,11 @@ from patrolscope.pipeline.contract.tables import (
 )
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography import readers
-from patrolscope.pipeline.geography.catalog import fetch, load_catalog
+from patrolscope.pipeline.geography.catalog import load_catalog
+from patrolscope.pipeline.geography.download import fetch
+from patrolscope.pipeline.geography.readers import police
+from patrolscope.pipeline.geography.readers.census import NO_ESTIMATE, parse_income
+from patrolscope.pipeline.geography.readers.police import read_felonies
 
 ENTRIES = load_catalog()
 HERE = Path("incomes.csv")
@@ -103,14 +107,14 @@ def test_neighborhoods_in_a_folder_inside_the_archive(shared_data):
     assert frame.crs.to_epsg() == 2263
     published = read("published_results", shared_data / "paper" / "neighborhood_aggregated_data.csv")
     assert len(published) == 217
-    assert set(published["neighborhood"]) <= set(frame["place"])
+    assert set(published["neighborhood"]) <= set(frame["region"])
     assert published["level"].between(0, 1).all()
 
 
 @pytest.mark.shared
 def test_boroughs_whose_coordinate_system_has_no_code(shared_data):
     frame = read("boroughs", shared_data / "boundaries" / "NYC-boroughs.zip")
-    assert sorted(frame["place"]) == ["Bronx", "Brooklyn", "Manhattan", "Queens", "Staten Island"]
+    assert sorted(frame["region"]) == ["Bronx", "Brooklyn", "Manhattan", "Queens", "Staten Island"]
     assert frame.crs.to_epsg() == 4326
 
 
@@ -118,8 +122,8 @@ def test_boroughs_whose_coordinate_system_has_no_code(shared_data):
 def test_precincts_are_named_by_their_number(shared_data):
     frame = read("precincts_2020", shared_data / "boundaries" / "nypd_precincts_2020.geojson.gz")
     assert len(frame) == 77
-    assert {"1", "123"} <= set(frame["place"])
-    assert "116" not in set(frame["place"])
+    assert {"1", "123"} <= set(frame["region"])
+    assert "116" not in set(frame["region"])
 
 
 @pytest.mark.shared
@@ -130,7 +134,7 @@ def test_population_of_the_renamed_table(shared_data):
     assert frame["area"].str.fullmatch("[0-9]{12}").all()
     assert frame["b03002_001e"].sum() == 8_379_552
     assert frame["b03002_001m"].iloc[0] == 12
-    # The parts add up, so that no column stands under another's name.
+    # The parts add up, so no two columns are swapped.
     total, *parts = (frame[f"b03002_{number:03d}e"] for number in range(1, 22))
     assert (parts[0] + parts[10] == total).all()
     for whole, races in ((parts[0], parts[1:10]), (parts[10], parts[11:20])):
@@ -176,7 +180,7 @@ def test_stations_are_numbered_in_the_order_of_the_precincts(shared_data):
     assert list(houses.columns) == STATIONS.names
     assert houses["station_id"].tolist() == list(range(77))
     precincts = read("precincts_2020", shared_data / "boundaries" / "nypd_precincts_2020.geojson.gz")
-    ordered = precincts.assign(number=precincts["place"].astype(int)).sort_values("number", ignore_index=True)
+    ordered = precincts.assign(number=precincts["region"].astype(int)).sort_values("number", ignore_index=True)
     points = gpd.GeoSeries(gpd.points_from_xy(houses["lng"], houses["lat"]), crs=4326)
     assert ordered.geometry.contains(points).all()
 
@@ -219,22 +223,12 @@ def test_attributes_of_the_citys_block_groups(shared_data):
 
 
 @pytest.mark.shared
-def test_arrests_of_the_study_window(shared_data):
-    frame = read("nypd_arrests_historic", shared_data / "nypd" / "NYPD_Arrests_Data__Historic_.csv")
-    assert len(frame) == 16_967
-    assert frame["category"].isna().sum() == 217
-    assert frame["arrested_on"].min() == pd.Timestamp("2020-10-05")
-    assert frame["arrested_on"].max() == pd.Timestamp("2020-11-15")
-    assert frame.attrs["dropped"] == {}
-
-
-@pytest.mark.shared
 @pytest.mark.parametrize(
     ("layout", "rows", "felonies", "unplaced"), [("35col", 2444, 754, 13), ("24col", 2464, 755, 41)]
 )
 def test_complaints_in_both_layouts(shared_data, layout, rows, felonies, unplaced):
     path = shared_data / "nypd" / f"NYPD_Complaint_Data_Historic_sample_{layout}.csv"
-    frame, ledger = readers.read_felonies(path, category="FELONY", time_zone="America/New_York")
+    frame, ledger = read_felonies(path, category="FELONY", time_zone="America/New_York")
     assert ledger.close(len(frame)) == {
         "step": "felonies",
         "rows_in": rows,
@@ -243,7 +237,7 @@ def test_complaints_in_both_layouts(shared_data, layout, rows, felonies, unplace
         "notes": {},
     }
     pd.testing.assert_frame_equal(frame, FELONIES.conform(frame))
-    # The same by other means.
+    # The same with plain pandas.
     raw = pd.read_csv(path, dtype=str, encoding="utf-8-sig", na_values=["", "NA"], keep_default_na=False)
     raw = raw[(raw["LAW_CAT_CD"] == "FELONY") & raw["Latitude"].notna()].set_index("CMPLNT_NUM")
     local = pd.to_datetime(raw["CMPLNT_FR_DT"] + raw["CMPLNT_FR_TM"], format="%m/%d/%Y%H:%M:%S")
@@ -257,12 +251,12 @@ def test_the_embedded_city_agrees_with_itself(tmp_path):
     tracts = frames["embedded_tracts"]
     assert len(tracts) == 2325
     assert tracts["tract"].str.fullmatch("[0-9]{11}").all()
-    assert set(tracts["neighborhood"]) == set(frames["embedded_neighborhoods"]["place"])
-    assert set(tracts["borough"]) == set(frames["embedded_boroughs"]["place"])
+    assert set(tracts["neighborhood"]) == set(frames["embedded_neighborhoods"]["region"])
+    assert set(tracts["borough"]) == set(frames["embedded_boroughs"]["region"])
     assert all(frame.crs.to_epsg() == 4326 for frame in frames.values())
 
 
-# Boundaries that are made up.
+# Invented boundaries.
 
 
 def test_only_the_city_is_taken_from_the_state_and_water_stays(tmp_path):
@@ -298,11 +292,11 @@ def test_the_portal_writes_names_in_small_letters(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["large", "-1", "inf"])
-def test_a_size_of_a_tract_that_is_none_is_refused(tmp_path, cell):
+def test_an_invalid_tract_size_is_refused(tmp_path, cell):
     path = tmp_path / "tracts.geojson"
     named = {"geoid": ["36061000100", "36061000200"], "ntaname": ["Here"] * 2, "borocode": ["1"] * 2}
     squares(2, 4326, **named, shape_area=["2.25", cell]).to_file(path)
-    with pytest.raises(SourceError, match=f"shape_area holds '{cell}'; expected a number, at least 0"):
+    with pytest.raises(SourceError, match=f"shape_area is '{cell}'; expected a number, at least 0"):
         read("tracts_2020", path)
 
 
@@ -311,7 +305,7 @@ def test_the_one_wanted_file_of_an_archive_is_read(tmp_path):
     shapefile_zip(path, squares(3, 2263, ZONEDIST=["R6B", "R6B", "PARK"]), "features/nyzd.shp")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("features/nyco.shp", b"another layer")
-    assert read("zoning_districts", path)["place"].tolist() == ["R6B", "R6B", "PARK"]
+    assert read("zoning_districts", path)["district"].tolist() == ["R6B", "R6B", "PARK"]
     with pytest.raises(SourceError, match=r"nyzd\.shp, features/nyco\.shp of the form \*\.shp"):
         read("zoning_districts", path, member="*.shp")
 
@@ -319,7 +313,7 @@ def test_the_one_wanted_file_of_an_archive_is_read(tmp_path):
 def test_a_number_stored_with_a_point_is_a_code_without(tmp_path):
     path = tmp_path / "precincts.geojson"
     squares(2, 4326, precinct=[5.0, 13.0]).to_file(path)
-    assert read("precincts_2020", path)["place"].tolist() == ["5", "13"]
+    assert read("precincts_2020", path)["region"].tolist() == ["5", "13"]
 
 
 def test_a_broken_polygon_is_repaired_and_counted(tmp_path):
@@ -348,9 +342,9 @@ def test_an_area_without_a_polygon_is_refused(tmp_path, shape):
     ("columns", "complaint"),
     [
         ({"BLOCK": ["360050001001", "360050001002"]}, "no column GEOID or GEOID20; it has BLOCK, geometry"),
-        ({"GEOID": ["360050001001", "360050001001"]}, "the area '360050001001' stands in several rows"),
+        ({"GEOID": ["360050001001", "360050001001"]}, "the area '360050001001' occurs in several rows"),
         ({"GEOID": ["360050001001", None]}, "1 rows have no GEOID"),
-        ({"GEOID": [1.5, 2.0]}, "1.5, which is no code"),
+        ({"GEOID": [1.5, 2.0]}, "GEOID is 1.5; expected a whole number"),
         ({"GEOID": ["061", "062"]}, "no row of the city"),
     ],
 )
@@ -362,7 +356,7 @@ def test_boundaries_without_usable_codes_are_refused(tmp_path, columns, complain
     assert str(path) in str(error.value)
 
 
-def test_a_borough_code_that_is_none_is_refused(tmp_path):
+def test_an_unknown_borough_code_is_refused(tmp_path):
     path = tmp_path / "tracts.parquet"
     squares(1, 4326, GEOID=["36061000100"], NTAName=["Here"], BoroCode=[6]).to_parquet(path)
     with pytest.raises(SourceError, match="BoroCode is '6'; expected one of 1, 2, 3, 4, 5"):
@@ -371,7 +365,7 @@ def test_a_borough_code_that_is_none_is_refused(tmp_path):
 
 def test_feet_without_a_coordinate_system_are_not_taken_for_degrees(tmp_path):
     path = shapefile_zip(tmp_path / "boroughs.zip", squares(200, None, BoroName=list(map(str, range(200)))), "x/b.shp")
-    with pytest.raises(SourceError, match="EPSG:4326 does not fit its numbers"):
+    with pytest.raises(SourceError, match="EPSG:4326 does not fit its coordinates"):
         read("boroughs", path)
 
 
@@ -383,7 +377,7 @@ def test_degrees_without_a_coordinate_system_are_those_of_the_entry(tmp_path):
 @pytest.mark.parametrize("name", ["areas.zip", "areas.parquet", "areas.geojson", "areas.geojson.gz", "areas.dbf"])
 def test_a_file_that_holds_no_boundaries_is_refused_by_name(tmp_path, name):
     path = written(tmp_path / name, "<html>Service unavailable</html>")
-    with pytest.raises(SourceError, match=r"areas\..*is no boundary file"):
+    with pytest.raises(SourceError, match=r"areas\..*is not a boundary file"):
         read("block_groups_2020", path)
 
 
@@ -393,12 +387,12 @@ def test_a_table_without_polygons_is_refused(tmp_path):
         read("block_groups_2020", tmp_path / "areas.csv")
 
 
-def test_an_entry_whose_reader_makes_no_layer_is_refused(tmp_path):
-    with pytest.raises(SourceError, match="'read_felonies' reads no layer"):
+def test_an_entry_whose_reader_is_not_for_layers_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="'read_felonies' is not a reader of layers"):
         read("nypd_complaints_historic", tmp_path / "x.csv")
 
 
-# Tables that are made up.
+# Invented tables.
 
 B03002 = "GEO_ID,NAME,B03002_001E,B03002_003E,B03002_004E,B03002_006E,B03002_012E,\n"
 
@@ -430,7 +424,7 @@ def test_all_of_the_bureaus_table_is_taken_and_an_annotation_is_a_missing_margin
 
 
 @pytest.mark.parametrize("cell", ["-1", "few", "nan"])
-def test_a_margin_that_is_no_number_is_refused_with_its_line(tmp_path, cell):
+def test_a_margin_that_is_not_a_number_is_refused_with_its_line(tmp_path, cell):
     text = B03002.replace("_003E,", "_003E,B03002_003M,") + f"1500000US360050001001,A,10,1,{cell},2,3,4,\n"
     with pytest.raises(SourceError, match=rf"t\.csv, line 2: '{cell}' is not a number for b03002_003m"):
         read("acs_2020_b03002", written(tmp_path / "t.csv", text))
@@ -447,28 +441,28 @@ def test_attributes_are_read_in_their_archive_and_without_the_years_suffix(tmp_p
     assert (row["county"], row["land_sqm"], row["internal_lat"], row["internal_lng"]) == ("061", 12.0, 40.7, -74.0)
 
 
-def test_attributes_that_are_none_are_refused_by_name(tmp_path):
-    with pytest.raises(SourceError, match=r"t\.dbf is no table of attributes"):
+def test_a_file_without_attributes_is_refused_by_name(tmp_path):
+    with pytest.raises(SourceError, match=r"t\.dbf is not an attribute table"):
         read("block_group_attributes_2020", written(tmp_path / "t.dbf", "<html>Service unavailable</html>"))
 
 
-def test_a_tract_that_lies_in_places_twice_is_refused(tmp_path):
+def test_a_repeated_tract_is_refused(tmp_path):
     text = "GEOID,CDTACode,CDTAName\n36061000100,MN01,\n36061000100,MN02,B\n"
     path = written(tmp_path / "t.csv", text)
-    with pytest.raises(SourceError, match="the tract '36061000100' stands in several rows"):
+    with pytest.raises(SourceError, match="the tract '36061000100' occurs in several rows"):
         read("tract_places_2020", path)
 
 
 @pytest.mark.parametrize("cell", ["", "many", "-666666666", "nan", "inf", "1,234"])
-def test_a_count_that_is_no_number_is_refused_with_its_line(tmp_path, cell):
+def test_a_count_that_is_not_a_number_is_refused_with_its_line(tmp_path, cell):
     rows = "1500000US360050001001,A,10,1,2,3,4,\n" + f'1500000US360050001002,B,10,"{cell}",2,3,4,\n'
     with pytest.raises(SourceError, match=r"t\.csv, line 3: .* is not a number for b03002_003e"):
         read("acs_2020_b03002", written(tmp_path / "t.csv", B03002 + rows))
 
 
-def test_an_area_that_stands_twice_is_refused(tmp_path):
+def test_a_repeated_area_is_refused(tmp_path):
     row = "1500000US360050001001,A,10,1,2,3,4,\n"
-    with pytest.raises(SourceError, match="the area '360050001001' stands in several rows"):
+    with pytest.raises(SourceError, match="the area '360050001001' occurs in several rows"):
         read("acs_2020_b03002", written(tmp_path / "t.csv", B03002 + row + row))
 
 
@@ -478,13 +472,13 @@ def test_a_table_with_another_header_is_refused_with_the_names_it_has(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00G", b'GEO_ID,B19013_001E\n"open,1\n'])
-def test_a_table_that_is_no_csv_is_refused_by_name(tmp_path, content):
+def test_a_table_that_is_not_csv_is_refused_by_name(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(SourceError, match=r"t\.csv is not a CSV file"):
         read("acs_2020_b19013", tmp_path / "t.csv")
 
 
-def test_a_workbook_that_is_none_is_refused_by_name(tmp_path):
+def test_a_file_that_is_not_a_workbook_is_refused_by_name(tmp_path):
     with pytest.raises(SourceError, match=r"t\.xlsx is not Excel workbook"):
         read("decennial_2020_tracts", written(tmp_path / "t.xlsx", "no workbook"))
 
@@ -498,7 +492,7 @@ def test_stations_can_bring_their_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("row", "complaint"), [("north,-74", "line 2: 'north'"), ("95,-74", "between -90 and 90"), ("40,", "line 2: ''")]
 )
-def test_a_station_that_is_nowhere_is_refused(tmp_path, row, complaint):
+def test_a_station_without_valid_coordinates_is_refused(tmp_path, row, complaint):
     with pytest.raises(SourceError, match=complaint) as error:
         read("precinct_houses", written(tmp_path / "s.csv", f"lat,lng\n{row}\n"))
     assert "s.csv" in str(error.value)
@@ -510,32 +504,32 @@ def test_a_station_that_is_nowhere_is_refused(tmp_path, row, complaint):
 @given(st.integers(0, 10**9), st.booleans(), st.sampled_from(["", "+", "-"]), st.sampled_from(["", " "]))
 def test_an_income_is_the_number_that_it_shows(usd, thousands, end, blank):
     cell = f"{blank}{usd:,}{end}" if thousands else f"{blank}{usd}{end}"
-    assert readers.parse_income(pd.Series([cell], dtype="str"), HERE).tolist() == [float(usd)]
+    assert parse_income(pd.Series([cell], dtype="str"), HERE).tolist() == [float(usd)]
 
 
 @given(st.text(max_size=12))
 def test_any_other_cell_is_missing_or_refused(cell):
     cells = pd.Series([cell], dtype="str")
     try:
-        income = readers.parse_income(cells, HERE).iloc[0]
+        income = parse_income(cells, HERE).iloc[0]
     except SourceError as error:
         assert repr(cell) in str(error)  # noqa: PT017 - what is raised depends on the drawn text
         return
-    assert (np.isnan(income) and cell.strip() in readers._NO_ESTIMATE) or income >= 0
+    assert (np.isnan(income) and cell.strip() in NO_ESTIMATE) or income >= 0
 
 
 def test_the_bureaus_annotations_are_missing_incomes():
     cells = pd.Series(["-", "**", "***", "N", "(X)", "", "66,250", "250,000+", "2,500-"], dtype="str")
-    assert readers.parse_income(cells, HERE).tolist()[6:] == [66_250.0, 250_000.0, 2_500.0]
-    assert readers.parse_income(cells, HERE).isna().sum() == 6
+    assert parse_income(cells, HERE).tolist()[6:] == [66_250.0, 250_000.0, 2_500.0]
+    assert parse_income(cells, HERE).isna().sum() == 6
 
 
-def test_an_income_that_can_not_be_read_names_its_line():
+def test_an_income_that_is_unreadable_names_its_line():
     with pytest.raises(SourceError, match=r"incomes\.csv, line 7: '1,23' is not a median income"):
-        readers.parse_income(pd.Series(["5", "1,23"], index=[6, 7], dtype="str"), HERE)
+        parse_income(pd.Series(["5", "1,23"], index=[6, 7], dtype="str"), HERE)
 
 
-# Complaints that are made up.
+# Invented complaints.
 
 HEADER = "CMPLNT_NUM,CMPLNT_FR_DT,CMPLNT_FR_TM,OFNS_DESC,LAW_CAT_CD,Latitude,Longitude"
 PLACE = "40.7,-74.0"
@@ -547,7 +541,7 @@ def complaints(path, *rows, newline="\n"):
 
 
 def felonies(path, category="FELONY"):
-    frame, ledger = readers.read_felonies(path, category=category, time_zone="America/New_York")
+    frame, ledger = read_felonies(path, category=category, time_zone="America/New_York")
     return frame, ledger.close(len(frame))
 
 
@@ -583,10 +577,10 @@ def test_a_start_is_read_by_the_citys_clock(tmp_path, local, utc):
         ",12:00:00",
     ],
 )
-def test_a_start_that_can_not_be_read_is_dropped_and_counted(tmp_path, when):
+def test_an_unreadable_start_is_dropped_and_counted(tmp_path, when):
     frame, account = felonies(complaints(tmp_path / "c.csv", f"1,{when},ARSON,FELONY,{PLACE}"))
     assert len(frame) == 0
-    assert account["dropped"] == {"start can not be read": 1}
+    assert account["dropped"] == {"unreadable start": 1}
 
 
 @pytest.mark.parametrize(
@@ -614,12 +608,12 @@ def test_every_row_is_accounted_for(tmp_path):
     frame, account = felonies(path)
     assert account["rows_in"] == 8
     assert account["dropped"] == {"category is not FELONY": 2, "no complaint number": 1, "wrong number of cells": 2}
-    assert account["notes"] == {"complaint number stands in an earlier row, too": 1}
+    assert account["notes"] == {"complaint number repeats that of an earlier row": 1}
     assert frame["offense"].tolist()[:2] == ["ARSON", "FORGERY"]
     assert frame["offense"].isna().tolist() == [False, False, True]
 
 
-def test_another_category_can_be_asked_for(tmp_path):
+def test_another_category_can_be_selected(tmp_path):
     rows = [f"{i},10/05/2020,12:00:00,X,{kind},{PLACE}" for i, kind in enumerate(["FELONY", "VIOLATION"])]
     frame, _ = felonies(complaints(tmp_path / "c.csv", *rows), category="VIOLATION")
     assert frame["felony_id"].tolist() == ["1"]
@@ -654,7 +648,7 @@ def test_the_result_does_not_depend_on_how_the_file_is_cut(tmp_path, monkeypatch
     path = complaints(tmp_path / "c.csv", *rows)
     whole, account = felonies(path)
     assert len(whole) == 666
-    monkeypatch.setattr(readers, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(police, "_BLOCK_BYTES", 1000)
     cut, account_of_cut = felonies(path)
     pd.testing.assert_frame_equal(cut, whole)
     assert account_of_cut == account

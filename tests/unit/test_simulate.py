@@ -16,7 +16,7 @@ from patrolscope.analysis.stages.calibrate import read_labeled, two_class
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.layers import build_areas, read_layer
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
-from patrolscope.pipeline.geography.readers import read_felonies
+from patrolscope.pipeline.geography.readers.police import read_felonies
 from patrolscope.pipeline.simulation import public_data as public
 from patrolscope.pipeline.simulation.detector import Detector, draw_boxes, fit_detector
 from patrolscope.pipeline.simulation.files import METADATA_FOLDER

@@ -308,15 +308,15 @@ TRACTS = Table(
     stored="areas/tracts.parquet",
 )
 
-_LEVELS = "neighborhood, borough, community_district, precinct"
+_GEOGRAPHIES = "neighborhood, borough, community_district, precinct"
 
-LEVELS = Table(
-    "levels",
+REGIONS = Table(
+    "regions",
     row="one place of a level, as the sum of its areas",
-    key=("level", "place"),
+    key=("geography", "region"),
     columns=(
-        Column("level", "string", f"{_LEVELS} or zone"),
-        Column("place", "string", "name or number of the place, as areas carry it"),
+        Column("geography", "string", f"{_GEOGRAPHIES} or zone"),
+        Column("region", "string", "name or number of the place, as areas carry it"),
         Column("code", "string", "code of the place, where it has one beside the name", nullable=True),
         Column("areas", "int64", "areas in it: by their tract, their centroid (precinct), their zone", low=1),
         *(
@@ -334,20 +334,20 @@ LEVELS = Table(
         ),
     ),
     made_by="patrolscope annotate",
-    stored="areas/levels.parquet",
+    stored="areas/regions.parquet",
 )
 
-PLACES = Table(
-    "places",
+BOUNDARIES = Table(
+    "boundaries",
     row="one place of a level other than the areas: a neighborhood, borough, precinct or community district",
-    key=("level", "place"),
+    key=("geography", "region"),
     columns=(
-        Column("level", "string", _LEVELS),
-        Column("place", "string", "name or number of the place"),
+        Column("geography", "string", _GEOGRAPHIES),
+        Column("region", "string", "name or number of the place"),
         Column("geometry", "geometry", "boundary, EPSG:4326"),
     ),
     made_by="patrolscope annotate",
-    stored="areas/places.parquet",
+    stored="areas/boundaries.parquet",
 )
 
 STATIONS = Table(

@@ -231,18 +231,18 @@ def annotated_table(windows_h: tuple[int, ...] = (1, 3, 6)) -> Table:
 ANNOTATED = annotated_table()
 
 
-def given_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = ()) -> Table:
-    """Declaration of given/ for a study's felony windows; `kept` names the columns of unknown meaning."""
+def supplied_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = ()) -> Table:
+    """Declare supplied/ for a study's felony windows; `kept` names the columns of unknown meaning."""
     computed = (column for column in annotated_table(windows_h) if column.published and column not in _IMAGE)
     return Table(
-        "given",
+        "supplied",
         row="one image of the metadata slice of the same name: what its source says of columns that annotate computes",
         key=("source", "source_row"),
         columns=(
             METADATA["source"],
             METADATA["source_row"],
-            Column("given", "bool", "the row comes from an annotated file"),
-            Column("absent", "string", "columns of this table that the row's file lacks, commas between them"),
+            Column("supplied", "bool", "the row comes from an annotated file"),
+            Column("missing_columns", "string", "columns of this table that the row's file lacks, commas between them"),
             *(replace(column, nullable=True) for column in computed),
             Column("conf_unreadable", "bool", "the row has an unreadable conf", nullable=True),
             *(Column(name, "string", "value of the source; meaning unknown", nullable=True) for name in kept),
@@ -251,18 +251,18 @@ def given_table(windows_h: tuple[int, ...] = (1, 3, 6), kept: tuple[str, ...] = 
     )
 
 
-GIVEN = given_table()
+SUPPLIED = supplied_table()
 
 DIFFERENCES = Table(
     "differences",
-    row="one given value that is not the computed one; examples, the ledger has the count",
+    row="one supplied value that differs from the computed one; examples, counts are in the ledger",
     key=("source", "source_row", "column"),
     columns=(
         METADATA["source"],
         METADATA["source_row"],
         Column("column", "string", "name of the column in annotated/"),
-        Column("given", "string", "what the source says; missing: nothing", nullable=True),
-        Column("computed", "string", "what annotate says; missing: nothing", nullable=True),
+        Column("supplied", "string", "value of the source", nullable=True),
+        Column("computed", "string", "value that annotate computed", nullable=True),
     ),
     made_by="patrolscope annotate",
 )
