@@ -5,31 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from patrolscope.pipeline.study.store import Study
-
-# Seconds of one core for one unit of a stage, where the study itself has not measured any yet: a simulated study of a
-# million images on two cores (seconds of the records divided by the sizes of the shards).
-CORE_SECONDS = {
-    "layers": 6.3,
-    "read": 9.3e-9,
-    "ingest": 6.0e-7,
-    "labels": 2.8e-5,
-    "keys": 0.011,
-    "match": 0.47,
-    "annotate": 3.7e-6,
-    "calibrate": 0.23,
-    "cells": 1.2e-6,
-    "clustered": 1.1e-6,
-    "clusters": 0.05,
-    # One by image takes 3 ms, of 24.8 million images too; one by ride, of which there are as many, 10 ms there.
-    "replicates": 0.0065,
-    "estimate": 0.9,
-    "map": 6.7,
-    "report": 0.3,
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +91,7 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
     size = sum(shard.size for shard in finished)
     seconds = sum(records[shard.name].seconds for shard in finished)
     # What the study has measured itself goes before what was measured elsewhere.
-    rate_s = seconds / size if size and seconds else CORE_SECONDS.get(made.name)
+    rate_s = seconds / size if size and seconds else registry.core_seconds(made.name)
     hours = 0.0 if not left else None if rate_s is None else left * rate_s / 3600
     done = len(shards) - len(todo)
     return Planned(made.name, made.unit, pool, made.memory_gb, len(shards), done, left, hours, wants=made.resource)

@@ -220,7 +220,7 @@ def plan_known(study: Study) -> list[Shard]:
 def process_known(study: Study, shard: Shard) -> Output:
     """Count what of one bucket fits; files are matched to images as their detections will be."""
     images, files = (_frame(study, shard.work[kind], shard.work["bucket"], kind) for kind in (IMAGES, INDEXED))
-    ledger = Ledger("known", len(files))
+    ledger = Ledger("match_index", len(files))
     claims = files.assign(score=np.nan, score_any=np.nan, readable=True)
     # A "processed list" of all files: what is not in it has no file.
     found = match(images, claims, files, ledger, what="files of the index")
@@ -229,7 +229,7 @@ def process_known(study: Study, shard: Shard) -> Output:
     return Output((), len(files), rows_out, (ledger.close(rows_out),))
 
 
-KNOWN = Stage("known", unit="parts", folders=(), plan=plan_known, process=process_known)
+KNOWN = Stage("match_index", unit="parts", folders=(), plan=plan_known, process=process_known)
 
 MATCH = Stage("match", unit="parts", folders=(FOLDER,), plan=plan_match, process=process_match, version=2)
 
