@@ -46,19 +46,19 @@ Counts = npt.NDArray[np.int64]
 class ThresholdRule:
     """How the threshold is found."""
 
-    kind: Literal["given", "number", "best-f1", "precision"]
+    kind: Literal["study", "number", "best-f1", "precision"]
     value: float | None = None  # the number, or the precision that is asked for
 
     @classmethod
     def parse(cls, text: str) -> ThresholdRule:
-        """From the command line: given, best-f1, precision=0.9, or a number.
+        """From the command line: study, best-f1, precision=0.9, or a number.
 
         Raises
         ------
         SettingsError : none of these, or a number outside 0..1
         """
-        if text in ("given", "best-f1"):
-            return cls("given" if text == "given" else "best-f1")
+        if text in ("study", "best-f1"):
+            return cls("study" if text == "study" else "best-f1")
         kind: Literal["number", "precision"] = "precision" if text.startswith("precision=") else "number"
         try:
             value = float(text.removeprefix("precision="))
@@ -66,7 +66,7 @@ class ThresholdRule:
             value = np.nan
         if not 0 <= value <= 1:
             raise SettingsError(
-                f"--threshold {text}: expected given (estimate.threshold of study.yaml), best-f1, precision=0.9 or "
+                f"--threshold {text}: expected study (estimate.threshold of study.yaml), best-f1, precision=0.9 or "
                 f"another share, or a threshold between 0 and 1"
             )
         return cls(kind, value)
@@ -87,7 +87,7 @@ def choose_threshold(choice: ThresholdRule, truth: npt.ArrayLike, score: npt.Arr
     ------
     SourceError : all scores are the same, or no threshold reaches the precision
     """
-    if choice.kind == "given":
+    if choice.kind == "study":
         return given
     if choice.kind == "number":
         return float(choice.value or 0.0)
@@ -384,7 +384,7 @@ def evaluation_inputs(study: Study, *, choice: ThresholdRule, replicates: int, l
     if sources.validation is None and labels is None:
         raise SourceError(
             "study.yaml names no validation set: put the path of a CSV file with ground_truth, Model_predicted_score, "
-            "lat, lng and timestamp under sources.validation; or give --labels, a CSV file with image_ref and "
+            "lat, lng and timestamp under sources.validation; or give --ground-truth, a CSV file with image_ref and "
             "ground_truth of images of the study"
         )
     rules = study.settings.estimate

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from patrolscope.pipeline.contract.tables import annotated_table
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.files import ROW_GROUP_ROWS
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, Output, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 LABEL_COLUMNS = ("image_ref", "image")
 STAGING = "staging/labeled"
@@ -38,16 +39,16 @@ def read_labels(path: str) -> pd.DataFrame:
     """
     fs, name = fsspec.core.url_to_fs(path)
     if not fs.exists(name):
-        raise SourceError(f"{path} does not exist; --labels names a CSV file with image_ref and ground_truth")
+        raise SourceError(f"{path} does not exist; --ground-truth names a CSV file with image_ref and ground_truth")
     try:
         with fs.open(name, "rb") as file:
             frame = pd.read_csv(file, encoding="utf-8-sig", dtype="str")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} (--labels) is not a CSV file: {error}") from error
+        raise SourceError(f"{path} (--ground-truth) is not a CSV file: {error}") from error
     column = next((one for one in LABEL_COLUMNS if one in frame.columns), None)
     if column is None or "ground_truth" not in frame.columns:
         raise SourceError(
-            f"{path} (--labels) has the columns {', '.join(frame.columns)}; expected ground_truth, and "
+            f"{path} (--ground-truth) has the columns {', '.join(frame.columns)}; expected ground_truth, and "
             f"{' or '.join(LABEL_COLUMNS)}"
         )
     truth = pd.to_numeric(frame["ground_truth"], errors="coerce")
@@ -55,11 +56,11 @@ def read_labels(path: str) -> pd.DataFrame:
         wrong = frame["ground_truth"][~truth.isin([0, 1])]
         first = "nothing" if pd.isna(wrong.iloc[0]) else repr(wrong.iloc[0])
         raise SourceError(
-            f"{path} (--labels): {len(wrong)} of {len(frame)} rows have a ground_truth that is neither 0 nor 1, the "
+            f"{path} (--ground-truth): {len(wrong)} of {len(frame)} rows have a ground_truth that is neither 0 nor 1, the "
             f"first {first} in row {wrong.index[0] + 1}"
         )
     if frame[column].isna().any():
-        raise SourceError(f"{path} (--labels): {frame[column].isna().sum()} of {len(frame)} rows name no image")
+        raise SourceError(f"{path} (--ground-truth): {frame[column].isna().sum()} of {len(frame)} rows name no image")
     # The path is the name itself where the label has no folder.
     return pd.DataFrame(
         {"image": frame[column], "ground_truth": truth.astype("int8"), "key": _parts(frame[column])["path"]}
@@ -108,7 +109,7 @@ def join_labels(labels: pd.DataFrame, images: pd.DataFrame, ledger: Ledger) -> p
     truths = found.groupby("place")["ground_truth"].agg(["nunique", "first"])
     if (truths["nunique"] > 1).any():
         reference = images["image_ref"].iloc[int(truths.index[truths["nunique"] > 1][0])]
-        raise SourceError(f"--labels: {(truths['nunique'] > 1).sum()} images have two labels that differ: {reference}")
+        raise SourceError(f"--ground-truth: {(truths['nunique'] > 1).sum()} images have two labels that differ: {reference}")
     ledger.drop(len(found) - len(truths), why="a second label of the same image")
     rows = images.iloc[truths.index.astype("int64")].reset_index(drop=True)
     rows = rows.assign(ground_truth=truths["first"].to_numpy(), score=rows["conf"])

@@ -209,7 +209,7 @@ DETECTIONS = Table(
             nullable=True,
         ),
     ),
-    made_by="patrolscope detect, patrolscope labels",
+    made_by="patrolscope detect, patrolscope import-detections",
 )
 
 AREAS = Table(

@@ -250,4 +250,12 @@ def load_stations(study: Study) -> Stations:
     return Stations.build(np.column_stack(project_ft(stations["lng"], stations["lat"], study.settings.city.crs)))
 
 
-LAYERS = Stage("layers", unit="files", folders=("areas",), plan=plan_layers, process=process_layers, version=2)
+LAYERS = Stage(
+    "layers",
+    unit="files",
+    folders=("areas",),
+    plan=plan_layers,
+    process=process_layers,
+    version=2,
+    sources=catalog.layer_files,
+)

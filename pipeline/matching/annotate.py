@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -19,8 +18,7 @@ from astral import Observer
 from astral.sun import sun
 
 from patrolscope.pipeline.contract.tables import DIFFERENCES, annotated_table
-from patrolscope.pipeline.crs import WGS84, project_ft
-from patrolscope.pipeline.engine.distribute import SpatialJoin
+from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS
 from patrolscope.pipeline.geography.layers import (
@@ -32,6 +30,7 @@ from patrolscope.pipeline.geography.layers import (
     load_stations,
 )
 from patrolscope.pipeline.geography.nearest import Events, Stations
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.intake.supplied_columns import (
     detections_from,
     differences_of,
@@ -46,17 +45,6 @@ from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Output, Study
 
 HOUR_MS = 3_600_000
-
-
-class Locator(Protocol):
-    """Finds the area of a point."""
-
-    @property
-    def keys(self) -> npt.NDArray[np.str_]:
-        """(n,) codes of the areas, rising."""
-
-    def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Position in `keys` of the area that holds each point; -1 outside every area."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +71,9 @@ class Felonies:
 class ReferenceLayers:
     """What an image is joined to; small, and the same on every worker."""
 
-    areas: Locator
+    areas: PolygonIndex
     area_names: pd.DataFrame  # neighborhood and borough, in the order of areas.keys
-    precincts: Locator | None
+    precincts: PolygonIndex | None
     stations: Stations
     felonies: Felonies
 
@@ -203,22 +191,15 @@ def distance_columns(
 @lru_cache(maxsize=2)
 def load_surroundings(study: Study, _made_from: str) -> ReferenceLayers:
     """What images are joined to, once a worker process; `_made_from` is the layers' fingerprint."""
-    index = _load_locator(study, AREA_INDEX_FILE, _made_from)
+    index = load_index(study, AREA_INDEX_FILE, _made_from)
     names = study.read(AREAS_FILE, columns=["area", "neighborhood", "borough"]).set_index("area")
     return ReferenceLayers(
         areas=index,
         area_names=names.reindex(pd.Index(index.keys)).reset_index(drop=True),
-        precincts=_load_locator(study, PRECINCT_INDEX_FILE, _made_from) if study.exists(PRECINCT_INDEX_FILE) else None,
+        precincts=load_index(study, PRECINCT_INDEX_FILE, _made_from) if study.exists(PRECINCT_INDEX_FILE) else None,
         stations=load_stations(study),
         felonies=Felonies.build(study.read(FELONIES_FILE), study.settings.city.crs),
     )
-
-
-def _load_locator(study: Study, file: str, made_from: str) -> Locator:
-    index = load_index(study, file, made_from)
-    if study.settings.annotate.join == "reference":
-        return SpatialJoin(index.keys, index.shapes, WGS84)
-    return index
 
 
 # The stage.

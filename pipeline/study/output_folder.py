@@ -1,4 +1,4 @@
-"""A folder of files that a command makes at once, outside a study."""
+"""Folder of files that a command writes at once, outside a study."""
 
 from __future__ import annotations
 
@@ -9,24 +9,35 @@ from patrolscope.pipeline.errors import SourceError
 
 
 def check_folder(out: Path, known_by: str) -> None:
-    """Refuse a folder with anything in it but an earlier result, which has a file `known_by`.
+    """Check that a folder is empty or holds an earlier result, which has a file `known_by`.
 
     Raises
     ------
-    SourceError : it holds other files, or is no folder
+    SourceError
+        If it holds other files, or is not a folder.
     """
     if out.exists() and not out.is_dir():
-        raise SourceError(f"{out} is a file: name a folder")
+        raise SourceError(f"{out} is a file; expected a folder; choose a different name")
     if out.is_dir() and any(out.iterdir()) and not (out / known_by).is_file():
-        raise SourceError(f"{out} holds files that are no earlier result of this command: name a new or empty one")
+        raise SourceError(f"{out} is not an earlier result of this command; choose a new or empty folder")
 
 
 def fill_folder(out: Path, content: dict[str, bytes], may_have: Iterable[str] = ()) -> None:
-    """Write files by name; what an earlier result left of the names `may_have` and is not written now is removed.
+    """Write files, and remove those of an earlier result that are not written now.
+
+    Parameters
+    ----------
+    out : Path
+        Folder, created if needed.
+    content : dict of str to bytes
+        Files by name.
+    may_have : iterable of str
+        Names of files that an earlier result can have.
 
     Raises
     ------
-    SourceError : the folder can not be written to
+    SourceError
+        If the folder is not writable.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -35,4 +46,4 @@ def fill_folder(out: Path, content: dict[str, bytes], may_have: Iterable[str] = 
         for name in set(may_have) - set(content):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
-        raise SourceError(f"{out} can not be written to ({error}): name another folder") from error
+        raise SourceError(f"cannot write to {out} ({error}); choose a different folder") from error

@@ -183,7 +183,7 @@ def test_reproduce_and_compare_write_their_folders_and_say_what_lacks(tmp_path):
     code, _ = invoke("compare", str(a), str(b), "--out", str(tmp_path / "both"))
     assert code == 0
     code, output = invoke("compare", str(a), str(b), "--out", str(b))
-    assert (code, "no earlier result" in output) == (2, True)
+    assert (code, "not an earlier result" in output) == (2, True)
 
 
 def test_results_that_can_not_be_read_end_with_one_line(tmp_path):

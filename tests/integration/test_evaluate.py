@@ -26,7 +26,7 @@ from tests.integration.studies import table
 
 FIGURES = ["roc", "precision_recall", "calibration", "subgroups_validation", "subgroups_test"]
 TABLES = ["evaluation.csv", "curves.csv", "calibration.csv", "summary.json"]
-OPTIONS = {"threshold": "given", "replicates": 20, "labels": None}
+OPTIONS = {"threshold": "study", "replicates": 20, "labels": None}
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_labels_are_joined_with_the_detections_of_the_study(study, images, clien
 def test_labels_of_images_that_the_study_does_not_hold_are_refused(study, tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("image_ref,ground_truth\nride/x/a.jpg,1\nride/x/b.jpg,0\n")
-    code, output = evaluate(study, "--labels", str(path))
+    code, output = evaluate(study, "--ground-truth", str(path))
     assert code == 2
     assert "none of 2 labels names one image of the study, the first 'ride/x/a.jpg'" in output
 
@@ -196,7 +196,7 @@ def test_without_a_validation_set_labels_choose_the_threshold_and_nothing_is_ref
 ):
     sources = study.settings.sources.model_copy(update={"validation": None, "test": None})
     alone = replace(study, settings=study.settings.model_copy(update={"sources": sources}))
-    with pytest.raises(SourceError, match=r"names no validation set: .*; or give --labels"):
+    with pytest.raises(SourceError, match=r"names no validation set: .*; or give --ground-truth"):
         evaluate_stage(**OPTIONS).plan(alone)
     options = {"threshold": "best-f1", "replicates": 5, "labels": labels_of(images, tmp_path / "labels.csv")}
     run_stages(alone, [labeled_stage(options["labels"])], lambda: client)

@@ -132,7 +132,7 @@ def test_a_folder_with_other_files_is_refused_unless_forced(finished, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     arguments = ("--study", finished.root, "--out", str(tmp_path), "--minimum-images", "1")
     code, output = invoke(*arguments)
-    assert (code, "no earlier result of this command" in output) == (2, True)
+    assert (code, "not an earlier result of this command" in output) == (2, True)
     assert invoke(*arguments, "--force")[0] == 0
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert json.loads((tmp_path / "summary.json").read_text())["areas"]["withheld"] == 0

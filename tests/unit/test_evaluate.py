@@ -208,7 +208,7 @@ def test_of_equally_good_thresholds_the_highest_is_taken():
 
 
 def test_a_given_threshold_and_a_number_are_taken_as_they_are():
-    assert choose_threshold(ThresholdRule.parse("given"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
+    assert choose_threshold(ThresholdRule.parse("study"), [1, 0], [0.9, 0.1], given=0.770508) == 0.770508
     assert choose_threshold(ThresholdRule.parse("0.25"), [1, 0], [0.9, 0.1], given=0.770508) == 0.25
     assert choose_threshold(ThresholdRule.parse("0"), [1, 0], [0.9, 0.1], given=0.770508) == 0
 

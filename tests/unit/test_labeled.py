@@ -108,5 +108,5 @@ def test_a_labels_file_that_can_not_be_read_is_refused_with_what_is_wrong(tmp_pa
 
 
 def test_a_labels_file_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(SourceError, match=r"none\.csv does not exist; --labels"):
+    with pytest.raises(SourceError, match=r"none\.csv does not exist; --ground-truth"):
         read_labels(str(tmp_path / "none.csv"))

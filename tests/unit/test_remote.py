@@ -6,7 +6,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from patrolscope.pipeline.errors import StorageError
-from patrolscope.pipeline.study.remote import storage_faults_told
+from patrolscope.pipeline.study.remote import report_storage_faults
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ from patrolscope.pipeline.study.remote import storage_faults_told
 )
 def test_a_fault_of_the_storage_is_a_line_that_says_where(error):
     told = r"stage read: .*/data/1\.csv.*: a disk or an object store failed"
-    with pytest.raises(StorageError, match=told), storage_faults_told("stage read: "):
+    with pytest.raises(StorageError, match=told), report_storage_faults("stage read: "):
         raise error
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("1.csv"), BrokenPipeError(), ValueError("no storage")])
 def test_other_errors_stay_what_they_are(error):
-    with pytest.raises(type(error)), storage_faults_told():
+    with pytest.raises(type(error)), report_storage_faults():
         raise error

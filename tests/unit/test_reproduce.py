@@ -406,7 +406,7 @@ def test_every_row_of_the_ranking_figure_stands_once_at_its_rank(tmp_path):
 def test_a_folder_that_can_not_be_made_is_said(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(SourceError, match="can not be written to"):
+    with pytest.raises(SourceError, match="cannot write to"):
         run(write_released(tmp_path / "results", "zone"), blocked / "out")
     shutil.rmtree(tmp_path / "results")
     with pytest.raises(SourceError, match="is no folder"):
