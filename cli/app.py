@@ -13,14 +13,14 @@ PANELS = ("Whole studies", "Inputs", "Detectors", "Estimates", "Results", "Clust
 class GroupedHelp(typer.core.TyperGroup):
     """Group of commands whose help lists them by panel, each with its first sentence."""
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel."""
         sections: dict[str, list[tuple[str, str]]] = {panel: [] for panel in PANELS}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             if command is not None and not command.hidden:
                 sentence = " ".join((command.help or "").partition("\n\n")[0].split())
-                sections[str(command.rich_help_panel)].append((name, sentence))
+                sections[command.rich_help_panel].append((name, sentence))
         for title, rows in sections.items():
             with formatter.section(title):
                 formatter.write_dl(rows)

@@ -98,8 +98,10 @@ def _rename_settings(content: dict[str, Any], where: str) -> list[str]:
 def _rename_entries(content: dict[str, Any]) -> list[str]:
     """Rename entries of the data catalog in `content`, and return a line for each."""
     layers = content.get("layers")
-    lines = []
-    for layer, value in layers.items() if isinstance(layers, dict) else ():
+    lines: list[str] = []
+    if not isinstance(layers, dict):
+        return lines
+    for layer, value in layers.items():
         entry = value.get("entry") if isinstance(value, dict) else value
         new = CATALOG_ENTRIES.get(entry) if isinstance(entry, str) else None
         if new is not None:

@@ -22,9 +22,7 @@ def study(tmp_path):
     study = create_study(tmp_path, Settings.model_validate({"images": {"weights": "weights.pt", "sources": "store"}}))
     (opened,) = WEIGHTS.plan(study)
     facts = {"result": "yolov7-1234", "detector": "", "police_class": 1}
-    study.commit(
-        "weights", Record((), 1, 1, shard=opened.name, fingerprint=WEIGHTS.fingerprint(opened), facts=facts)
-    )
+    study.commit("weights", Record((), 1, 1, shard=opened.name, fingerprint=WEIGHTS.fingerprint(opened), facts=facts))
     return study
 
 
