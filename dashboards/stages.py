@@ -6,7 +6,8 @@ from patrolscope.analysis.stages.results import read_results
 from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
 from patrolscope.dashboards.maps.raster import count_study
-from patrolscope.dashboards.report.report import AFTER_THE_REPORT, REPORT_FILE, render_report
+from patrolscope.dashboards.report.report import REPORT_FILE, render_report
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
@@ -47,7 +48,8 @@ def process_map(study: Study, _shard: Shard) -> Output:
 
 def plan_report(study: Study) -> list[Shard]:
     """One shard: the page, made from the figures, the estimates, the settings and the ledger of what came before."""
-    stages = [name for name in study.stages() if name not in (REPORT.name, *AFTER_THE_REPORT)]
+    others = {name for name, entry in registry.ORDER.items() if not entry.in_report}
+    stages = [name for name in study.stages() if name not in (REPORT.name, *others)]
     return [Shard("report", {"settings": study.settings.model_dump(mode="json")}, made_from=_made_by(study, *stages))]
 
 
@@ -61,5 +63,5 @@ def _made_by(study: Study, *stages: str) -> str:
     return fingerprint([[record.fingerprint for record in study.records(name).values()] for name in stages])
 
 
-MAPS = Stage("map", unit="files", folders=(FIGURES_FOLDER,), plan=plan_map, process=process_map)
+MAPS = Stage("figures", unit="files", folders=(FIGURES_FOLDER,), plan=plan_map, process=process_map)
 REPORT = Stage("report", unit="files", folders=(), plan=plan_report, process=process_report)

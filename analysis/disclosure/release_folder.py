@@ -29,24 +29,19 @@ from patrolscope.analysis.disclosure.tables import (
 from patrolscope.analysis.estimators.bootstrap import Floats, counts_by_area, redraw_probabilities
 from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
 from patrolscope.analysis.estimators.spatial_statistics import LEVEL, describe_map
-from patrolscope.analysis.stages.calibrate import CALIBRATE, load_calibration
-from patrolscope.analysis.stages.cells import CELLS_STAGE
-from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
-from patrolscope.analysis.stages.estimate import CELLS_FILE, ESTIMATE, SUMMARY_FILE
+from patrolscope.analysis.stages.calibrate import load_calibration
+from patrolscope.analysis.stages.estimate import CELLS_FILE, SUMMARY_FILE
 from patrolscope.analysis.stages.published import read_released
-from patrolscope.analysis.stages.replicates import REPLICATE, probabilities_of
+from patrolscope.analysis.stages.replicates import probabilities_of
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.run import outdated
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
-from patrolscope.pipeline.geography.stages import LAYERS
-from patrolscope.pipeline.matching.stages import ANNOTATE
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 from patrolscope.pipeline.study.store import Study
 
 CHECKSUMS = "SHA256SUMS"
-# Stages behind a release, in order.
-_BEHIND = (LAYERS, ANNOTATE, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE)
 _SETTINGS_LEFT_OUT = (
     "cache, sources and the path of every layer (locations of files are private), estimate.seed (with it, anyone could "
     "recompute the study's own replicates)"
@@ -107,7 +102,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         raise StageNotRunError(
             f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`"
         )
-    if stale := outdated(study, _BEHIND):
+    if stale := outdated(study, [entry.load() for entry in registry.behind("estimate", since=["annotate"])]):
         raise SourceError(
             f"the estimates of {study.root} are stale ({', '.join(stale)}); expected those of its study.yaml; run "
             f"`patrolscope run --study {study.root}` first"

@@ -44,6 +44,7 @@ from patrolscope.analysis.stages.result_tables import (
     with_counts,
 )
 from patrolscope.pipeline.contract.tables import CELLS
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Estimate
@@ -60,10 +61,8 @@ CELLS_FILE = f"{ESTIMATES}/cells.parquet"
 
 def plan_estimate(study: Study) -> list[Shard]:
     """One shard, made from all cells, all replicates and the rules of estimation."""
-    made_from = [
-        [record.fingerprint for record in study.records(stage).values()]
-        for stage in ("read", "ingest", "annotate", "cells", "clusters", "replicates", "layers", "calibrate")
-    ]
+    stages = dict.fromkeys([*registry.filtering(), *registry.inputs("estimate")])
+    made_from = [[record.fingerprint for record in study.records(stage).values()] for stage in stages]
     work = {"rules": study.settings.estimate.model_dump(mode="json"), "truth": study.settings.sources.truth}
     return [Shard("estimates", work, made_from=fingerprint(made_from))]
 
@@ -151,7 +150,7 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
 def funnel(study: Study) -> list[tuple[str, int]]:
     """From the lines of the raw files to the analyzed images: what is left after every reason to drop."""
     steps: list[tuple[str, int]] = []
-    for stage in ("read", "ingest", "annotate", "cells"):
+    for stage in registry.filtering():
         records = list(study.records(stage).values())
         left = sum(record.rows_in for record in records)
         if not steps:

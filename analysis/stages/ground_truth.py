@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from patrolscope.pipeline.contract.tables import annotated_table
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.study.files import ROW_GROUP_ROWS
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, Output, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 LABEL_COLUMNS = ("image_ref", "image")
 STAGING = "staging/labeled"

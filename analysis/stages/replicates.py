@@ -273,7 +273,7 @@ def refuse_empty(study: Study, counted: BootstrapInputs, cells: pd.DataFrame) ->
         sources = study.settings.sources
         if not (sources.detections or sources.processed or from_images(study)):
             raise SourceError(
-                f"{study.root} has no detections: name label files (`patrolscope labels`) or images and a detector's "
+                f"{study.root} has no detections: name label files (`patrolscope import-detections`) or images and a detector's "
                 "weights (`patrolscope detect`)"
             )
         raise SourceError(

@@ -42,6 +42,7 @@ from patrolscope.pipeline.contract.tables import (
     REGIONS,
     TRACTS,
 )
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.run import LEDGER_FILE
 from patrolscope.pipeline.study.config import dump_settings
 from patrolscope.pipeline.study.store import Study
@@ -90,21 +91,6 @@ COVARIATES = {
 }
 NBSP = "\u00a0"
 UNITS = {"density": "people per square mile", "income": "USD"}
-STAGE_ORDER = (
-    "layers",
-    "labels",
-    "match",
-    "read",
-    "quarantine",
-    "ingest",
-    "calibrate",
-    "annotate",
-    "cells",
-    "hourly",
-    "map",
-)
-# Stages that other commands run when the report is there: it neither tells of them nor is made again for them.
-AFTER_THE_REPORT = ("points",)
 FILES = {
     "study.yaml": "the settings",
     "metadata/": METADATA.row,
@@ -186,7 +172,7 @@ def render_report(study: Study, results: Results) -> str:
         covariates=COVARIATES,
         few_images=FEW_IMAGES,
         units_for_an_interval=UNITS_FOR_AN_INTERVAL,
-        steps=[step for step in read_steps(study) if step.stage not in AFTER_THE_REPORT],
+        steps=[step for step in read_steps(study) if step.stage not in registry.ORDER or registry.ORDER[step.stage].in_report],
         settings_text=dump_settings(settings),
         files={path: meaning for path, meaning in FILES.items() if study.exists(path.rstrip("/"))},
         versions={"Python": python_version(), **{package: version(package) for package in PACKAGES}},
@@ -301,8 +287,7 @@ def read_steps(study: Study) -> list[Step]:
         step.rows_out += line["rows_out"]
         step.dropped.update(line["dropped"])
         step.notes.update(line["notes"])
-    place = {stage: number for number, stage in enumerate(STAGE_ORDER)}
-    return sorted(steps.values(), key=lambda step: (place.get(step.stage, len(place)), step.stage, step.step))
+    return sorted(steps.values(), key=lambda step: (registry.rank(step.stage), step.stage, step.step))
 
 
 # Sensitivity and coverage.

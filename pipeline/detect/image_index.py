@@ -31,9 +31,10 @@ from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.intake.detection_files import refuse_overlap
 from patrolscope.pipeline.study.adopt import adopt
+from patrolscope.pipeline.study.files import modified_at
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.remote import remote_errors
-from patrolscope.pipeline.study.store import Output, Study, fingerprint, modified_at, open_study
+from patrolscope.pipeline.study.store import Output, Study, fingerprint, open_study
 
 FOLDER = "image_index"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")

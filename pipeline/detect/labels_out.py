@@ -1,8 +1,8 @@
 """Detections as YOLO label files, for other tools: one file an image with boxes, and the list of images looked at.
 
-`patrolscope labels` reads both back. A file is written for every image with a box, best box first, with its confidence;
-no file means no box where the image is on the list, and nothing where it is not. Images that have an id in common, by
-which a file would be named, are left out of both.
+`patrolscope import-detections` reads both back. A file is written for every image with a box, best box first, with its
+confidence; no file means no box where the image is on the list, and nothing where it is not. Images that have an id in
+common, by which a file would be named, are left out of both.
 """
 
 from __future__ import annotations

@@ -1,69 +1,49 @@
-"""What a study still needs, before anything is begun: shards, memory, hours; and whether workers can do it."""
+"""Work that a study still needs, before any of it starts: shards, memory, hours, and whether the workers suffice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from patrolscope.pipeline.study.store import Study
 
-# Seconds of one core for one unit of a stage, where the study itself has not measured any yet: a simulated study of a
-# million images on two cores (seconds of the records divided by the sizes of the shards).
-CORE_SECONDS = {
-    "layers": 6.3,
-    "read": 9.3e-9,
-    "ingest": 6.0e-7,
-    "labels": 2.8e-5,
-    "keys": 0.011,
-    "match": 0.47,
-    "annotate": 3.7e-6,
-    "calibrate": 0.23,
-    "cells": 1.2e-6,
-    "clustered": 1.1e-6,
-    "clusters": 0.05,
-    # One by image takes 3 ms, of 24.8 million images too; one by ride, of which there are as many, 10 ms there.
-    "replicates": 0.0065,
-    "estimate": 0.9,
-    "map": 6.7,
-    "report": 0.3,
-}
-
 
 @dataclass(frozen=True)
 class Workers:
-    """Workers of one pool, as far as a plan looks at them."""
+    """Capacity of the workers of one pool."""
 
     offers: str  # CPU or GPU
     memory_gb: float  # of a worker process
-    tasks: int  # that a process works on at a time
-    slots: int  # tasks that the whole pool works on at a time, at its largest
+    tasks: int  # at a time per process
+    slots: int  # tasks at a time in the whole pool, at its largest
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage as the plan sees it."""
+    """Planned work of a stage."""
 
     stage: str
     unit: str
     pool: str  # whose workers do it
-    memory_gb: float  # of one task
-    shards: int | None  # None: not known before earlier stages are done
+    memory_gb: float  # per task
+    shards: int | None  # None: unknown until earlier stages are done
     done: int
     left: int  # in the stage's unit
-    slot_hours: float | None  # of one core, or of one GPU; None: no rate has been measured
-    missing: str = ""  # what it needs from outside the study and does not find
-    wants: str = ""  # GPU, where the stage is best done by one
+    slot_hours: float | None  # on one core or one GPU; None: no rate was measured
+    missing: str = ""  # error of an input outside the study that does not exist
+    wants: str = ""  # GPU, for stages that are fastest there
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left of it."""
+        """Whether nothing is left to do."""
         return self.shards is not None and self.done >= self.shards
 
     def hours(self, pools: Mapping[str, Workers]) -> float | None:
-        """Hours that the whole pool needs."""
+        """Return the hours that the whole pool needs."""
         if self.slot_hours is None or self.shards is None:
             return None
         return self.slot_hours / max(1, min(pools[self.pool].slots, self.shards - self.done))
@@ -72,17 +52,24 @@ class Planned:
 def plan_stages(
     study: Study, stages: Iterable[Stage | Callable[[Study], Stage]], pools: Mapping[str, Workers]
 ) -> list[Planned]:
-    """What every stage has to do still, and which pool does it.
+    """Return the remaining work of every stage and the pool that does it.
 
-    A stage that plans from an earlier one's records has no number of shards until that one is done.
+    Parameters
+    ----------
+    study : Study
+        Study to plan for.
+    stages : iterable of Stage or callable
+        Stages in order, as `run_stages` takes them. The number of shards of a stage that plans from records of an
+        unfinished one is unknown.
+    pools : mapping of str to Workers
+        Pools by name.
     """
     planned: list[Planned] = []
     for stage in stages:
-        one = _planned(study, stage, pools)
-        unfinished_before = any(not before.is_done for before in planned)
-        if unfinished_before and one.shards == 0:
-            one = replace(one, shards=None, slot_hours=None)  # it may get some from what is not there yet
-        planned.append(one)
+        current = _planned(study, stage, pools)
+        if current.shards == 0 and not all(before.is_done for before in planned):
+            current = replace(current, shards=None, slot_hours=None)  # earlier stages may add some
+        planned.append(current)
     return planned
 
 
@@ -94,10 +81,10 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
         shards = made.plan(study)
     except PatrolscopeError as error:
         shards = None
-        # Another error is of what an earlier stage has not written yet.
+        # Other errors are about output that an earlier stage has not written yet.
         missing = str(error) if isinstance(error, (SourceError, WeightsError)) else ""
         if not isinstance(stage, Stage):
-            # It does not know its own name yet.
+            # The name of the stage is part of a result that does not exist yet.
             name = getattr(stage, "__name__", "stage").removesuffix("_stage")
             return Planned(name, "", _pool_for("GPU", pools), 0.0, None, 0, 0, None, missing, "GPU")
         made = stage
@@ -110,47 +97,49 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
     finished = [shard for shard in shards if shard.name in records]
     size = sum(shard.size for shard in finished)
     seconds = sum(records[shard.name].seconds for shard in finished)
-    # What the study has measured itself goes before what was measured elsewhere.
-    rate_s = seconds / size if size and seconds else CORE_SECONDS.get(made.name)
+    # Rates measured in the study itself take precedence.
+    rate_s = seconds / size if size and seconds else registry.core_seconds(made.name)
     hours = 0.0 if not left else None if rate_s is None else left * rate_s / 3600
     done = len(shards) - len(todo)
     return Planned(made.name, made.unit, pool, made.memory_gb, len(shards), done, left, hours, wants=made.resource)
 
 
 def _pool_for(resource: str, pools: Mapping[str, Workers]) -> str:
-    """The pool whose workers do it: those that offer the resource, else those for rows, else any."""
-    for wanted in (resource or "CPU", "CPU"):
+    """Return the pool that offers the resource, else one for rows, else any."""
+    for offer in (resource or "CPU", "CPU"):
         for name, workers in pools.items():
-            if workers.offers == wanted:
+            if workers.offers == offer:
                 return name
     return next(iter(pools))
 
 
-def refuse_what_does_not_fit(planned: Sequence[Planned], pools: Mapping[str, Workers]) -> None:
-    """Refuse a plan while it is one.
+def check_capacity(planned: Sequence[Planned], pools: Mapping[str, Workers]) -> None:
+    """Reject a plan that exceeds the memory of the workers.
 
     Raises
     ------
-    PlanError : a task of a stage that has something to do needs more memory than a worker has for it
+    PlanError
+        If a task of an unfinished stage needs more memory than a worker offers.
     """
-    for one in planned:
-        workers = pools[one.pool]
-        room_gb = workers.memory_gb / workers.tasks
-        if not one.is_done and one.memory_gb > room_gb:
-            among = "" if workers.tasks == 1 else f" for each of its {workers.tasks} tasks at a time"
+    for work in planned:
+        workers = pools[work.pool]
+        offered_gb = workers.memory_gb / workers.tasks
+        if not work.is_done and work.memory_gb > offered_gb:
+            shared = "" if workers.tasks == 1 else f" to each of {workers.tasks} tasks"
             raise PlanError(
-                f"{one.stage} needs {one.memory_gb:g} GB a task, a worker of pool {one.pool} has {room_gb:.2g}{among}: "
-                "raise memory_gb, or lower processes or workers, in the cluster profile"
+                f"{work.stage} needs {work.memory_gb:g} GB per task; pool {work.pool} offers {offered_gb:.2g} GB"
+                f"{shared}; raise memory_gb or lower processes in the cluster profile"
             )
 
 
-def refuse_what_is_missing(planned: Sequence[Planned]) -> None:
-    """Refuse a plan whose stages do not find what they need.
+def check_inputs(planned: Sequence[Planned]) -> None:
+    """Reject a plan with missing inputs.
 
     Raises
     ------
-    PlanError : sources or weights are not there, or can not be read; each is told once
+    PlanError
+        If sources or weights are missing or unreadable. Each one is named once.
     """
-    missing = dict.fromkeys(one.missing for one in planned if one.missing)
+    missing = dict.fromkeys(work.missing for work in planned if work.missing)
     if missing:
         raise PlanError("\n".join(missing))

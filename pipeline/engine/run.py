@@ -1,4 +1,4 @@
-"""Run stages in order: do what is missing, leave what is up to date, account for every row."""
+"""Run stages in order: build what is missing or stale, skip what is up to date, and account for every row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Ledgers = dict[str, list[str]]  # lines of the ledger, by stage
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage did."""
+    """Result of running a stage, over all its shards."""
 
     stage: str
     shards: int
@@ -34,16 +34,19 @@ class Outcome:
 
 
 class Progress:
-    """Told how a stage gets on. This one says nothing; the command line passes one that draws."""
+    """Progress listener without output; the CLI passes one that draws a bar."""
+
+    number = 1  # of the current stage, from 1
+    stages = 1  # of the run
 
     def start(self, stage: Stage, done: int, total: int) -> None:
-        """A stage begins with `done` of `total` units finished earlier."""
+        """Start a stage of which `done` of `total` units are up to date."""
 
     def advance(self, stage: Stage, shard: Shard, record: Record) -> None:
-        """A shard has been finished."""
+        """Count a finished shard."""
 
     def finish(self, stage: Stage, outcome: Outcome) -> None:
-        """A stage has ended."""
+        """End a stage."""
 
 
 def run_stages(
@@ -56,37 +59,65 @@ def run_stages(
 
     Parameters
     ----------
-    stages : in place of a stage, a function that gives it once the earlier ones are up to date
-    client : called when the first shard has to be made, so that an up-to-date study needs no cluster
+    study : Study
+        Study whose stages run.
+    stages : sequence of Stage or callable
+        A function of the study stands for a stage that is known only once the earlier ones are up to date.
+    client : callable
+        Called when the first shard has to be built, so that an up-to-date study needs no cluster.
+    progress : Progress, optional
+        Listener.
+
+    Returns
+    -------
+    list of Outcome
+        One per stage.
 
     Raises
     ------
-    StudyLockedError : another run is writing into the study
-    PatrolscopeError : from a stage; what was finished stays finished
+    StudyLockedError
+        If another run holds the study.
+    PatrolscopeError
+        From a stage. Finished shards are kept.
     """
+    progress = progress or Progress()
+    progress.stages = len(stages)
+    outcomes = []
     with study.lock() as held:
         ledger: Ledgers = {}
-        return [
-            _run_stage(held, stage if isinstance(stage, Stage) else stage(held), client, progress or Progress(), ledger)
-            for stage in stages
-        ]
+        for progress.number, stage in enumerate(stages, 1):
+            made = stage if isinstance(stage, Stage) else stage(held)
+            outcomes.append(_run_stage(held, made, client, progress, ledger))
+    return outcomes
 
 
 def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: dict[str, Record]) -> list[Shard]:
-    """Shards without an up-to-date record, or whose files have gone."""
-    # Listed by folder: asked one by one, the 124,000 files of a detector would be as many requests to an object store.
-    there = {file for folder in stage.folders for file in study.find(folder)} if records else set()
+    """Return the shards without an up-to-date record, or with missing files.
+
+    Parameters
+    ----------
+    study : Study
+        Study with the files.
+    stage : Stage
+        Stage of the shards.
+    shards : sequence of Shard
+        Planned shards.
+    records : dict of str to Record
+        Records of the stage, by name of the shard.
+    """
+    # Listed by folder: an object store would get one request for each of the 124,000 files of a detector.
+    existing = {file for folder in stage.folders for file in study.find(folder)} if records else set()
     return [
         shard
         for shard in shards
         if shard.name not in records
         or records[shard.name].fingerprint != stage.fingerprint(shard)
-        or not all(file in there or study.exists(file) for file in records[shard.name].files)
+        or not all(file in existing or study.exists(file) for file in records[shard.name].files)
     ]
 
 
 def outdated(study: Study, stages: Sequence[Stage]) -> list[str]:
-    """Names of stages whose output is not what the settings and sources of today would make."""
+    """Return the names of stages whose output is missing or stale."""
     names = []
     for stage in stages:
         try:
@@ -108,9 +139,9 @@ def _run_stage(
     waiting = {shard.name: shard for shard in todo}
     total = sum(shard.size for shard in shards)
     progress.start(stage, total - sum(shard.size for shard in todo), total)
-    # Workers are asked for first: what they can not do costs nothing that was finished.
+    # Check the workers first, so that an unsuitable cluster leaves finished shards untouched.
     finished = finish_shards(client(), study, stage, todo) if todo else iter(())
-    # A record that no longer holds goes before its shard is made again: a reader never sees old and new together.
+    # Delete stale records before rebuilding their shards, so that readers never see mixed versions.
     planned = {shard.name for shard in shards}
     kept = {name: record for name, record in records.items() if name in planned and name not in waiting}
     named = frozenset(file for record in kept.values() for file in record.files)
@@ -148,14 +179,15 @@ def _outcome(stage: Stage, records: Sequence[Record], done_now: int) -> Outcome:
 
 
 def ledger_lines(stage: str, records: Iterable[Record]) -> list[str]:
-    """Lines of the ledger of one stage: one a step and shard."""
+    """Return the lines of one stage in the ledger, one per step and shard."""
     return [json.dumps({"stage": stage, "shard": record.shard, **line}) for record in records for line in record.ledger]
 
 
 def write_ledger(study: Study, known: Ledgers) -> None:
-    """Write ledger.jsonl of all stages, always in the same order; records of stages that are not known yet are read.
+    """Write ledger.jsonl of all stages, always in the same order.
 
-    Under the study's lock records change with the stages of this run alone: those of others are read once.
+    Under the study's lock only the stages of this run change their records. Those of other stages are read once, and
+    added to `known`.
     """
     stages = study.stages()
     for stage in stages:

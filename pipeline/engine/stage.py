@@ -1,4 +1,4 @@
-"""What a stage is: a plan of shards, and a plain function that finishes one of them."""
+"""Stage and shard: a stage plans its shards, and finishes each of them with a plain function."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
 @dataclass(frozen=True)
 class Shard:
-    """One piece of a stage's work: done whole, or not at all."""
+    """Unit of work of a stage, committed atomically."""
 
     name: str  # file-safe; the same work always has the same name
-    work: dict[str, Any]  # JSON types: what `process` needs to know beside the study
+    work: dict[str, Any]  # JSON types: what `process` needs beside the study
     size: int = 1  # in the stage's unit, for progress
     made_from: str = ""  # digest of inputs that `work` does not show, such as a record's fingerprint
-    found_in: str = ""  # file of the study where `process` finds its input; can change without a change of the input
+    found_in: str = ""  # file of the study with the input; it can change while the input stays the same
+
+
+def _no_files(_study: Study) -> list[str]:
+    return []
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a study.
+    """Named step of a study.
 
-    `plan` lists the shards that must exist, cheaply, from sources and from records of earlier stages.
-    `process` finishes one of them on a worker: it writes files through the study and returns their record; it
-    does not commit.
+    `plan` lists the shards cheaply, from sources and from records of earlier stages. `process` finishes one shard on a
+    worker: it writes files through the study and returns them with their counts. The engine commits the record.
     """
 
     name: str
-    unit: str  # what a shard's size counts: rows, bytes, files
+    unit: str  # of a shard's size: rows, bytes, files
     folders: tuple[str, ...]  # of the study; every file in them belongs to a record of this stage
     plan: Callable[[Study], list[Shard]]
     process: Callable[[Study, Shard], Output]
-    version: int = 1  # raised when the meaning of the output changes: finished shards are then made again
-    # Of a worker process with one task. What every stage is held to: at full size the largest took 1.1 GB
-    # (docs/benchmarks.md), and Dask takes no task while 80 % of a worker's memory are in use.
+    version: int = 1  # raised when the meaning of the output changes, which makes finished shards stale
+    # Memory of a worker process with one task, the limit for every stage. At full size the largest one took 1.1 GB
+    # (docs/benchmarks.md), and Dask starts no task while more than 80% of a worker's memory is in use.
     memory_gb: float = 2.0
-    resource: str = ""  # that a shard takes one of, such as GPU; asked for where workers offer it
+    resource: str = ""  # such as GPU; a shard takes one where workers offer it
+    sources: Callable[[Study], list[str]] = _no_files  # paths outside study.yaml's own that workers must see
 
     def fingerprint(self, shard: Shard) -> str:
-        """Digest of everything that the shard's output depends on."""
+        """Return the digest of everything that the shard's output depends on."""
         return fingerprint(self.name, self.version, shard.name, shard.work, shard.made_from)
 
     def finish(self, study: Study, shard: Shard) -> Record:

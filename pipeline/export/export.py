@@ -26,8 +26,9 @@ from patrolscope.pipeline.errors import SettingsError, StageNotRunError
 from patrolscope.pipeline.export.wide import image_columns, load_gazetteer, wide
 from patrolscope.pipeline.geography.layers import CENSUS_FILE, TRACTS_FILE
 from patrolscope.pipeline.matching.stages import ANNOTATE
+from patrolscope.pipeline.study.files import ROW_GROUP_ROWS
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.study.store import ROW_GROUP_ROWS, SETTINGS_FILE, Output, Study, fingerprint
+from patrolscope.pipeline.study.store import SETTINGS_FILE, Output, Study, fingerprint
 
 if TYPE_CHECKING:
     import distributed

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from typing import Protocol
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -21,20 +20,10 @@ from astral.sun import sun
 from patrolscope.pipeline.contract.tables import annotated_table
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.geography.nearest import Events, Stations
+from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.study.config import Settings
 
 HOUR_MS = 3_600_000
-
-
-class Locator(Protocol):
-    """Lookup of the area that contains a point."""
-
-    @property
-    def keys(self) -> npt.NDArray[np.str_]:
-        """Codes of the areas, ascending."""
-
-    def locate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Return the position in `keys` of the area that contains each point; -1 outside all areas."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +50,9 @@ class Felonies:
 class ReferenceLayers:
     """Public data joined to images; small, and the same on all workers."""
 
-    areas: Locator
+    areas: PolygonIndex
     area_names: pd.DataFrame  # neighborhood and borough, in the order of areas.keys
-    precincts: Locator | None
+    precincts: PolygonIndex | None
     stations: Stations
     felonies: Felonies
 

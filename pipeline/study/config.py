@@ -1,12 +1,12 @@
-"""Settings of a study: study.yaml, read once into frozen objects. The defaults are the paper's, for New York.
+"""Settings of a study: study.yaml, read once into frozen objects. Defaults are those of the paper, for New York.
 
-Another city is another study.yaml and other entries of data_catalog.yaml.
+Another city needs another study.yaml and other entries of data_catalog.yaml.
 """
 
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
@@ -18,13 +18,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):
-    """Refuses unknown keys, and changes after reading."""
+    """Settings that reject unknown keys, and changes after reading."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Box(Frozen):
-    """Extent of the city, EPSG:4326 degrees; a position outside it is a broken reading."""
+    """Extent of the city, in degrees of EPSG:4326. Locations outside are broken readings."""
 
     # New York City with the waters around it, about 5 km beyond the outermost tract.
     west: float = Field(-74.32, ge=-180, le=180)
@@ -35,19 +35,19 @@ class Box(Frozen):
     @model_validator(mode="after")
     def _has_extent(self) -> Box:
         if self.west >= self.east or self.south >= self.north:
-            raise ValueError("west is to be less than east, and south less than north")
+            raise ValueError("expected west < east and south < north")
         return self
 
 
 class Sun(Frozen):
-    """Where sunrise and sunset are taken: astral's entry "New York" by default."""
+    """Location for sunrise and sunset. Default: astral's entry "New York"."""
 
     latitude: float = Field(40.71666666666667, ge=-90, le=90)
     longitude: float = Field(-74.0, ge=-180, le=180)
 
 
 class City(Frozen):
-    """The place: clock, map projection, extent."""
+    """City: clock, projection, and extent."""
 
     name: str = "New York City"
     time_zone: str = "America/New_York"
@@ -59,7 +59,7 @@ class City(Frozen):
     @classmethod
     def _known_zone(cls, name: str) -> str:
         if name not in available_timezones():
-            raise ValueError(f"{name!r} is not a time zone of the IANA database, such as America/New_York")
+            raise ValueError(f"{name!r} is not a time zone; expected a name such as America/New_York")
         return name
 
     @field_validator("crs")
@@ -71,22 +71,22 @@ class City(Frozen):
         try:
             crs = CRS.from_user_input(code)
         except CRSError as error:
-            raise ValueError(f"{code!r} is not a coordinate system that PROJ knows") from error
+            raise ValueError(f"{code!r} is not a coordinate system; expected a code such as EPSG:2263") from error
         if not crs.is_projected:
-            raise ValueError(f"{code!r} is in degrees; distances need a projected system, such as EPSG:2263")
+            raise ValueError(f"{code!r} is in degrees; expected a projected system, such as EPSG:2263")
         return code
 
     @property
     def clock(self) -> ZoneInfo:
-        """The city's time zone."""
+        """Time zone of the city."""
         return ZoneInfo(self.time_zone)
 
 
 class Period(Frozen):
-    """Days (local) that the images can be of; a time outside is a broken reading."""
+    """Local days of the images. Times outside are broken readings."""
 
     start: date = date(2020, 3, 1)
-    end: date = date(2020, 11, 30)  # the last day, included
+    end: date = date(2020, 11, 30)  # last day, inclusive
 
     @model_validator(mode="after")
     def _in_order(self) -> Period:
@@ -96,14 +96,14 @@ class Period(Frozen):
 
 
 class Sources(Frozen):
-    """What a study is made from: paths or URLs, relative ones from the study folder."""
+    """Sources of a study: paths or URLs; relative paths start at the study folder."""
 
     metadata: tuple[str, ...] = ()  # raw daily CSV files, folders or glob patterns
-    detections: tuple[str, ...] = ()  # folders of YOLO label files
-    processed: str | None = None  # text file, one image a line: which were run through the detector
+    detections: tuple[str, ...] = ()  # folders of YOLO text files with detector output
+    processed: str | None = None  # text file, one processed image per line
     validation: str | None = None  # labeled images for the calibration
     test: str | None = None  # labeled images for the evaluation
-    truth: str | None = None  # true levels of a simulated study, folder
+    truth: str | None = None  # folder with the true rates of a simulated study
 
     @field_validator("metadata", "detections", mode="before")
     @classmethod
@@ -112,14 +112,14 @@ class Sources(Frozen):
 
 
 class Layer(Frozen):
-    """A public data set: an entry of data_catalog.yaml, or a file of one's own in that entry's format."""
+    """Public data set: an entry of data_catalog.yaml, or another file in the format of that entry."""
 
     entry: str
     path: str | None = None
 
 
 class Layers(Frozen):
-    """Data sets that a study joins its images to; null where a city has none."""
+    """Data sets that images are joined to; null if a city has none."""
 
     areas: Layer = Layer(entry="block_groups_2020")
     area_attributes: Layer | None = Layer(entry="block_group_attributes_2020")
@@ -142,23 +142,23 @@ class Layers(Frozen):
 
 
 class Images(Frozen):
-    """Where the images lie, and how they are run through the detector."""
+    """Image store and detector."""
 
-    sources: tuple[str, ...] = ()  # folders or URLs (s3://, gs://); relative ones from the study folder
-    shard_images: int = Field(2_000, ge=1)  # at most in one piece of the detector's work
-    weights: str | None = None  # of the detector: path or URL
-    trust_weights: bool = False  # read weights that can not be read without running code that stands in them
-    size: int = Field(1280, ge=32, le=8192)  # pixels, longer side of what the network sees (the paper's)
-    min_score: Share = 0.01  # boxes of a lower confidence are left out (the paper's)
-    nms_iou: Share = 0.45  # of two boxes of a class that overlap more, the better one stays
-    classes: tuple[int | str, ...] = ()  # by name or number; none: all that the weights know
-    augment: bool = False  # test-time augmentation: three passes, of which one is mirrored
-    batch: int | None = Field(None, ge=1)  # images in one pass; null: what fits the device's memory
-    max_megapixels: float = Field(50, gt=0, le=1000)  # a larger image is not decoded: status too_large
-    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: CUDA where there is one
+    sources: tuple[str, ...] = ()  # folders or URLs (s3://, gs://); relative paths start at the study folder
+    shard_images: int = Field(2_000, ge=1)  # most images per shard of the detector
+    weights: str | None = None  # path or URL of the detector's weights
+    trust_weights: bool = False  # open weights that cannot be read without running code in the file
+    size: int = Field(1280, ge=32, le=8192)  # pixels, longer side of the network's input (paper: 1280)
+    min_score: Share = 0.01  # lowest confidence of a box (paper: 0.01)
+    nms_iou: Share = 0.45  # of two boxes of a class with a larger IoU, the one with the higher score is kept
+    classes: tuple[int | str, ...] = ()  # by name or number; empty: all classes of the weights
+    augment: bool = False  # test-time augmentation: three passes, one of them mirrored
+    batch: int | None = Field(None, ge=1)  # images per pass; null: as many as fit the memory of the device
+    max_megapixels: float = Field(50, gt=0, le=1000)  # larger images are not decoded: status too_large
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: CUDA if available
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: fp16 on CUDA, fp32 on a CPU
-    jpeg: Literal["auto", "cpu", "device"] = "auto"  # who decodes plain JPEGs; auto: nvJPEG on CUDA where there is one
-    compile: bool = False  # torch.compile: a minute at the start, then faster
+    jpeg: Literal["auto", "cpu", "device"] = "auto"  # decoder of plain JPEGs; auto: nvJPEG on CUDA if available
+    compile: bool = False  # torch.compile: takes a minute at the start, then runs faster
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -172,18 +172,19 @@ class Images(Frozen):
 
 
 class Detection(Frozen):
-    """How detector output is read."""
+    """Interpretation of detector output."""
 
-    # Where detections come from: label files (sources.detections) or images (images.weights); null: from what is given.
+    # Origin of detections: files (labels: sources.detections) or images (detect: images.weights). null: the one that is
+    # set.
     source: Literal["labels", "detect"] | None = None
 
     class_names: tuple[str, ...] = ("police officer", "police vehicle")  # by class number, from 0
-    police_class: str | int = "police vehicle"  # the class that conf is taken from, by name or number
-    prediction_above: Share = 0.001  # has_prediction: any box of any class above this score
+    police_class: str | int = "police vehicle"  # class behind conf, by name or number
+    prediction_above: Share = 0.001  # has_prediction: a box of any class scores higher
 
     @property
     def police_class_number(self) -> int:
-        """Number of the class that conf is taken from."""
+        """Number of the class behind conf."""
         if isinstance(self.police_class, int):
             return self.police_class
         return self.class_names.index(self.police_class)
@@ -194,55 +195,54 @@ class Detection(Frozen):
             known = ", ".join(self.class_names)
             raise ValueError(f"police_class {self.police_class!r} is not in class_names ({known})")
         if isinstance(self.police_class, int) and self.police_class < 0:
-            raise ValueError(f"police_class {self.police_class} is a class number from 0 on")
+            raise ValueError(
+                f"police_class {self.police_class} is negative; expected a name, or a number of at least 0"
+            )
         return self
 
 
 class Ingest(Frozen):
-    """How raw files are read.
+    """Reading of raw files.
 
-    How they are cut, and in which order their rows lie, changes no result.
+    Sizes and order influence no result.
     """
 
-    block_bytes: int = Field(64 * 2**20, ge=2**10)  # of source text in one task
-    slice_rows: int = Field(1_000_000, ge=1, le=10_000_000)  # at most about this many rows of a day in one file
-    trust: bool = False  # take what an annotated file says of a computed column; else compute, and report differences
-    keep_unknown: bool = False  # keep columns that are not known, as text, in supplied/
-    order_hours: int = Field(4, ge=1, le=24)  # rows of a day lie by blocks of so many hours, then along the curve
+    block_bytes: int = Field(64 * 2**20, ge=2**10)  # source text per task
+    slice_rows: int = Field(1_000_000, ge=1, le=10_000_000)  # about the most rows of a day per file
+    trust: bool = False  # use supplied columns instead of computed ones; else compute them and report differences
+    keep_unknown: bool = False  # keep unrecognized columns as text, in supplied/
+    order_hours: int = Field(4, ge=1, le=24)  # per block of rows of a day; rows in a block follow a curve
 
 
 class Annotate(Frozen):
-    """What is measured for every image."""
+    """Annotation of every image."""
 
     felony_windows_h: tuple[int, ...] = (1, 3, 6)
     felony_category: str = "FELONY"
-    # How a point finds its area: by our index, or by dask-geopandas' spatial join, which gives the same some 40 times
-    # slower and is there to check the index with (benchmarks/annotate.py).
-    join: Literal["index", "reference"] = "index"
-    phase_from: date = date(2020, 9, 1)  # local day from which phase is 1
+    phase_from: date = date(2020, 9, 1)  # first local day of phase 1
 
     @field_validator("felony_windows_h")
     @classmethod
     def _whole_hours(cls, hours: tuple[int, ...]) -> tuple[int, ...]:
         if list(hours) != sorted(set(hours)) or any(not 1 <= h <= 48 for h in hours):
-            raise ValueError(f"{list(hours)}: whole hours from 1 to 48, rising, none twice")
+            raise ValueError(f"{list(hours)}: expected distinct whole hours from 1 to 48 in ascending order")
         return hours
 
 
 class Estimate(Frozen):
-    """From images to disparities."""
+    """Estimation of disparities."""
 
-    first_day: date = date(2020, 10, 5)  # local; before it coverage of the city is not representative (section 3)
-    split: Literal[0, 1] = 1  # 0 is the tenth on which the model was developed
-    threshold: Share = 0.770508  # an image is classified positive above it
-    zone_share: Share = 0.5  # of a block group's area, to count as that zone
-    correlation_persons: int = Field(500, ge=0)  # areas of more persons enter the correlations
+    first_day: date = date(2020, 10, 5)  # local; image coverage of the city is not representative before it (section 3)
+    split: Literal[0, 1] = 1  # 0 is the tenth of images on which the model was developed
+    threshold: Share = 0.770508  # images with a higher score are positive
+    zone_share: Share = 0.5  # of a block group's area, to belong to a zone
+    correlation_persons: int = Field(500, ge=0)  # correlations include areas with more residents
     replicates: int = Field(100, ge=2, le=1_000_000)
-    # What is drawn with replacement: single images, as published, or whole rides, days or areas, whose images are not
-    # independent. Figures show the first one.
+    # Resampling units: single images, as published, or whole rides, days, or areas, whose images are not independent.
+    # Figures show the first one.
     bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = ("image", "ride")
     predictions: tuple[Literal["two_class", "station_adjusted"], ...] = ("two_class",)
-    resample_calibration: bool = False  # draw the validation set anew in each replicate, too; not for station_adjusted
+    resample_calibration: bool = False  # also resample the validation set in each replicate; not for station_adjusted
     interval: Literal["percentile", "basic", "normal", "bca"] = "percentile"
     interval_percent: float = Field(95, gt=0, lt=100)
     seed: int = Field(20230612, ge=0)
@@ -256,39 +256,39 @@ class Estimate(Frozen):
     @classmethod
     def _none_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names or len(set(names)) != len(names):
-            raise ValueError("at least one, and none twice")
+            raise ValueError("expected at least one value, without duplicates")
         return names
 
 
 class Sensitivity(Frozen):
-    """What the estimates are made again under: each variant changes one thing. An empty list leaves a kind out."""
+    """Variants of the estimates, each with one change. An empty list omits a kind."""
 
-    thresholds: tuple[Share, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)  # each calibrated again at that threshold
-    best_f1: bool = True  # and the threshold with the best F1 on the validation set
+    thresholds: tuple[Share, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)  # each with its own calibration
+    best_f1: bool = True  # also the threshold with the best F1 on the validation set
     calibrations: tuple[Literal["logistic", "isotonic"], ...] = ("logistic", "isotonic")
-    geographies: tuple[Literal["tract"], ...] = ("tract",)  # areas whose means are weighted, instead of the study's
-    minimum_images: tuple[Annotated[int, Field(ge=1)], ...] = (10, 100, 1000)  # areas with fewer are left out
+    geographies: tuple[Literal["tract"], ...] = ("tract",)  # geographies instead of the study's areas
+    minimum_images: tuple[Annotated[int, Field(ge=1)], ...] = (10, 100, 1000)  # areas with fewer images are excluded
     dates: tuple[Literal["halves", "months", "every-day"], ...] = ("halves", "months", "every-day")
     times: tuple[Literal["day", "night", "weekdays", "weekend"], ...] = ("day", "night", "weekdays", "weekend")
-    even_hours: bool = True  # every hour of the day counts the same within an area
-    people_share: Share = 0.5  # a variant whose areas hold less of the base's people is not compared
-    replicates: int = Field(200, ge=2)  # of the bootstrap over days
-    ranked_images: int = Field(200, ge=1)  # neighborhoods with fewer are in no ranking
+    even_hours: bool = True  # variant in which every hour of the day has the same weight within an area
+    people_share: Share = 0.5  # variants whose areas hold a smaller share of the residents are not compared
+    replicates: int = Field(200, ge=2)  # bootstrap over days
+    ranked_images: int = Field(200, ge=1)  # neighborhoods with fewer images are not ranked
 
     @field_validator("thresholds", "calibrations", "geographies", "minimum_images", "dates", "times")
     @classmethod
     def _none_twice(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) < len(values):
-            raise ValueError("one of them stands twice")
+            raise ValueError("expected distinct values")
         return values
 
 
 class Settings(Frozen):
-    """Everything in study.yaml."""
+    """Content of study.yaml."""
 
     name: str = "patrolscope study"
     cache: str | None = None  # folder of fetched data sets; null: the user's cache folder
-    simulated: str = ""  # says what in the study is simulated; shown on every figure and on the report
+    simulated: str = ""  # note on simulated data, shown on every figure and in the report
     city: City = City()
     period: Period = Period()
     sources: Sources = Sources()
@@ -301,33 +301,57 @@ class Settings(Frozen):
     sensitivity: Sensitivity = Sensitivity()
 
 
-def parse_settings(text: str, *, where: str) -> Settings:
-    """Settings from the text of a study.yaml; `where` names it in errors.
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML loader that rejects duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str, *, where: str) -> dict[str, Any]:
+    """Return the content of a study.yaml before validation; `where` names the file in errors.
 
     Raises
     ------
-    SettingsError : not YAML, an unknown key, an impossible value; every fault of the file is named
+    SettingsError
+        If the text is not YAML, or not a mapping, or has duplicate keys.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _UniqueKeys)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise SettingsError(f"{where} is not YAML: {error}") from error
     if content is None:
-        content = {}
+        return {}
     if not isinstance(content, dict):
         raise SettingsError(f"{where} holds a {type(content).__name__}; expected keys such as city: or sources:")
+    return content
+
+
+def parse_settings(text: str, *, where: str) -> Settings:
+    """Return the settings in the text of a study.yaml; `where` names the file in errors.
+
+    Raises
+    ------
+    SettingsError
+        If the text is not YAML, or has unknown or duplicate keys or invalid values. The message names all of them.
+    """
     try:
-        return Settings.model_validate(content)
+        return Settings.model_validate(load_yaml(text, where=where))
     except ValidationError as error:
         raise SettingsError(f"{where}:\n{_faults(error)}") from error
 
 
 def with_changes(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings:
-    """Settings with some values of some sections replaced, such as those given on the command line.
+    """Return settings with some values replaced, by section and name.
 
     Raises
     ------
-    SettingsError : an impossible value, named with what it may be
+    SettingsError
+        If a value is invalid. The message names the values that are possible.
     """
     content = settings.model_dump(mode="json")
     for section, values in changes.items():
@@ -335,11 +359,11 @@ def with_changes(settings: Settings, changes: dict[str, dict[str, Any]]) -> Sett
     try:
         return Settings.model_validate(content)
     except ValidationError as error:
-        raise SettingsError(f"not possible:\n{_faults(error)}") from error
+        raise SettingsError(f"invalid settings:\n{_faults(error)}") from error
 
 
 def dump_settings(settings: Settings) -> str:
-    """Text of study.yaml: every setting, also those left at their default."""
+    """Return the text of study.yaml with every setting, including defaults."""
     content = settings.model_dump(mode="json")
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
@@ -347,9 +371,21 @@ def dump_settings(settings: Settings) -> str:
 def _faults(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+        key = ".".join(map(str, fault["loc"])) or "(top level)"
         if fault["type"] == "extra_forbidden":
-            lines.append(f"  {place}: unknown key; remove it or mend its name")
+            names = ", ".join(_names(fault["loc"][:-1]))
+            lines.append(f"  {key}: unknown setting; expected one of {names}; correct or remove it")
         else:
-            lines.append(f"  {place}: got {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}")
+            lines.append(f"  {key}: got {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
+
+
+def _names(section: tuple[int | str, ...]) -> list[str]:
+    """Return the names of settings in a section."""
+    model: Any = Settings
+    for name in section:
+        if not (isinstance(name, str) and name in model.model_fields):
+            break
+        types = (model.model_fields[name].annotation, *get_args(model.model_fields[name].annotation))
+        model = next((kind for kind in types if isinstance(kind, type) and issubclass(kind, Frozen)), model)
+    return list(model.model_fields)

@@ -1,7 +1,7 @@
-"""Frames as Arrow tables and back; what has a geometry is GeoParquet 1.1 on disk.
+"""Conversion of frames to Arrow tables and back; tables with a geometry are GeoParquet 1.1 on disk.
 
-Boundaries are written as WKB. The place of an image is a native point, a pair of numbers: Parquet then keeps statistics
-of easting and northing for every row group, and a frame has them as two plain columns without a geometry object a row.
+Boundaries are written as WKB. The location of an image is a native point, a pair of numbers: Parquet then keeps
+statistics of easting and northing for every row group, and frames have two plain columns instead of geometry objects.
 """
 
 from __future__ import annotations
@@ -20,15 +20,25 @@ from patrolscope.pipeline.contract.columns import POINT_COLUMN, Table
 from patrolscope.pipeline.crs import feet_per_unit
 from patrolscope.pipeline.errors import SourceError
 
-_POINT_NOTE = b"point"  # schema metadata: the columns of a frame that the point stands for, x then y
+_POINT_NOTE = b"point"  # schema metadata: columns of a frame behind the point, x then y
 
 
 def to_arrow(table: Table, frame: pd.DataFrame, crs: str) -> pa.Table:
-    """Arrow table in the schema on disk of a frame that conforms to `table`.
+    """Convert a frame to an Arrow table in the schema on disk.
 
     Parameters
     ----------
-    crs : projected system of the city, of which the points of `table` are coordinates; they are in feet in the frame
+    table : Table
+        Declaration that the frame conforms to.
+    frame : DataFrame
+        Rows; coordinates of points in feet.
+    crs : str
+        Projected coordinate system of the city, in whose units points are stored.
+
+    Raises
+    ------
+    SourceError
+        If boundaries have no coordinate system.
     """
     schema = table.arrow_schema()
     if table.point is not None:
@@ -36,7 +46,7 @@ def to_arrow(table: Table, frame: pd.DataFrame, crs: str) -> pa.Table:
     if table.geometry is None:
         return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     if not isinstance(frame, gpd.GeoDataFrame) or frame.crs is None:
-        raise SourceError(f"{table.name}: the boundaries have no coordinate system")
+        raise SourceError(f"{table.name}: boundaries have no coordinate system; expected one in their file")
     shapes = frame.geometry.to_numpy()
     plain = pd.DataFrame(frame).assign(**{table.geometry: shapely.to_wkb(shapes)})
     arrow = pa.Table.from_pandas(plain, schema=schema, preserve_index=False)
@@ -45,7 +55,7 @@ def to_arrow(table: Table, frame: pd.DataFrame, crs: str) -> pa.Table:
 
 
 def _with_point(point: tuple[str, str], frame: pd.DataFrame, crs: str, schema: pa.Schema) -> pa.Table:
-    # In the units of the system: feet are divided by exactly 1 where it is in feet.
+    # In the units of the system; the divisor is exactly 1 if they are feet.
     axes = [frame[name].to_numpy() / feet_per_unit(crs) for name in point]
     others = pa.schema([field for field in schema if field.name != POINT_COLUMN])
     arrow = pa.Table.from_pandas(frame[others.names], schema=others, preserve_index=False)
@@ -54,14 +64,14 @@ def _with_point(point: tuple[str, str], frame: pd.DataFrame, crs: str, schema: p
     arrow = arrow.add_column(schema.get_field_index(POINT_COLUMN), field, points)
     bounds = [float(reduce(axis)) for reduce in (np.min, np.max) for axis in axes] if len(frame) else []
     geo = _geo(POINT_COLUMN, "point", CRS.from_user_input(crs), ["Point"], bounds)
-    # No pandas metadata: it would describe columns that are not there.
+    # Without pandas metadata, which would describe columns that do not exist.
     return arrow.replace_schema_metadata(
         {**(schema.metadata or {}), b"geo": geo, _POINT_NOTE: ",".join(point).encode()}
     )
 
 
 def _geo(column: str, encoding: str, crs: Any, kinds: list[str], bounds: list[float]) -> bytes:
-    """GeoParquet's metadata of a table with one geometry column."""
+    """Return GeoParquet metadata of a table with one geometry column."""
     about = {"encoding": encoding, "crs": crs.to_json_dict(), "geometry_types": kinds}
     if bounds:
         about["bbox"] = bounds
@@ -69,13 +79,13 @@ def _geo(column: str, encoding: str, crs: Any, kinds: list[str], bounds: list[fl
 
 
 def point_columns(schema: pa.Schema) -> tuple[str, ...]:
-    """Columns of a frame that the point of a file stands for; none where it has no point."""
+    """Return the columns of a frame that a file stores as a point; empty without a point."""
     note = (schema.metadata or {}).get(_POINT_NOTE, b"")
     return tuple(note.decode().split(",")) if note else ()
 
 
 def columns_on_disk(schema: pa.Schema, columns: list[str] | None) -> list[str] | None:
-    """Columns of a file that hold the named columns of a frame."""
+    """Return the columns of a file that hold the named columns of a frame."""
     standing_for = point_columns(schema)
     if columns is None or not standing_for:
         return columns
@@ -83,7 +93,7 @@ def columns_on_disk(schema: pa.Schema, columns: list[str] | None) -> list[str] |
 
 
 def to_frame(arrow: pa.Table, columns: list[str] | None) -> pd.DataFrame:
-    """Frame of what was read from a file: its point in feet, as two columns; `columns` in their order, None for all."""
+    """Convert an Arrow table to a frame with `columns` in that order (None: all); points are two columns in feet."""
     names = point_columns(arrow.schema)
     if names and POINT_COLUMN in arrow.column_names:
         about = json.loads(arrow.schema.metadata[b"geo"])["columns"][POINT_COLUMN]

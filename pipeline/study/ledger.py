@@ -1,4 +1,4 @@
-"""Where rows went: rows in = rows out + rows dropped, each drop with its reason."""
+"""Ledger of rows: rows in = rows out + rows dropped, each drop with its reason."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ class Ledger:
     notes: dict[str, int] = field(default_factory=dict)
 
     def drop(self, rows: int, *, why: str) -> None:
-        """Count rows that do not go on."""
+        """Count dropped rows."""
         if rows:
             self.dropped[why] += int(rows)
 
     def note(self, what: str, rows: int) -> None:
-        """Count rows that go on, but that a reader should know of."""
+        """Count rows that are kept, but worth a note."""
         self.notes[what] = self.notes.get(what, 0) + int(rows)
 
     def keep(self, frame: pd.DataFrame, mask: pd.Series[bool], *, why: str) -> pd.DataFrame:
-        """Rows of `frame` where `mask` holds; the others are counted under `why`."""
+        """Return the rows of `frame` where `mask` is true, and count the others under `why`."""
         self.drop(len(frame) - int(mask.sum()), why=why)
         return frame[mask]
 
     def close(self, rows_out: int) -> dict[str, object]:
-        """The line for the ledger file.
+        """Return the line for the ledger file.
 
         Raises
         ------
-        LedgerError : the rows do not add up
+        LedgerError
+            If the rows do not add up.
         """
         lost = self.rows_in - rows_out - sum(self.dropped.values())
         if lost:
             raise LedgerError(
                 f"{self.step}: {self.rows_in} rows in, {rows_out} out, {sum(self.dropped.values())} dropped "
-                f"with a reason: {lost} unaccounted for. This is a defect: please report it"
+                f"with a reason, {lost} unaccounted for; this is a defect of patrolscope; please report it"
             )
         return {
             "step": self.step,

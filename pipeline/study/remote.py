@@ -1,4 +1,4 @@
-"""File systems that fail, and what is the same for all of them."""
+"""Faults of local and remote file systems, reported the same way for all of them."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from typing import Any
 
 from patrolscope.pipeline.errors import StorageError
 
-# Of object stores, whose libraries have errors of their own.
-_OWN = (
+# Base errors of libraries for object stores.
+_LIBRARY_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("aiohttp", "ClientError"),
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
 )
-# A disk that fails, went, or may not be touched. Other numbers can be a defect of this program, whose trace is needed.
+# A disk that fails, is gone, or may not be accessed. Other numbers can be a defect of this program, whose traceback is
+# needed.
 _FAULTS = frozenset({errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EROFS})
 
 
 def remote_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """What a file system raises when it can not answer, and what else is to be caught with it."""
+    """Return the errors that a file system raises when it fails, together with others to catch."""
     return (OSError, *_loaded(), *others)
 
 
 def _loaded() -> tuple[type[Exception], ...]:
-    return tuple(getattr(sys.modules[module], name) for module, name in _OWN if module in sys.modules)
+    return tuple(getattr(sys.modules[module], name) for module, name in _LIBRARY_ERRORS if module in sys.modules)
 
 
 @contextmanager
-def storage_faults_told(where: str = "") -> Iterator[None]:
-    """Faults of a disk or an object store that nobody else has told, as one line.
+def report_storage_faults(where: str = "") -> Iterator[None]:
+    """Turn faults of a disk or an object store that no other code handles into one line.
 
     Raises
     ------
-    StorageError : names what failed
+    StorageError
+        If the storage fails. The message starts with `where`.
     """
     try:
         yield
@@ -47,16 +49,15 @@ def storage_faults_told(where: str = "") -> Iterator[None]:
             or getattr(error, "errno", None) in _FAULTS
         ):
             raise StorageError(
-                f"{where}{error}: a disk or an object store failed or may not be used; mend that, and the same command "
-                "goes on from here"
+                f"{where}{error}; a disk or an object store failed or denied access; fix that and rerun the command"
             ) from error
         raise
 
 
 def contents_of(fs: Any, paths: list[str]) -> list[bytes]:
-    """Contents of files, side by side on an object store; `cat` would read [, * and ? in a name as a pattern."""
+    """Return the contents of files, read in parallel on an object store; `cat` would expand [, * and ? in a name."""
     contents = fs.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="raise")
     for content in contents:
-        if isinstance(content, Exception):  # fsspec before 2026 returns what it is asked to raise
+        if isinstance(content, Exception):  # fsspec before 2026 returns the error in spite of on_error="raise"
             raise content
     return list(contents)

@@ -2,26 +2,24 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from patrolscope.analysis.stages.calibrate import CALIBRATE
-from patrolscope.analysis.stages.cells import CELLS_STAGE
-from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
-from patrolscope.analysis.stages.estimate import ESTIMATE
-from patrolscope.analysis.stages.hourly import HOURLY_STAGE, RECALIBRATE
-from patrolscope.analysis.stages.replicates import REPLICATE
-from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
-from patrolscope.dashboards.stages import MAPS, REPORT
-from patrolscope.pipeline.geography.stages import LAYERS
-from patrolscope.pipeline.intake.stages import ARRANGE, LABELS, READ, SET_ASIDE
-from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Study, create_study
 
-TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE]
-TO_ESTIMATES = [*TO_ANNOTATED, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE]
-EVERY_STAGE = [*TO_ESTIMATES, RECALIBRATE, HOURLY_STAGE, SENSITIVITY, MAPS, REPORT]
+
+def to(stage: str) -> list[Any]:
+    """Stages of `ingest` and all those behind a stage, for a study with detection files instead of images."""
+    entries = {*registry.behind(stage), *(entry for entry in registry.ENTRIES if "ingest" in entry.commands)}
+    return [entry.load() for entry in registry.ordered(entries) if "run" in entry.commands and not entry.only_with]
+
+
+TO_ANNOTATED = to("annotate")
+TO_ESTIMATES = to("estimate")
+EVERY_STAGE = to("report")
 
 
 def branch(study: Study, name: str, **changes: dict) -> Study:

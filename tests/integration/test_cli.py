@@ -1,6 +1,8 @@
 """The command line: a user's mistake ends with one clear message, status 2, and no stack trace."""
 
 import json
+import re
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -21,9 +23,9 @@ def invoke(*arguments: str):
 @pytest.mark.parametrize(
     "command",
     [
-        *("demo", "init", "fetch", "simulate", "ingest", "labels", "annotate", "estimate", "run", "export"),
+        *("demo", "init", "fetch", "simulate", "ingest", "import-detections", "annotate", "estimate", "run", "export"),
         *("sensitivity", "evaluate", "reproduce", "compare", "release", "dictionary", "index", "detect"),
-        *("weights", "plan", "cluster"),
+        *("weights", "plan", "cluster", "streets", "train", "scenes", "dashboard", "map"),
     ],
 )
 def test_every_command_explains_itself(command):
@@ -32,16 +34,16 @@ def test_every_command_explains_itself(command):
     assert "Usage" in output
 
 
-def test_a_folder_that_is_no_study_is_refused_with_what_to_do(tmp_path):
+def test_a_folder_that_is_not_a_study_is_refused_with_advice(tmp_path):
     code, output = invoke("run", "--study", str(tmp_path))
     assert code == 2
     assert "has no study.yaml" in output
     assert "patrolscope init" in output
 
 
-def test_init_makes_a_study_with_the_papers_defaults_and_does_not_overwrite_it(tmp_path):
+def test_init_creates_a_study_with_the_papers_defaults_and_does_not_overwrite_it(tmp_path):
     folder = str(tmp_path / "study")
-    code, _ = invoke("init", folder, "--metadata", "raw", "--labels", "a", "--labels", "b")
+    code, _ = invoke("init", folder, "--metadata", "raw", "--detections", "a", "--detections", "b")
     assert code == 0
     settings = open_study(folder).settings
     assert settings.estimate.threshold == 0.770508
@@ -52,9 +54,9 @@ def test_init_makes_a_study_with_the_papers_defaults_and_does_not_overwrite_it(t
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("estimate: {treshold: 0.5}", "estimate.treshold: unknown key"),
+        ("estimate: {treshold: 0.5}", "estimate.treshold: unknown setting"),
         ("estimate: {threshold: 1.5}", "estimate.threshold: got 1.5"),
         ("city: {time_zone: Mars/Olympus}", "not a time zone"),
         ("period: {start: 2020-12-01}", "start 2020-12-01 is after end"),
@@ -62,14 +64,14 @@ def test_init_makes_a_study_with_the_papers_defaults_and_does_not_overwrite_it(t
         ("- 1", "holds a list"),
     ],
 )
-def test_a_setting_that_can_not_be_used_is_named(tmp_path, text, said):
+def test_an_invalid_setting_is_named(tmp_path, text, message):
     (tmp_path / "study.yaml").write_text(text)
     code, output = invoke("run", "--study", str(tmp_path))
     assert code == 2
-    assert said in output
+    assert message in output
 
 
-def test_settings_in_another_code_are_refused(tmp_path):
+def test_settings_in_another_encoding_are_refused(tmp_path):
     (tmp_path / "study.yaml").write_bytes("name: x".encode("utf-16"))
     code, output = invoke("run", "--study", str(tmp_path))
     assert (code, "study.yaml is not UTF-8" in output) == (2, True)
@@ -83,7 +85,7 @@ def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["estimate", "sensitivity"])
-def test_a_stage_whose_input_is_missing_says_which_command_brings_it(command, tmp_path):
+def test_a_stage_with_missing_input_names_the_command_for_it(command, tmp_path):
     (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,0\n")
     (tmp_path / "study.yaml").write_text("cache: nothing-fetched\nsources: {validation: v.csv}")
     code, output = invoke(command, "--study", str(tmp_path))
@@ -129,7 +131,7 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
         client()
 
 
-def test_ingest_takes_sources_and_flags_makes_the_study_and_says_what_changed(tmp_path):
+def test_ingest_takes_sources_and_flags_creates_the_study_and_prints_changes(tmp_path):
     from patrolscope.pipeline.study.store import open_study
     from tests.annotated_csv import published_frame, to_csv
 
@@ -139,20 +141,20 @@ def test_ingest_takes_sources_and_flags_makes_the_study_and_says_what_changed(tm
     code, output = invoke("ingest", source, "--study", root, "--trust", "--keep-unknown")
     assert code == 0
     assert (
-        f"{root}/study.yaml now says sources.metadata: {source}; ingest.trust: true; ingest.keep_unknown: true\n"
+        f"{root}/study.yaml now has sources.metadata: {source}; ingest.trust: true; ingest.keep_unknown: true\n"
     ) in output
     study = open_study(root)
     assert study.settings.ingest.trust
     assert study.read(study.files("supplied")[0])["kept_speed"].unique().tolist() == ["3"]
 
     code, output = invoke("ingest", "--study", root)
-    assert (code, "now says" in output) == (0, False)
+    assert (code, "now has" in output) == (0, False)
     code, output = invoke("ingest", "--study", root, "--recompute")
-    assert f"{root}/study.yaml now says ingest.trust: false\n" in output
+    assert f"{root}/study.yaml now has ingest.trust: false\n" in output
     assert open_study(root).settings.ingest.keep_unknown
 
 
-def test_a_mistyped_source_leaves_the_settings_as_they_are(tmp_path):
+def test_a_mistyped_source_leaves_the_settings_unchanged(tmp_path):
     missing = str(tmp_path / "missing.csv")
     code, output = invoke("ingest", missing, "--study", str(tmp_path / "new"))
     assert (code, "missing.csv is no .csv" in output) == (2, True)
@@ -162,14 +164,14 @@ def test_a_mistyped_source_leaves_the_settings_as_they_are(tmp_path):
     assert (tmp_path / "study.yaml").read_text() == "sources: {metadata: raw.csv}"
 
 
-def test_ingest_without_study_and_sources_says_how_to_make_one(tmp_path):
+def test_ingest_without_study_and_sources_explains_how_to_create_one(tmp_path):
     code, output = invoke("ingest", "--study", str(tmp_path / "nowhere"), "--trust")
     assert code == 2
-    assert "is no study" in output
+    assert "is not a study" in output
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_reproduce_and_compare_write_their_folders_and_say_what_lacks(tmp_path):
+def test_reproduce_and_compare_write_their_folders_and_name_missing_results(tmp_path):
     a, b = write_released(tmp_path / "a"), write_released(tmp_path / "b", "race", "zone", seed=2)
     code, output = invoke("reproduce", str(b), "--out", str(tmp_path / "out"))
     assert code == 0
@@ -186,7 +188,7 @@ def test_reproduce_and_compare_write_their_folders_and_say_what_lacks(tmp_path):
     assert (code, "not an earlier result" in output) == (2, True)
 
 
-def test_results_that_can_not_be_read_end_with_one_line(tmp_path):
+def test_unreadable_results_end_with_one_line(tmp_path):
     folder = write_released(tmp_path / "a", "race")
     (folder / "race_bootstraps.json").write_text('{"point_estimate": {')
     for arguments in (
@@ -200,23 +202,36 @@ def test_results_that_can_not_be_read_end_with_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_file_is_no_success(tmp_path):
+def test_an_empty_file_is_an_error(tmp_path):
     (tmp_path / "1.csv").write_text("image_ref,timestamp,lat,lng,split\n")
     code, output = invoke("ingest", "--study", str(tmp_path / "study"), str(tmp_path / "1.csv"))
     assert (code, "no image could be read" in output.replace("\n", " ")) == (2, True)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (("map", "--out", "."), "the name of a PNG file is expected"),
-        (("map", "--out", "city.pdf"), "the name of a PNG file is expected"),
-        (("dashboard", "--allow", "http://name"), "host:port is expected"),
+        (("map", "--out", "."), "is not a PNG file; expected a name"),
+        (("map", "--out", "city.pdf"), "is not a PNG file; expected a name"),
+        (("dashboard", "--allow", "http://name"), "is not an origin; expected host:port"),
         (("dashboard", "--published", "nowhere"), "nowhere is not a folder"),
     ],
 )
-def test_what_a_picture_or_a_page_can_not_be_is_said_before_anything_is_made(arguments, said, tmp_path):
+def test_an_impossible_map_or_page_is_refused_before_any_work(arguments, message, tmp_path):
     (tmp_path / "study.yaml").write_text("name: x")
     code, output = invoke(*arguments, "--study", str(tmp_path))
-    assert (code, said in output) == (2, True)
+    assert (code, message in output) == (2, True)
     assert [file.name for file in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_help_lists_commands_in_groups_with_whole_sentences():
+    code, output = invoke("--help")
+    assert code == 0
+    titles = [line for line in output.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles[1:] == ["Whole studies:", "Inputs:", "Detectors:", "Estimates:", "Results:", "Clusters:"]
+    sentences = re.split(r"\n  (?=[a-z])", output.partition("Whole studies:")[2])
+    assert all(re.sub(r"\n\n.*", "", sentence, flags=re.DOTALL).rstrip().endswith(".") for sentence in sentences[1:])
+
+
+def test_the_version_is_that_of_the_package():
+    assert invoke("--version") == (0, f"patrolscope {version('patrolscope')}\n")

@@ -412,7 +412,7 @@ def test_the_commands_index_and_detect_as_a_user_gives_them(source, tmp_path, cl
     root, cluster = str(tmp_path / "study"), client.scheduler.address
     store, weights = str(tmp_path / "source" / "store"), str(tmp_path / "source" / "small.pt")
     code, output = invoke("index", store, "--study", root, "--cluster", cluster)
-    assert (code, f"now says images.sources: {store}" in output) == (0, True)
+    assert (code, f"now has images.sources: {store}" in output) == (0, True)
     assert f"{5 * RIDES + len(of_every_kind())} images" in output
     out = str(tmp_path / "out")
     asked = ["--weights", weights, "--size", "64", "--class", "1", "--police-class", "1", "--write-labels", out]
@@ -424,7 +424,7 @@ def test_the_commands_index_and_detect_as_a_user_gives_them(source, tmp_path, cl
     assert study.settings.images.classes == (1,)
     assert set(np.concatenate([value for value in detections(study)["box_class"] if value is not None])) == {1}
     code, output = invoke("detect", "--study", root, "--cluster", "tcp://127.0.0.1:9")
-    assert (code, "now says" in output) == (0, False)
+    assert (code, "now has" in output) == (0, False)
 
 
 def adopted(study, **options):

@@ -527,6 +527,6 @@ def test_static_numbers_are_those_of_the_study(site, static):
 
 def test_static_pages_are_written_again_but_not_over_other_files(site, static, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(SourceError, match="no earlier result"):
+    with pytest.raises(SourceError, match="not an earlier result"):
         list(write_static(site, tmp_path))
     assert (static / "patrolscope.css").is_file()  # by which an earlier result is known

@@ -251,7 +251,7 @@ def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_are_refused
 def test_an_unwritable_folder_is_named(study, tmp_path):
     (tmp_path / "file").write_text("mine")
     for name in ("w.csv", "folder"):
-        with pytest.raises(StorageError, match="can be no folder"):
+        with pytest.raises(StorageError, match="cannot create folder"):
             export_published(study, str(tmp_path / "file" / name), client=no_client)
 
 

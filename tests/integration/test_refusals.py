@@ -86,7 +86,7 @@ def planned(study: Study, scheduler) -> tuple[int, str]:
 def test_workers_that_see_and_hold_the_same_are_good_enough(scheduler, study):
     with worker(scheduler):
         _, said = planned(study, scheduler)
-    assert "workers see the study and its sources, can write there" in said
+    assert "workers see the study and its sources, can write to it" in said
     assert "on workers," not in said
 
 
@@ -96,14 +96,14 @@ def test_a_study_that_a_worker_can_not_write_is_refused_whatever_the_worker_offe
     with worker(scheduler, first=read_only, offers=offers):
         code, said = planned(study, scheduler)
     assert code == 2
-    assert f"{study.root} can not be written from a worker (Read-only file system): give it the right to" in said
+    assert f"{study.root} is read-only on workers (Read-only file system): grant write access" in said
 
 
 def test_a_study_that_a_worker_does_not_see_is_refused(scheduler, study):
     with worker(scheduler, first=f"mount -t tmpfs tmpfs {study.root}"):
         code, said = planned(study, scheduler)
     assert code == 2
-    assert f"{study.root} is not the same folder on workers: put the study where all machines see it" in said
+    assert f"{study.root} is a different folder on workers: put the study where all machines see it" in said
 
 
 def test_every_source_that_a_worker_does_not_see_is_named(scheduler, study, tmp_path):
@@ -112,7 +112,7 @@ def test_every_source_that_a_worker_does_not_see_is_named(scheduler, study, tmp_
         code, said = planned(study, scheduler)
     assert code == 2
     for name in ("raw", "labels", "validation.csv", "store", "weights.pt", "areas.geojson"):
-        assert f"{sources}/{name} is not there on workers, or another file: put it where all machines see it" in said
+        assert f"{sources}/{name} is missing or different on workers: put it where all machines see it" in said
 
 
 def test_a_source_that_is_another_file_on_a_worker_is_refused_and_no_other(scheduler, study, tmp_path):
@@ -121,7 +121,7 @@ def test_a_source_that_is_another_file_on_a_worker_is_refused_and_no_other(sched
     with worker(scheduler, first=f"mount --bind {tmp_path}/other {weights}"):
         code, said = planned(study, scheduler)
     assert code == 2
-    assert said.count("or another file") == said.count(f"{weights} is not there on workers, or another file") == 1
+    assert said.count("missing or different") == said.count(f"{weights} is missing or different on workers") == 1
 
 
 def test_other_versions_of_a_package_are_refused(scheduler, study, tmp_path):
@@ -140,4 +140,4 @@ def test_a_worker_that_is_too_small_for_a_task_is_refused(scheduler, study):
     with worker(scheduler, memory="1GiB"):
         code, said = planned(study, scheduler)
     assert code == 2
-    assert "needs 2 GB a task, a worker of pool cpu has 1: raise memory_gb" in said
+    assert "needs 2 GB per task; pool cpu offers 1 GB; raise memory_gb" in said

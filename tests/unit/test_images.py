@@ -315,6 +315,6 @@ def test_adopting_sources_makes_a_study_and_says_so_once(tmp_path):
     fill(tmp_path / "store", ["a.jpg"])
     root, source = str(tmp_path / "study"), str(tmp_path / "store")
     (line,) = adopt_sources(root, [source])
-    assert line.endswith(f"study.yaml now says images.sources: {source}")
+    assert line.endswith(f"study.yaml now has images.sources: {source}")
     assert adopt_sources(root, [source]) == adopt_sources(root, []) == []
     assert open_study(root).settings.images.sources == (source,)

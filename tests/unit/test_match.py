@@ -389,7 +389,7 @@ def test_matches_of_the_index_are_counted_before_a_detector_runs(tmp_path):
     study = create_study(study.root, settings)
     finish(study)
     made = finish(study, [PREFIXES, INDEX, KEYS, KNOWN])
-    (line,) = (line for record in made["known"] for line in record.ledger)
+    (line,) = (line for record in made["match_index"] for line in record.ledger)
     assert (line["rows_in"], line["rows_out"]) == (5, 3)
     assert line["dropped"] == {AMBIGUOUS: 2}
     assert line["notes"] == {
@@ -401,4 +401,4 @@ def test_matches_of_the_index_are_counted_before_a_detector_runs(tmp_path):
 def test_without_an_index_nothing_is_counted(tmp_path):
     study = raw_study(tmp_path / "study", {"1601856000000.csv": HEADER + b"a/1.jpg,1601900000000,40.7,-73.9,1\n"})
     finish(study)
-    assert finish(study, [KEYS, KNOWN])["known"] == []
+    assert finish(study, [KEYS, KNOWN])["match_index"] == []

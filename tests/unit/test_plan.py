@@ -1,4 +1,4 @@
-"""What a study still needs, said before anything is begun."""
+"""Work that a study still needs, checked before any of it starts."""
 
 import math
 from dataclasses import replace
@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights, weights_stage
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.plan import (
-    CORE_SECONDS,
     Workers,
+    check_capacity,
+    check_inputs,
     plan_stages,
-    refuse_what_does_not_fit,
-    refuse_what_is_missing,
 )
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PlanError, SourceError, StageNotRunError
@@ -26,7 +26,7 @@ POOLS = {
 
 
 def never(*_):
-    raise AssertionError("a plan makes nothing")
+    raise AssertionError("a plan builds nothing")
 
 
 def stage(name="annotate", shards=4, size=1_000, **changes):
@@ -58,7 +58,7 @@ def test_hours_follow_from_the_shards_that_the_study_has_finished(study):
 
 def test_without_finished_shards_the_rates_are_those_measured_elsewhere_or_unknown(study):
     known, unknown = plan_stages(study, [stage(), stage("new")], POOLS)
-    assert known.slot_hours == pytest.approx(4_000 * CORE_SECONDS["annotate"] / 3600)
+    assert known.slot_hours == pytest.approx(4_000 * registry.core_seconds("annotate") / 3600)
     assert unknown.slot_hours is None
     assert unknown.hours(POOLS) is None
 
@@ -68,7 +68,7 @@ def test_a_finished_stage_needs_nothing(study):
     finish(study, made, "s0", "s1", "s2", "s3", seconds=9.0)
     (one,) = plan_stages(study, [made], POOLS)
     assert (one.done, one.left, one.slot_hours, one.hours(POOLS)) == (4, 0, 0.0, 0.0)
-    refuse_what_does_not_fit([replace(one, memory_gb=math.inf)], POOLS)
+    check_capacity([replace(one, memory_gb=math.inf)], POOLS)
 
 
 def test_a_stage_that_plans_from_an_earlier_one_is_for_later(study):
@@ -79,17 +79,19 @@ def test_a_stage_that_plans_from_an_earlier_one_is_for_later(study):
     assert (one.shards, one.slot_hours) == (None, None)
 
 
-def test_images_are_for_the_pool_with_gpus_or_for_rows_where_there_is_none(study):
+def test_images_go_to_the_pool_with_gpus_or_to_rows_without_one(study):
     made = stage("detect-x", resource="GPU")
     assert plan_stages(study, [made], POOLS)[0].pool == "images"
     assert plan_stages(study, [made], {"rows": POOLS["rows"]})[0].pool == "rows"
 
 
-def test_a_task_that_does_not_fit_is_refused_with_what_to_change(study):
+def test_a_task_that_exceeds_the_memory_is_refused_with_the_setting_to_change(study):
     fits, too_large = stage(memory_gb=2.0), stage("detect-x", memory_gb=3.0)
-    refuse_what_does_not_fit(plan_stages(study, [fits], POOLS), POOLS)
-    with pytest.raises(PlanError, match=r"detect-x needs 3 GB a task, a worker of pool rows has 2 for each of its 2"):
-        refuse_what_does_not_fit(plan_stages(study, [too_large], POOLS), POOLS)
+    check_capacity(plan_stages(study, [fits], POOLS), POOLS)
+    with pytest.raises(
+        PlanError, match=r"detect-x needs 3 GB per task; pool rows offers 2 GB to each of 2 tasks; raise"
+    ):
+        check_capacity(plan_stages(study, [too_large], POOLS), POOLS)
 
 
 @pytest.mark.parametrize(("megabytes", "needs_gb"), [(12, 2.0), (331, 2.4)])
@@ -98,11 +100,11 @@ def test_detection_needs_a_worker_that_holds_the_network(tmp_path, megabytes, ne
     with weights.open("wb") as file:
         file.truncate(megabytes * 1_000_000)
     study = create_study(tmp_path / "study", Settings.model_validate({"images": {"weights": str(weights)}}))
-    # Before the weights have been opened, too, when nothing has been begun.
+    # Even before the weights were opened.
     planned = plan_stages(study, [weights_stage, detect_stage], {"rows": Workers("CPU", needs_gb, 1, 1)})
     assert [one.memory_gb for one in planned] == [needs_gb, 0.0]
-    with pytest.raises(PlanError, match=f"weights needs {needs_gb:g} GB a task"):
-        refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb - 0.1, 1, 1)})
+    with pytest.raises(PlanError, match=f"weights needs {needs_gb:g} GB per task"):
+        check_capacity(planned, {"rows": Workers("CPU", needs_gb - 0.1, 1, 1)})
     (opened,) = plan_weights(study)
     facts = {"result": "large", "detector": "", "police_class": 1}
     study.commit(
@@ -111,9 +113,9 @@ def test_detection_needs_a_worker_that_holds_the_network(tmp_path, megabytes, ne
     study.commit("index", Record(("i.parquet",), 2, 2, shard="00", fingerprint="", facts={"shards": [("a", 2, 10)]}))
     planned = plan_stages(study, [detect_stage], {"rows": Workers("CPU", needs_gb, 1, 1)})
     assert planned[0].memory_gb == needs_gb
-    refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb, 1, 1)})
-    with pytest.raises(PlanError, match=f"detect-large needs {needs_gb:g} GB a task, a worker of pool rows has"):
-        refuse_what_does_not_fit(planned, {"rows": Workers("CPU", needs_gb - 0.1, 1, 1)})
+    check_capacity(planned, {"rows": Workers("CPU", needs_gb, 1, 1)})
+    with pytest.raises(PlanError, match=f"detect-large needs {needs_gb:g} GB per task; pool rows offers"):
+        check_capacity(planned, {"rows": Workers("CPU", needs_gb - 0.1, 1, 1)})
 
 
 def test_commands_refuse_workers_that_are_too_small_before_anything_begins(tmp_path):
@@ -126,11 +128,11 @@ def test_commands_refuse_workers_that_are_too_small_before_anything_begins(tmp_p
     for command, stage_name in (("plan", "layers"), ("ingest", "read")):
         code, output = invoke(command, "--study", str(root), "--cluster", str(profile))
         assert code == 2
-        assert f"{stage_name} needs 2 GB a task, a worker of pool cpu has 1.2: raise memory_gb" in output
+        assert f"{stage_name} needs 2 GB per task; pool cpu offers 1.2 GB; raise memory_gb" in output
     assert not (root / "manifest").exists()
 
 
-def test_a_plan_is_shown_and_refused_where_what_it_needs_is_missing(tmp_path):
+def test_a_plan_with_missing_inputs_is_shown_and_refused(tmp_path):
     root = tmp_path / "study"
     root.mkdir()
     (root / "study.yaml").write_text("sources: {metadata: [m.csv, gone.csv]}")
@@ -143,9 +145,9 @@ def test_a_plan_is_shown_and_refused_where_what_it_needs_is_missing(tmp_path):
     assert output.count("names no validation set") == 1
 
 
-def test_a_plan_tells_each_thing_that_is_missing_once():
+def test_a_plan_names_each_missing_input_once():
     def plan(_study):
-        raise SourceError("the harbour is not there")
+        raise SourceError("the harbor file is missing")
 
     def not_yet(_study):
         raise StageNotRunError("run something first")
@@ -156,6 +158,6 @@ def test_a_plan_tells_each_thing_that_is_missing_once():
     ]
     planned = plan_stages(None, stages, {"rows": Workers("CPU", 4, 1, 1)})
     assert [bool(one.missing) for one in planned] == [True, True, False]
-    with pytest.raises(PlanError, match=r"^the harbour is not there$"):
-        refuse_what_is_missing(planned)
-    refuse_what_is_missing(planned[2:])
+    with pytest.raises(PlanError, match=r"^the harbor file is missing$"):
+        check_inputs(planned)
+    check_inputs(planned[2:])

@@ -1,4 +1,4 @@
-"""Faults of disks and object stores are told in a line; what may be a defect of the program keeps its trace."""
+"""Faults of disks and object stores end with one line; possible defects of the program keep their traceback."""
 
 import errno
 
@@ -6,7 +6,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from patrolscope.pipeline.errors import StorageError
-from patrolscope.pipeline.study.remote import storage_faults_told
+from patrolscope.pipeline.study.remote import report_storage_faults
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,13 @@ from patrolscope.pipeline.study.remote import storage_faults_told
         EndpointConnectionError(endpoint_url="http://127.0.0.1:9/data/1.csv"),
     ],
 )
-def test_a_fault_of_the_storage_is_a_line_that_says_where(error):
-    told = r"stage read: .*/data/1\.csv.*: a disk or an object store failed"
-    with pytest.raises(StorageError, match=told), storage_faults_told("stage read: "):
+def test_a_fault_of_the_storage_is_one_line_with_the_stage(error):
+    message = r"stage read: .*/data/1\.csv.*; a disk or an object store failed"
+    with pytest.raises(StorageError, match=message), report_storage_faults("stage read: "):
         raise error
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("1.csv"), BrokenPipeError(), ValueError("no storage")])
-def test_other_errors_stay_what_they_are(error):
-    with pytest.raises(type(error)), storage_faults_told():
+def test_other_errors_are_unchanged(error):
+    with pytest.raises(type(error)), report_storage_faults():
         raise error

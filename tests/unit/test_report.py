@@ -343,5 +343,5 @@ def test_the_report_stage_writes_one_file_and_is_out_of_date_when_figures_or_set
     assert REPORT.plan(study) == [shard]  # its own record is no input
     changed = type(study)(study.root, study.settings.model_copy(update={"name": "Another"}))
     assert REPORT.fingerprint(REPORT.plan(changed)[0]) != record.fingerprint or REPORT.plan(changed) != [shard]
-    study.commit("map", record)
+    study.commit("figures", record)
     assert REPORT.plan(study) != [shard]

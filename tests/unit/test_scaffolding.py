@@ -1,5 +1,6 @@
 """Files that say the same thing twice say the same."""
 
+import re
 import subprocess
 import sys
 import time
@@ -59,3 +60,13 @@ def test_help_answers_without_the_heavy_imports():
     start_s = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True)
     assert time.monotonic() - start_s < 30  # a hang, not a benchmark
+
+
+def test_engine_and_study_import_lower_rooms_only():
+    lower = {"contract", "study", "engine", "errors", "crs", "hashing", "seeds"}
+    for room, allowed in (("study", lower - {"engine"}), ("engine", lower)):
+        for file in (ROOT / "pipeline" / room).glob("*.py"):
+            rooms = re.findall(
+                r"^\s*(?:from|import) patrolscope\.pipeline\.(\w+)", file.read_text(), flags=re.MULTILINE
+            )
+            assert set(rooms) <= allowed, f"{file.name}: {rooms}"

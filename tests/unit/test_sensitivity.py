@@ -736,5 +736,5 @@ def test_a_study_not_yet_annotated_says_which_command_to_run(tmp_path):
     study = create_study(tmp_path / "new", Settings())
     study.commit("calibrate", Record((), 0, 0, shard="calibration", fingerprint="x"))
     study.commit("recalibrate", Record((), 0, 0, shard="calibrations", fingerprint="x"))
-    with pytest.raises(StageNotRunError, match=r"has no annotated/ yet: run `patrolscope run --study"):
+    with pytest.raises(StageNotRunError, match=r"has no annotated/ yet; run `patrolscope run --study"):
         HOURLY_STAGE.plan(study)

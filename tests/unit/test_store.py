@@ -77,7 +77,7 @@ def test_a_frame_that_is_written_is_read_back_the_same(study):
     assert study.files("numbers") == [name]
 
 
-def test_units_and_meanings_stand_in_the_file(local):
+def test_units_and_meanings_are_in_the_file(local):
     schema = pq.read_schema(local.path(local.write(NUMBERS, TEN, "numbers/a.parquet")))
     assert schema.field("n").metadata[b"meaning"] == b"a number"
     assert schema.metadata[b"row"] == b"one number"
@@ -104,20 +104,20 @@ def test_only_columns_whose_values_repeat_have_a_dictionary(local):
     assert [group.column(place).has_dictionary_page for place in range(2)] == [False, True]
 
 
-def test_a_table_that_is_not_there_yet_says_which_command_makes_it(study):
+def test_a_missing_table_names_the_command_that_writes_it(study):
     study.write_bytes(b"half", "numbers", ".a.parquet.tmp")
-    with pytest.raises(StageNotRunError, match="has no numbers/ yet: run `patrolscope run --study"):
+    with pytest.raises(StageNotRunError, match="has no numbers/ yet; run `patrolscope run --study"):
         study.files("numbers")
 
 
-def test_paths_of_sources_count_from_the_study_folder(study):
+def test_relative_sources_start_at_the_study_folder(study):
     assert study.resolve("/elsewhere/raw") == "/elsewhere/raw"
     assert study.resolve("s3://bucket/raw") == "s3://bucket/raw"
     fs, place = fsspec.core.url_to_fs(study.resolve("raw"))
     assert (type(fs), place) == (type(study.fs), study.path("raw"))
 
 
-# Whole or not at all.
+# Completely or not at all.
 
 
 def fail_half_way(study: Study, name: str) -> None:
@@ -208,7 +208,7 @@ def test_records_come_sorted_by_shard(study):
     assert study.stages() == ["numbers"]
 
 
-def test_a_discarded_shard_takes_its_files_with_it_but_not_those_of_others(study):
+def test_discarding_a_shard_removes_its_files_but_not_those_of_others(study):
     names = tuple(study.write(NUMBERS, TEN, f"numbers/{name}.parquet") for name in "ab")
     record = Record(names, 10, 10, shard="one", fingerprint="f")
     study.commit("numbers", record)
@@ -217,7 +217,7 @@ def test_a_discarded_shard_takes_its_files_with_it_but_not_those_of_others(study
     assert study.files("numbers") == ["numbers/a.parquet"]
 
 
-def test_sweeping_removes_what_no_record_names(study):
+def test_sweeping_removes_files_without_a_record(study):
     kept = study.write(NUMBERS, TEN, "numbers/kept.parquet")
     study.write(NUMBERS, TEN, "numbers/day=1/left.parquet")
     study.write_bytes(b"half", "numbers", ".left.parquet.0.tmp")
@@ -246,7 +246,9 @@ def test_the_fingerprint_is_the_same_in_every_process_and_differs_with_every_par
     parts = [("a", 1), ("a", 2), ("a", "1"), (["a", 1],), ({"a": 1},), ({"a": [1, 2]},), ({"a": [2, 1]},)]
     assert len({fingerprint(*part) for part in parts}) == len(parts)
     assert fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
-    process = python("from pipeline.store import fingerprint; print(fingerprint('a', {'b': [1, 2.5]}))")
+    process = python(
+        "from patrolscope.pipeline.study.store import fingerprint; print(fingerprint('a', {'b': [1, 2.5]}))"
+    )
     assert process.communicate()[0].strip() == fingerprint("a", {"b": [1, 2.5]})
 
 
@@ -261,7 +263,7 @@ HOLD = """
 """
 
 
-def test_a_second_run_is_refused_and_told_which_process_holds_the_study(local):
+def test_a_second_run_is_refused_with_the_process_that_holds_the_study(local):
     process = python(HOLD, local.root)
     assert process.stdout is not None
     try:
@@ -279,10 +281,10 @@ def test_a_second_run_is_refused_on_an_object_store_too():
     study = create_study(f"memory://{uuid.uuid4().hex}", Settings())
     with (
         study.lock(),
-        pytest.raises(StudyLockedError, match=f"process {os.getpid()} on .* remove .*lock"),
+        pytest.raises(StudyLockedError, match=f"process {os.getpid()} on .*if it is dead, remove .*lock"),
         study.lock(),
     ):
-        pytest.fail("the lock was given twice")
+        pytest.fail("the lock was granted twice")
     with study.lock():
         assert study.exists(".lock")
 
@@ -295,7 +297,7 @@ def test_a_run_writes_nothing_once_another_one_holds_the_study(where, tmp_path):
         traveled = pickle.loads(pickle.dumps(first))
     with study.lock() as second:
         assert second.write_bytes(b"2", "file") == "file"
-        with pytest.raises(StudyLockedError, match="file is not written: the run that asked for it does not hold"):
+        with pytest.raises(StudyLockedError, match="file was not written: its run no longer holds"):
             traveled.write_bytes(b"1", "file")
         with pytest.raises(StudyLockedError):
             traveled.commit("stage", Record((), 0, 0, shard="shard", fingerprint=""))
@@ -320,7 +322,7 @@ def test_a_study_that_is_created_opens_with_its_settings(study):
 
 
 def test_a_folder_without_a_study_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(SettingsError, match=r"is no study: it has no study\.yaml. `patrolscope simulate"):
+    with pytest.raises(SettingsError, match=r"is not a study: it has no study\.yaml.*`patrolscope simulate"):
         open_study(tmp_path)
 
 
@@ -331,15 +333,15 @@ def test_a_study_travels_to_a_worker_as_root_and_settings(study):
     assert again.exists("study.yaml")
 
 
-def test_a_damaged_file_is_named_with_what_makes_it_again(study):
+def test_a_damaged_file_is_named_with_the_command_that_rebuilds_it(study):
     study.write_bytes(b"PAR1 half of it", "areas", "areas.parquet")
     with pytest.raises(
-        StorageError, match=r"areas/areas\.parquet of .* is damaged .*: remove it, and `patrolscope run"
+        StorageError, match=r"areas/areas\.parquet of .* is damaged .*; remove it and run `patrolscope run"
     ):
         study.read("areas/areas.parquet")
 
 
-def test_a_study_can_not_lie_in_a_file(tmp_path):
+def test_a_study_cannot_be_in_a_file(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="can be no folder"):
+    with pytest.raises(StorageError, match="cannot create folder"):
         create_study(tmp_path / "file", Settings())
