@@ -214,14 +214,15 @@ def index(
 ) -> None:
     """Which images there are: everything is listed again, in parallel; `run` and `detect` take the list as it is."""
     with _errors():
-        from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES, adopt_sources, list_again, summary
+        from patrolscope.pipeline.detect.commands import adopt_sources, index_summary, list_again
+        from patrolscope.pipeline.detect.stages import INDEX, PREFIXES
         from patrolscope.pipeline.study.store import open_study
 
         for line in adopt_sources(study, tuple(map(_absolute, images or ()))):
             _say(line)
         list_again(open_study(study))
         made = _run(study, [PREFIXES, INDEX], cluster)
-        for line in summary(made):
+        for line in index_summary(made):
             _say(line)
         if not made.records("ingest"):
             _say("no metadata are ingested yet: which images they know is said when `index` runs after `ingest`")
@@ -272,9 +273,9 @@ def detect(
     another result, beside the earlier one.
     """
     with _errors():
-        from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
-        from patrolscope.pipeline.detect.labels_out import write_label_files
-        from patrolscope.pipeline.detect.stage import adopt_detector, detect_stage, summary, weights_stage
+        from patrolscope.pipeline.detect.commands import adopt_detector, detection_summary
+        from patrolscope.pipeline.detect.detection_writer import write_detection_files
+        from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, detect_stage, weights_stage
 
         asked = {
             "weights": None if weights is None else _absolute(weights),
@@ -294,13 +295,13 @@ def detect(
         for line in adopt_detector(study, asked, classes=chosen, police_class=wanted, threshold=threshold):
             _say(line)
         made = _run(study, [weights_stage, PREFIXES, INDEX, detect_stage], cluster)
-        for line in summary(made):
+        for line in detection_summary(made):
             _say(line)
         if write_labels is not None:
             from patrolscope.cluster.connect import connection
 
             with _progress() as progress, connection(cluster, progress.tell) as client:
-                _say(write_label_files(made, _absolute(write_labels), client=client, progress=progress))
+                _say(write_detection_files(made, _absolute(write_labels), client=client, progress=progress))
 
 
 def _name_or_number(text: str) -> int | str:
@@ -1034,8 +1035,7 @@ def _in_words(value: Any) -> str:
 
 def _stages_of_images(root: str) -> tuple[list[Stage | Callable[[Study], Stage]], ...]:
     """Stages from images to detections, where the study has weights: those that open things, those that do the work."""
-    from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
-    from patrolscope.pipeline.detect.stage import detect_stage, weights_stage
+    from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, detect_stage, weights_stage
     from patrolscope.pipeline.study.store import open_study
 
     images = open_study(root).settings.images

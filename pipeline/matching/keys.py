@@ -17,9 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patrolscope.pipeline.detect.image_index import FOLDER as INDEX_FOLDER
-from patrolscope.pipeline.detect.image_index import INDEX
-from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.detect.stages import INDEX, INDEX_FOLDER, stage_name
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.hashing import Keys, image_keys

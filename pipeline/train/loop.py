@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from patrolscope.pipeline.detect.models.base import choose_device, choose_precision, dtype_of
+from patrolscope.pipeline.detect.device import choose_device, choose_precision, dtype_of
 from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
-from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.detect.weights.checkpoint_writer import save_checkpoint
 from patrolscope.pipeline.errors import TrainingError
 from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.train.augment import Pictures, sample, shape_of_all
@@ -81,7 +81,7 @@ def train(asked: TrainingOptions, out: Path, *, resume: bool = False, say: Say, 
     if device.type == "cuda" and ranks.world > 1:
         device = torch.device("cuda", ranks.local)
     network = _network(asked, collection, say)
-    name, recipe = recipe_of(asked.variant, network.architecture.levels, from_weights=asked.weights is not None)
+    name, recipe = recipe_of(asked.variant, network.architecture.feature_maps, from_weights=asked.weights is not None)
     recipe = changed(recipe, asked.changes)
     stride = network.strides[-1]
     if asked.size % stride:

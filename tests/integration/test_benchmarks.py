@@ -22,7 +22,7 @@ def test_the_ingest_benchmark_and_its_peer_hold_the_same_rows(tmp_path, client):
 def test_the_scheduler_benchmark_plans_the_shards_of_the_study_and_sends_them(tmp_path):
     from benchmarks.scheduler import measured, planned
     from patrolscope.analysis.stages.replicates import REPLICATE
-    from patrolscope.pipeline.detect.stage import detect_stage
+    from patrolscope.pipeline.detect.stages import detect_stage
     from patrolscope.pipeline.matching.annotate import ANNOTATE
 
     study = planned(tmp_path / "study", 1)
