@@ -28,13 +28,12 @@ from benchmarks.measure import Comparison, best_of, two_workers
 from patrolscope.pipeline.detect import boxes
 from patrolscope.pipeline.detect.decode import decode
 from patrolscope.pipeline.detect.detector import Detector, load_detector
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
 from patrolscope.pipeline.detect.inference import Batch, Clock, infer
 from patrolscope.pipeline.detect.models.architecture import variant
 from patrolscope.pipeline.detect.models.yolov7 import Network
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, WEIGHTS, detect_stage
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
-from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.detect.weights.checkpoint_writer import save_checkpoint
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Study, create_study

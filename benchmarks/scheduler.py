@@ -27,8 +27,8 @@ from benchmarks.measure import Comparison, workers
 from benchmarks.workloads import simulated_study
 from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE, TwoClass
 from patrolscope.analysis.stages.replicates import BLOCK, REPLICATE
-from patrolscope.pipeline.detect.image_index import BUCKETS, INDEX
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
+from patrolscope.pipeline.detect.image_index import BUCKETS
+from patrolscope.pipeline.detect.stages import INDEX, WEIGHTS, detect_stage, plan_weights
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.intake.stages import LABELS

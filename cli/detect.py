@@ -62,8 +62,8 @@ def detect(
     result next to the earlier one.
     """
     with handle_errors():
-        from patrolscope.pipeline.detect.labels_out import write_label_files
-        from patrolscope.pipeline.detect.stage import adopt_detector, summary
+        from patrolscope.pipeline.detect.commands import adopt_detector, detection_summary
+        from patrolscope.pipeline.detect.detection_writer import write_detection_files
 
         options = {
             "weights": None if weights is None else absolute(weights),
@@ -83,14 +83,14 @@ def detect(
         for line in adopt_detector(study, options, classes=selected, police_class=police, threshold=threshold):
             echo(line)
         detected = execute(study, command_stages("detect", study), cluster)
-        for line in summary(detected):
+        for line in detection_summary(detected):
             echo(line)
         if write_labels is not None:
             from patrolscope.cli.progress import show_progress
             from patrolscope.cluster.connect import connection
 
             with show_progress() as progress, connection(cluster, progress.log) as client:
-                echo(write_label_files(detected, absolute(write_labels), client=client, progress=progress))
+                echo(write_detection_files(detected, absolute(write_labels), client=client, progress=progress))
 
 
 @app.command(rich_help_panel=PANEL)

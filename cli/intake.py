@@ -77,7 +77,7 @@ def index(
 ) -> None:
     """List all images of the image store in parallel. `run` and `detect` reuse an existing index."""
     with handle_errors():
-        from patrolscope.pipeline.detect.image_index import adopt_sources, list_again, summary
+        from patrolscope.pipeline.detect.commands import adopt_sources, index_summary, list_again
         from patrolscope.pipeline.engine import registry
         from patrolscope.pipeline.study.store import open_study
 
@@ -86,7 +86,7 @@ def index(
         list_again(open_study(study))
         listing = [registry.ORDER[name].load() for name in ("prefixes", "index")]
         indexed = execute(study, listing, cluster)
-        for line in summary(indexed):
+        for line in index_summary(indexed):
             echo(line)
         if not indexed.records("ingest"):
             echo("the study has no metadata yet: run `index` after `ingest` to count files with and without metadata")
@@ -102,7 +102,7 @@ def fetch(
     cache: Annotated[Path | None, typer.Option(help="Cache folder. Default: the user's cache.")] = None,
 ) -> None:
     """Download public data sets into the cache, and verify them."""
-    from patrolscope.pipeline.geography.catalog import fetch_all
+    from patrolscope.pipeline.geography.download import fetch_all
 
     with handle_errors():
         for line in fetch_all(names or [], cache=cache, from_dir=from_dir):

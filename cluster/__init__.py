@@ -1,1 +1,1 @@
-"""Machines: where the work runs. Knows schedulers and workers, nothing about police cars."""
+"""Clusters: profiles, job scripts, worker pools, and certificates. Independent of the other packages."""

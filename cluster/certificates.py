@@ -1,4 +1,4 @@
-"""TLS between scheduler, workers and clients: certificates that are given, or made for one run."""
+"""TLS between scheduler, workers, and clients, with the user's certificates or with temporary ones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,20 @@ from distributed.security import Security
 
 from patrolscope.cluster.profiles import Certificates, ClusterError, Profile
 
-ROLES = ("client", "scheduler", "worker")  # as Dask calls those who show a certificate
+ROLES = ("client", "scheduler", "worker")  # Dask's names for the holders of certificates
 
 
 def certificates(profile: Profile, stack: ExitStack) -> Certificates | None:
-    """The certificates of a profile; temporary ones lie in its folder, for the user's eyes alone, until the stack ends.
-
-    Raises
-    ------
-    ClusterError : given certificates are not there
-    """
+    """Return the certificates of a profile; temporary ones exist in its folder until the stack is closed."""
     if profile.tls == "none":
         return None
     if isinstance(profile.tls, Certificates):
         return profile.tls
     profile.home.mkdir(parents=True, exist_ok=True)
-    # mkdtemp's folder is open to its owner alone.
+    # Only its owner can read this folder.
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tls-", dir=profile.home)))
-    made = Security.temporary()
-    files = {"ca": made.tls_ca_file, "cert": made.tls_scheduler_cert, "key": made.tls_scheduler_key}
+    temporary = Security.temporary()
+    files = {"ca": temporary.tls_ca_file, "cert": temporary.tls_scheduler_cert, "key": temporary.tls_scheduler_key}
     for name, text in files.items():
         with os.fdopen(os.open(folder / f"{name}.pem", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             file.write(text)
@@ -37,22 +32,23 @@ def certificates(profile: Profile, stack: ExitStack) -> Certificates | None:
 
 
 def security(tls: Certificates | None) -> Security | None:
-    """Dask's form of certificates, by their paths: job scripts and messages never hold a key.
+    """Return Dask's form of certificates, as paths, so that job scripts and messages never contain a key.
 
     Raises
     ------
-    ClusterError : a file is not there, or can not be read
+    ClusterError
+        If a file does not exist or cannot be read.
     """
     if tls is None:
         return None
     for name, path in tls.model_dump().items():
         if not os.access(path, os.R_OK):
-            raise ClusterError(f"tls.{name}: no file that can be read at {path}")
+            raise ClusterError(f"tls.{name}: cannot read {path}; expected a PEM file")
     return by_path(tls)
 
 
 def by_path(tls: Certificates) -> Security:
-    """Certificates as Dask knows them, whether they are there yet or not."""
+    """Return Dask's form of certificates without checking that the files exist."""
     return Security(
         require_encryption=True,
         tls_ca_file=tls.ca,

@@ -1,4 +1,4 @@
-"""Clients: started when first needed, gone when the command ends."""
+"""Dask clients that connect when first needed, and close when the command ends."""
 
 from __future__ import annotations
 
@@ -23,19 +23,23 @@ CONNECT_TIMEOUT_S = 20
 
 
 @contextmanager
-def connection(name: str, say: Callable[[str], None] | None = None) -> Iterator[Callable[[], distributed.Client]]:
-    """A function that gives the client of a cluster profile, and starts it at the first call.
+def connection(name: str, log: Callable[[str], None] | None = None) -> Iterator[Callable[[], distributed.Client]]:
+    """Yield a function that returns the client of a cluster profile, and starts it at the first call.
 
-    An up-to-date study thus starts nothing. What was started here ends with the block; a scheduler that ran before
-    goes on.
+    A run with nothing to do therefore starts no cluster. A cluster that was started here ends with the block; a
+    scheduler that was already running continues.
 
     Parameters
     ----------
-    say : is told, from another thread, what goes wrong with the jobs of a pool later
+    name : str
+        Name or path of a profile, path of a scheduler file, or address of a scheduler.
+    log : callable, optional
+        Receives later problems with the jobs of a pool, from another thread.
 
     Raises
     ------
-    ClusterError : no such profile; from the function: the scheduler does not answer, or the queue refuses the jobs
+    ClusterError
+        If the profile does not exist. From the function: if the scheduler does not answer or the queue rejects jobs.
     """
     profile = load_profile(name)
     clients: list[distributed.Client] = []
@@ -43,75 +47,108 @@ def connection(name: str, say: Callable[[str], None] | None = None) -> Iterator[
 
         def client() -> distributed.Client:
             if not clients:
-                clients.append(connect(name, profile, stack, say))
+                clients.append(connect(name, profile, stack, log))
             return clients[0]
 
         yield client
 
 
 def connect(
-    name: str, profile: Profile | Address, stack: ExitStack, say: Callable[[str], None] | None = None
+    name: str, profile: Profile | Address, stack: ExitStack, log: Callable[[str], None] | None = None
 ) -> distributed.Client:
-    """The client of a scheduler that runs, or of one that is started here and ends with the stack.
+    """Return the client of a running scheduler, or of one that is started here.
+
+    Parameters
+    ----------
+    name : str
+        Name of the profile, for messages.
+    profile : Profile or Address
+        Cluster to start, or scheduler to connect to.
+    stack : ExitStack
+        Closes the client, and a cluster that was started here.
+    log : callable, optional
+        As in `connection`.
 
     Raises
     ------
-    ClusterError : as for `connection`
+    ClusterError
+        As in `connection`.
     """
     if isinstance(profile, Profile):
-        pools, _ = start(profile, stack, say)
+        pools, _ = start(profile, stack, log)
         return stack.enter_context(distributed.Client(pools))
-    # A scheduler that ends would be told with stacks; the one line is pipeline.distribute's.
+    # Dask would log tracebacks when the scheduler ends; pipeline.engine.distribute reports it in one line.
     stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
     try:
         return stack.enter_context(
             distributed.Client(profile.address, timeout=CONNECT_TIMEOUT_S, security=security(profile.tls))
         )
     except (OSError, ValueError) as error:
-        stale = f"; {name} may be left over from one that has ended: launch it again" if name.endswith(".json") else ""
+        stale = (
+            f"; {name} may be left over from a scheduler that has ended; launch it again"
+            if name.endswith(".json")
+            else ""
+        )
         raise ClusterError(
-            f"no scheduler answers at {profile.address} within {CONNECT_TIMEOUT_S} s: is it running, and may this "
-            f"machine reach it{stale}?"
+            f"no scheduler answers at {profile.address} within {CONNECT_TIMEOUT_S} s; check that it is running and "
+            f"reachable from this machine{stale}"
         ) from error
 
 
 def start(
-    profile: Profile, stack: ExitStack, say: Callable[[str], None] | None = None
+    profile: Profile, stack: ExitStack, log: Callable[[str], None] | None = None
 ) -> tuple[Pools, Certificates | None]:
-    """A scheduler with the pools of a profile, and its certificates; both go when the stack ends.
+    """Start a scheduler with the pools of a profile.
+
+    Parameters
+    ----------
+    profile : Profile
+        Cluster to start.
+    stack : ExitStack
+        Ends the cluster and removes temporary certificates.
+    log : callable, optional
+        As in `connection`.
+
+    Returns
+    -------
+    pools : Pools
+        The running cluster.
+    certificates : Certificates or None
+        Its certificates, None without TLS.
 
     Raises
     ------
-    ClusterError : no queue here, a port in use, no such interface, a job that the queue refuses
+    ClusterError
+        If this machine cannot reach the queue, the port is in use, the interface does not exist, or the queue rejects a
+        job.
     """
     require_queue(profile)
     stack.enter_context(quiet())
     try:
         tls = certificates(profile, stack)
     except OSError as error:
-        raise ClusterError(f"folder: {profile.home} can not be written ({error}): name another one") from error
+        raise ClusterError(f"folder: cannot write to {profile.home} ({error}); choose a different folder") from error
     secured = security(tls)
     if tls is not None:
-        # Workers that are started by ssh get certificates with Dask's configuration, as paths.
-        files = {f"{role}.{part}": getattr(tls, part) for role in ROLES for part in ("cert", "key")} | {
-            "ca-file": tls.ca
-        }
-        stack.enter_context(dask.config.set({f"distributed.comm.tls.{name}": path for name, path in files.items()}))
+        # Workers that are started over ssh receive the certificates as paths in Dask's configuration.
+        files = {f"{role}.{part}": getattr(tls, part) for role in ROLES for part in ("cert", "key")}
+        paths = {f"distributed.comm.tls.{name}": path for name, path in {**files, "ca-file": tls.ca}.items()}
+        stack.enter_context(dask.config.set(paths))
     try:
         with warnings.catch_warnings():
-            # A dashboard whose port is in use takes another one, which is printed.
+            # If its port is in use, the dashboard chooses a different one, which is printed.
             warnings.filterwarnings("ignore", message="Port .* is already in use", category=UserWarning)
             pools = stack.enter_context(Pools(profile, secured))
     except (RuntimeError, OSError, ValueError) as error:
-        asked = profile.scheduler
-        where = f"{asked.interface or asked.host or 'loopback'}, port {asked.port or 'any'}"
+        scheduler = profile.scheduler
+        where = f"{scheduler.interface or scheduler.host or 'loopback'}, port {scheduler.port or 'any'}"
         raise ClusterError(
-            f"the scheduler can not listen on {where}: {_first_cause(error)}. Change host, interface or port of "
+            f"the scheduler cannot listen on {where} ({_first_cause(error)}); change host, interface, or port of "
             "scheduler in the profile"
         ) from error
-    if pools.troubles:
-        raise ClusterError("; ".join(pools.troubles.values()))
-    pools.say = say
+    if pools.problems:
+        raise ClusterError("; ".join(pools.problems.values()))
+    pools.log = log
     return pools, tls
 
 
@@ -122,19 +159,20 @@ def _first_cause(error: BaseException) -> str:
 
 
 def scheduler_file(profile: Profile) -> Path:
-    """Where a launched scheduler of a profile says how to reach it."""
+    """Return the path of the file through which other commands find the launched scheduler of a profile."""
     return profile.home / "scheduler.json"
 
 
 def running_pools(client: distributed.Client) -> dict[str, dict[str, Any]]:
-    """Facts about the workers of a scheduler that runs, by what they offer: offers, memory_gb, tasks, slots.
+    """Return the capacity of each pool of a running scheduler, in the form of `Profile.facts`.
 
     Raises
     ------
-    ClusterError : it has no workers yet, and does not say which it can start
+    ClusterError
+        If the scheduler has no workers and does not list any that it can start.
     """
     pools: dict[str, dict[str, Any]] = {}
-    # What a launched scheduler can start, also while it has no worker.
+    # A launched scheduler lists the pools that it can start, even before it has workers.
     for name, facts in client.get_metadata([POOLS], {}).items():
         pools[name] = dict(facts)
     if pools:
@@ -142,12 +180,12 @@ def running_pools(client: distributed.Client) -> dict[str, dict[str, Any]]:
     for worker in client.scheduler_info(n_workers=-1)["workers"].values():
         offers = next((name for name in ("GPU", "CPU") if name in worker["resources"]), "")
         tasks = int(worker["resources"].get(offers, worker["nthreads"]))
-        found = pools.setdefault(
+        pool = pools.setdefault(
             offers.lower() or "workers", {"offers": offers, "memory_gb": math.inf, "tasks": 1, "slots": 0}
         )
-        found["memory_gb"] = min(found["memory_gb"], (worker["memory_limit"] or math.inf) / 2**30)
-        found["tasks"] = max(found["tasks"], tasks)
-        found["slots"] += tasks
+        pool["memory_gb"] = min(pool["memory_gb"], (worker["memory_limit"] or math.inf) / 2**30)
+        pool["tasks"] = max(pool["tasks"], tasks)
+        pool["slots"] += tasks
     if not pools:
-        raise ClusterError(f"the scheduler at {client.scheduler.address} has no workers yet: start some")
+        raise ClusterError(f"the scheduler at {client.scheduler.address} has no workers; start at least one")
     return pools

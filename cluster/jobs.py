@@ -1,4 +1,4 @@
-"""What one job of a pool is on each queue system: dask-jobqueue's class and its options."""
+"""Jobs of a pool on each kind of cluster: the job class and its options."""
 
 from __future__ import annotations
 
@@ -15,52 +15,61 @@ from distributed.security import Security
 from patrolscope.cluster.certificates import by_path
 from patrolscope.cluster.profiles import LOOPBACK, Certificates, ClusterError, Pool, Profile, granted_gpus, seconds
 
-DEATH_TIMEOUT_S = 60  # a worker that does not find its scheduler for so long gives its place back
-PLACEHOLDER = "SCHEDULER"  # its address is not known before it runs
-# The user's jobs that wait or run, one number a line. Only systems whose answer we could try stand here.
+DEATH_TIMEOUT_S = 60  # a worker that cannot reach its scheduler for this long ends
+PLACEHOLDER = "SCHEDULER"  # for the address of a scheduler that is not running
+# List the user's waiting and running jobs, one number per line. Contains only systems on which this was tested.
 LIST_COMMANDS = {"slurm": ("squeue", "--me", "--noheader", "--format=%A")}
 LIST_TIMEOUT_S = 10
 
 
 class SshWorker(ssh.Worker):  # type: ignore[misc]  # distributed ships no types
-    """A worker over ssh."""
+    """Worker over ssh, with a one-line error if it cannot start."""
 
     async def start(self) -> None:
-        """Start it.
+        """Start the worker.
 
         Raises
         ------
-        RuntimeError : says on which host it did not start, and why
+        RuntimeError
+            If the worker cannot start; names the host and the reason.
         """
         try:
             await super().start()
-        except Exception as error:  # distributed raises just this, and asyncssh's have no other base
-            why = " ".join(str(error).split()) or type(error).__name__
+        except Exception as error:  # distributed raises plain Exception, and errors of asyncssh have no other base
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise RuntimeError(
-                f"no worker starts on {self.address} by ssh ({why}): `ssh {self.address}` must get in without a "
-                "question, and find the python of the profile with this environment"
+                f"cannot start a worker on {self.address} over ssh ({reason}); expected `ssh {self.address}` to log in "
+                "without a prompt and to find the python of the profile with the same environment"
             ) from error
 
 
 def job_spec(
-    profile: Profile, pool_name: str, number: int, place: int, security: Security | None
+    profile: Profile, pool_name: str, number: int, position: int, security: Security | None
 ) -> tuple[str, dict[str, Any]]:
-    """Name and specification of a job, as distributed.SpecCluster takes it.
+    """Return the name and the specification of a job for distributed.SpecCluster.
 
     Parameters
     ----------
-    number : of the job in its pool, never twice
-    place : the lowest that no other job of the pool has: says which GPU of this machine, or which host is its own
+    profile : Profile
+        Profile with the pool.
+    pool_name : str
+        Name of the pool.
+    number : int
+        Unique number of the job in its pool.
+    position : int
+        Lowest number that no current job of the pool has. Selects the GPU of this machine, or the host.
+    security : Security or None
+        Certificates, None without TLS.
     """
     pool = profile.pools[pool_name]
     name = f"{pool_name}-{number}"
     if profile.kind == "local":
-        return name, {"cls": distributed.Nanny, "options": _process(profile, pool, place, security)}
+        return name, {"cls": distributed.Nanny, "options": _process(profile, pool, position, security)}
     if profile.kind == "ssh":
         options = {
-            "address": pool.hosts[place % len(pool.hosts)],
+            "address": pool.hosts[position % len(pool.hosts)],
             "connect_options": {},
-            "kwargs": _over_ssh(profile, pool, name, place),
+            "kwargs": _over_ssh(profile, pool, name, position),
             "remote_python": pool.python,
         }
         return name, {"cls": SshWorker, "options": options}
@@ -71,7 +80,7 @@ def job_spec(
 
 
 def job_script(profile: Profile, pool_name: str) -> str:
-    """Text of a pool's job script, with placeholders for the scheduler and temporary certificates; nothing is sent."""
+    """Return the job script of a pool, with placeholders for the scheduler and temporary certificates."""
     secured = profile.tls
     if secured == "temporary":
         folder = profile.home / "tls-of-the-run"
@@ -79,14 +88,14 @@ def job_script(profile: Profile, pool_name: str) -> str:
     name, spec = job_spec(profile, pool_name, 0, 0, None if secured == "none" else by_path(secured))
     if profile.kind in ("local", "ssh"):
         pool = profile.pools[pool_name]
-        where = "on this machine" if profile.kind == "local" else f"on {', '.join(dict.fromkeys(pool.hosts))}, by ssh"
+        where = "on this machine" if profile.kind == "local" else f"on {', '.join(dict.fromkeys(pool.hosts))}, over ssh"
         offers = ",".join(f"{key}={value:g}" for key, value in pool.worker_resources.items())
         return f"a worker process {where}: {pool.threads} threads, {pool.process_memory_gb:.3g} GiB, offers {offers}\n"
     return str(spec["cls"](PLACEHOLDER, name=name, **spec["options"]).job_script())
 
 
 def describe(pool: Pool) -> str:
-    """What a pool asks for at most, in one line."""
+    """Describe the maximum size and cost of a pool in one line."""
     jobs = f"{pool.minimum} to {pool.maximum} jobs" if pool.minimum < pool.maximum else f"{pool.maximum} jobs"
     gpus = f", {pool.gpus} GPUs" if pool.gpus else ""
     total_gpus = f", {pool.gpus * pool.maximum} GPUs" if pool.gpus else ""
@@ -106,37 +115,38 @@ def describe(pool: Pool) -> str:
 
 
 def require_queue(profile: Profile) -> None:
-    """Refuse a queue system that this machine can not reach.
+    """Check that this machine can submit jobs to the queue system of a profile.
 
     Raises
     ------
-    ClusterError : the command that sends jobs is not there
+    ClusterError
+        If the submit command does not exist.
     """
     if profile.kind in ("local", "ssh"):
         return
     command = _job_class(profile.kind).submit_command
     if shutil.which(command) is None:
         raise ClusterError(
-            f"no {command} on this machine, which sends the jobs of profile {profile.name!r} (kind: {profile.kind}): "
-            "start from a login node of the cluster, or use --cluster local"
+            f"no {command} on this machine; expected it for profile {profile.name!r} (kind: {profile.kind}); run from "
+            "a login node of the cluster, or use --cluster local"
         )
 
 
 async def listed_jobs(kind: str) -> set[str] | None:
-    """Numbers of the user's jobs that wait or run in the queue; None where it does not say."""
+    """Return the numbers of the user's waiting and running jobs, or None if the queue system does not answer."""
     if kind not in LIST_COMMANDS:
         return None
     command = await asyncio.create_subprocess_exec(
         *LIST_COMMANDS[kind], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        said, _ = await asyncio.wait_for(command.communicate(), LIST_TIMEOUT_S)
+        output, _ = await asyncio.wait_for(command.communicate(), LIST_TIMEOUT_S)
     except TimeoutError:
         command.kill()
         await command.wait()
         return None
-    # A queue that can not be reached just now has not lost its jobs.
-    return set(said.decode().split()) if command.returncode == 0 else None
+    # A queue system that is temporarily unreachable has not lost its jobs.
+    return set(output.decode().split()) if command.returncode == 0 else None
 
 
 def _job_class(kind: str) -> Any:
@@ -174,11 +184,11 @@ def _queued(profile: Profile, pool_name: str, pool: Pool, security: Security | N
     }
     if profile.kind == "htcondor":
         pairs = dict(_pair(line) for line in pool.directives)
-        gpus = {"request_gpus": str(pool.gpus)} if pool.gpus else {}
+        gpu_pairs = {"request_gpus": str(pool.gpus)} if pool.gpus else {}
         disk = pairs.pop("request_disk", "10GB")
         group = {"accounting_group": pool.account} if pool.account else {}
-        return options | {"disk": disk, "job_extra_directives": gpus | group | pairs}
-    # An empty walltime keeps the queue's own; None would let dask-jobqueue put in half an hour.
+        return options | {"disk": disk, "job_extra_directives": gpu_pairs | group | pairs}
+    # Without a walltime the default of the queue applies; dask-jobqueue's own default is half an hour, removed below.
     walltime_s = None if pool.walltime is None else seconds(pool.walltime)
     queue_options: dict[str, tuple[str, Callable[[int], str], list[str]]] = {
         "slurm": ("account", _clock, [f"--gres=gpu:{pool.gpus}"]),
@@ -186,26 +196,26 @@ def _queued(profile: Profile, pool_name: str, pool: Pool, security: Security | N
         "lsf": ("project", _hours_minutes, [f'-gpu "num={pool.gpus}"']),
         "sge": ("project", _clock, []),
     }
-    account, clock, gpus_of_job = queue_options[profile.kind]
+    account, clock, gpu_directives = queue_options[profile.kind]
     options |= {
         "queue": pool.queue,
         account: pool.account,
         "walltime": None if walltime_s is None else clock(walltime_s),
-        "job_extra_directives": [*(gpus_of_job if pool.gpus else []), *pool.directives],
+        "job_extra_directives": [*(gpu_directives if pool.gpus else []), *pool.directives],
     }
     if walltime_s is None:
         options["job_directives_skip"] = ["-t ", "walltime=", "-W ", "h_rt="]
     if profile.kind == "pbs":
         memory_mb = round(pool.memory_gb * 1024)
-        gpus_asked = f":ngpus={pool.gpus}" if pool.gpus else ""
-        options["resource_spec"] = f"select=1:ncpus={pool.cores}:mem={memory_mb}mb{gpus_asked}"
+        gpus = f":ngpus={pool.gpus}" if pool.gpus else ""
+        options["resource_spec"] = f"select=1:ncpus={pool.cores}:mem={memory_mb}mb{gpus}"
     return options
 
 
 def _worker_arguments(profile: Profile, pool: Pool) -> list[str]:
-    """Arguments of `dask worker` beside those of dask-jobqueue."""
+    """Return arguments of `dask worker` in addition to those of dask-jobqueue."""
     resources = ",".join(f"{name}={amount:g}" for name, amount in pool.worker_resources.items())
-    # A worker's own page would be open to the network.
+    # The dashboard of a worker would be open to the network.
     arguments = ["--resources", resources, "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
     if profile.on_loopback:
         arguments += ["--host", LOOPBACK[0]]
@@ -217,7 +227,7 @@ def _worker_arguments(profile: Profile, pool: Pool) -> list[str]:
     return arguments
 
 
-def _process(profile: Profile, pool: Pool, place: int, security: Security | None) -> dict[str, Any]:
+def _process(profile: Profile, pool: Pool, position: int, security: Security | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         "nthreads": pool.threads,
         "memory_limit": round(pool.process_memory_gb * 2**30),
@@ -232,14 +242,14 @@ def _process(profile: Profile, pool: Pool, place: int, security: Security | None
         "silence_logs": "CRITICAL",
     }
     granted = granted_gpus() if pool.kind == "gpu" else []
-    seen = str(place) if granted is None else granted[place % len(granted)] if granted else ""
-    # Workers for rows see none: each of them would take the same one for the images where no pool has GPUs.
-    options["env"] = {"CUDA_VISIBLE_DEVICES": seen}
+    visible = str(position) if granted is None else granted[position % len(granted)] if granted else ""
+    # Workers of CPU pools see no GPU; if no pool had GPUs, all of them would run the detector on the same one.
+    options["env"] = {"CUDA_VISIBLE_DEVICES": visible}
     return options
 
 
-def _over_ssh(profile: Profile, pool: Pool, name: str, place: int) -> dict[str, Any]:
-    # Certificates come as paths with Dask's configuration, which distributed.deploy.ssh hands on.
+def _over_ssh(profile: Profile, pool: Pool, name: str, position: int) -> dict[str, Any]:
+    # Certificates are passed as paths in Dask's configuration, which distributed.deploy.ssh forwards.
     options: dict[str, Any] = {
         "name": name,
         "nthreads": pool.threads,
@@ -253,9 +263,9 @@ def _over_ssh(profile: Profile, pool: Pool, name: str, place: int) -> dict[str, 
     }
     if profile.on_loopback:
         options["host"] = LOOPBACK[0]
-    at = place % len(pool.hosts)
-    seen = str(pool.hosts[:at].count(pool.hosts[at])) if pool.kind == "gpu" else ""
-    options["env"] = {"CUDA_VISIBLE_DEVICES": seen}
+    host = position % len(pool.hosts)
+    visible = str(pool.hosts[:host].count(pool.hosts[host])) if pool.kind == "gpu" else ""
+    options["env"] = {"CUDA_VISIBLE_DEVICES": visible}
     if pool.lifetime_s is not None:
         options["lifetime"], options["lifetime_stagger"] = (f"{time_s}s" for time_s in pool.lifetime_s)
     return options
@@ -272,5 +282,5 @@ def _hours_minutes(time_s: int) -> str:
 def _pair(line: str) -> tuple[str, str]:
     key, equals, value = line.partition("=")
     if not equals:
-        raise ClusterError(f"directive {line!r}: HTCondor takes `key = value`")
+        raise ClusterError(f"directive {line!r}; expected `key = value` for HTCondor")
     return key.strip(), value.strip()

@@ -1,4 +1,4 @@
-"""A scheduler that outlives commands: launched, looked at, stopped."""
+"""Launch, status, and stop of a scheduler that outlives single commands."""
 
 from __future__ import annotations
 
@@ -18,26 +18,36 @@ from patrolscope.cluster.connect import connect, scheduler_file, start
 from patrolscope.cluster.profiles import Address, ClusterError, Profile, load_profile
 
 
-def launch(name: str, file: str | None, say: Callable[[str], None]) -> None:
-    """Keep a scheduler and its pools up until `stop`, SIGTERM or SIGINT; its file tells other commands the way.
+def launch(name: str, file: str | None, log: Callable[[str], None]) -> None:
+    """Run a scheduler and its pools until `stop`, SIGTERM, or SIGINT; its file lets other commands connect.
+
+    Parameters
+    ----------
+    name : str
+        Name or path of a profile.
+    file : str, optional
+        Path of the scheduler file (.json). None uses the folder of the profile.
+    log : callable
+        Receives lines for the terminal.
 
     Raises
     ------
-    ClusterError : no such profile, it runs already, or it can not start
+    ClusterError
+        If the profile does not exist, or the scheduler is already running or cannot start.
     """
     profile = load_profile(name)
     if isinstance(profile, Address):
-        raise ClusterError(f"{name} is a scheduler that runs already: give it to --cluster as it is")
+        raise ClusterError(f"{name} is a running scheduler; expected a profile; pass it to --cluster instead")
     path = scheduler_file(profile) if file is None else Path(file).absolute()
     if path.suffix != ".json":
-        raise ClusterError(f"--file {path}: the name of a scheduler file ends in .json")
+        raise ClusterError(f"--file {path}: expected a name that ends in .json")
     if path.exists() and _answers(path):
-        raise ClusterError(f"{path}: this scheduler runs already: use it, stop it first, or name another --file")
+        raise ClusterError(f"the scheduler of {path} is already running; use it, stop it, or choose a different --file")
     ended = threading.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: ended.set())
     with ExitStack() as stack:
-        pools, tls = start(profile, stack, say)
+        pools, tls = start(profile, stack, log)
         content = {
             "address": pools.scheduler_address,
             "dashboard": pools.dashboard_link,
@@ -45,9 +55,9 @@ def launch(name: str, file: str | None, say: Callable[[str], None]) -> None:
         }
         _write(path, content)
         try:
-            say(f"scheduler  {content['address']}" + ("" if tls is None else "  (TLS, certificates of this run)"))
-            say(f"dashboard  {content['dashboard']}")
-            say(f"file       {path}: give it to --cluster; `patrolscope cluster stop {path}` ends this")
+            log(f"scheduler  {content['address']}" + ("" if tls is None else "  (TLS)"))
+            log(f"dashboard  {content['dashboard']}")
+            log(f"file       {path}: pass it to --cluster; `patrolscope cluster stop {path}` stops the scheduler")
             while pools.scheduler.status == Status.running and not ended.wait(1):
                 pass
         finally:
@@ -55,27 +65,27 @@ def launch(name: str, file: str | None, say: Callable[[str], None]) -> None:
 
 
 def status(name: str) -> list[str]:
-    """Lines about a scheduler that runs: address, dashboard, workers and tasks by what they offer and take.
+    """Describe a running scheduler in lines for the terminal: address, dashboard, and workers and tasks per pool.
 
     Raises
     ------
-    ClusterError : nothing runs there
+    ClusterError
+        If no scheduler is running there.
     """
     address = _running(name)
     with ExitStack() as stack:
         client = connect(name, address, stack)
         info = client.scheduler_info(n_workers=-1)
-        workers = info["workers"].values()
-        busy = {where: len(tasks) for where, tasks in client.processing().items()}
+        busy = {worker: len(tasks) for worker, tasks in client.processing().items()}
     lines = [f"scheduler  {address.address}", f"dashboard  {address.dashboard or client.dashboard_link}"]
-    if not workers:
+    if not info["workers"]:
         return [*lines, "no workers yet"]
     by_pool: dict[str, Counter[str]] = {}
-    for where, worker in zip(info["workers"], workers, strict=True):
-        # Names are pool-job or pool-job-process.
+    for worker_address, worker in info["workers"].items():
+        # Worker names are pool-job or pool-job-process.
         counts = by_pool.setdefault(str(worker["name"]).partition("-")[0], Counter())
         counts.update(
-            workers=1, threads=worker["nthreads"], gb=worker["memory_limit"] / 2**30, tasks=busy.get(where, 0)
+            workers=1, threads=worker["nthreads"], gb=worker["memory_limit"] / 2**30, tasks=busy.get(worker_address, 0)
         )
     return [
         *lines,
@@ -88,11 +98,12 @@ def status(name: str) -> list[str]:
 
 
 def stop(name: str) -> str:
-    """End a scheduler that runs, with its workers and jobs; says what has ended.
+    """Stop a running scheduler with its workers and jobs, and return a line for the terminal.
 
     Raises
     ------
-    ClusterError : nothing runs there
+    ClusterError
+        If no scheduler is running there.
     """
     address = _running(name)
     with ExitStack() as stack:
@@ -101,11 +112,12 @@ def stop(name: str) -> str:
 
 
 def dashboard_link(name: str) -> str:
-    """Address of Dask's own dashboard of a scheduler that is known to run; empty where none is.
+    """Return the address of Dask's dashboard for a profile or a scheduler, or "" if none is known.
 
     Raises
     ------
-    ClusterError : no such profile, a broken scheduler's file
+    ClusterError
+        If the profile does not exist or the scheduler file is damaged.
     """
     profile = load_profile(name)
     if isinstance(profile, Profile):
@@ -117,24 +129,24 @@ def dashboard_link(name: str) -> str:
 
 
 def _running(name: str) -> Address:
-    """A scheduler by the name of the profile that launched it, by its file or by its address."""
+    """Return a running scheduler by the name of the profile that launched it, its file, or its address."""
     profile = load_profile(name)
     if isinstance(profile, Address):
         return profile
     path = scheduler_file(profile)
     if not path.exists():
         raise ClusterError(
-            f"nothing runs for profile {profile.name!r}: there is no {path}. `patrolscope cluster launch {name}` "
-            "starts it; with --file, name that file here, too"
+            f"no scheduler is running for profile {profile.name!r}; expected {path}; run `patrolscope cluster launch "
+            f"{name}`, or give the file that was passed to --file"
         )
     return _load(path)
 
 
 def _load(path: Path) -> Address:
-    found = load_profile(str(path))
-    if isinstance(found, Profile):
-        raise ClusterError(f"{path} is a profile, expected a scheduler's file")
-    return found
+    address = load_profile(str(path))
+    if isinstance(address, Profile):
+        raise ClusterError(f"{path} is a profile; expected a scheduler file")
+    return address
 
 
 def _answers(path: Path) -> bool:
@@ -147,8 +159,8 @@ def _answers(path: Path) -> bool:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all: another command may be waiting for it. It names certificates, and holds none."""
+    """Write the scheduler file atomically, as another command may be waiting for it. Certificates are paths."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1))
-    aside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Cluster profiles: what to start, or where to connect. Validated; unknown keys refused."""
+"""Cluster profiles: the cluster to start, or the scheduler to connect to. Rejects unknown keys."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from pydantic_core import ErrorDetails
 PROFILES = Path(__file__).with_name("profiles")
 QUEUES = ("slurm", "pbs", "lsf", "sge", "htcondor")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# What a task of each kind of pool takes one of; the pipeline asks for it (pipeline.distribute).
+# Resource of which each task in a pool takes one, by the kind of the pool (pipeline.engine.distribute requests it).
 RESOURCES = {"cpu": "CPU", "gpu": "GPU"}
-# An assignment whose value would stand in a job script, which the queue shows to others.
+# An assignment of a secret. Job scripts must not contain one, as the queue system shows them to other users.
 _SECRET = re.compile(
     r"\b\w*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)\w*\s*=", re.IGNORECASE
 )
 
 
 class ClusterError(Exception):
-    """A cluster can not be had; the message says what to change."""
+    """A cluster cannot be started or reached; the message names the fix."""
 
 
 def _without_secrets(line: str) -> str:
     if _SECRET.search(line):
-        # The line itself is not shown: messages end in logs.
+        # The message omits the line, because messages are logged.
         raise ValueError(
-            "a line sets what looks like a secret, and job scripts can be read by others: put it into a file that only "
-            "you can read, and write `source FILE` here"
+            "a line appears to set a secret, and other users can read job scripts; put it into a file that only you "
+            "can read, and write `source FILE` here"
         )
     return line
 
 
 def seconds(walltime: str) -> int:
-    """Seconds of HH:MM:SS, or of D-HH:MM:SS."""
+    """Return the seconds of HH:MM:SS or D-HH:MM:SS."""
     days, _, clock = walltime.rpartition("-")
     hours, minutes, rest = map(int, clock.split(":"))
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
@@ -52,32 +52,32 @@ Line = Annotated[str, AfterValidator(_without_secrets)]
 
 
 class Pool(_Frozen):
-    """Jobs of one kind. All amounts are those of one job."""
+    """Jobs of one kind. Amounts are per job, unless stated otherwise."""
 
     kind: Literal["cpu", "gpu"] = "cpu"
     cores: Annotated[int, Field(ge=1)] = 1
     memory_gb: Annotated[float, Field(gt=0)]
-    processes: Annotated[int, Field(ge=1)]  # worker processes; a GPU pool has one for each GPU
+    processes: Annotated[int, Field(ge=1)]  # worker processes; in a GPU pool one per GPU
     gpus: Annotated[int, Field(ge=0)] = 0
-    minimum: Annotated[int, Field(ge=0)] = 0  # jobs kept also without work; the same as maximum: a fixed number
+    minimum: Annotated[int, Field(ge=0)] = 0  # jobs to keep without work
     maximum: Annotated[int, Field(ge=1)]  # jobs
-    idle_s: Annotated[float, Field(ge=0)] = 60  # jobs above the minimum go when they were not needed for so long
-    queue: str | None = None  # or partition
-    account: str | None = None  # or project
+    idle_s: Annotated[float, Field(ge=0)] = 60  # jobs above the minimum end after this long without work
+    queue: str | None = None  # queue or partition
+    account: str | None = None  # account or project
     walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d+:[0-5]\d:[0-5]\d$")] | None = None  # HH:MM:SS
-    directives: tuple[Line, ...] = ()  # for the queue, as they stand behind #SBATCH; for htcondor `key = value`
+    directives: tuple[Line, ...] = ()  # as after #SBATCH; `key = value` for HTCondor
     setup: tuple[Line, ...] = ()  # shell lines before the worker starts
-    resources: dict[str, Annotated[float, Field(gt=0)]] = {}  # of a worker process, beside CPU or GPU
-    hosts: tuple[str, ...] = ()  # ssh alone: where jobs run, one after the other
-    python: str | None = None  # on the workers; none: the one that runs here
-    scratch: str | None = None  # folder of a worker for what does not fit its memory
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}  # per worker process, in addition to CPU or GPU
+    hosts: tuple[str, ...] = ()  # ssh only: hosts of the jobs, in turn
+    python: str | None = None  # interpreter on the workers; None: the path of the one running here
+    scratch: str | None = None  # folder of a worker for data that does not fit its memory
 
     @model_validator(mode="before")
     @classmethod
     def _default_processes(cls, content: Any) -> Any:
         if not isinstance(content, dict) or "processes" in content:
             return content
-        # One thread a process: most of the work on rows holds Python's lock.
+        # One thread per process, as most of the work on rows holds Python's global lock.
         return content | {"processes": content.get("gpus" if content.get("kind") == "gpu" else "cores", 1) or 1}
 
     @model_validator(mode="after")
@@ -85,49 +85,49 @@ class Pool(_Frozen):
         if self.maximum < self.minimum:
             raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}")
         if self.kind == "gpu" and self.gpus != self.processes:
-            raise ValueError(f"a worker process has one GPU: {self.gpus} gpus, but {self.processes} processes")
+            raise ValueError(f"{self.gpus} gpus for {self.processes} processes; expected one GPU per process")
         if self.kind == "cpu" and self.gpus:
-            raise ValueError(f"{self.gpus} gpus in a pool of kind cpu: make it kind: gpu")
+            raise ValueError(f"{self.gpus} gpus in a pool of kind cpu; expected none; set kind: gpu")
         if self.cores % self.processes:
-            raise ValueError(f"{self.cores} cores can not be shared evenly by {self.processes} processes")
+            raise ValueError(f"{self.cores} cores cannot be divided evenly among {self.processes} processes")
         if reserved := sorted(set(self.resources) & set(RESOURCES.values())):
-            raise ValueError(f"resources: {', '.join(reserved)} follows from cores and gpus")
+            raise ValueError(f"resources: {', '.join(reserved)} follows from cores and gpus; remove it")
         if self.walltime is not None and seconds(self.walltime) < 120:
-            raise ValueError(f"walltime {self.walltime} leaves no time to work: at least 00:02:00")
+            raise ValueError(f"walltime {self.walltime} leaves no time to work; expected at least 00:02:00")
         return self
 
     @property
     def threads(self) -> int:
-        """Threads of a worker process."""
+        """Threads per worker process."""
         return self.cores // self.processes
 
     @property
     def slots(self) -> int:
-        """Shards that a job works on at a time."""
+        """Shards that a job processes at a time."""
         return self.gpus if self.kind == "gpu" else self.cores
 
     @property
     def worker_resources(self) -> dict[str, float]:
-        """What a worker process offers to tasks."""
+        """Resources that a worker process offers to tasks."""
         return {RESOURCES[self.kind]: self.slots / self.processes, **self.resources}
 
     @property
     def process_memory_gb(self) -> float:
-        """Memory limit of a worker process."""
+        """Memory limit of a worker process, in GiB."""
         return self.memory_gb / self.processes
 
     @property
     def lifetime_s(self) -> tuple[int, int] | None:
-        """When a worker leaves by itself, and by how much that is spread, before the queue would kill it."""
+        """Lifetime of a worker, so that it ends before the queue system kills it, and the spread of lifetimes."""
         if self.walltime is None:
             return None
-        # The queue's clock starts before the worker's, and a worker needs a moment to leave.
+        # The clock of the queue system starts before that of the worker, which also needs time to end.
         margin = min(300, seconds(self.walltime) // 6)
         return seconds(self.walltime) - 2 * margin, margin
 
 
 class Certificates(_Frozen):
-    """PEM files that scheduler, workers and clients share; each must find them at these paths."""
+    """PEM files that scheduler, workers, and clients share, at the same paths on all machines."""
 
     ca: str
     cert: str
@@ -135,28 +135,28 @@ class Certificates(_Frozen):
 
 
 class Scheduler(_Frozen):
-    """Where the scheduler listens."""
+    """Network address of the scheduler."""
 
-    host: str | None = None  # name or address of this machine; none: loopback, or what the interface has
-    interface: str | None = None  # such as ib0, of the scheduler and of the workers
-    port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: any that is free
+    host: str | None = None  # name or address of this machine; None: loopback or the interface
+    interface: str | None = None  # of the scheduler and the workers, such as ib0
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: any free port
     dashboard: str = "127.0.0.1:0"
 
 
 class Profile(_Frozen):
-    """A scheduler of our own and its pools of workers."""
+    """A scheduler to start, with its pools of workers."""
 
     name: str
     kind: Literal["local", "slurm", "pbs", "lsf", "sge", "htcondor", "ssh"]
     pools: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Pool], Field(min_length=1)]
     scheduler: Scheduler = Scheduler()
     tls: Literal["none", "temporary"] | Certificates = "none"
-    folder: str | None = None  # seen by all workers: certificates, logs of jobs, scheduler file
+    folder: str | None = None  # visible to all workers: certificates, job logs, scheduler file
 
     @model_validator(mode="before")
     @classmethod
-    def _secured(cls, content: Any) -> Any:
-        """Without a word about it, what leaves this machine is encrypted."""
+    def _default_tls(cls, content: Any) -> Any:
+        """Encrypt connections that leave this machine, unless the profile sets `tls`."""
         if isinstance(content, dict) and content.get("kind") != "local":
             return {"tls": "temporary"} | content
         return content
@@ -164,34 +164,36 @@ class Profile(_Frozen):
     @model_validator(mode="after")
     def _fits_together(self) -> Profile:
         if self.tls == "none" and not self.on_loopback:
-            # Tasks are code: who reaches a scheduler without certificates runs what he likes, as the user.
-            raise ValueError("tls: none is for loopback alone: any other machine could send code to this scheduler")
+            # Tasks are code: anyone who can reach a scheduler without TLS can run code as its user.
+            raise ValueError("tls: none is only safe on loopback; other machines could run code on this scheduler")
         if any(character.isspace() for character in str(self.home)):
-            raise ValueError(f"folder: {self.home} has blanks in its name, which job scripts can not say")
+            raise ValueError(
+                f"folder: {self.home} contains whitespace, which job scripts do not support; choose a different folder"
+            )
         for name, pool in self.pools.items():
             if self.kind == "ssh" and not pool.hosts:
-                raise ValueError(f"pools.{name}.hosts: name the machines")
+                raise ValueError(f"pools.{name}.hosts: missing; expected a list of hosts for kind: ssh")
             if self.kind == "ssh" and pool.processes > 1:
-                raise ValueError(f"pools.{name}: over ssh a job is one process; name a host once for each")
+                raise ValueError(f"pools.{name}.processes: expected 1 for kind: ssh; list a host once per process")
             if self.kind != "ssh" and pool.hosts:
-                raise ValueError(f"pools.{name}.hosts: only for kind: ssh")
+                raise ValueError(f"pools.{name}.hosts: only supported for kind: ssh; remove it")
             if self.kind == "local" and pool.processes > 1:
-                raise ValueError(f"pools.{name}: on this machine a job is one process; raise maximum instead")
+                raise ValueError(f"pools.{name}.processes: expected 1 for kind: local; raise maximum instead")
         return self
 
     @property
     def on_loopback(self) -> bool:
-        """Whether the scheduler can be reached from this machine alone."""
+        """Whether only this machine can reach the scheduler."""
         return self.scheduler.interface is None and (self.scheduler.host or LOOPBACK[0]) in LOOPBACK
 
     @property
     def home(self) -> Path:
-        """Folder for certificates, logs and the scheduler file."""
+        """Folder for certificates, logs, and the scheduler file."""
         return Path(self.folder).expanduser().absolute() if self.folder else Path.home() / ".patrolscope" / self.name
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What a plan asks of a pool: what its processes offer, memory_gb and tasks of one, slots of all."""
+        """Capacity by pool: resource, memory (GiB) and tasks per process, and slots of all jobs."""
         return {
             name: {
                 "offers": RESOURCES[pool.kind],
@@ -204,7 +206,7 @@ class Profile(_Frozen):
 
     @property
     def offers(self) -> dict[str, float]:
-        """How much of each resource there can be."""
+        """Maximum amount of each resource."""
         total: dict[str, float] = {}
         for pool in self.pools.values():
             for resource, amount in pool.worker_resources.items():
@@ -213,7 +215,7 @@ class Profile(_Frozen):
 
 
 class Address(_Frozen):
-    """A scheduler that runs already."""
+    """A scheduler that is already running."""
 
     kind: Literal["address"] = "address"
     address: Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")]
@@ -223,34 +225,35 @@ class Address(_Frozen):
 
 
 def load_profile(name: str) -> Profile | Address:
-    """Profile by name (a file in cluster/profiles/), by path; a scheduler's address, or the file that it wrote.
+    """Load a profile by name (a file in cluster/profiles/) or path, or a scheduler by address or scheduler file.
 
     Raises
     ------
-    ClusterError : no such profile, an unknown key, an impossible value
+    ClusterError
+        If the profile does not exist, or has an unknown key or an impossible value.
     """
     if name.startswith(("tcp://", "tls://")):
         return _validated(name, {"kind": "address", "address": name})
-    given = "/" in name or name.endswith((".yaml", ".json"))
-    path = Path(name).expanduser() if given else PROFILES / f"{name}.yaml"
-    if given and not path.is_file():
-        raise ClusterError(f"no file {name}: a cluster profile (.yaml), or what a running scheduler wrote (.json)")
+    is_path = "/" in name or name.endswith((".yaml", ".json"))
+    path = Path(name).expanduser() if is_path else PROFILES / f"{name}.yaml"
+    if is_path and not path.is_file():
+        raise ClusterError(f"no file {name}; expected a cluster profile (.yaml) or a scheduler file (.json)")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
         raise ClusterError(
-            f"no cluster profile {name!r}: give one of {known}, the path of a .yaml file, the file of a running "
-            "scheduler (.json), or tcp://host:port"
+            f"no cluster profile {name!r}; expected one of {known}, the path of a profile (.yaml) or scheduler file "
+            "(.json), or tcp://host:port"
         )
     try:
         text = path.read_text()
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text) or {}
     except (yaml.YAMLError, ValueError) as error:
-        what = "JSON, as a scheduler file is" if path.suffix == ".json" else "YAML"
-        raise ClusterError(f"{path} is not {what}: {' '.join(str(error).split())}") from error
+        form = "JSON" if path.suffix == ".json" else "YAML"
+        raise ClusterError(f"{path} is not {form} ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise ClusterError(f"{path} holds a {type(content).__name__}, expected keys such as kind and pools")
+        raise ClusterError(f"{path} holds a {type(content).__name__}; expected keys such as kind and pools")
     if path.suffix == ".json":
-        # Dask's own schedulers write such a file, too, with more in it.
+        # Dask's own schedulers write such a file with additional keys.
         content = {"kind": "address"} | {key: content[key] for key in ("address", "tls", "dashboard") if key in content}
     return _validated(str(path), {"name": path.stem} | content)
 
@@ -259,7 +262,7 @@ def _validated(where: str, content: dict[str, Any]) -> Profile | Address:
     kind = content.get("kind", "local")
     known = ("local", *QUEUES, "ssh", "address")
     if kind not in known:
-        raise ClusterError(f"{where}: kind: {kind!r} is no queue system that we know: one of {', '.join(known)}")
+        raise ClusterError(f"{where}: kind: {kind!r} is not supported; expected one of {', '.join(known)}")
     try:
         if kind == "address":
             return Address.model_validate(content)
@@ -269,40 +272,41 @@ def _validated(where: str, content: dict[str, Any]) -> Profile | Address:
 
 
 def _fault(fault: ErrorDetails) -> str:
-    """A fault as a reader of profiles would say it, without the value, which may be a secret.
+    """Describe a fault without the value, which may be a secret.
 
-    Of a value that may be of two types, pydantic names each.
+    If a value can be of several types, pydantic reports one fault per type, so the names of types are removed.
     """
-    place = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("constrained-", "literal[")))
+    key = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("constrained-", "literal[")))
     if fault["type"] == "extra_forbidden":
-        return f"{place}: unknown key; remove it or mend its name"
+        return f"{key}: unknown key; correct or remove it"
     if fault["type"] == "missing":
-        return f"{place}: missing"
-    return f"{place}: {fault['msg']}" if place else fault["msg"]
+        return f"{key}: missing"
+    return f"{key}: {fault['msg']}" if key else fault["msg"]
 
 
-# This machine.
+# Profiles of kind local.
 
 
-class _Plain(_Frozen):
+class _ShortForm(_Frozen):
     """The short form of a local profile."""
 
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # auto: one a core
-    memory_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # of one worker; auto: an even share
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # auto: one per core
+    memory_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # per worker; auto: an even share
 
 
 def _on_this_machine(content: dict[str, Any]) -> dict[str, Any]:
-    """A local profile with its short form written out, and with `auto` as the numbers of this machine.
+    """Expand the short form of a local profile, and replace `auto` by numbers for this machine.
 
     Raises
     ------
-    ClusterError : a GPU pool for as many GPUs as there are, and there are none
+    ClusterError
+        If a GPU pool uses `auto` on a machine without GPUs.
     """
     rest = dict(content)
     if "pools" not in content:
         short = {key: rest.pop(key) for key in ("workers", "memory_gb") if key in rest}
-        plain = _Plain.model_validate(short)
-        pools: Any = {"cpu": {"minimum": plain.workers, "maximum": plain.workers, "memory_gb": plain.memory_gb}}
+        cpu = _ShortForm.model_validate(short)
+        pools: Any = {"cpu": {"minimum": cpu.workers, "maximum": cpu.workers, "memory_gb": cpu.memory_gb}}
     else:
         pools = content["pools"]
     if not isinstance(pools, dict) or not all(isinstance(pool, dict) for pool in pools.values()):
@@ -316,16 +320,16 @@ def _on_this_machine(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def granted_gpus() -> list[str] | None:
-    """GPUs of this machine that its user or a queue has set aside for this process; None: nobody has, it may have all.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES grants to this process, or None if it is not set.
 
-    An empty CUDA_VISIBLE_DEVICES grants none, as it does for CUDA.
+    An empty value grants no GPU, as it does for CUDA.
     """
     granted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return None if granted is None else [one for one in granted.split(",") if one]
+    return None if granted is None else [gpu for gpu in granted.split(",") if gpu]
 
 
 def gpus_here() -> int:
-    """Number of NVIDIA GPUs of this machine that this process may have."""
+    """Return the number of NVIDIA GPUs of this machine that this process may use."""
     granted = granted_gpus()
     return len(list(Path("/dev").glob("nvidia[0-9]*")) if granted is None else granted)
 
@@ -334,17 +338,17 @@ def _counted(pool: dict[str, Any]) -> dict[str, Any]:
     if "auto" not in (pool.get("minimum"), pool.get("maximum")):
         return dict(pool)
     if pool.get("kind") == "gpu":
-        there = gpus_here()
-        if not there:
+        count = gpus_here()
+        if not count:
             hidden = "" if granted_gpus() is None else ", as CUDA_VISIBLE_DEVICES is empty"
             raise ClusterError(
-                f"no NVIDIA GPU on this machine{hidden}: use --cluster local, which detects on its cores"
+                f"no NVIDIA GPU on this machine{hidden}; use --cluster local to run the detector on its cores"
             )
     else:
         from dask.system import CPU_COUNT
 
-        there = CPU_COUNT
-    return pool | {key: there for key in ("minimum", "maximum") if pool.get(key) == "auto"}
+        count = CPU_COUNT
+    return pool | {key: count for key in ("minimum", "maximum") if pool.get(key) == "auto"}
 
 
 def _memory_gb() -> float:

@@ -1,4 +1,4 @@
-"""Pools of workers under one scheduler: each is as large as its own work asks for."""
+"""Pools of workers under one scheduler, each scaled by the tasks that need it."""
 
 from __future__ import annotations
 
@@ -20,51 +20,48 @@ from patrolscope.cluster.jobs import job_spec, listed_jobs
 from patrolscope.cluster.profiles import LOOPBACK, Pool, Profile
 
 BALANCE_EVERY_S = 1.0
-# A job without any worker of its own for so long has gone. A nanny needs a few seconds to start a worker again.
-LOST_AFTER_S = 10.0
-# A queue that refused or lost a job is asked for another after so long.
-REFUSED_FOR_S = 30.0
-# How often a queue is asked for its list of jobs, while some wait there.
-LISTED_EVERY_S = 30.0
-OFFERS = "offers"  # under which pipeline.distribute looks up the resources that there can be
-
-POOLS = "pools"  # and cluster.connect the facts of each pool
+LOST_AFTER_S = 10.0  # a job without workers for this long has ended; a nanny restarts a worker within a few seconds
+RETRY_AFTER_S = 30.0  # until another job is submitted after the queue rejected or lost one
+LIST_EVERY_S = 30.0  # between queries of the queue's job list while jobs wait
+OFFERS = "offers"  # metadata key of the maximum amount of each resource, read by pipeline.engine.distribute
+POOLS = "pools"  # metadata key of the capacity of each pool, read by cluster.connect
 
 
 class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships no types
     """One scheduler and the jobs of all pools of a profile.
 
-    Dask's own Adaptive counts tasks and workers of one kind; here a task belongs to the pools that offer what it takes.
+    Dask's Adaptive scales workers of one kind only. Here, a task counts for the pools that offer its resources.
 
     Raises
     ------
-    RuntimeError, OSError, ValueError : the scheduler can not start
+    RuntimeError, OSError, ValueError
+        If the scheduler cannot start.
     """
 
     def __init__(self, profile: Profile, security: Security | None) -> None:
         self.profile = profile
-        self.troubles: dict[str, str] = {}  # with the jobs of a pool, by its name; until others are asked for
-        self.say: Callable[[str], None] | None = None  # is told of troubles, of each once
-        self._said: dict[str, str] = {}
-        self._numbers = dict.fromkeys(profile.pools, 0)
-        self._places: dict[str, int] = {}  # of jobs among those of their pool
-        self._needed_at = dict.fromkeys(profile.pools, -math.inf)
-        self._seen_at: dict[str, float] = {}  # when a job was last seen to have a worker
-        self._ask_again_at = dict.fromkeys(profile.pools, -math.inf)
-        self._list_at = math.inf  # nothing waits
+        self.problems: dict[str, str] = {}  # with the jobs of a pool, by its name, until jobs are submitted again
+        self.log: Callable[[str], None] | None = None  # receives each problem once
+        self._logged: dict[str, str] = {}
+        self._numbers = dict.fromkeys(profile.pools, 0)  # of the next job
+        self._positions: dict[str, int] = {}  # of jobs in their pool
+        self._needed_at = dict.fromkeys(profile.pools, -math.inf)  # last time that all jobs of a pool were needed
+        self._seen_at: dict[str, float] = {}  # last time that a job had a worker
+        self._submit_at = dict.fromkeys(profile.pools, -math.inf)  # earliest time for the next jobs of a pool
+        self._list_at = math.inf  # next query of the job list; infinite if no job waits
         self._balancing: PeriodicCallback | None = None
-        asked = profile.scheduler
+        address = profile.scheduler
         super().__init__(
             scheduler={
                 "cls": distributed.Scheduler,
                 "options": {
                     "protocol": "tls://" if security else "tcp://",
-                    "host": asked.host or (None if asked.interface else LOOPBACK[0]),
-                    "interface": asked.interface,
-                    "port": asked.port,
-                    "dashboard_address": asked.dashboard,
+                    "host": address.host or (None if address.interface else LOOPBACK[0]),
+                    "interface": address.interface,
+                    "port": address.port,
+                    "dashboard_address": address.dashboard,
                     "security": security,
-                    # A shard whose worker died comes back at once; pipeline.distribute counts, and tries it alone.
+                    # Report a shard whose worker died at once; pipeline.engine.distribute retries it alone.
                     "allowed_failures": 0,
                 },
             },
@@ -85,58 +82,58 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
         if self._balancing is not None:
             self._balancing.stop()
         if self.scheduler is not None and self.scheduler.status != Status.running:
-            self.shutdown_scheduler = False  # ended by `stop`: Dask would knock at it for long
+            self.shutdown_scheduler = False  # `stop` has ended it; Dask would retry to reach it for long
         await super()._close()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
-        # SpecCluster's own would send a lost job again although its pool may not need it any more.
+        # SpecCluster would resubmit a lost job, even if its pool no longer needs it.
         Cluster._update_worker_status(self, op, msg)  # noqa: SLF001
-        self._look_round()  # a worker can come and go between two looks
+        self._update_seen()  # a worker can come and go between two balancing rounds
 
-    # How many jobs.
+    # The number of jobs.
 
     def targets(self) -> dict[str, int]:
-        """Jobs that each pool's tasks ask for, within its bounds."""
-        wanted = dict.fromkeys(self.profile.pools, 0)
-        for asked, tasks in self._tasks().items():
+        """Return the number of jobs that the tasks need in each pool, within its bounds."""
+        targets = dict.fromkeys(self.profile.pools, 0)
+        for resources, tasks in self._tasks().items():
             left = tasks
-            for name, pool in self._able(asked):
-                jobs = min(math.ceil(left / pool.slots), pool.maximum - wanted[name])
-                wanted[name] += jobs
+            for name, pool in self._suitable_pools(resources):
+                jobs = min(math.ceil(left / pool.slots), pool.maximum - targets[name])
+                targets[name] += jobs
                 left = max(0, left - jobs * pool.slots)
-        return {name: max(wanted[name], pool.minimum) for name, pool in self.profile.pools.items()}
+        return {name: max(targets[name], pool.minimum) for name, pool in self.profile.pools.items()}
 
     def _tasks(self) -> Counter[frozenset[str]]:
-        """Unfinished tasks, by what they ask for."""
+        """Count unfinished tasks by the resources that they need."""
         state = self.scheduler
         tasks: list[Any] = [*state.unrunnable, *state.queued]
         for worker in state.workers.values():
             tasks += worker.processing
         return Counter(frozenset(task.resource_restrictions or ()) for task in tasks)
 
-    def _able(self, asked: frozenset[str]) -> Iterable[tuple[str, Pool]]:
-        """Pools whose workers offer all that is asked for; what asks for nothing is for CPU pools, if there are any."""
+    def _suitable_pools(self, resources: frozenset[str]) -> Iterable[tuple[str, Pool]]:
+        """Return pools whose workers offer all resources; for tasks without any, the CPU pools if there are some."""
         pools = self.profile.pools.items()
-        able = [(name, pool) for name, pool in pools if asked <= set(pool.worker_resources)]
-        return able if asked else [one for one in able if one[1].kind == "cpu"] or able
+        suitable = [(name, pool) for name, pool in pools if resources <= set(pool.worker_resources)]
+        return suitable if resources else [(name, pool) for name, pool in suitable if pool.kind == "cpu"] or suitable
 
-    # Which jobs.
+    # Submitting and canceling jobs.
 
     async def _balance(self) -> None:
-        """Send and cancel jobs until every pool has what it needs."""
+        """Submit and cancel jobs until every pool has its target."""
         if self.status != Status.running or self.scheduler.status != Status.running:
             return
         now = time.monotonic()
-        self._forget_lost(now)
-        await self._forget_gone(now)
+        self._drop_lost(now)
+        await self._drop_canceled(now)
         targets = self.targets()
         leaving: list[str] = []
         for name, target in targets.items():
             jobs = self.jobs(name)
             if len(jobs) <= target:
                 self._needed_at[name] = now
-            if len(jobs) < target and now >= self._ask_again_at[name]:
-                self._ask_for(name, target - len(jobs))
+            if len(jobs) < target and now >= self._submit_at[name]:
+                self._add_jobs(name, target - len(jobs))
             elif len(jobs) > target and now - self._needed_at[name] >= self.profile.pools[name].idle_s:
                 idle = [job for job in jobs if not any(worker.processing for worker in self._workers_of(job))]
                 leaving += sorted(idle, key=lambda job: bool(self._workers_of(job)))[: len(jobs) - target]
@@ -145,72 +142,72 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
             await self.scheduler.retire_workers(names=workers, close_workers=True)
             for job in leaving:
                 self._drop(job)
-        await self._make_it_so(now)
+        await self._apply(now)
 
     def jobs(self, pool: str) -> list[str]:
-        """Jobs of a pool that are waiting in the queue or running."""
+        """Return the jobs of a pool that are waiting in the queue or running."""
         return [job for job in self.worker_spec if job.rpartition("-")[0] == pool]
 
     def _workers_of(self, job: str) -> list[Any]:
         names = {f"{job}{suffix}" for suffix in self.worker_spec[job].get("group", [""])}
         return [worker for worker in self.scheduler.workers.values() if str(worker.name) in names]
 
-    def _look_round(self) -> None:
+    def _update_seen(self) -> None:
         now = time.monotonic()
         for job in self.worker_spec:
             if self._workers_of(job):
                 self._seen_at[job] = now
 
-    def _forget_lost(self, now: float) -> None:
-        """Jobs that had workers and have none: they ended, or were killed. A pool that needs them asks for new ones."""
-        self._look_round()
+    def _drop_lost(self, now: float) -> None:
+        """Drop jobs that have lost their workers, as they ended or were killed; pools that need them get new ones."""
+        self._update_seen()
         for job in list(self.worker_spec):
             ended = job in self.workers and self.workers[job].status in (Status.closed, Status.failed)
             if ended or now - self._seen_at.get(job, now) >= LOST_AFTER_S:
                 self._drop(job)
 
-    async def _forget_gone(self, now: float) -> None:
-        """Jobs that left the queue before they had a worker: somebody cancelled them, or they ended at once."""
-        waiting = {job: worker.job_id for job, worker in self._jobs_in_the_queue() if job not in self._seen_at}
+    async def _drop_canceled(self, now: float) -> None:
+        """Drop jobs that left the queue before they had a worker, as they were canceled or failed at their start."""
+        waiting = {job: worker.job_id for job, worker in self._submitted() if job not in self._seen_at}
         if not waiting:
             self._list_at = math.inf
             return
         if self._list_at == math.inf:
-            self._list_at = now + LISTED_EVERY_S
+            self._list_at = now + LIST_EVERY_S
         if now < self._list_at:
             return
-        self._list_at = now + LISTED_EVERY_S
+        self._list_at = now + LIST_EVERY_S
         listed = await listed_jobs(self.profile.kind)
         if listed is None:
             return
-        for job in sorted(waiting.keys() - self._seen_at.keys()):  # a worker may have come meanwhile
+        for job in sorted(waiting.keys() - self._seen_at.keys()):  # a worker may have started in the meantime
             if waiting[job] not in listed:
                 self._drop(job)
-                self._trouble(
+                self._report(
                     job,
-                    f"job {waiting[job]} left the queue before its worker came: cancelled, or ended at its start (see "
-                    f"{self.profile.home / 'logs'}); another one is sent in {REFUSED_FOR_S:g} s",
+                    f"job {waiting[job]} left the queue before its worker started; it was canceled or failed (see "
+                    f"{self.profile.home / 'logs'}); another job will be submitted in {RETRY_AFTER_S:g} s",
                 )
 
-    def _jobs_in_the_queue(self) -> list[tuple[str, Any]]:
+    def _submitted(self) -> list[tuple[str, Any]]:
         return [(job, worker) for job, worker in self.workers.items() if getattr(worker, "job_id", None) is not None]
 
-    def _trouble(self, job: str, said: str) -> None:
+    def _report(self, job: str, problem: str) -> None:
         pool = job.rpartition("-")[0]
-        self.troubles[pool] = f"pool {pool}: {said}"
-        self._ask_again_at[pool] = time.monotonic() + REFUSED_FOR_S
-        if self.say is not None and self._said.get(pool) != self.troubles[pool]:
-            self._said[pool] = self.troubles[pool]
-            self.say(self.troubles[pool])
+        self.problems[pool] = f"pool {pool}: {problem}"
+        self._submit_at[pool] = time.monotonic() + RETRY_AFTER_S
+        if self.log is not None and self._logged.get(pool) != self.problems[pool]:
+            self._logged[pool] = self.problems[pool]
+            self.log(self.problems[pool])
 
-    def _ask_for(self, pool: str, jobs: int) -> None:
+    def _add_jobs(self, pool: str, jobs: int) -> None:
         for _ in range(jobs):
-            taken = {self._places[job] for job in self.jobs(pool)}
-            place = next(one for one in itertools.count() if one not in taken)
+            taken = {self._positions[job] for job in self.jobs(pool)}
+            position = next(number for number in itertools.count() if number not in taken)
             security = self.security if self._is_secure else None
-            name, spec = job_spec(self.profile, pool, self._numbers[pool], place, security)
+            name, spec = job_spec(self.profile, pool, self._numbers[pool], position, security)
             self._numbers[pool] += 1
-            self._places[name] = place
+            self._positions[name] = position
             self.worker_spec[name] = spec
 
     @property
@@ -220,38 +217,38 @@ class Pools(distributed.SpecCluster):  # type: ignore[misc]  # distributed ships
     def _drop(self, job: str) -> None:
         self.worker_spec.pop(job, None)
         self._seen_at.pop(job, None)
-        self._places.pop(job, None)
+        self._positions.pop(job, None)
 
-    async def _make_it_so(self, now: float) -> None:
-        """Let SpecCluster send and cancel jobs; one that the queue refuses is kept as what it said."""
+    async def _apply(self, now: float) -> None:
+        """Let SpecCluster submit and cancel jobs, and record the message of a queue that rejects one."""
         try:
             await self._correct_state()
-            self.troubles = {pool: said for pool, said in self.troubles.items() if now < self._ask_again_at[pool]}
+            self.problems = {pool: text for pool, text in self.problems.items() if now < self._submit_at[pool]}
         except (RuntimeError, OSError, ValueError, TimeoutError) as error:
-            said = _in_one_line(error)
+            reason = _in_one_line(error)
             for job, worker in list(self.workers.items()):
                 if worker.status != Status.running:
                     worker.status = Status.failed
                     del self.workers[job]
                     self._drop(job)
-                    self._trouble(job, f"its jobs can not be started: {said}")
+                    self._report(job, f"cannot start its jobs: {reason}")
 
 
 def _in_one_line(error: Exception) -> str:
-    """What the queue itself said, out of dask-jobqueue's message."""
+    """Return the queue system's own message from the error of dask-jobqueue."""
     text = str(error)
-    _, found, after = text.partition("stderr:\n")
-    return " ".join((after if found else text).split()) or type(error).__name__
+    _, marker, message = text.partition("stderr:\n")
+    return " ".join((message if marker else text).split()) or type(error).__name__
 
 
 def quiet() -> Any:
-    """Dask's configuration for schedulers and workers that are started here."""
+    """Set Dask's configuration for schedulers and workers that are started here."""
     return dask.config.set(
         {
-            # Workers say on every shard that garbage collection took time; users can not act on that.
+            # Workers would report the time of garbage collection for every shard, and users cannot act on that.
             "distributed.admin.system-monitor.gil.enabled": False,
-            # Each server asks 50 times a second whether its event loop still turns: 2.6 % of a core in a scheduler with
-            # two workers that do nothing. Dask tells of pauses from 3 s.
+            # By default, each server checks its event loop 50 times per second, which takes 2.6% of a core in a
+            # scheduler with two idle workers. Dask reports pauses of at least 3 s.
             "distributed.admin.tick.interval": "500ms",
         }
     )

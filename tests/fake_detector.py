@@ -1,4 +1,4 @@
-"""A detector without a network: what it finds follows from an image's mean color."""
+"""A detector without a network, whose boxes follow from the mean color of an image."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,17 @@ from PIL import Image
 
 
 class FakeDetector:
-    """One box over the middle of an image, its score the mean of red, its class by green; none where it is all blue.
+    """Detector of one box in the middle of an image: its score is the mean of red, its class depends on green.
 
-    `room` is the number of images that fit its memory at a time.
+    A blue image has no box. `capacity` is the number of images that fit its memory at a time.
     """
 
     fingerprint = "fake"
     class_names = ("officer", "vehicle")
     jpegs = None
 
-    def __init__(self, size: int = 64, room: int = 1_000):
-        self.size, self.room = size, room
+    def __init__(self, size: int = 64, capacity: int = 1_000):
+        self.size, self.capacity = size, capacity
         self.batches: list[tuple[int, ...]] = []
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
@@ -34,8 +34,8 @@ class FakeDetector:
         return np.stack(images)
 
     def predict(self, batch: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        if len(batch) > self.room:
-            raise MemoryError("no room")
+        if len(batch) > self.capacity:
+            raise MemoryError("out of memory")
         self.batches.append(batch.shape)
         means = batch.mean(axis=(2, 3)) / 255
         return [self.boxes(*mean, *size) for mean, size in zip(means, sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""Image files of every kind, good and bad, as bytes."""
+"""Contents of image files of every kind, readable and unreadable."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ EXIF_QUARTER_TURN = 6
 
 
 def picture(width: int = 96, height: int = 64, color=(200, 100, 50)) -> Image.Image:
-    """One color, with a dark corner at the upper left, so that a turn shows."""
+    """Create an image of one color with a dark upper left corner, which shows its orientation."""
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     pixels[:] = color
     pixels[: height // 4, : width // 4] = 0
@@ -19,21 +19,21 @@ def picture(width: int = 96, height: int = 64, color=(200, 100, 50)) -> Image.Im
 
 
 def encoded(image: Image.Image, form: str = "JPEG", **options) -> bytes:
-    """The file of an image."""
+    """Encode an image as a file."""
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
 
 
 def turned(image: Image.Image, orientation: int) -> bytes:
-    """A JPEG that says in its EXIF block how to turn it."""
+    """Encode a JPEG with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(image, exif=exif, quality=95)
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of some bytes that says it is large."""
+    """Encode a PNG of few bytes whose header claims a large size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -43,13 +43,13 @@ def png_that_claims(width: int, height: int) -> bytes:
 
 
 def sixteen_bits() -> bytes:
-    """A gray PNG of 16 bits whose upper bytes are 0 to 255."""
+    """Encode a 16-bit gray PNG whose upper bytes are 0 to 255."""
     ramp = (np.arange(256, dtype=np.uint16) << 8 | 7).reshape(16, 16)
     return encoded(Image.fromarray(ramp), "PNG")
 
 
 def of_every_kind() -> dict[str, tuple[bytes, str]]:
-    """Name -> file, and the status that it must end with."""
+    """Return content and expected status of files by name."""
     jpeg = encoded(picture())
     return {
         "plain.jpg": (jpeg, "scored"),

@@ -1,4 +1,4 @@
-"""A small simulated study with an image file for every row, and a network of a few channels that looks at them."""
+"""A small simulated study with an image file for every row, and a network of a few channels."""
 
 import shutil
 from pathlib import Path
@@ -13,8 +13,7 @@ from patrolscope.analysis.stages.clusters import CLUSTERS
 from patrolscope.analysis.stages.estimate import ESTIMATE
 from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.pipeline.contract.tables import ANNOTATED, METADATA
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage
+from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, WEIGHTS, detect_stage
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.geography.stages import LAYERS
 from patrolscope.pipeline.intake.stages import ARRANGE, READ, SET_ASIDE
@@ -32,7 +31,7 @@ TO_ESTIMATES = [*TO_DETECTIONS, KEYS, MATCH, ANNOTATE, CALIBRATE, CELLS_STAGE, C
 
 
 def image_study(folder: Path, client: distributed.Client, images: int = 400) -> Study:
-    """A study before its first run, but for its metadata; its image files lie in source/store."""
+    """Create a study with metadata only; its image files are in source/store."""
     study = simulate(str(folder), images=images, days=2, client=lambda: client)
     run_stages(study, TO_METADATA, lambda: client)
     rng = np.random.default_rng(7)
@@ -57,14 +56,15 @@ def image_study(folder: Path, client: distributed.Client, images: int = 400) -> 
 
 
 def copy_of(study: Study, folder: Path) -> Study:
-    """The same study elsewhere; what is finished there is finished here."""
+    """Copy a study with its finished shards."""
     shutil.copytree(study.root, folder)
     return open_study(folder)
 
 
 def forget_from(study: Study, stage: str) -> None:
-    """Let a stage and all later ones be made again; `detect` has the name of its result behind its own."""
-    names = [made.name if hasattr(made, "name") else "detect" for made in TO_ESTIMATES]
+    """Discard the records of a stage and of all later ones."""
+    # The stage that `detect_stage` returns has the name of its result after its own.
+    names = [stage.name if hasattr(stage, "name") else "detect" for stage in TO_ESTIMATES]
     later = names[names.index(stage) :]
     for done in study.stages():
         if done.partition("-")[0] in later:
@@ -73,7 +73,7 @@ def forget_from(study: Study, stage: str) -> None:
 
 
 def tables_of(study: Study) -> dict[str, str]:
-    """Every final table as sorted text, and the digests of all estimates; the time that detection took is left out."""
+    """Return every final table as sorted text, without detection times, and the digests of all estimates."""
     keys = {"metadata": METADATA.key, "detections": ("image_id",), "annotated": ANNOTATED.key}
     text = {}
     for table, key in keys.items():

@@ -1,6 +1,6 @@
-"""Checkpoints as the official trainer writes them, made here from the description of the format alone.
+"""Checkpoints as the official trainer writes them, created from the description of the format alone.
 
-Nothing of pipeline.detect.official is used: the stand-in classes, the tree and the settings are written out again.
+Nothing of pipeline.detect.weights.checkpoint_writer is used: classes, modules, and settings are written independently.
 """
 
 import sys
@@ -16,11 +16,11 @@ NAMES = {
     "models.yolo": ("Model", "Detect", "IDetect", "IAuxDetect"),
     "models.common": (
         *("Conv", "Concat", "MP", "SP", "SPPCSPC", "RepConv", "ReOrg", "DownC", "Shortcut", "ImplicitA", "ImplicitM"),
-        *("Focus",),  # of other networks
+        *("Focus",),  # used by other networks only
     ),
 }
 
-# Every kind of layer once, on few channels; two levels of strides 8 and 16, with auxiliary heads.
+# Every kind of layer, with few channels; two feature maps of strides 8 and 16, with auxiliary heads.
 SMALL = {
     "nc": 2,
     "depth_multiple": 1.0,
@@ -48,7 +48,7 @@ SMALL = {
     ],
     "ch": 3,
 }
-# As yolov7-tiny: another activation, its arguments as text.
+# Another activation, as in yolov7-tiny, with its arguments as text.
 LEAKY = {
     "nc": 1,
     "depth_multiple": 1.0,
@@ -66,34 +66,34 @@ LEAKY = {
 
 @contextmanager
 def official_modules():
-    """Empty modules under the official names, only while a file is written."""
-    made = {}
+    """Create empty modules under the official names for the duration of the block."""
+    classes = {}
     for module, names in NAMES.items():
         sys.modules[module] = ModuleType(module)
         for name in names:
-            made[name] = type(name, (nn.Module,), {"__module__": module})
-            setattr(sys.modules[module], name, made[name])
+            classes[name] = type(name, (nn.Module,), {"__module__": module})
+            setattr(sys.modules[module], name, classes[name])
     try:
-        yield made
+        yield classes
     finally:
         for module in NAMES:
             del sys.modules[module]
 
 
 def bn(channels):
-    made = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
-    made.weight.data.uniform_(0.5, 1.5)
-    made.bias.data.normal_(0, 0.3)
-    made.running_mean.normal_(0, 0.3)
-    made.running_var.uniform_(0.5, 1.5)
-    return made
+    norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
+    norm.weight.data.uniform_(0.5, 1.5)
+    norm.bias.data.normal_(0, 0.3)
+    norm.running_mean.normal_(0, 0.3)
+    norm.running_var.uniform_(0.5, 1.5)
+    return norm
 
 
 def part(kind, **children):
-    made = kind()
+    module = kind()
     for name, child in children.items():
-        made.add_module(name, child)
-    return made
+        module.add_module(name, child)
+    return module
 
 
 def conv(classes, c1, c2, k=1, s=1, act=None):
@@ -106,7 +106,7 @@ def conv(classes, c1, c2, k=1, s=1, act=None):
 
 
 def layer(classes, kind, args, channels, settings):
-    """The official object of one row, and its channels out."""
+    """Create the official object of one row, and return it with its number of output channels."""
     c = channels[0]
     if kind == "Conv":
         act = nn.LeakyReLU(0.1) if len(args) > 3 else None
@@ -135,37 +135,37 @@ def layer(classes, kind, args, channels, settings):
 
 
 def head(classes, kind, channels, settings):
-    made = classes[kind]()
-    levels, no = len(settings["anchors"]), settings["nc"] + 5
-    pixels = torch.tensor(settings["anchors"]).float().view(levels, -1, 2)
-    made.register_buffer("anchors", pixels / torch.tensor([8.0, 16.0])[:levels].view(-1, 1, 1))
-    made.register_buffer("anchor_grid", pixels.clone().view(levels, 1, -1, 1, 1, 2))
-    made.m = nn.ModuleList(nn.Conv2d(c, 3 * no, 1) for c in channels[:levels])
+    module = classes[kind]()
+    maps, no = len(settings["anchors"]), settings["nc"] + 5
+    pixels = torch.tensor(settings["anchors"]).float().view(maps, -1, 2)
+    module.register_buffer("anchors", pixels / torch.tensor([8.0, 16.0])[:maps].view(-1, 1, 1))
+    module.register_buffer("anchor_grid", pixels.clone().view(maps, 1, -1, 1, 1, 2))
+    module.m = nn.ModuleList(nn.Conv2d(c, 3 * no, 1) for c in channels[:maps])
     if kind == "IAuxDetect":
-        made.m2 = nn.ModuleList(nn.Conv2d(c, 3 * no, 1) for c in channels[levels:])
+        module.m2 = nn.ModuleList(nn.Conv2d(c, 3 * no, 1) for c in channels[maps:])
     if kind != "Detect":
-        for name, sizes in (("ia", channels[:levels]), ("im", [3 * no] * levels)):
+        for name, sizes in (("ia", channels[:maps]), ("im", [3 * no] * maps)):
             values = nn.ModuleList()
             for size in sizes:
-                one = classes["ImplicitA" if name == "ia" else "ImplicitM"]()
-                one.implicit = nn.Parameter(torch.randn(1, size, 1, 1) * 0.3 + (name == "im"))
-                values.append(one)
-            made.add_module(name, values)
-    return made
+                implicit = classes["ImplicitA" if name == "ia" else "ImplicitM"]()
+                implicit.implicit = nn.Parameter(torch.randn(1, size, 1, 1) * 0.3 + (name == "im"))
+                values.append(implicit)
+            module.add_module(name, values)
+    return module
 
 
 def model(classes, settings, names):
-    """A models.yolo.Model of random values, in half precision."""
+    """Create a models.yolo.Model with random values, in half precision."""
     rows = settings["backbone"] + settings["head"]
     out, layers = [], nn.Sequential()
     for index, (sources, _, kind, args) in enumerate(rows):
         listed = sources if isinstance(sources, list) else [sources]
-        given = [3 if index == 0 else out[source if source >= 0 else index + source] for source in listed]
-        made, channels = layer(classes, kind, args, given, settings)
-        made.i, made.f, made.type = index, sources, f"{type(made).__module__}.{type(made).__name__}"
-        vars(made)["np"] = sum(one.numel() for one in made.parameters())
+        inputs = [3 if index == 0 else out[source if source >= 0 else index + source] for source in listed]
+        module, channels = layer(classes, kind, args, inputs, settings)
+        module.i, module.f, module.type = index, sources, f"{type(module).__module__}.{type(module).__name__}"
+        vars(module)["np"] = sum(parameter.numel() for parameter in module.parameters())
         out.append(channels)
-        layers.append(made)
+        layers.append(module)
     whole = classes["Model"]()
     whole.model = layers
     whole.names, whole.nc, whole.yaml = list(names), settings["nc"], settings
@@ -175,7 +175,7 @@ def model(classes, settings, names):
 
 
 def save(path, settings=SMALL, names=("officer", "vehicle"), *, seed=7, change=None, legacy=False, **entries):
-    """Write a checkpoint; `change` may alter the content (with the classes at hand). Returns state dicts by entry."""
+    """Write a checkpoint, after `change(content, classes)` if it is given, and return state dicts by entry."""
     torch.manual_seed(seed)
     with official_modules() as classes:
         content = {"epoch": -1, "best_fitness": None, "model": model(classes, settings, names), "optimizer": None}
@@ -183,7 +183,7 @@ def save(path, settings=SMALL, names=("officer", "vehicle"), *, seed=7, change=N
         if change is not None:
             change(content, classes)
         with warnings.catch_warnings():
-            # The old container would save the source text of classes; these have none.
+            # The old container saves the source code of classes, which these do not have.
             warnings.filterwarnings("ignore", "Couldn't retrieve source code", UserWarning)
             torch.save(content, path, _use_new_zipfile_serialization=not legacy)
         return {

@@ -1,9 +1,9 @@
-"""A CUDA device that is pretended: tensors that say they are on it, and are computed by the CPU.
+"""A simulated CUDA device: tensors that report to be on it, and are computed by the CPU.
 
-What is on the device stays there until it is fetched, and an operation on tensors of both devices is refused as CUDA
-refuses it, but for what CUDA allows (numbers without dimensions, an index from the CPU, copies). So it finds tensors
-that were made on the wrong device, and precisions that an operation does not take. It knows nothing of streams, memory,
-kernels, nvJPEG and gradients: those need a GPU (`pytest -m gpu`).
+As on a real device, tensors stay there until they are copied, and operations on tensors of both devices fail, except
+for those that CUDA allows (scalars, an index from the CPU, copies). This reveals tensors on the wrong device and
+precisions that an operation does not support. Streams, memory, kernels, nvJPEG, and gradients are not simulated: they
+need a GPU (`pytest -m gpu`).
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ CUDA = torch.device("cuda", 0)
 
 
 class OnCuda(torch.Tensor):
-    """A tensor that says it is on the device; `held` has its numbers."""
+    """Tensor that reports to be on the device; `values_on_cpu` has its numbers."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, held, requires_grad=False):
+    def __new__(cls, values, requires_grad=False):
         return torch.Tensor._make_wrapper_subclass(
             cls,
-            held.size(),
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
+            values.size(),
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
             device=CUDA,
             requires_grad=requires_grad,
         )
 
-    def __init__(self, held, requires_grad=False):
-        self.held = held
+    def __init__(self, values, requires_grad=False):
+        self.values_on_cpu = values
 
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         return _run(operation, args, kwargs or {})
 
     def __repr__(self):
-        return f"OnCuda({self.held})"
+        return f"OnCuda({self.values_on_cpu})"
 
     def tolist(self):
-        return self.held.tolist()
+        return self.values_on_cpu.tolist()
 
     def record_stream(self, stream):
         pass
 
 
 class Pretend(TorchDispatchMode):
-    """Inside of it, in its thread, what is asked of device cuda goes to the pretended one."""
+    """Mode in which operations of this thread on device cuda use the simulated one."""
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         return _run(operation, args, kwargs or {})
@@ -61,33 +61,35 @@ class Pretend(TorchDispatchMode):
 
 def _run(operation, args, kwargs):
     name = operation._schema.name.removeprefix("aten::")
-    tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-    asked = kwargs.get("device")
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    device = kwargs.get("device")
     if name in ("_to_copy", "copy_"):
         on_cuda = isinstance(args[0], OnCuda)
     elif name in ("index", "index_put", "index_put_") and isinstance(args[0], OnCuda):
         on_cuda = _same_device(operation, [args[0], *args[2:3]])  # the index may come from the CPU
     else:
         on_cuda = _same_device(operation, tensors)
-    if asked is not None:
-        on_cuda = torch.device(asked).type == "cuda"
+    if device is not None:
+        on_cuda = torch.device(device).type == "cuda"
         kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
-    made = operation(*tree_map(_held, args), **tree_map(_held, kwargs))
+    result = operation(*tree_map(_on_cpu, args), **tree_map(_on_cpu, kwargs))
     if operation._schema.is_mutable and name.endswith("_"):
         return args[0]
-    return tree_map(lambda one: OnCuda(one) if isinstance(one, torch.Tensor) else one, made) if on_cuda else made
+    return (
+        tree_map(lambda leaf: OnCuda(leaf) if isinstance(leaf, torch.Tensor) else leaf, result) if on_cuda else result
+    )
 
 
 def _same_device(operation, tensors):
-    """Whether they are on the device; refused where only some are."""
-    on_cuda = any(isinstance(one, OnCuda) for one in tensors)
-    if on_cuda and any(one.dim() and not isinstance(one, OnCuda) for one in tensors):
+    """Return whether tensors are on the device, and fail if only some of them are."""
+    on_cuda = any(isinstance(tensor, OnCuda) for tensor in tensors)
+    if on_cuda and any(tensor.dim() and not isinstance(tensor, OnCuda) for tensor in tensors):
         raise RuntimeError(f"{operation}: expected all tensors on the same device, found some on cuda:0, some on cpu")
     return on_cuda
 
 
-def _held(one):
-    return one.held if isinstance(one, OnCuda) else one
+def _on_cpu(leaf):
+    return leaf.values_on_cpu if isinstance(leaf, OnCuda) else leaf
 
 
 def _pretending(method):
@@ -105,20 +107,20 @@ class _Stream:
 
 @contextlib.contextmanager
 def pretended_cuda(monkeypatch):
-    """A device that torch is told of: `torch.device("cuda")` is it, in this thread and where images are brought."""
+    """Make `torch.device("cuda")` the simulated device, in this thread and in the one that uploads images."""
     from patrolscope.pipeline.detect import device_jpeg
-    from patrolscope.pipeline.detect.device import Arrivals
+    from patrolscope.pipeline.detect.device import Uploader
 
-    # Both are called from a thread of their own; nvJPEG's pixels are those of the CPU's decoder here.
-    monkeypatch.setattr(Arrivals, "bring", _pretending(Arrivals.bring))
+    # Both run in another thread. The CPU's decoder replaces nvJPEG.
+    monkeypatch.setattr(Uploader, "upload", _pretending(Uploader.upload))
     monkeypatch.setattr(device_jpeg.JpegDecoder, "__call__", _pretending(device_jpeg.JpegDecoder.__call__))
     decode = device_jpeg._decode
     cpu = torch.device("cpu")
     monkeypatch.setattr(
-        device_jpeg, "_decode", lambda contents, device: [one.to(device) for one in decode(contents, cpu)]
+        device_jpeg, "_decode", lambda contents, device: [image.to(device) for image in decode(contents, cpu)]
     )
     peaks = itertools.cycle([2_000, 3_000])  # of one image and of two
-    told = {
+    functions = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "is_bf16_supported": lambda: True,
@@ -132,12 +134,12 @@ def pretended_cuda(monkeypatch):
         "mem_get_info": lambda device: (7_000, 9_000),
         "_lazy_init": lambda: None,
     }
-    for name, answer in told.items():
-        monkeypatch.setattr(torch.cuda, name, answer)
+    for name, function in functions.items():
+        monkeypatch.setattr(torch.cuda, name, function)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    # Tensors of a class of their own can not be in it.
+    # Inference mode does not support subclasses of Tensor.
     monkeypatch.setattr(torch, "inference_mode", lambda mode=True: torch.set_grad_enabled(not mode))
-    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)  # its operations are of its own
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)  # its operations are not simulated
     torch._C._ensureCUDADeviceGuardSet()
     torch._C._set_only_lift_cpu_tensors(True)
     torch.__future__.set_swap_module_params_on_conversion(True)

@@ -1,4 +1,4 @@
-"""YOLOv7 and its post-processing written out plainly, for comparison: functions of a state dict, loops over boxes."""
+"""Plain YOLOv7 and post-processing for comparison: functions of a state dict, and loops over boxes."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 
 class Tensors:
-    """The tensors of one layer, and the operations that read them."""
+    """Tensors of one layer, and the operations that use them."""
 
     def __init__(self, state, layer, args):
         self.state, self.layer, self.args = state, f"model.{layer}", args
@@ -18,8 +18,8 @@ class Tensors:
         return self.state[f"{self.layer}.{name}"]
 
     def norm(self, x, name):
-        values = (self[f"{name}.{one}"] for one in ("running_mean", "running_var", "weight", "bias"))
-        return functional.batch_norm(x, *values, training=False, eps=1e-3)
+        tensors = (self[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return functional.batch_norm(x, *tensors, training=False, eps=1e-3)
 
     def conv(self, x, name="", stride=1):
         weight = self[f"{name}conv.weight"]
@@ -54,7 +54,7 @@ KINDS = {
     "MP": lambda _t, x: functional.max_pool2d(x, 2, 2),
     "SP": lambda t, x: pool(x, t.args[0]),
     "nn.Upsample": lambda _t, x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
-    "Concat": lambda _t, *given: torch.cat(given, 1),
+    "Concat": lambda _t, *inputs: torch.cat(inputs, 1),
     "Shortcut": lambda _t, a, b: a + b,
     "ReOrg": lambda _t, x: torch.cat([x[:, :, r::2, c::2] for r, c in ((0, 0), (1, 0), (0, 1), (1, 1))], 1),
     "DownC": down,
@@ -64,28 +64,28 @@ KINDS = {
 
 
 def forward(settings, state, x):
-    """Maps of the lead heads, (N, 3, h, w, no), of settings in the official form and official tensors."""
-    done = []
+    """Compute the feature maps (N, 3, h, w, no) of the lead heads, from official settings and tensors."""
+    outputs = []
     for index, (sources, _, kind, args) in enumerate(settings["backbone"] + settings["head"]):
         listed = sources if isinstance(sources, list) else [sources]
-        given = [x if index == 0 else done[source if source >= 0 else index + source] for source in listed]
+        inputs = [x if index == 0 else outputs[source if source >= 0 else index + source] for source in listed]
         if kind in KINDS:
-            done.append(KINDS[kind](Tensors(state, index, args), *given))
-    return [_head(state, f"model.{index}", level, given[level]) for level in range(len(settings["anchors"]))]
+            outputs.append(KINDS[kind](Tensors(state, index, args), *inputs))
+    return [_head(state, f"model.{index}", number, inputs[number]) for number in range(len(settings["anchors"]))]
 
 
-def _head(state, name, level, t):
-    if f"{name}.ia.{level}.implicit" in state:
-        t = t + state[f"{name}.ia.{level}.implicit"]
-    out = functional.conv2d(t, state[f"{name}.m.{level}.weight"], state[f"{name}.m.{level}.bias"])
-    if f"{name}.im.{level}.implicit" in state:
-        out = out * state[f"{name}.im.{level}.implicit"]
+def _head(state, name, number, t):
+    if f"{name}.ia.{number}.implicit" in state:
+        t = t + state[f"{name}.ia.{number}.implicit"]
+    out = functional.conv2d(t, state[f"{name}.m.{number}.weight"], state[f"{name}.m.{number}.bias"])
+    if f"{name}.im.{number}.implicit" in state:
+        out = out * state[f"{name}.im.{number}.implicit"]
     n, wide, h, w = out.shape
     return out.view(n, 3, wide // 3, h, w).permute(0, 1, 3, 4, 2)
 
 
 def decode(maps, anchors, strides):
-    """Rows of the first image, cell by cell."""
+    """Decode rows of the first image, cell by cell."""
     rows = []
     for values, pairs, stride in zip(maps, anchors, strides, strict=True):
         for a in range(values.shape[1]):
@@ -112,16 +112,16 @@ def overlap(a, b):
 
 
 def select(rows, min_score, nms_iou, classes=None):
-    """Boxes that remain, box by box."""
+    """Suppress boxes, box by box."""
     boxes = []
     for x, y, w, h, obj, *kinds in rows.tolist():
-        scores = [obj] if len(kinds) == 1 else [obj * one for one in kinds]
+        scores = [obj] if len(kinds) == 1 else [obj * probability for probability in kinds]
         score = max(scores)
         kind = scores.index(score)
         if obj > min_score and score > min_score and (classes is None or kind in classes):
             boxes.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2, score, kind))
     kept = []
-    for box in sorted(boxes, key=lambda one: -one[4]):
-        if all(one[5] != box[5] or overlap(one, box) <= nms_iou for one in kept):
+    for box in sorted(boxes, key=lambda candidate: -candidate[4]):
+        if all(other[5] != box[5] or overlap(other, box) <= nms_iou for other in kept):
             kept.append(box)
     return kept[:300]

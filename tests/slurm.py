@@ -1,4 +1,4 @@
-"""A real Slurm of one node on this machine, for the tests that need one."""
+"""A real single-node Slurm on this machine, for tests."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ MUNGE_PID = Path("/run/munge/munged.pid")
 
 @contextmanager
 def running_slurm(folder: Path) -> Iterator[None]:
-    """Partitions cpu and gpu, with two GPUs that are none; daemons that were started here end with the block."""
+    """Run partitions cpu and gpu, with two simulated GPUs; daemons that were started here end with the block."""
     if not SCRIPTS.is_dir():
         pytest.skip(f"the scripts that start a Slurm are not at {SCRIPTS}")
     if os.geteuid() != 0 or shutil.which("slurmctld") is None:
@@ -38,7 +38,7 @@ def running_slurm(folder: Path) -> Iterator[None]:
 
 
 def two_pools(folder: Path, **cpu) -> str:
-    """Path of a profile with a CPU and a GPU pool on that Slurm."""
+    """Write a profile with a CPU and a GPU pool on that Slurm, and return its path."""
     pools = {
         "cpu": {"cores": 2, "memory_gb": 4, "queue": "cpu", "walltime": "00:10:00", "maximum": 1} | cpu,
         "gpu": {"kind": "gpu", "gpus": 1, "memory_gb": 2, "queue": "gpu", "walltime": "00:10:00", "maximum": 1}
@@ -50,6 +50,6 @@ def two_pools(folder: Path, **cpu) -> str:
 
 
 def jobs(states: str = "RUNNING,PENDING") -> dict[str, str]:
-    """Partition of every job, by its number."""
-    said = subprocess.run(["squeue", "-h", "-t", states, "-o", "%i %P"], capture_output=True, text=True, check=True)
-    return dict(line.split() for line in said.stdout.splitlines())
+    """Return the partition of every job, by its number."""
+    listed = subprocess.run(["squeue", "-h", "-t", states, "-o", "%i %P"], capture_output=True, text=True, check=True)
+    return dict(line.split() for line in listed.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""Models of ultralytics without training, and the photograph that comes with it."""
+"""Untrained ultralytics models, and a photograph from its package."""
 
 from importlib.resources import files
 
@@ -9,8 +9,8 @@ import torch
 BUS = files("ultralytics") / "assets" / "bus.jpg"
 
 
-def made(folder, name):
-    """A model without training; its scores are spread over 0..1 by random values."""
+def save_untrained(folder, name):
+    """Save an untrained model, with random values that spread its scores over 0..1, and return its path."""
     from ultralytics import YOLO
 
     torch.manual_seed(2)
@@ -20,9 +20,10 @@ def made(folder, name):
     for layers in (*head.cv3, *(getattr(head, "one2one_cv3", None) or ())):
         torch.nn.init.normal_(layers[-1].weight, 0, 0.3)
         torch.nn.init.normal_(layers[-1].bias, -2, 0.1)
-    # One pass in training mode sets the batch norms, without which the signal of random layers dies away.
-    for norm in (one for one in model.model.modules() if isinstance(one, torch.nn.BatchNorm2d)):
-        norm.momentum = 1.0
+    # One pass in training mode sets the batch norms; without them the signal of random layers vanishes.
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
     pixels = np.ascontiguousarray(cv2.imread(str(BUS))[:1056, :800, ::-1].transpose(2, 0, 1))
     with torch.no_grad():
         model.model.train()(torch.from_numpy(pixels)[None, :, ::5, ::5][..., :192, :160].float() / 255)

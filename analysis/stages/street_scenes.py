@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.detect.stages import stage_name
 from patrolscope.pipeline.simulation.scenes.compose import HEIGHT, WIDTH
 from patrolscope.pipeline.simulation.scenes.scene import CLASS_NAMES, VEHICLE
 from patrolscope.pipeline.simulation.files import BOXES_SHOWN_FILE, IMAGES_SHOWN_FILE

@@ -22,8 +22,8 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from patrolscope.pipeline.detect.decode import decode
-from patrolscope.pipeline.detect.image_index import Store, indexed_shards
-from patrolscope.pipeline.detect.stage import image_reader, stage_name
+from patrolscope.pipeline.detect.image_store import ImageStore, image_reader
+from patrolscope.pipeline.detect.stages import indexed_shards, stage_name
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.study.store import Record, Study
 
@@ -180,7 +180,7 @@ def read_images(study: Study, shards: dict[str, str]) -> dict[str, bytes]:
         for source, path in index[["source", "path"]].itertuples(index=False, name=None):
             if source not in study.settings.images.sources or not _is_below(path):
                 raise SourceError(f"the image index names {path!r}, which is not below its image store: index again")
-        stores = {source: Store.of(study, source) for source in index["source"].unique()}
+        stores = {source: ImageStore.of(study, source) for source in index["source"].unique()}
         read = image_reader(index, stores)
         for place, image in enumerate(index["image_id"]):
             content = read(place)

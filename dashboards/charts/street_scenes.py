@@ -9,7 +9,7 @@ from typing import TypeAlias
 from PIL import Image, ImageDraw, ImageFont
 
 from patrolscope.analysis.stages.street_scenes import SceneResult, quality_on_scenes, seen_by_detector
-from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.detect.stages import stage_name
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.simulation.files import IMAGES_SHOWN_FILE
 from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER

@@ -1,1 +1,1 @@
-"""From pixels to boxes: YOLOv7 of our own, other detectors behind the same protocol."""
+"""Object detection: image index, image decoding, batching, and detectors behind one protocol."""

@@ -1,12 +1,12 @@
-"""From the bytes of an image file to pixels, or to the reason why there are none.
+"""Decoding of image files into pixels, with a status for files that cannot be decoded.
 
-An image is turned upright by its EXIF orientation, as OpenCV and with it the training and detection scripts of the YOLO
-family do: width, height and boxes are those of the upright image. Everything becomes 8-bit RGB: gray is repeated, CMYK
-converted without a color profile, 16 bits cut to the upper 8, transparency left out, of an animation the first
-frame taken. A file of which a part is missing is unreadable, as the missing part could have shown something.
+Images are turned upright by their EXIF orientation, as OpenCV and therefore the training and detection scripts of the
+YOLO family do. Width, height, and boxes refer to the upright image. All images become 8-bit RGB: gray is repeated, CMYK
+is converted without a color profile, 16 bits are cut to the upper 8, transparency is dropped, and an animation yields
+its first frame. A file with a missing part is unreadable, because the missing part could show a vehicle.
 
-Only the header is read to know the size, and only the readers of these formats are asked: no file can make a library
-decode what it claims to be.
+The size comes from the header alone, and only the readers of the supported formats are tried, so that a file cannot
+choose the library that decodes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image as Pillow
 
 Status = Literal["scored", "unreadable", "missing", "too_large"]
 
-# Of a damaged EXIF block, without which the image is what it is.
+# A damaged EXIF block does not affect the pixels.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -37,7 +37,7 @@ _READERS: tuple[tuple[bytes, type], ...] = (
     (b"II*\x00", TiffImagePlugin.TiffImageFile),
     (b"MM\x00*", TiffImagePlugin.TiffImageFile),
 )
-# What Pillow's readers raise of a damaged file.
+# Errors that Pillow's readers raise for a damaged file.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -66,7 +66,10 @@ _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image, or why there is none; width and height in pixels, of the upright image, where the header says them."""
+    """A decoded image, or the reason why it could not be decoded.
+
+    Width and height are those of the upright image in pixels, None if the header does not contain them.
+    """
 
     status: Status
     pixels: npt.NDArray[np.uint8] | None = None  # (height, width, 3) RGB
@@ -75,31 +78,35 @@ class Decoded:
 
 
 def decode(content: bytes, *, max_pixels: int, leave_jpegs: bool = False) -> Decoded:
-    """Pixels of an image file; a file that can not be decoded is an answer, never an error.
+    """Decode an image file. A file that cannot be decoded is a status, not an error.
 
     Parameters
     ----------
-    max_pixels : an image with more is not decoded
-    leave_jpegs : a plain whole JPEG is not decoded either: it is `scored` without pixels, for another to decode
+    content : bytes
+        Content of the file.
+    max_pixels : int
+        Larger images are not decoded.
+    leave_jpegs : bool, default False
+        Return a plain, complete JPEG as `scored` without pixels, so that the device can decode it.
     """
     reader = next((reader for magic, reader in _READERS if content.startswith(magic)), None)
     if reader is None:
         return Decoded("unreadable")
     try:
-        # Not by Pillow's open(): it tries other formats, too, and only warns of a decompression bomb.
+        # Pillow's open() would try other formats as well, and would only warn of a decompression bomb.
         image = reader(io.BytesIO(content))
-        # A PNG would be decoded to look for what is not there; a TIFF is turned by its reader.
+        # Without the first check, a PNG would be decoded fully in search of EXIF data. TIFF readers turn images.
         turn = image.getexif().get(_ORIENTATION, 1) if "exif" in image.info and image.format != "TIFF" else 1
         width, height = reversed(image.size) if turn in _SWAPS_SIDES else image.size
     except Pillow.DecompressionBombError:
-        return Decoded("too_large")  # a WebP of more pixels than Pillow opens, whose size it does not let us see
+        return Decoded("too_large")  # a WebP with more pixels than Pillow opens; it does not reveal the size
     except _DAMAGED:
         return Decoded("unreadable")
     if width < 1 or height < 1:
         return Decoded("unreadable")
     if width * height > max_pixels:
         return Decoded("too_large", None, width, height)
-    # OpenCV takes a JPEG without its end for whole, and fills it with gray: what has no end goes to Pillow.
+    # OpenCV accepts a JPEG without an end marker and fills the missing part with gray, so Pillow decodes those.
     plain = content.startswith(_JPEG) and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
     if leave_jpegs and plain and turn not in _TURNS and not _stores_rgb(image):
         return Decoded("scored", None, width, height)
@@ -112,17 +119,20 @@ def decode(content: bytes, *, max_pixels: int, leave_jpegs: bool = False) -> Dec
 
 
 def _stores_rgb(image: Pillow.Image) -> bool:
-    """Whether a JPEG may hold red, green and blue themselves, by which marks libjpeg knows it and others do not."""
+    """Return whether a JPEG may store red, green, and blue, which libjpeg recognizes and other decoders do not."""
     ids = bytes(layer[0] for layer in getattr(image, "layer", ()))
     return image.mode == "RGB" and (image.info.get("adobe_transform", 1) != 1 or ids == b"RGB")
 
 
 def _jpeg_pixels(content: bytes) -> npt.NDArray[np.uint8]:
-    """Pixels of a whole gray or color JPEG as it is stored; a third of the time of Pillow's, and the same to the bit.
+    """Decode a complete gray or color JPEG without turning it.
+
+    Takes a third of the time of Pillow and gives identical pixels.
 
     Raises
     ------
-    ValueError : the file is damaged
+    ValueError
+        If the file is damaged.
     """
     import cv2
 
@@ -132,7 +142,7 @@ def _jpeg_pixels(content: bytes) -> npt.NDArray[np.uint8]:
     except cv2.error as error:
         raise ValueError(str(error)) from error
     if pixels is None:
-        raise ValueError("no JPEG that can be decoded")
+        raise ValueError("the JPEG cannot be decoded")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), dtype=np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The protocol that every detector keeps, and the way from a file of weights to one. Imports no torch by itself."""
+"""The detector protocol, and the loading of a detector from a weights file. Does not import torch by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 YOLOV7, YOLOV7_ONNX, ULTRALYTICS = "yolov7", "yolov7 onnx", "ultralytics"
 
-# Exports that ultralytics opens, by the end of their name; opening runs what is in them.
+# Name endings of the exports that ultralytics opens; opening one runs code in it.
 _EXPORTS = (
     *(".torchscript", ".engine", ".pb", ".tflite", ".mlpackage", ".mnn"),
     *("_openvino_model", "_saved_model", "_paddle_model", "_ncnn_model"),
@@ -29,39 +29,55 @@ _EXPORTS = (
 
 
 class Detector(Protocol):
-    """Finds objects in images, batch by batch."""
+    """An object detector that processes images in batches.
 
-    fingerprint: str  # digest of the weights' bytes and of everything that changes the boxes
-    class_names: tuple[str, ...]  # empty where the file does not even say how many there are
+    Attributes
+    ----------
+    fingerprint : str
+        Digest of the weights and of all options that change boxes.
+    class_names : tuple of str
+        Names by class number. Empty if the file does not contain the number of classes.
+    """
+
+    fingerprint: str
+    class_names: tuple[str, ...]
 
     @property
     def jpegs(self) -> Callable[[Sequence[bytes], Sequence[tuple[int, int]]], list[torch.Tensor | None]] | None:
-        """Decodes and prepares plain JPEGs on the device, by content and (height, width); None where the CPU decodes.
+        """Decoder of plain JPEGs on the device, or None if the CPU decodes them.
 
-        It returns (3, H, W) of each, or None of one that it refuses, which is then the CPU's.
+        Takes file contents and (height, width) of each; returns prepared images (3, H, W), None for those that the CPU
+        must decode.
         """
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that an image of this size has after `prepare`: images of one shape make a batch."""
+        """Return the height and width of an image of this size after `prepare`. A batch holds images of one shape."""
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The network's input, (3, H, W), of an RGB image (h, w, 3); may be called from several threads."""
+        """Convert an RGB image (h, w, 3) into the network's input (3, H, W). Thread-safe."""
 
     def upload(self, images: Sequence[torch.Tensor | NDArray[np.uint8]]) -> torch.Tensor | NDArray[np.uint8]:
-        """A batch (n, 3, H, W) on the device, of prepared images of one shape; may be called while another predicts."""
+        """Stack prepared images of one shape into a batch (n, 3, H, W) on the device, also during `predict`."""
 
     def default_batch(self) -> int:
-        """Images in one pass, where nobody says how many."""
+        """Return the number of images per pass if the settings do not give one."""
 
     def predict(
         self, batch: torch.Tensor | NDArray[np.uint8], sizes: Sequence[tuple[int, int]]
     ) -> list[NDArray[np.float32]]:
-        """Boxes of every image, (k, 6): x1 y1 x2 y2 in pixels of the original image, score, class; best first.
+        """Detect objects in a batch.
 
         Parameters
         ----------
-        batch : (n, 3, H, W), uint8, images prepared to one shape
-        sizes : height and width of the n original images
+        batch : Tensor or ndarray of uint8, shape (n, 3, H, W)
+            Prepared images of one shape.
+        sizes : sequence of (int, int)
+            Height and width of the n original images.
+
+        Returns
+        -------
+        list of ndarray of float32, each (k, 6)
+            x1, y1, x2, y2 in pixels of the original image, score, class. Highest score first.
         """
 
 
@@ -75,45 +91,60 @@ def load_detector(
     augment: bool = False,
     device: str = "auto",
     precision: str = "auto",
-    compile: bool = False,  # noqa: A002 - torch's own word for it
+    compile: bool = False,  # noqa: A002 - torch's name for it
     jpeg: str = "auto",
     trust: bool = False,
     threads: int | None = None,
 ) -> Detector:
-    """The detector in a file of weights: YOLOv7 (.pt, or its ONNX exports), or what ultralytics opens.
+    """Load a detector from a weights file: YOLOv7 (.pt or ONNX export), or any model that ultralytics opens.
 
     Parameters
     ----------
-    path : a file, or any fsspec URL
-    size : pixels of the network's input, longer side; a multiple of the model's stride
-    min_score : a box needs a higher score (object times class)
-    nms_iou : of two boxes of one class that overlap more, the lower score is dropped
-    classes : names or numbers; None: all
-    augment : three passes, scaled and mirrored, joined before one NMS (YOLOv7 .pt alone)
-    device : `auto` (a GPU where there is one), `cpu`, `cuda:0`
-    precision : `auto` (fp16 on a GPU, else fp32), `fp32`, `fp16`, `bf16`; boxes are decoded in float32 in any case
-    compile : compile the network by torch.compile, which takes a minute and pays for long runs
-    jpeg : who decodes plain JPEGs: `auto` (a GPU by nvJPEG where torchvision has it, else the CPU), `cpu`, `device`
-    trust : open files that run what is in them (ultralytics .pt and most of its exports)
-    threads : of one forward pass on a CPU; None: torch's own choice
+    path : str
+        Local path or fsspec URL.
+    size : int
+        Longer side of the network's input in pixels, a multiple of the model's stride.
+    min_score : float, default 0.01
+        Boxes must score higher than this (objectness times class probability).
+    nms_iou : float, default 0.45
+        Of two boxes of one class that overlap more than this, the lower score is dropped.
+    classes : sequence of str or int, optional
+        Names or numbers of the classes to keep. None keeps all.
+    augment : bool, default False
+        Test-time augmentation: join three passes, scaled and mirrored, before suppression (YOLOv7 .pt only).
+    device : str, default "auto"
+        `auto` (a GPU if there is one), `cpu`, or `cuda:0`.
+    precision : {"auto", "fp32", "fp16", "bf16"}
+        `auto` is fp16 on a GPU and fp32 elsewhere. Boxes are always decoded in float32.
+    compile : bool, default False
+        Compile the network with torch.compile, which takes a minute and pays off in long runs.
+    jpeg : {"auto", "cpu", "device"}
+        Decoder of plain JPEGs. `auto` uses nvJPEG on a GPU if torchvision has it, else the CPU.
+    trust : bool, default False
+        Open files that run code when opened (ultralytics .pt and most of its exports).
+    threads : int, optional
+        CPU threads per forward pass. None leaves the choice to torch.
 
     Raises
     ------
-    WeightsError : the file can not be opened, or can not do what is asked; says in one line what and why
+    WeightsError
+        If the file cannot be opened or does not support an option.
     """
     require("torch", "torchvision", "cv2")
     import cv2
     import torch
 
-    from patrolscope.pipeline.detect.models.base import Options
+    from patrolscope.pipeline.detect.models.box_detector import Options
 
     if not 0 <= min_score < 1 or not 0 < nms_iou <= 1:
-        raise WeightsError(f"min_score {min_score} must lie in [0, 1), nms_iou {nms_iou} in (0, 1]")
+        raise WeightsError(
+            f"min_score is {min_score} and nms_iou is {nms_iou}; expected min_score in [0, 1) and nms_iou in (0, 1]"
+        )
     cv2.setNumThreads(1)  # images are prepared in threads of the caller
     if threads is not None:
         torch.set_num_threads(threads)
-    wanted = None if classes is None else tuple(classes)
-    options = Options(size, min_score, nms_iou, wanted, augment, device, precision, compile, jpeg)
+    chosen = None if classes is None else tuple(classes)
+    options = Options(size, min_score, nms_iou, chosen, augment, device, precision, compile, jpeg)
     with local_copy(path) as file:
         kind = kind_of(file)
         if kind == YOLOV7:
@@ -128,11 +159,11 @@ def load_detector(
 
 
 def _ultralytics(file: Path, options: Any, trust: bool) -> Detector:
-    # An ONNX file is a graph of known operators; every other form is, or holds, a program.
+    # An ONNX file is a graph of known operators; every other form is, or contains, a program.
     if not trust and file.suffix.lower() != ".onnx":
         raise WeightsError(
-            f"{file.name} is a model of ultralytics: opening it runs what is in it. "
-            "If you trust where it comes from, say --trust-weights"
+            f"{file.name} is an ultralytics model, and opening it runs code in it; expected weights from a source you "
+            "trust; if you trust this one, add --trust-weights"
         )
     require("ultralytics")
     from patrolscope.pipeline.detect.models.ultralytics_detector import UltralyticsDetector
@@ -141,32 +172,38 @@ def _ultralytics(file: Path, options: Any, trust: bool) -> Detector:
 
 
 def kind_of(file: Path) -> str:
-    """Which of the known kinds a local file of weights is, by its content where that can be read without running it.
+    """Return the kind of a local weights file, from its content if that can be read without running it.
 
     Raises
     ------
-    WeightsError : it is none; says why
+    WeightsError
+        If the file is not of a supported kind.
     """
-    from patrolscope.pipeline.detect.weights.restricted import LEGACY_MAGIC, ZIP_MAGIC, ForbiddenName, open_archive
+    from patrolscope.pipeline.detect.weights.restricted_unpickler import (
+        LEGACY_MAGIC,
+        ZIP_MAGIC,
+        ForbiddenNameError,
+        open_archive,
+    )
 
     if file.name.lower().endswith(_EXPORTS):
         return ULTRALYTICS
     if file.is_dir():
-        raise WeightsError(f"{file.name} is a folder, and no export of ultralytics by its name")
+        raise WeightsError(f"{file.name} is a folder, and not an ultralytics export by its name")
     with file.open("rb") as opened:
         start = opened.read(len(LEGACY_MAGIC))
     if not start:
         raise WeightsError(f"{file.name} is empty")
     if file.suffix.lower() == ".onnx":
         require("onnx", "onnxruntime")
-        from patrolscope.pipeline.detect.models.onnx_yolov7 import is_of_ultralytics
+        from patrolscope.pipeline.detect.models.onnx_yolov7 import is_from_ultralytics
 
-        return ULTRALYTICS if is_of_ultralytics(file) else YOLOV7_ONNX
+        return ULTRALYTICS if is_from_ultralytics(file) else YOLOV7_ONNX
     if not start.startswith(ZIP_MAGIC) and start != LEGACY_MAGIC:
-        raise WeightsError(f"{file.name} is no checkpoint of torch and no ONNX file: it starts with {start[:8]!r}")
+        raise WeightsError(f"{file.name} is neither a torch checkpoint nor an ONNX file; it starts with {start[:8]!r}")
     try:
         open_archive(file).close()
-    except ForbiddenName as error:
+    except ForbiddenNameError as error:
         if error.name.startswith("ultralytics."):
             return ULTRALYTICS
         raise
@@ -175,11 +212,12 @@ def kind_of(file: Path) -> str:
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """The file itself where it is local, else a copy that exists as long as the block runs.
+    """Yield a local file itself, or a temporary copy of a remote one.
 
     Raises
     ------
-    WeightsError : it is not there
+    WeightsError
+        If the file does not exist.
     """
     fs, inside = fsspec.core.url_to_fs(path)
     if not fs.exists(inside):
@@ -197,7 +235,7 @@ def local_copy(path: str) -> Iterator[Path]:
 
 
 def _digest(path: Path) -> str:
-    """Digest of a file's bytes, or of all files of a folder with their names."""
+    """Compute the digest of a file, or of all files in a folder with their names."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -208,11 +246,12 @@ def _digest(path: Path) -> str:
 
 
 def require(*modules: str) -> None:
-    """Say what is to be installed where one of these modules of the extra `detect` is not.
+    """Check that modules of the extra `detect` are installed.
 
     Raises
     ------
-    WeightsError : names what is missing
+    WeightsError
+        If a module is missing.
     """
     from importlib.util import find_spec
 

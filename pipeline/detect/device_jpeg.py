@@ -1,8 +1,8 @@
-"""Plain JPEGs decoded and letterboxed where the network is: by nvJPEG on CUDA.
+"""JPEG decoding and letterboxing on the device of the network, by nvJPEG on CUDA.
 
 nvJPEG repeats colors where libjpeg interpolates them (chroma is stored at half the size), which moves boxes by more
-than rounding does. So the fingerprint of detections says when it has been used, and it depends on an image alone by
-whom it is decoded: one that is refused as part of a batch is tried alone before it is left to the CPU.
+than rounding does. The fingerprint of detections therefore records its use. Which decoder reads an image must depend on
+that image alone: one that is refused as part of a batch is retried alone before the CPU decodes it.
 """
 
 from __future__ import annotations
@@ -19,77 +19,91 @@ from torch.nn import functional
 from torchvision import io
 
 from patrolscope.pipeline.detect.boxes import BORDER, Letterbox
-from patrolscope.pipeline.detect.device import Arrivals
+from patrolscope.pipeline.detect.device import Uploader
 from patrolscope.pipeline.errors import WeightsError
 
-# Of torchvision 0.29 on: it names torchcodec, which is another library for each version of torch.
+# torchvision 0.29 and later point to torchcodec, which is a separate library for each version of torch.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torchvision\.io")
 
-# Decoded at a time, as they are large before they are scaled.
-_AT_ONCE = 16
-# In torchvision's messages, all of one type: torch's own words, or NVJPEG_STATUS_ALLOCATOR_FAILURE at the end.
+_FILES_PER_CALL = 16  # decoded images are large until they are scaled
+# Messages of torchvision, whose errors are all of one type: torch's own text, or NVJPEG_STATUS_ALLOCATOR_FAILURE at the
+# end of a line.
 _NO_MEMORY = re.compile(r"out of memory|: 5$", re.MULTILINE)
 
 
 class JpegDecoder:
-    """From the bytes of plain JPEGs to the network's input."""
+    """Decoder of plain JPEGs into the network's input."""
 
-    def __init__(self, arrivals: Arrivals, letterbox: Letterbox) -> None:
-        self._arrivals, self._letterbox = arrivals, letterbox
+    def __init__(self, uploader: Uploader, letterbox: Letterbox) -> None:
+        self._uploader, self._letterbox = uploader, letterbox
 
     def __call__(self, contents: Sequence[bytes], sizes: Sequence[tuple[int, int]]) -> list[Tensor | None]:
-        """Of each file (3, H, W), uint8, on the device; None: not decoded here.
+        """Decode and letterbox JPEG files on the device.
 
         Parameters
         ----------
-        sizes : height and width that the files' headers say
+        contents : sequence of bytes
+            Contents of n files.
+        sizes : sequence of (int, int)
+            Height and width from the headers of the files, in pixels.
+
+        Returns
+        -------
+        list of Tensor or None, length n
+            Images (3, H, W) of uint8 on the device. None for a file that the CPU must decode.
         """
-        found: list[Tensor | None] = []
-        for start in range(0, len(contents), _AT_ONCE):
-            # A block of work each: nvJPEG writes without waiting for whoever used that memory before.
-            with self._arrivals.work():
-                whole = self._decoded(contents[start : start + _AT_ONCE])
-                found += [
+        prepared: list[Tensor | None] = []
+        for start in range(0, len(contents), _FILES_PER_CALL):
+            # Wait after each call: nvJPEG does not wait for earlier users of the memory that it writes to.
+            with self._uploader.on_stream():
+                images = self._decoded(contents[start : start + _FILES_PER_CALL])
+                prepared += [
                     letterboxed(pixels, self._letterbox) if pixels is not None and pixels.shape[1:] == size else None
-                    for pixels, size in zip(whole, sizes[start : start + _AT_ONCE], strict=True)
+                    for pixels, size in zip(images, sizes[start : start + _FILES_PER_CALL], strict=True)
                 ]
-        return found
+        return prepared
 
     def _decoded(self, contents: Sequence[bytes]) -> list[Tensor | None]:
         try:
-            return list(_decode(contents, self._arrivals.device))
+            return list(_decode(contents, self._uploader.device))
         except RuntimeError as error:
-            self._arrivals.settle()  # nvJPEG may still write to what is let go of now
+            self._uploader.synchronize()  # nvJPEG may still write to memory that is freed next
             if _NO_MEMORY.search(str(error)):
-                # No matter of the image: it must not depend on memory by whom it is decoded.
+                # The choice of decoder must not depend on the free memory.
                 raise MemoryError(str(error)) from error
             if len(contents) == 1:
                 return [None]
-            return [one for content in contents for one in self._decoded([content])]
+            return [pixels for content in contents for pixels in self._decoded([content])]
 
 
-def jpeg_decoder(asked: str, arrivals: Arrivals, letterbox: Letterbox) -> JpegDecoder | None:
-    """What decodes JPEGs on the device, or None where the CPU does.
+def jpeg_decoder(choice: str, uploader: Uploader, letterbox: Letterbox) -> JpegDecoder | None:
+    """Create the decoder of JPEGs on the device; None if the CPU decodes them.
 
     Parameters
     ----------
-    asked : `auto` (on CUDA where torchvision has nvJPEG), `cpu`, `device`
+    choice : {"auto", "cpu", "device"}
+        `auto` uses the device on CUDA if torchvision has nvJPEG.
+    uploader : Uploader
+        Uploader of the device.
+    letterbox : Letterbox
+        Letterbox of the network's input.
 
     Raises
     ------
-    WeightsError : it is asked for, and torchvision can not do it on this device
+    WeightsError
+        If `choice` is `device` and torchvision cannot decode on it.
     """
-    if asked == "cpu" or (asked == "auto" and arrivals.device.type != "cuda"):
+    if choice == "cpu" or (choice == "auto" and uploader.device.type != "cuda"):
         return None
-    if _works(decoder := JpegDecoder(arrivals, letterbox)):
+    if _works(decoder := JpegDecoder(uploader, letterbox)):
         return decoder
-    if asked == "device":
-        raise WeightsError(f"this torchvision decodes no JPEG on {arrivals.device}: images.jpeg must be auto or cpu")
+    if choice == "device":
+        raise WeightsError(f"this torchvision cannot decode JPEGs on {uploader.device}; set images.jpeg to auto or cpu")
     return None
 
 
 def _works(decoder: JpegDecoder) -> bool:
-    if not hasattr(io, "decode_jpeg"):  # torchvision means to part with it
+    if not hasattr(io, "decode_jpeg"):  # torchvision announces its removal
         return False
     _, file = cv2.imencode(".jpg", np.full((16, 32, 3), 200, dtype=np.uint8))
     (probe,) = decoder([file.tobytes()], [(16, 32)])
@@ -97,7 +111,19 @@ def _works(decoder: JpegDecoder) -> bool:
 
 
 def letterboxed(image: Tensor, letterbox: Letterbox) -> Tensor:
-    """The same as `Letterbox.prepare` but for one gray level of rounding, (3, H, W), of (3, h, w), on any device."""
+    """Letterbox an image on any device; equals `Letterbox.prepare` up to one gray level of rounding.
+
+    Parameters
+    ----------
+    image : Tensor of uint8, shape (3, h, w)
+        RGB image.
+    letterbox : Letterbox
+        Letterbox of the network's input.
+
+    Returns
+    -------
+    Tensor of uint8, shape (3, H, W)
+    """
     size = int(image.shape[1]), int(image.shape[2])
     rows, columns = letterbox.scaled(*size)
     height, width = letterbox.shape(*size)

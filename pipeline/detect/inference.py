@@ -1,9 +1,8 @@
-"""Images through a detector: threads read and decode ahead of it, batches hold images of one shape.
+"""Inference over many images: threads read and decode ahead of the detector, and a batch holds images of one shape.
 
-While a batch is in the network the next one comes to the device, and is decoded there where the device decodes JPEGs.
-
-Knows nothing of files and tables: it is given a function that reads an image. What is held at a time is bounded by the
-size of a batch, whatever the number of images.
+While the network processes a batch, the next batch is uploaded to the device, and decoded there if the device decodes
+JPEGs. This module uses neither files nor tables: callers pass in a function that reads an image. Memory use is bounded
+by the batch size, whatever the number of images.
 """
 
 from __future__ import annotations
@@ -21,22 +20,29 @@ import numpy.typing as npt
 
 from patrolscope.pipeline.detect.decode import Status, decode
 from patrolscope.pipeline.detect.detector import Detector
-from patrolscope.pipeline.detect.room import empty_cache, is_out_of_memory
+from patrolscope.pipeline.detect.device_memory import empty_cache, is_out_of_memory
 from patrolscope.pipeline.errors import SettingsError
 
 Boxes = npt.NDArray[np.float32]
 NO_BOXES: Boxes = np.empty((0, 6), dtype=np.float32)
-# Batches that are read ahead, beside the one that comes to the device, and that wait until they are full.
-_AHEAD = 1
-_WAITING = 2
+_BATCHES_AHEAD = 1  # read ahead, in addition to the batch that is being uploaded
+_BATCHES_WAITING = 2  # of images whose batch is not full yet
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the detector says of one image.
+class Detection:
+    """Detector output for one image.
 
-    `boxes` (k, 6): x1 y1 x2 y2 in pixels of the upright image, score, class; best first. Width and height are missing
-    where no header said them.
+    Attributes
+    ----------
+    status : Status
+        Whether the image was scored, and if not, why.
+    boxes : ndarray of float32, shape (k, 6)
+        x1, y1, x2, y2 in pixels of the upright image, score, class. Highest score first.
+    width, height : int or None
+        Size of the upright image in pixels, None if no header contains it.
+    seconds : float
+        Time spent on this image: reading, decoding, and its share of the batch.
     """
 
     status: Status
@@ -48,40 +54,40 @@ class Found:
 
 @dataclass
 class Batch:
-    """Number of images in one pass; halved where they do not fit the device's memory, and small from then on."""
+    """Number of images per pass; halved, for all later passes too, when a batch does not fit the device's memory."""
 
     size: int
 
 
 @dataclass
 class Clock:
-    """Where the time of a detector's thread went, in seconds."""
+    """Time of the thread that runs the detector, in seconds."""
 
-    waiting_s: float = 0.0  # for images to be read, decoded and brought to the device
+    waiting_s: float = 0.0  # for images to be read, decoded, and uploaded
     predicting_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An image on its way: pixels, or a JPEG that is decoded on the device, or neither: `found` says why."""
+    """An image with its pixels, a JPEG for the device to decode, or neither if `detection` gives the reason."""
 
     position: int
-    found: Found
-    shape: tuple[int, ...] = ()  # of the network's input
+    detection: Detection
+    shape: tuple[int, ...] = ()  # of the network's input; empty without an image
     pixels: Any = None  # (3, H, W), in memory or on the device
     jpeg: bytes | None = None
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """A batch on the device: `pixels` of `images`; the others proved to be damaged when they were decoded there."""
+class _Uploaded:
+    """A batch on the device. The device found the JPEGs of `unreadable` damaged when it decoded them."""
 
     images: list[_Prepared]
     pixels: Any  # (n, 3, H, W)
-    others: list[_Prepared]
+    unreadable: list[_Prepared]
 
-    def part(self, start: int, stop: int) -> _Loaded:
-        return _Loaded(self.images[start:stop], self.pixels[start:stop], [])
+    def part(self, start: int, stop: int) -> _Uploaded:
+        return _Uploaded(self.images[start:stop], self.pixels[start:stop], [])
 
 
 def infer(
@@ -93,76 +99,93 @@ def infer(
     threads: int,
     max_pixels: int,
     clock: Clock | None = None,
-) -> list[Found]:
-    """What the detector says of images 0 to `count` - 1, in their order.
+) -> list[Detection]:
+    """Run the detector over images 0 to `count` - 1.
 
     Parameters
     ----------
-    read : content of an image; None: it is not there. Asked from several threads; what it raises is raised here
-    batch : at most so many images in one pass
-    threads : that read and decode
-    max_pixels : a larger image is not decoded
+    detector : Detector
+        Detector that runs in the calling thread.
+    read : callable
+        Returns the content of an image file by its number, or None if the file is missing. Called from several threads;
+        its exceptions propagate.
+    count : int
+        Number of images.
+    batch : Batch
+        Maximum number of images per pass; lowered in place when the device runs out of memory.
+    threads : int
+        Number of threads that read and decode.
+    max_pixels : int
+        Larger images are not decoded.
+    clock : Clock, optional
+        Accumulates waiting and predicting time.
+
+    Returns
+    -------
+    list of Detection
+        One per image, in order.
 
     Raises
     ------
-    SettingsError : a single image does not fit the device's memory
+    SettingsError
+        If a single image does not fit the device's memory.
     """
     clock = clock or Clock()
-    found = [Found("missing")] * count
-    # A batch comes to the device while the one before it is there in the network.
-    ahead: deque[tuple[list[_Prepared], Future[_Loaded | None]]] = deque()
+    detections = [Detection("missing")] * count
+    # Up to two batches: one is uploaded while the network processes the one before it.
+    uploads: deque[tuple[list[_Prepared], Future[_Uploaded | None]]] = deque()
 
     def prepare(position: int) -> _Prepared:
         return _prepare(detector, read, position, max_pixels)
 
-    def load(images: list[_Prepared]) -> _Loaded:
-        return _load(detector, images, max_pixels)
+    def upload(images: list[_Prepared]) -> _Uploaded:
+        return _upload(detector, images, max_pixels)
 
     def predict_next() -> None:
-        images, loading = ahead.popleft()
+        images, uploading = uploads.popleft()
         start_s = time.perf_counter()
-        loaded = loading.result()
+        uploaded = uploading.result()
         ready_s = time.perf_counter()
-        for position, result in _predict(detector, images, loaded, load, batch):
-            found[position] = result
+        for position, detection in _predict(detector, images, uploaded, upload, batch):
+            detections[position] = detection
         clock.waiting_s += ready_s - start_s
         clock.predicting_s += time.perf_counter() - ready_s
 
-    def put(images: list[_Prepared]) -> None:
-        ahead.append((images, uploader.submit(_if_there_is_room, load, images)))
-        if len(ahead) > 1:
+    def submit(images: list[_Prepared]) -> None:
+        uploads.append((images, uploader.submit(_upload_if_it_fits, upload, images)))
+        if len(uploads) > 1:
             predict_next()
 
     before_s = time.perf_counter()
     with (
         ThreadPoolExecutor(1, thread_name_prefix="upload") as uploader,
-        closing(_in_order(prepare, count, threads, lambda: _AHEAD * batch.size + threads)) as prepared,
+        closing(_in_order(prepare, count, threads, lambda: _BATCHES_AHEAD * batch.size + threads)) as prepared,
     ):
-        for images in _alike(prepared, batch):
+        for images in _by_shape(prepared, batch):
             clock.waiting_s += time.perf_counter() - before_s
             if images[0].shape:
-                put(images)
+                submit(images)
             else:
-                found[images[0].position] = images[0].found
+                detections[images[0].position] = images[0].detection
             before_s = time.perf_counter()
-        while ahead:
+        while uploads:
             predict_next()
-    return found
+    return detections
 
 
-def _alike(prepared: Iterator[_Prepared], batch: Batch) -> Iterator[list[_Prepared]]:
-    """Batches of images of one shape; what is no image comes alone."""
+def _by_shape(prepared: Iterator[_Prepared], batch: Batch) -> Iterator[list[_Prepared]]:
+    """Group images of one shape into batches; each file without an image is yielded alone."""
     waiting: dict[tuple[int, ...], list[_Prepared]] = {}
-    for one in prepared:
-        if not one.shape:
-            yield [one]
+    for image in prepared:
+        if not image.shape:
+            yield [image]
             continue
-        alike = waiting.setdefault(one.shape, [])
-        alike.append(one)
-        if len(alike) >= batch.size:
-            yield waiting.pop(one.shape)
-        elif sum(map(len, waiting.values())) >= _WAITING * batch.size:
-            # Many shapes: those that wait longest go, so that their images do not pile up.
+        same_shape = waiting.setdefault(image.shape, [])
+        same_shape.append(image)
+        if len(same_shape) >= batch.size:
+            yield waiting.pop(image.shape)
+        elif sum(map(len, waiting.values())) >= _BATCHES_WAITING * batch.size:
+            # With many shapes, release the shape that has waited longest, so that images do not pile up.
             yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()
 
@@ -170,7 +193,7 @@ def _alike(prepared: Iterator[_Prepared], batch: Batch) -> Iterator[list[_Prepar
 def _in_order(
     prepare: Callable[[int], _Prepared], count: int, threads: int, ahead: Callable[[], int]
 ) -> Generator[_Prepared]:
-    """Prepared images in their order, at most so many of them ahead of who takes them."""
+    """Yield prepared images in order, with at most `ahead()` of them in progress."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         window: deque[Future[_Prepared]] = deque()
         try:
@@ -189,7 +212,7 @@ def _prepare(detector: Detector, read: Callable[[int], bytes | None], position: 
     start_s = time.perf_counter()
     content = read(position)
     if content is None:
-        return _Prepared(position, Found("missing", seconds=time.perf_counter() - start_s))
+        return _Prepared(position, Detection("missing", seconds=time.perf_counter() - start_s))
     return _decode(detector, position, content, max_pixels, start_s, leave_jpegs=detector.jpegs is not None)
 
 
@@ -198,94 +221,96 @@ def _decode(
 ) -> _Prepared:
     decoded = decode(content, max_pixels=max_pixels, leave_jpegs=leave_jpegs)
     pixels = None if decoded.pixels is None else detector.prepare(decoded.pixels)
-    found = Found(decoded.status, NO_BOXES, decoded.width, decoded.height, time.perf_counter() - start_s)
+    detection = Detection(decoded.status, NO_BOXES, decoded.width, decoded.height, time.perf_counter() - start_s)
     if decoded.status != "scored":
-        return _Prepared(position, found)
+        return _Prepared(position, detection)
     if pixels is not None:
-        return _Prepared(position, found, pixels.shape, pixels)
-    return _Prepared(position, found, (3, *detector.shape(*_size(found))), jpeg=content)
+        return _Prepared(position, detection, pixels.shape, pixels)
+    return _Prepared(position, detection, (3, *detector.shape(*_size(detection))), jpeg=content)
 
 
-def _size(found: Found) -> tuple[int, int]:
-    return found.height or 0, found.width or 0
+def _size(detection: Detection) -> tuple[int, int]:
+    return detection.height or 0, detection.width or 0
 
 
-def _load(detector: Detector, images: list[_Prepared], max_pixels: int) -> _Loaded:
-    """Images of one shape as a batch on the device."""
-    images = _with_pixels(detector, images, max_pixels)
-    good = [one for one in images if one.pixels is not None]
-    pixels = detector.upload([one.pixels for one in good]) if good else None
-    return _Loaded(good, pixels, [one for one in images if one.pixels is None])
+def _upload(detector: Detector, images: list[_Prepared], max_pixels: int) -> _Uploaded:
+    """Upload images of one shape as a batch."""
+    images = _decode_jpegs(detector, images, max_pixels)
+    readable = [image for image in images if image.pixels is not None]
+    pixels = detector.upload([image.pixels for image in readable]) if readable else None
+    return _Uploaded(readable, pixels, [image for image in images if image.pixels is None])
 
 
-def _with_pixels(detector: Detector, images: list[_Prepared], max_pixels: int) -> list[_Prepared]:
-    """The same images, with the JPEGs among them decoded: on the device, or by the CPU where the device refuses."""
-    files = [(one.jpeg, _size(one.found)) for one in images if one.jpeg is not None]
+def _decode_jpegs(detector: Detector, images: list[_Prepared], max_pixels: int) -> list[_Prepared]:
+    """Decode the JPEGs among the images on the device, or on the CPU if the device refuses one."""
+    files = [(image.jpeg, _size(image.detection)) for image in images if image.jpeg is not None]
     if not files or detector.jpegs is None:
         return images
     start_s = time.perf_counter()
-    made = iter(detector.jpegs([content for content, _ in files], [size for _, size in files]))
+    decoded = iter(detector.jpegs([content for content, _ in files], [size for _, size in files]))
     share_s = (time.perf_counter() - start_s) / len(files)
-    done = []
+    result = []
     for image in images:
-        one, content = image, image.jpeg
-        if content is not None:
-            pixels = next(made)
-            if pixels is None:
-                start_s = time.perf_counter() - share_s - image.found.seconds
-                one = _decode(detector, image.position, content, max_pixels, start_s, leave_jpegs=False)
-            else:
-                found = replace(image.found, seconds=image.found.seconds + share_s)
-                one = replace(image, found=found, pixels=pixels, jpeg=None)
-        done.append(one)
-    return done
+        if image.jpeg is None:
+            result.append(image)
+            continue
+        pixels = next(decoded)
+        if pixels is None:
+            start_s = time.perf_counter() - share_s - image.detection.seconds
+            result.append(_decode(detector, image.position, image.jpeg, max_pixels, start_s, leave_jpegs=False))
+        else:
+            detection = replace(image.detection, seconds=image.detection.seconds + share_s)
+            result.append(replace(image, detection=detection, pixels=pixels, jpeg=None))
+    return result
 
 
-def _if_there_is_room(load: Callable[[list[_Prepared]], _Loaded], images: list[_Prepared]) -> _Loaded | None:
+def _upload_if_it_fits(upload: Callable[[list[_Prepared]], _Uploaded], images: list[_Prepared]) -> _Uploaded | None:
     try:
-        return load(images)
+        return upload(images)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
     empty_cache()
-    return None  # it comes when the batch before it has gone
+    return None  # uploaded again once the batch before it is done
 
 
 def _predict(
     detector: Detector,
     images: list[_Prepared],
-    loaded: _Loaded | None,
-    load: Callable[[list[_Prepared]], _Loaded],
+    uploaded: _Uploaded | None,
+    upload: Callable[[list[_Prepared]], _Uploaded],
     batch: Batch,
-) -> Iterator[tuple[int, Found]]:
-    """Results of images of one shape by position, in passes that fit the device's memory."""
-    if loaded is not None:
-        yield from ((one.position, one.found) for one in loaded.others)
-        images = loaded.images
+) -> Iterator[tuple[int, Detection]]:
+    """Yield detections of images of one shape by position, in passes that fit the device's memory."""
+    if uploaded is not None:
+        yield from ((image.position, image.detection) for image in uploaded.unreadable)
+        images = uploaded.images
     done = 0
     while done < len(images):
-        some = images[done : done + batch.size]
+        part = images[done : done + batch.size]
         start_s = time.perf_counter()
         boxes = None
         try:
-            now = load(some) if loaded is None else loaded.part(done, done + len(some))
-            boxes = detector.predict(now.pixels, [_size(one.found) for one in now.images]) if now.images else []
+            current = upload(part) if uploaded is None else uploaded.part(done, done + len(part))
+            sizes = [_size(image.detection) for image in current.images]
+            boxes = detector.predict(current.pixels, sizes) if current.images else []
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(some) == 1:
-                said = str(error).partition("\n")[0] or type(error).__name__
+            if len(part) == 1:
+                reason = str(error).partition("\n")[0] or type(error).__name__
                 raise SettingsError(
-                    f"a single image does not fit the memory of the detector's device ({said}): lower images.size in "
+                    f"a single image does not fit the memory of the detector's device ({reason}); lower images.size in "
                     "study.yaml"
                 ) from error
         if boxes is None:
             empty_cache()
-            batch.size = max(1, len(some) // 2)
+            batch.size = max(1, len(part) // 2)
             continue
-        yield from ((one.position, one.found) for one in now.others)
-        share_s = (time.perf_counter() - start_s) / len(some)
-        for one, its_boxes in zip(now.images, boxes, strict=True):
-            before = one.found
-            yield one.position, Found("scored", its_boxes, before.width, before.height, before.seconds + share_s)
-        done += len(some)
+        yield from ((image.position, image.detection) for image in current.unreadable)
+        share_s = (time.perf_counter() - start_s) / len(part)
+        for image, image_boxes in zip(current.images, boxes, strict=True):
+            before = image.detection
+            seconds = before.seconds + share_s
+            yield image.position, Detection("scored", image_boxes, before.width, before.height, seconds)
+        done += len(part)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.detect.stages import stage_name
 from patrolscope.pipeline.errors import SettingsError
 from patrolscope.pipeline.hashing import Keys, image_keys
 from patrolscope.pipeline.intake.stages import LABELS

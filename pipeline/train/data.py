@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patrolscope.pipeline.detect.image_index import IMAGE_ENDINGS
+from patrolscope.pipeline.detect.image_store import IMAGE_ENDINGS
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.train.forms import Labeled, read_scale, read_voc
 

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from patrolscope.pipeline.detect.models.base import choose_device, choose_precision, dtype_of
+from patrolscope.pipeline.detect.device import choose_device, choose_precision, dtype_of
 from patrolscope.pipeline.detect.models.yolov7 import Network
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
-from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.detect.weights.checkpoint_writer import save_checkpoint
 from patrolscope.pipeline.errors import TrainingError
 from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.train.augment import ImageCache, common_shape, sample
@@ -95,7 +95,7 @@ def train(options: TrainingOptions, out: Path, *, resume: bool = False, log: Log
         device = torch.device("cuda", ranks.local)
     network = _initial_network(options, collection, log)
     from_weights = options.weights is not None
-    name, recipe = choose_recipe(options.variant, network.architecture.levels, from_weights=from_weights)
+    name, recipe = choose_recipe(options.variant, network.architecture.feature_maps, from_weights=from_weights)
     recipe = apply_changes(recipe, options.changes)
     check_stride(options.size, network.strides[-1])
     if ranks.is_first:

@@ -93,7 +93,7 @@ class Criterion:
         head = network.head
         self.anchors = torch.as_tensor(head.anchors).float()
         self.strides, self.recipe = network.strides, recipe
-        self.classes, self.levels = network.architecture.classes, network.architecture.levels
+        self.classes, self.levels = network.architecture.classes, network.architecture.feature_maps
         self.auxiliary = head.m2 is not None
         share = 3 / self.levels
         self.gains = {

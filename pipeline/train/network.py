@@ -106,6 +106,6 @@ def _initialize_biases(network: Network) -> None:
     heads = [head.m] if head.m2 is None else [head.m, head.m2]
     for convs in heads:
         for module, stride in zip(convs, network.strides, strict=True):
-            bias = cast("Tensor", cast("nn.Conv2d", module).bias).view(head.anchors_each, -1)
+            bias = cast("Tensor", cast("nn.Conv2d", module).bias).view(head.anchors_per_cell, -1)
             bias[:, 4] += math.log(_OBJECTS / (_IMAGE / stride) ** 2)
             bias[:, 5:] += math.log(_CLASS_PROBABILITY / (network.architecture.classes - 0.99))

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from patrolscope.pipeline.detect.models.base import choose_device
+from patrolscope.pipeline.detect.device import choose_device
 from patrolscope.pipeline.detect.models.yolov7 import Network
 
 # The first process evaluates alone after each epoch, for hours with 100,000 images. By default torch would stop the

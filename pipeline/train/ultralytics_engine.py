@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-import patrolscope.pipeline.detect.models.ultralytics_apart  # noqa: F401 - before ultralytics
+import patrolscope.pipeline.detect.models.ultralytics_offline  # noqa: F401 - before ultralytics
 from patrolscope.pipeline.detect.detector import ULTRALYTICS, kind_of, load_detector
-from patrolscope.pipeline.detect.models.base import choose_device
+from patrolscope.pipeline.detect.device import choose_device
 from patrolscope.pipeline.errors import TrainingError, WeightsError
 from patrolscope.pipeline.train.curves import write_curves
 from patrolscope.pipeline.train.data import Collection

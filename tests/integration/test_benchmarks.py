@@ -22,7 +22,7 @@ def test_the_ingest_benchmark_and_its_peer_write_the_same_rows(tmp_path, client)
 def test_the_scheduler_benchmark_plans_and_runs_the_shards_of_the_study(tmp_path):
     from benchmarks.scheduler import measure_costs, plan_study
     from patrolscope.analysis.stages.replicates import REPLICATE
-    from patrolscope.pipeline.detect.stage import detect_stage
+    from patrolscope.pipeline.detect.stages import detect_stage
     from patrolscope.pipeline.matching.stages import ANNOTATE
 
     study = plan_study(tmp_path / "study", 1)

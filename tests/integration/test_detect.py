@@ -1,4 +1,4 @@
-"""From an image store to detections, on a real cluster, with a real network of a few channels."""
+"""From an image store to detections, on a real cluster with a network of a few channels."""
 
 import json
 import os
@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks.measure import two_workers
 from patrolscope.pipeline.contract.tables import DETECTIONS
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES, list_again
-from patrolscope.pipeline.detect.labels_out import write_label_files
-from patrolscope.pipeline.detect.stage import WEIGHTS, adopt_detector, detect_stage, result_name
+from patrolscope.pipeline.detect.commands import adopt_detector, list_again
+from patrolscope.pipeline.detect.detection_writer import write_detection_files
+from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, WEIGHTS, detect_stage, result_name
 from patrolscope.pipeline.engine.distribute import finish_shards
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
@@ -38,7 +38,7 @@ RIDES = 4
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Rides of noisy pictures of two shapes, every kind of file, and two files of weights."""
+    """Create rides of images of two shapes, files of every kind, and two weights files."""
     folder = tmp_path_factory.mktemp("source")
     rng = np.random.default_rng(11)
     for ride in range(RIDES):
@@ -58,8 +58,8 @@ def source(tmp_path_factory) -> Path:
 
 def study_of(folder: Path, source: Path, *, detection=(), sources=(), **images) -> Study:
     shutil.copytree(source, folder / "source")
-    asked = {"sources": ["source/store"], "weights": "source/small.pt", "size": 64, "device": "cpu", **images}
-    settings = {"images": asked, "detection": {"police_class": 1, **dict(detection)}, "sources": dict(sources)}
+    images = {"sources": ["source/store"], "weights": "source/small.pt", "size": 64, "device": "cpu", **images}
+    settings = {"images": images, "detection": {"police_class": 1, **dict(detection)}, "sources": dict(sources)}
     return create_study(folder, Settings.model_validate(settings))
 
 
@@ -74,18 +74,18 @@ def detections(study: Study) -> pd.DataFrame:
 
 
 def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    """The same but for the time that it took."""
+    """Compare detections, except for times."""
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
 
 
 def assert_close(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    """The same but for rounding, by which boxes of equal scores can change places, and for the time."""
+    """Compare detections, except for times and rounding, which can change the order of boxes with equal scores."""
     lists = [column.name for column in DETECTIONS if column.kind.endswith("list")]
     for left, right in zip(one[lists].to_numpy(), other[lists].to_numpy(), strict=True):
         assert (left[0] is None) == (right[0] is None)
         if left[0] is not None and len(left[0]):
-            apart = np.abs(np.stack(left)[:, :, None] - np.stack(right)[:, None, :]).max(axis=0)
-            assert max(apart.min(axis=0).max(), apart.min(axis=1).max()) < 1e-3
+            distance = np.abs(np.stack(left)[:, :, None] - np.stack(right)[:, None, :]).max(axis=0)
+            assert max(distance.min(axis=0).max(), distance.min(axis=1).max()) < 1e-3
     plain = [name for name in DETECTIONS.names if name not in (*lists, "seconds")]
     pd.testing.assert_frame_equal(one[plain], other[plain], atol=1e-3)
 
@@ -97,7 +97,7 @@ def finished(tmp_path_factory, source, client) -> Study:
     return study
 
 
-def test_every_image_of_the_store_ends_as_a_row_with_its_status(finished):
+def test_every_image_of_the_store_has_a_row_with_its_status(finished):
     rows = detections(finished)
     DETECTIONS.check_key(rows.drop_duplicates("image_id"))
     status = rows.set_index("image_id")["status"]
@@ -121,14 +121,14 @@ def test_every_image_of_the_store_ends_as_a_row_with_its_status(finished):
 
 
 @pytest.mark.parametrize(("shard_images", "shards"), [(1_000, 1), (15, 3), (2, 8)])
-def test_detections_do_not_depend_on_how_the_work_is_cut(finished, source, tmp_path, client, shard_images, shards):
+def test_detections_do_not_depend_on_the_size_of_shards(finished, source, tmp_path, client, shard_images, shards):
     study = study_of(tmp_path, source, shard_images=shard_images)
     run_stages(study, DETECT, lambda: client)
     assert len(study.records(f"detect-{result_name(study)}")) >= shards
     assert_same(detections(study), detections(finished))
 
 
-def test_batches_change_no_result_but_for_rounding(finished, source, tmp_path, client):
+def test_batches_change_results_by_rounding_only(finished, source, tmp_path, client):
     study = study_of(tmp_path, source, batch=4)
     run_stages(study, DETECT, lambda: client)
     assert result_name(study) == result_name(finished)
@@ -141,10 +141,10 @@ def records_of(study: Study) -> dict[str, float]:
 
 
 def no_cluster():
-    raise AssertionError("a study that is up to date asked for a cluster")
+    raise AssertionError("a study that is up to date started a cluster")
 
 
-def test_added_images_only_add(source, tmp_path, client):
+def test_added_images_change_no_other_shard(source, tmp_path, client):
     study = study_of(tmp_path, source, shard_images=10)
     run_stages(study, DETECT, lambda: client)
     before = records_of(study)
@@ -165,7 +165,7 @@ def test_added_images_only_add(source, tmp_path, client):
     assert "ride/new/1" not in detections(study)["image_id"].tolist()
 
 
-def test_a_file_that_went_since_it_was_listed_is_missing_and_no_evidence(source, tmp_path, client):
+def test_a_file_that_was_removed_after_indexing_is_missing(source, tmp_path, client):
     study = study_of(tmp_path, source)
     run_stages(study, DETECT[:3], lambda: client)
     (tmp_path / "source" / "store" / "odd" / "plain.jpg").unlink()
@@ -175,7 +175,7 @@ def test_a_file_that_went_since_it_was_listed_is_missing_and_no_evidence(source,
     assert row[["score", "width", "box_x1"]].isna().all()
 
 
-def test_other_weights_and_settings_are_another_result_beside_the_first(source, tmp_path, client):
+def test_other_weights_give_another_result_beside_the_first(source, tmp_path, client):
     study = study_of(tmp_path, source)
     run_stages(study, DETECT, lambda: client)
     first, before = detections(study), result_name(study)
@@ -185,12 +185,12 @@ def test_other_weights_and_settings_are_another_result_beside_the_first(source, 
     run_stages(other, DETECT, lambda: client)
     assert result_name(other) != before
     assert (detections(other)["score_any"] != first["score_any"]).any()
-    # A copy of the same weights under another name and time is the same result.
+    # A copy of the weights under another name has the same digest.
     shutil.copy(tmp_path / "source" / "small.pt", tmp_path / "source" / "copy.pt")
-    back = changed(study, weights="source/small.pt")
-    *_, outcome = run_stages(back, DETECT, lambda: client)
-    assert (outcome.done_now, result_name(back)) == (0, before)
-    pd.testing.assert_frame_equal(detections(back), first)
+    restored = changed(study, weights="source/small.pt")
+    *_, outcome = run_stages(restored, DETECT, lambda: client)
+    assert (outcome.done_now, result_name(restored)) == (0, before)
+    pd.testing.assert_frame_equal(detections(restored), first)
     copied = changed(study, weights="source/copy.pt")
     run_stages(copied, [WEIGHTS], lambda: client)
     assert result_name(copied).split("-")[1] == before.split("-")[1]
@@ -199,11 +199,11 @@ def test_other_weights_and_settings_are_another_result_beside_the_first(source, 
 # Workers.
 
 
-def test_a_worker_killed_in_the_middle_of_a_shard_costs_that_shard_alone(source, tmp_path):
+def test_killing_a_worker_in_the_middle_of_a_shard_repeats_that_shard_only(source, tmp_path):
     study = study_of(tmp_path, source, shard_images=10)
     with two_workers() as client:
         run_stages(study, DETECT[:3], lambda: client)
-        # An image that does not answer holds its worker in the midst of a shard.
+        # Reading a pipe instead of an image blocks the worker in the middle of a shard.
         stuck = tmp_path / "source" / "store" / "ride" / f"{2:032x}" / "23.jpg"
         content = stuck.read_bytes()
         stuck.unlink()
@@ -223,17 +223,17 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_that_shard_alone(source,
     after = records_of(study)
     assert {name: after[name] for name in before} == before
     assert (detections(study)["status"] == "scored").sum() >= 5 * RIDES
-    # A second run does nothing, and leaves nothing that was half written.
+    # A second run has nothing to do, and no partial files remain.
     run_stages(study, DETECT, no_cluster)
     assert list(Path(study.base).rglob("*.tmp")) == []
 
 
-def where(_study: Study, _shard: Shard) -> Record:
+def worker_name(_study: Study, _shard: Shard) -> Record:
     time.sleep(0.05)
     return Output((), 0, 0, (), {"worker": distributed.get_worker().name})
 
 
-def test_only_workers_that_offer_the_resource_work_and_all_of_them_where_none_does(tmp_path):
+def test_a_stage_runs_on_workers_with_its_resource_or_on_all_if_none_has_it(tmp_path):
     study = create_study(tmp_path, Settings())
     options = {"host": "127.0.0.1", "dashboard": False}
     workers = {
@@ -247,15 +247,15 @@ def test_only_workers_that_offer_the_resource_work_and_all_of_them_where_none_do
         distributed.Client(cluster) as client,
     ):
 
-        def asked(resource: str) -> set[str]:
-            stage = Stage(f"where-{resource}", "images", (), lambda _: shards, where, resource=resource)
+        def workers_of(resource: str) -> set[str]:
+            stage = Stage(f"where-{resource}", "images", (), lambda _: shards, worker_name, resource=resource)
             return {record.facts["worker"] for record in finish_shards(client, study, stage, shards)}
 
-        assert asked("GPU") == {"with gpu"}
-        assert asked("TPU") == {"plain", "with gpu"}
+        assert workers_of("GPU") == {"with gpu"}
+        assert workers_of("TPU") == {"plain", "with gpu"}
 
 
-# What the rest of the study makes of it.
+# Use of detections by later stages.
 
 
 def with_metadata(folder: Path, refs: list[str]) -> None:
@@ -263,13 +263,13 @@ def with_metadata(folder: Path, refs: list[str]) -> None:
     (folder / "1601856000000.csv").write_text("\n".join(["image_ref,timestamp,lat,lng,split", *lines, ""]))
 
 
-def evidence(study: Study) -> pd.DataFrame:
+def matched_detections(study: Study) -> pd.DataFrame:
     (file,) = study.files("metadata")
     images = pd.concat([study.read(file), detections_of(study, file)], axis=1)
     return images.set_index("image_ref")[["processed", "score", "score_any"]]
 
 
-def test_only_images_that_were_looked_at_are_evidence(source, tmp_path, client):
+def test_only_readable_images_that_were_run_through_the_detector_are_processed(source, tmp_path, client):
     ride = f"{0:032x}"
     store = source / "store" / "ride" / ride
     named = tmp_path / "named"
@@ -284,23 +284,23 @@ def test_only_images_that_were_looked_at_are_evidence(source, tmp_path, client):
     with_metadata(folder, refs)
     study = study_of(folder, named, sources={"metadata": "1601856000000.csv"})
     run_stages(study, [*TO_METADATA, *DETECT, KEYS, MATCH], lambda: client)
-    found = evidence(study)
-    assert found.loc[refs, "processed"].tolist() == [True, True, True, False, False]
+    matched = matched_detections(study)
+    assert matched.loc[refs, "processed"].tolist() == [True, True, True, False, False]
     scores = detections(study).set_index("image_id")["score_any"]
     for ref in refs[:3]:
-        assert found.loc[ref, "score_any"] == scores[ref.removesuffix(".jpg")]
+        assert matched.loc[ref, "score_any"] == scores[ref.removesuffix(".jpg")]
 
 
-def test_label_files_that_are_written_read_back_as_the_same_evidence(finished, source, tmp_path, client):
+def test_written_detection_files_are_read_back_unchanged(finished, source, tmp_path, client):
     (tmp_path / "a").mkdir()
     refs = [f"ride/{ride:032x}/{ride}{number}.jpg" for ride in range(RIDES) for number in range(5)] + ["ride/x/n.jpg"]
     with_metadata(tmp_path / "a", refs)
-    # So that some images have no box.
+    # A high threshold leaves some images without a box.
     threshold = float(detections(finished)["score_any"].median())
     study = study_of(tmp_path / "a", source, sources={"metadata": "1601856000000.csv"}, min_score=threshold)
     run_stages(study, [*TO_METADATA, *DETECT, KEYS, MATCH], lambda: client)
     for _ in range(2):
-        write_label_files(study, str(tmp_path / "out"), client=lambda: client)
+        write_detection_files(study, str(tmp_path / "out"), client=lambda: client)
     written = {
         file.relative_to(tmp_path / "out" / "labels").as_posix() for file in tmp_path.glob("out/labels/**/*.txt")
     }
@@ -313,12 +313,12 @@ def test_label_files_that_are_written_read_back_as_the_same_evidence(finished, s
     sources = {"metadata": str(tmp_path / "a" / "1601856000000.csv"), "detections": str(tmp_path / "out" / "labels")}
     sources["processed"] = str(tmp_path / "out" / "processed.txt")
     settings = {"sources": sources, "detection": {"police_class": 1}}
-    again = create_study(tmp_path / "b", Settings.model_validate(settings))
-    run_stages(again, [*TO_METADATA, LABELS, KEYS, MATCH], lambda: client)
-    pd.testing.assert_frame_equal(evidence(again), evidence(study), rtol=1e-7)
+    imported = create_study(tmp_path / "b", Settings.model_validate(settings))
+    run_stages(imported, [*TO_METADATA, LABELS, KEYS, MATCH], lambda: client)
+    pd.testing.assert_frame_equal(matched_detections(imported), matched_detections(study), rtol=1e-7)
 
 
-def test_images_that_share_an_id_get_no_label_file_and_are_not_on_the_list(source, tmp_path, client):
+def test_images_that_share_an_id_have_no_detection_file_and_are_not_on_the_list(source, tmp_path, client):
     store = tmp_path / "store"
     store.mkdir()
     for name, form in (("a.jpg", "JPEG"), ("a.png", "PNG"), ("b.jpg", "JPEG")):
@@ -327,21 +327,21 @@ def test_images_that_share_an_id_get_no_label_file_and_are_not_on_the_list(sourc
     study = create_study(study.root, with_changes(study.settings, {"images": {"sources": [str(store)]}}))
     run_stages(study, DETECT, lambda: client)
     assert sorted(detections(study)["image_id"]) == ["a", "a", "b"]
-    write_label_files(study, str(tmp_path / "out"), client=lambda: client)
+    write_detection_files(study, str(tmp_path / "out"), client=lambda: client)
     assert [file.name for file in tmp_path.glob("out/labels/**/*.txt")] == ["b.txt"]
     assert (tmp_path / "out" / "processed.txt").read_text() == "b\n"
     dropped = [json.loads(line)["dropped"] for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
-    assert dropped == [{"id of several images, which would share a label file: not on the list": 2}]
+    assert dropped == [{"ID of several images, which would share a detection file: not on the list": 2}]
 
 
-def test_label_files_are_not_written_among_files_of_others(finished, tmp_path, client):
+def test_detection_files_are_not_written_among_other_files(finished, tmp_path, client):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SettingsError, match="did not write"):
-        write_label_files(finished, str(tmp_path), client=lambda: client)
+        write_detection_files(finished, str(tmp_path), client=lambda: client)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_study_with_label_files_and_weights_must_say_which_to_use(source, tmp_path, client):
+def test_a_study_with_detection_files_and_weights_must_select_one(source, tmp_path, client):
     with_metadata(tmp_path, ["ride/x/00.jpg"])
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "00.txt").write_text("1 0.5 0.5 0.1 0.1 0.75\n")
@@ -349,18 +349,16 @@ def test_a_study_with_label_files_and_weights_must_say_which_to_use(source, tmp_
     stages = [*TO_METADATA, LABELS, *DETECT, KEYS, MATCH]
     with pytest.raises(SettingsError, match=r"detection\.source: labels or detect"):
         run_stages(study, stages, lambda: client)
-    labeled = create_study(study.root, with_changes(study.settings, {"detection": {"source": "labels"}}))
-    run_stages(labeled, stages, lambda: client)
-    assert evidence(labeled)["score"].tolist() == [0.75]
+    imported = create_study(study.root, with_changes(study.settings, {"detection": {"source": "labels"}}))
+    run_stages(imported, stages, lambda: client)
+    assert matched_detections(imported)["score"].tolist() == [0.75]
     detected = create_study(study.root, with_changes(study.settings, {"detection": {"source": "detect"}}))
     run_stages(detected, stages, lambda: client)
     rows = detections(detected).set_index("image_id")
-    assert evidence(detected)["score"].tolist() == [rows.loc[f"ride/{0:032x}/00", "score"]]
+    assert matched_detections(detected)["score"].tolist() == [rows.loc[f"ride/{0:032x}/00", "score"]]
 
 
-def test_what_the_metadata_say_of_detections_does_not_take_the_place_of_those_of_the_images(
-    undisturbed, tmp_path, client
-):
+def test_scores_in_the_metadata_do_not_replace_those_of_the_detector(undisturbed, tmp_path, client):
     study = copy_of(undisturbed, tmp_path / "study")
     for file in Path(study.path("source", "metadata")).glob("*.csv"):
         rows = pd.read_csv(file)
@@ -376,30 +374,34 @@ def test_what_the_metadata_say_of_detections_does_not_take_the_place_of_those_of
     pd.testing.assert_series_equal(*conf)
 
 
-# What can not work is said before hours are spent.
+# Errors before any work.
 
 
 @pytest.mark.parametrize(
-    ("detection", "images", "complaint"),
+    ("detection", "images", "message"),
     [
-        ({"police_class": "police vehicle"}, {}, "do not know the class 'police vehicle', only 0 officer, 1 vehicle"),
-        ({"police_class": 2}, {}, "do not know the class 2"),
+        (
+            {"police_class": "police vehicle"},
+            {},
+            "have no class 'police vehicle'; expected one of 0 officer, 1 vehicle",
+        ),
+        ({"police_class": 2}, {}, "have no class 2"),
         ({}, {"classes": ["bus"]}, "no class 'bus'"),
-        ({}, {"classes": [0]}, "not for the police class 1"),
-        ({}, {"weights": "source/store/odd/plain.jpg"}, "plain.jpg is no checkpoint"),
+        ({}, {"classes": [0]}, "expected to include the police class 1"),
+        ({}, {"weights": "source/store/odd/plain.jpg"}, "plain.jpg is neither a torch checkpoint"),
         ({}, {"weights": "nowhere.pt"}, r"no weights at .*nowhere\.pt"),
     ],
 )
-def test_what_the_weights_can_not_do_is_said_before_an_image_is_listed(
-    source, tmp_path, client, detection, images, complaint
+def test_settings_that_the_weights_do_not_support_are_reported_before_images_are_listed(
+    source, tmp_path, client, detection, images, message
 ):
     study = study_of(tmp_path, source, detection=detection, **images)
-    with pytest.raises(WeightsError, match=complaint):
+    with pytest.raises(WeightsError, match=message):
         run_stages(study, DETECT, lambda: client)
     assert not study.exists("image_index")
 
 
-def test_a_store_without_an_image_is_said(source, tmp_path, client):
+def test_a_store_without_images_is_an_error(source, tmp_path, client):
     study = study_of(tmp_path, source, sources=())
     shutil.rmtree(tmp_path / "source" / "store")
     (tmp_path / "source" / "store").mkdir()
@@ -407,7 +409,7 @@ def test_a_store_without_an_image_is_said(source, tmp_path, client):
         run_stages(study, DETECT, lambda: client)
 
 
-def test_the_commands_index_and_detect_as_a_user_gives_them(source, tmp_path, client):
+def test_the_commands_index_and_detect(source, tmp_path, client):
     shutil.copytree(source, tmp_path / "source")
     root, cluster = str(tmp_path / "study"), client.scheduler.address
     store, weights = str(tmp_path / "source" / "store"), str(tmp_path / "source" / "small.pt")
@@ -415,8 +417,8 @@ def test_the_commands_index_and_detect_as_a_user_gives_them(source, tmp_path, cl
     assert (code, f"now has images.sources: {store}" in output) == (0, True)
     assert f"{5 * RIDES + len(of_every_kind())} images" in output
     out = str(tmp_path / "out")
-    asked = ["--weights", weights, "--size", "64", "--class", "1", "--police-class", "1", "--write-labels", out]
-    code, output = invoke("detect", "--study", root, *asked, "--cluster", cluster)
+    options = ["--weights", weights, "--size", "64", "--class", "1", "--police-class", "1", "--write-labels", out]
+    code, output = invoke("detect", "--study", root, *options, "--cluster", cluster)
     assert code == 0, output
     assert "scored" in output
     assert (tmp_path / "out" / "processed.txt").is_file()
@@ -428,23 +430,22 @@ def test_the_commands_index_and_detect_as_a_user_gives_them(source, tmp_path, cl
 
 
 def adopted(study, **options):
-    """Threshold of a study after a command that names its weights, and what the command says."""
-    asked = {"weights": options.pop("weights", "source/other.pt")}
-    asked["weights"] = study.resolve(asked["weights"])
-    said = adopt_detector(study.root, asked, classes=None, police_class=None, **options)
-    return open_study(study.root).settings.estimate.threshold, " ".join(said)
+    """Adopt weights, and return the threshold of the study and the lines of the command."""
+    images = {"weights": study.resolve(options.pop("weights", "source/other.pt"))}
+    lines = adopt_detector(study.root, images, classes=None, police_class=None, **options)
+    return open_study(study.root).settings.estimate.threshold, " ".join(lines)
 
 
-def test_the_threshold_of_a_training_is_carried_into_the_study_with_its_weights(source, tmp_path):
+def test_new_weights_bring_the_threshold_of_their_training(source, tmp_path):
     study = study_of(tmp_path, source, detection={"police_class": "police vehicle"})
     before = study.settings.estimate.threshold
     result = tmp_path / "source" / "evaluation.json"
     result.write_text(json.dumps({"thresholds": {"police officer": 0.9, "police vehicle": 0.25}}))
-    threshold, said = adopted(study)
+    threshold, lines = adopted(study)
     assert threshold == 0.25
-    assert "estimate.threshold: 0.25" in said
-    assert "(evaluation.json)" in said
-    # The same weights again leave what a reader has changed since; other ones, or an option, do not.
+    assert "estimate.threshold: 0.25" in lines
+    assert "(evaluation.json)" in lines
+    # The same weights keep a threshold that was changed since; other weights or an option replace it.
     assert adopted(study, threshold=0.4)[0] == 0.4
     assert adopted(study) == (0.4, "")
     assert adopted(study, weights="source/small.pt", threshold=0.3)[0] == 0.3
@@ -456,7 +457,7 @@ def test_the_threshold_of_a_training_is_carried_into_the_study_with_its_weights(
     "content",
     [
         "",
-        "no JSON",
+        "not JSON",
         "[]",
         '{"thresholds": 1}',
         '{"thresholds": {"police vehicle": null}}',
@@ -465,16 +466,16 @@ def test_the_threshold_of_a_training_is_carried_into_the_study_with_its_weights(
         '{"thresholds": {"dog": 0.5}}',
     ],
 )
-def test_a_result_that_names_no_threshold_leaves_the_one_of_the_study(source, tmp_path, content):
+def test_a_training_result_without_a_threshold_keeps_that_of_the_study(source, tmp_path, content):
     study = study_of(tmp_path, source, detection={"police_class": "police vehicle"})
     (tmp_path / "source" / "evaluation.json").write_text(content)
     assert adopted(study)[0] == study.settings.estimate.threshold
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
-        (["index", "{root}/nowhere"], "nowhere is not there; expected a folder"),
+        (["index", "{root}/nowhere"], "nowhere does not exist; expected a folder"),
         (["index", "{root}/study.yaml"], "study.yaml is a file; expected a folder"),
         (["index"], "names no images"),
         (["detect"], "names no weights"),
@@ -483,30 +484,30 @@ def test_a_result_that_names_no_threshold_leaves_the_one_of_the_study(source, tm
         (["detect", "--weights", "{root}/study.yaml", "--size", "7"], "images.size"),
         (["detect", "--precision", "int4"], "images.precision"),
         (["detect", "--threshold", "7"], "estimate.threshold"),
-        (["detect", "--weights", "nothing://bucket/a.pt"], "is no path or URL that can be opened"),
+        (["detect", "--weights", "nothing://bucket/a.pt"], "expected a path or URL"),
     ],
 )
-def test_what_can_not_be_asked_for_is_one_line_and_leaves_the_settings(tmp_path, arguments, complaint):
+def test_invalid_arguments_are_reported_and_leave_the_settings_unchanged(tmp_path, arguments, message):
     (tmp_path / "study.yaml").write_text("name: mine")
-    code, output = invoke(*(one.format(root=tmp_path) for one in arguments), "--study", str(tmp_path))
+    code, output = invoke(*(argument.format(root=tmp_path) for argument in arguments), "--study", str(tmp_path))
     assert code == 2
-    assert complaint in output
+    assert message in output
     assert "Traceback" not in output
     assert (tmp_path / "study.yaml").read_text() == "name: mine"
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_what_a_cpu_finds(source, tmp_path, client):
+def test_detections_of_a_gpu_equal_those_of_a_cpu(source, tmp_path, client):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    found = {}
+    results = {}
     for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "fp16")):
         folder = tmp_path / f"{device}-{precision}"
-        # nvJPEG's pixels are others; what it does is tested beside this.
+        # nvJPEG decodes to other pixels; tests/unit/test_device.py covers it.
         study = study_of(folder, source, device=device, precision=precision, jpeg="cpu")
         run_stages(study, DETECT, lambda: client)
-        found[device, precision] = detections(study)
-    assert_close(found["cuda", "fp32"], found["cpu", "fp32"])
-    scores = [found[key]["score_any"].to_numpy() for key in (("cuda", "fp16"), ("cpu", "fp32"))]
+        results[device, precision] = detections(study)
+    assert_close(results["cuda", "fp32"], results["cpu", "fp32"])
+    scores = [results[key]["score_any"].to_numpy() for key in (("cuda", "fp16"), ("cpu", "fp32"))]
     np.testing.assert_allclose(*scores, atol=0.02)

@@ -17,7 +17,7 @@ import yaml
 
 from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.cluster.connect import connection
-from patrolscope.pipeline.detect.stage import detect_stage
+from patrolscope.pipeline.detect.stages import detect_stage
 from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import (
@@ -238,7 +238,7 @@ def test_a_killed_scheduler_is_said_and_the_same_command_goes_on_with_another(
     monkeypatch.setattr("patrolscope.cluster.connect.CONNECT_TIMEOUT_S", 1)
     code, output = invoke("plan", "--study", study.root, "--cluster", str(file))
     assert code == 2
-    assert "left over from one that has ended" in output
+    assert "left over from a scheduler that has ended" in output
     run_stages(study, TO_ESTIMATES, pools)
     assert tables_of(study) == tables_of(undisturbed)
 

@@ -1,4 +1,4 @@
-"""Pools that follow their own work, TLS and ssh, on this machine."""
+"""Pools that scale with their own tasks, TLS, and ssh, on this machine."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def write(folder: Path, **content) -> str:
     return str(path)
 
 
-def who(study: Study, shard: Shard) -> Output:
+def record_worker(study: Study, shard: Shard) -> Output:
     name = distributed.get_worker().name
     file = study.write_bytes(b"", "who", f"{shard.name}-{name}-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}")
     return Output((file,), 1, 1)
@@ -38,25 +38,23 @@ def who(study: Study, shard: Shard) -> Output:
 
 def stage_of(name: str, resource: str) -> Stage:
     shards = [Shard(f"{name}{number}", {}) for number in range(6)]
-    return Stage(name, "files", (), lambda _: shards, who, resource=resource)
+    return Stage(name, "files", (), lambda _: shards, record_worker, resource=resource)
 
 
 CPU = {"memory_gb": 1, "minimum": 1, "maximum": 1}
 GPU = {"kind": "gpu", "gpus": 1, "memory_gb": 1, "minimum": 0, "maximum": 1, "idle_s": 1}
 
 
-def test_rows_and_images_go_to_their_own_pool_and_gpu_workers_are_there_only_while_they_have_work(
-    tmp_path, monkeypatch
-):
+def test_rows_and_images_run_in_their_own_pools_and_gpu_workers_end_without_work(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     study = create_study(tmp_path / "study", Settings())
     with connection(write(tmp_path, pools={"cpu": CPU, "gpu": GPU})) as client:
         run_stages(study, [stage_of("rows", "")], client)
         assert {worker["name"] for worker in client().scheduler_info()["workers"].values()} == {"cpu-0"}
         run_stages(study, [stage_of("images", "GPU"), stage_of("more", "")], client)
-        until = time.monotonic() + 20
+        deadline = time.monotonic() + 20
         while len(client().scheduler_info()["workers"]) > 1:
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             time.sleep(0.1)
     names = sorted(path.name.split("-", 1) for path in (tmp_path / "study" / "who").iterdir())
     assert {name for shard, name in names if shard.startswith("images")} == {"gpu-0-0"}
@@ -64,33 +62,33 @@ def test_rows_and_images_go_to_their_own_pool_and_gpu_workers_are_there_only_whi
     assert len(names) == 18
 
 
-def test_a_stage_for_gpus_runs_on_cpu_workers_where_no_pool_has_gpus(tmp_path):
+def test_a_gpu_stage_runs_on_cpu_workers_if_no_pool_has_gpus(tmp_path):
     study = create_study(tmp_path / "study", Settings())
     with connection(write(tmp_path, pools={"cpu": CPU})) as client:
         (outcome,) = run_stages(study, [stage_of("images", "GPU")], client)
     assert outcome.rows_out == 6
 
 
-def test_a_worker_that_comes_for_one_that_is_lost_sees_the_same_gpu(tmp_path, monkeypatch):
+def test_the_replacement_of_a_lost_worker_gets_the_same_gpu(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
-    def seen():
-        found = client().run(os.getenv, "CUDA_VISIBLE_DEVICES")
+    def gpus_by_worker():
+        gpus = client().run(os.getenv, "CUDA_VISIBLE_DEVICES")
         names = {address: worker["name"] for address, worker in client().scheduler_info()["workers"].items()}
-        return {names[address]: gpu for address, gpu in found.items()}
+        return {names[address]: gpu for address, gpu in gpus.items()}
 
     with connection(write(tmp_path, pools={"gpu": GPU | {"minimum": 2, "maximum": 2}})) as client:
         client().wait_for_workers(2, timeout=120)
-        assert seen() == {"gpu-0": "0", "gpu-1": "1"}
+        assert gpus_by_worker() == {"gpu-0": "0", "gpu-1": "1"}
         client().retire_workers(names=["gpu-0"], close_workers=True)
-        until = time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while "gpu-2" not in {worker["name"] for worker in client().scheduler_info()["workers"].values()}:
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert seen() == {"gpu-1": "1", "gpu-2": "0"}
+        assert gpus_by_worker() == {"gpu-1": "1", "gpu-2": "0"}
 
 
-def test_a_pool_that_lost_its_worker_gets_another(tmp_path):
+def test_a_pool_replaces_a_lost_worker(tmp_path):
     with connection(write(tmp_path, pools={"cpu": CPU})) as client:
         client().wait_for_workers(1, timeout=120)
         client().retire_workers(close_workers=True)
@@ -98,7 +96,7 @@ def test_a_pool_that_lost_its_worker_gets_another(tmp_path):
         assert {worker["name"] for worker in client().scheduler_info()["workers"].values()} == {"cpu-1"}
 
 
-def test_with_tls_nobody_without_the_certificates_gets_in_and_none_of_them_stays(tmp_path):
+def test_tls_rejects_clients_without_certificates_and_temporary_ones_are_removed(tmp_path):
     with connection(write(tmp_path, pools={"cpu": CPU}, tls="temporary")) as client:
         address = client().scheduler.address
         assert address.startswith("tls://127.0.0.1:")
@@ -106,9 +104,11 @@ def test_with_tls_nobody_without_the_certificates_gets_in_and_none_of_them_stays
         (folder,) = (tmp_path / "home").glob("tls-*")
         assert folder.stat().st_mode & 0o077 == 0
         assert all(file.stat().st_mode & 0o077 == 0 for file in folder.iterdir())
-        # Given certificates: the same files under their own names.
-        given = {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key")}
-        (tmp_path / "there.yaml").write_text(yaml.safe_dump({"kind": "address", "address": address, "tls": given}))
+        # Certificates of the user: the same files by path.
+        certificates = {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key")}
+        (tmp_path / "there.yaml").write_text(
+            yaml.safe_dump({"kind": "address", "address": address, "tls": certificates})
+        )
         with connection(str(tmp_path / "there.yaml")) as other:
             assert other().submit(sum, [1, 2]).result() == 3
         with (
@@ -121,12 +121,12 @@ def test_with_tls_nobody_without_the_certificates_gets_in_and_none_of_them_stays
 
 @contextmanager
 def ssh_server(home: Path):
-    """A real sshd on loopback, known as the machine `node`, for whoever has the key in this home."""
+    """Run a real sshd on loopback under the host name `node`, which accepts the key in this home folder."""
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if sshd is None:
-        pytest.skip("there is no sshd here (Debian: openssh-server)")
+        pytest.skip("sshd is not installed (Debian: openssh-server)")
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd's unprivileged half lives
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # chroot of sshd's unprivileged process
     folder = home / ".ssh"
     folder.mkdir(parents=True)
     host, user = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
@@ -147,8 +147,8 @@ def ssh_server(home: Path):
         server = subprocess.Popen([sshd, "-D", "-e", "-f", str(home / "sshd_config")], stderr=log)
     try:
         for _ in range(100):
-            with socket.socket() as knock:
-                if not knock.connect_ex(("127.0.0.1", port)):
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", port)):
                     break
             assert server.poll() is None, (home / "sshd.log").read_text()
             time.sleep(0.1)
@@ -158,7 +158,7 @@ def ssh_server(home: Path):
         server.wait(20)
 
 
-def test_workers_over_ssh_are_reached_with_tls(tmp_path, monkeypatch):
+def test_workers_over_ssh_use_tls(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     pool = {"memory_gb": 1, "minimum": 2, "maximum": 2, "hosts": ["node", "node"]}
     with ssh_server(tmp_path), connection(write(tmp_path, kind="ssh", pools={"cpu": pool})) as client:
@@ -169,8 +169,8 @@ def test_workers_over_ssh_are_reached_with_tls(tmp_path, monkeypatch):
         assert client().scheduler.address.startswith("tls://")
 
 
-@pytest.mark.parametrize(("granted", "seen"), [("4,7", "7"), (None, "1")])
-def test_each_process_of_a_job_sees_its_own_gpu(granted, seen, monkeypatch):
+@pytest.mark.parametrize(("granted", "visible"), [("4,7", "7"), (None, "1")])
+def test_each_process_of_a_job_gets_its_own_gpu(granted, visible, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if granted:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
@@ -179,5 +179,5 @@ def test_each_process_of_a_job_sees_its_own_gpu(granted, seen, monkeypatch):
         name = "gpu-3-1"
 
     one_gpu.dask_setup(Worker())
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

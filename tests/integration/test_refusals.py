@@ -1,4 +1,4 @@
-"""Workers that see or hold something else than this machine are refused while the work is still a plan."""
+"""Workers with other files, packages, or memory than this machine are rejected while the work is still a plan."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def scheduler():
-    """A scheduler without workers."""
+    """Run a scheduler without workers."""
     with distributed.LocalCluster(
         n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
     ) as cluster:
@@ -28,7 +28,7 @@ def scheduler():
 
 @contextmanager
 def worker(scheduler, *, first: str = "true", memory: str = "3GiB", offers: str = "CPU=1", **environment: str):
-    """A worker that has its own view of the file system, after a shell command that changes it."""
+    """Run a worker with its own view of the file system, after a shell command that changes it."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a worker with its own view of the file system needs root and unshare")
     command = (
@@ -55,7 +55,7 @@ def worker(scheduler, *, first: str = "true", memory: str = "3GiB", offers: str 
 
 @pytest.fixture
 def study(tmp_path) -> Study:
-    """A study with a source of every kind, all in one folder beside it."""
+    """Create a study with a source of every kind, all in one folder beside it."""
     sources = tmp_path / "sources"
     for folder in ("raw", "labels", "store"):
         (sources / folder).mkdir(parents=True)
@@ -78,66 +78,66 @@ def study(tmp_path) -> Study:
 
 
 def planned(study: Study, scheduler) -> tuple[int, str]:
-    code, said = invoke("plan", "--study", study.root, "--cluster", scheduler.scheduler_address)
+    code, output = invoke("plan", "--study", study.root, "--cluster", scheduler.scheduler_address)
     assert [file.name for file in Path(study.root).iterdir()] == ["study.yaml"]
-    return code, said
+    return code, output
 
 
-def test_workers_that_see_and_hold_the_same_are_good_enough(scheduler, study):
+def test_workers_with_the_same_files_and_packages_are_accepted(scheduler, study):
     with worker(scheduler):
-        _, said = planned(study, scheduler)
-    assert "workers see the study and its sources, can write to it" in said
-    assert "on workers," not in said
+        _, output = planned(study, scheduler)
+    assert "workers see the study and its sources, can write to it" in output
+    assert "on workers," not in output
 
 
 @pytest.mark.parametrize("offers", ["GPU=1", ""])
-def test_a_study_that_a_worker_can_not_write_is_refused_whatever_the_worker_offers(scheduler, study, offers):
+def test_a_study_that_a_worker_cannot_write_is_rejected_whatever_its_resources(scheduler, study, offers):
     read_only = f"mount --bind {study.root} {study.root} && mount -o remount,bind,ro {study.root}"
     with worker(scheduler, first=read_only, offers=offers):
-        code, said = planned(study, scheduler)
+        code, output = planned(study, scheduler)
     assert code == 2
-    assert f"{study.root} is read-only on workers (Read-only file system): grant write access" in said
+    assert f"{study.root} is read-only on workers (Read-only file system): grant write access" in output
 
 
-def test_a_study_that_a_worker_does_not_see_is_refused(scheduler, study):
+def test_a_study_that_a_worker_does_not_see_is_rejected(scheduler, study):
     with worker(scheduler, first=f"mount -t tmpfs tmpfs {study.root}"):
-        code, said = planned(study, scheduler)
+        code, output = planned(study, scheduler)
     assert code == 2
-    assert f"{study.root} is a different folder on workers: put the study where all machines see it" in said
+    assert f"{study.root} is a different folder on workers: put the study where all machines see it" in output
 
 
 def test_every_source_that_a_worker_does_not_see_is_named(scheduler, study, tmp_path):
     sources = tmp_path / "sources"
     with worker(scheduler, first=f"mount -t tmpfs tmpfs {sources}"):
-        code, said = planned(study, scheduler)
+        code, output = planned(study, scheduler)
     assert code == 2
     for name in ("raw", "labels", "validation.csv", "store", "weights.pt", "areas.geojson"):
-        assert f"{sources}/{name} is missing or different on workers: put it where all machines see it" in said
+        assert f"{sources}/{name} is missing or different on workers: put it where all machines see it" in output
 
 
-def test_a_source_that_is_another_file_on_a_worker_is_refused_and_no_other(scheduler, study, tmp_path):
+def test_only_the_source_that_differs_on_a_worker_is_rejected(scheduler, study, tmp_path):
     weights = tmp_path / "sources" / "weights.pt"
     (tmp_path / "other").write_text("other weights")
     with worker(scheduler, first=f"mount --bind {tmp_path}/other {weights}"):
-        code, said = planned(study, scheduler)
+        code, output = planned(study, scheduler)
     assert code == 2
-    assert said.count("missing or different") == said.count(f"{weights} is missing or different on workers") == 1
+    assert output.count("missing or different") == output.count(f"{weights} is missing or different on workers") == 1
 
 
-def test_other_versions_of_a_package_are_refused(scheduler, study, tmp_path):
+def test_other_versions_of_a_package_are_rejected(scheduler, study, tmp_path):
     installed = tmp_path / "old" / "shapely-0.1.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: shapely\nVersion: 0.1\n")
     with worker(scheduler, PYTHONPATH=str(tmp_path / "old")):
-        code, said = planned(study, scheduler)
+        code, output = planned(study, scheduler)
     assert code == 2
-    assert "shapely 0.1 on workers, 2." in said
-    assert "here: install the same" in said
-    assert said.count("on workers,") == 1
+    assert "shapely 0.1 on workers, 2." in output
+    assert "here: install the same" in output
+    assert output.count("on workers,") == 1
 
 
-def test_a_worker_that_is_too_small_for_a_task_is_refused(scheduler, study):
+def test_a_worker_that_is_too_small_for_a_task_is_rejected(scheduler, study):
     with worker(scheduler, memory="1GiB"):
-        code, said = planned(study, scheduler)
+        code, output = planned(study, scheduler)
     assert code == 2
-    assert "needs 2 GB per task; pool cpu offers 1 GB; raise memory_gb" in said
+    assert "needs 2 GB per task; pool cpu offers 1 GB; raise memory_gb" in output

@@ -1,4 +1,4 @@
-"""Two pools of jobs on a real Slurm: the right tasks on each, and the tables of a plain local run."""
+"""Two pools of jobs on a real Slurm: tasks run in their own pool, and tables equal those of a local run."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 from patrolscope.cluster.connect import connection
 from patrolscope.cluster.jobs import listed_jobs
 from patrolscope.cluster.profiles import ClusterError
-from patrolscope.pipeline.detect.stage import detect_stage
+from patrolscope.pipeline.detect.stages import detect_stage
 from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.engine.stage import Shard
 from patrolscope.pipeline.matching.stages import ANNOTATE
@@ -33,8 +33,8 @@ def slurm(tmp_path_factory):
 
 
 @dataclass(frozen=True)
-class On:
-    """A stage's function that refuses to work on another pool's workers."""
+class OnlyOn:
+    """Process function of a stage that fails on workers of another pool."""
 
     pool: str
     process: Any
@@ -45,8 +45,8 @@ class On:
         return self.process(study, shard)
 
 
-class Queue(Progress):
-    """Partitions with a job at the end of each stage."""
+class PartitionsByStage(Progress):
+    """Records the partitions with a job at the end of each stage."""
 
     def __init__(self):
         self.partitions: dict[str, set[str]] = {}
@@ -55,53 +55,53 @@ class Queue(Progress):
         self.partitions[stage.name.partition("-")[0]] = set(jobs().values())
 
 
-def wait_until(true, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
+def wait_until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_while_images_are_looked_at(
+def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_while_the_detector_runs(
     slurm, undisturbed, tmp_path
 ):
     study = copy_of(undisturbed, tmp_path / "study")
     forget_from(study, "read")
-    bound = {ANNOTATE: replace(ANNOTATE, process=On("cpu", ANNOTATE.process))}
+    bound = {ANNOTATE: replace(ANNOTATE, process=OnlyOn("cpu", ANNOTATE.process))}
 
     def detect_on_gpu(study):
         stage = detect_stage(study)
-        return replace(stage, process=On("gpu", stage.process))
+        return replace(stage, process=OnlyOn("gpu", stage.process))
 
     stages = [bound.get(stage, detect_on_gpu if stage is detect_stage else stage) for stage in TO_ESTIMATES]
-    queue = Queue()
+    recorded = PartitionsByStage()
     with connection(two_pools(tmp_path)) as client:
-        run_stages(study, stages, client, queue)
+        run_stages(study, stages, client, recorded)
         assert client().scheduler.address.startswith("tls://127.0.0.1:")
-        assert "gpu" not in queue.partitions["read"]
-        assert "gpu" in queue.partitions["detect"]
+        assert "gpu" not in recorded.partitions["read"]
+        assert "gpu" in recorded.partitions["detect"]
         wait_until(lambda: set(jobs().values()) == {"cpu"})
     assert not jobs()
     assert tables_of(study) == tables_of(undisturbed)
 
 
-def test_a_cancelled_job_is_replaced_and_changes_no_table(slurm, undisturbed, tmp_path):
+def test_a_canceled_job_is_replaced_and_changes_no_table(slurm, undisturbed, tmp_path):
     study = copy_of(undisturbed, tmp_path / "study")
     forget_from(study, "annotate")
 
     class Cancel(Progress):
-        cancelled: tuple[str, ...] = ()
+        canceled: tuple[str, ...] = ()
 
         def start(self, stage, done, total):
             if stage.name == "calibrate":
-                self.cancelled = tuple(jobs("RUNNING"))
-                subprocess.run(["scancel", *self.cancelled], check=True)
+                self.canceled = tuple(jobs("RUNNING"))
+                subprocess.run(["scancel", *self.canceled], check=True)
 
     cancel = Cancel()
     with connection(two_pools(tmp_path)) as client:
         run_stages(study, TO_ESTIMATES, client, cancel)
-        assert cancel.cancelled
-        assert not set(cancel.cancelled) & set(jobs())
+        assert cancel.canceled
+        assert not set(cancel.canceled) & set(jobs())
     assert tables_of(study) == tables_of(undisturbed)
 
 
@@ -117,10 +117,10 @@ def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(sl
         assert Path(content["tls"]["key"]).stat().st_mode & 0o077 == 0
         wait_until(lambda: "2 workers" in invoke("cluster", "status", profile)[1])
         code, output = invoke("cluster", "launch", profile)
-        assert (code, "runs already" in output) == (2, True)
+        assert (code, "already running" in output) == (2, True)
         with connection(str(file)) as client:
             assert client().submit(sum, [1, 2], resources={"CPU": 1}).result() == 3
-        # Without certificates nobody gets in.
+        # Clients without certificates are rejected.
         with (
             pytest.raises(ClusterError, match="no scheduler answers"),
             connection(content["address"].replace("tls", "tcp")) as client,
@@ -133,51 +133,51 @@ def test_a_launched_scheduler_serves_commands_by_its_file_until_it_is_stopped(sl
     assert not file.exists()
     assert not list((tmp_path / "home").glob("tls-*"))
     code, output = invoke("cluster", "stop", profile)
-    assert (code, "nothing runs" in output) == (2, True)
+    assert (code, "no scheduler is running" in output) == (2, True)
 
 
-def test_a_job_that_the_queue_refuses_is_one_line(slurm, tmp_path):
+def test_a_job_that_the_queue_rejects_is_reported_in_one_line(slurm, tmp_path):
     profile = two_pools(tmp_path, minimum=1, queue="nowhere")
-    said = r"pool cpu: its jobs can not be started: .*partition"
-    with connection(profile) as client, pytest.raises(ClusterError, match=said):
+    message = r"pool cpu: cannot start its jobs: .*partition"
+    with connection(profile) as client, pytest.raises(ClusterError, match=message):
         client()
 
 
-def test_a_waiting_job_that_somebody_cancels_is_sent_again_and_a_queue_without_waiting_jobs_is_not_asked(
+def test_a_canceled_waiting_job_is_resubmitted_and_a_queue_without_waiting_jobs_is_not_queried(
     slurm, tmp_path, monkeypatch
 ):
-    asked = 0
+    queries = 0
 
     async def counted(kind):
-        nonlocal asked
-        asked += 1
+        nonlocal queries
+        queries += 1
         return await listed_jobs(kind)
 
     monkeypatch.setattr("patrolscope.cluster.workers.listed_jobs", counted)
-    monkeypatch.setattr("patrolscope.cluster.workers.LISTED_EVERY_S", 1.0)
-    monkeypatch.setattr("patrolscope.cluster.workers.REFUSED_FOR_S", 1.0)
+    monkeypatch.setattr("patrolscope.cluster.workers.LIST_EVERY_S", 1.0)
+    monkeypatch.setattr("patrolscope.cluster.workers.RETRY_AFTER_S", 1.0)
     with connection(two_pools(tmp_path, minimum=1, directives=["--hold"])) as client:
         client()
         (first,) = jobs("PENDING")
-        wait_until(lambda: asked > 1)
+        wait_until(lambda: queries > 1)
         assert set(jobs()) == {first}
         subprocess.run(["scancel", first], check=True)
         wait_until(lambda: jobs("PENDING") and first not in jobs())
         (second,) = jobs("PENDING")
         subprocess.run(["scontrol", "release", second], check=True)
         assert client().submit(sum, [1, 2], resources={"CPU": 1}).result(60) == 3
-        before = asked
+        before = queries
         time.sleep(3)
-        assert asked == before
+        assert queries == before
         assert set(jobs()) == {second}
 
 
-def test_workers_leave_before_the_walltime_and_their_shards_are_done_elsewhere(slurm, tmp_path):
+def test_workers_end_before_the_walltime_and_other_workers_process_their_shards(slurm, tmp_path):
     pool = {"minimum": 1, "walltime": "00:02:00"}
     with connection(two_pools(tmp_path, **pool)) as client:
         client().wait_for_workers(2)
         first = set(jobs())
-        # As at the end of its lifetime, in the middle of its work.
+        # Ends as at the end of its lifetime, while it is working.
         futures = client().map(lambda n: time.sleep(2) or n, range(4), resources={"CPU": 1})
         time.sleep(1)
         worker = next(iter(client().scheduler_info()["workers"]))

@@ -1,4 +1,4 @@
-"""Letterbox, decoding and suppression against the same rules written as loops."""
+"""Letterboxing, decoding, and suppression, compared with plain loops."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from patrolscope.pipeline.detect.models.augment import augmented
 from tests import reference_yolov7 as reference
 
 
-def test_a_border_is_as_narrow_as_the_stride_allows():
+def test_the_border_is_as_narrow_as_the_stride_allows():
     image = np.zeros((333, 499, 3), np.uint8)
     boxed = Letterbox(640, 640, 32).prepare(image)
     assert boxed.shape == (3, 448, 640)
@@ -31,7 +31,7 @@ def test_a_border_is_as_narrow_as_the_stride_allows():
         (Letterbox(384, 640), (333, 499), (384, 640)),
     ],
 )
-def test_shape_is_the_shape_of_what_prepare_returns(letterbox, image, shape):
+def test_shape_predicts_the_shape_of_prepared_images(letterbox, image, shape):
     assert letterbox.shape(*image) == shape
     assert letterbox.prepare(np.zeros((*image, 3), np.uint8)).shape == (3, *shape)
 
@@ -43,7 +43,7 @@ def test_channels_stay_in_order_and_an_image_of_the_right_size_is_not_resampled(
 
 
 def test_scaling_is_bilinear_between_pixel_centers():
-    """The same as torch's interpolation without antialiasing, but for rounding."""
+    """Equal to torch's interpolation without antialiasing, up to rounding."""
     image = np.random.default_rng(5).integers(0, 256, (60, 90, 3), np.uint8)
     boxed = Letterbox(640, 640, 32).prepare(image)
     plain = torch.nn.functional.interpolate(
@@ -56,8 +56,8 @@ def test_scaling_is_bilinear_between_pixel_centers():
     "wrong",
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
 )
-def test_what_is_no_rgb_image_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"\(h, w, 3\), uint8 is expected"):
+def test_other_arrays_than_rgb_images_are_rejected(wrong):
+    with pytest.raises(ValueError, match=r"expected \(h, w, 3\) and uint8"):
         Letterbox(64, 64, 32).prepare(wrong)
 
 
@@ -67,17 +67,17 @@ def test_what_is_no_rgb_image_is_refused(wrong):
     size=st.sampled_from([320, 640, 1280]),
     corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
 )
-def test_boxes_come_back_to_where_they_were_in_the_image(height, width, size, corners):
+def test_restoring_boxes_inverts_the_letterbox(height, width, size, corners):
     letterbox = Letterbox(size, size, 64)
     shape = letterbox.shape(height, width)
     gain = min(shape[0] / height, shape[1] / width)
     box = np.array(corners) * [width, height, width, height]
     pad = [(shape[1] - width * gain) / 2, (shape[0] - height * gain) / 2] * 2
-    seen = (box * gain + pad).astype(np.float32)[None]
-    back = restore(seen, shape, (height, width))[0]
-    assert np.abs(back - box).max() <= 1e-3 * max(height, width)
-    assert (back >= 0).all()
-    assert (back <= [width, height, width, height]).all()
+    in_input = (box * gain + pad).astype(np.float32)[None]
+    restored = restore(in_input, shape, (height, width))[0]
+    assert np.abs(restored - box).max() <= 1e-3 * max(height, width)
+    assert (restored >= 0).all()
+    assert (restored <= [width, height, width, height]).all()
 
 
 def test_boxes_outside_the_image_are_clipped_to_it():
@@ -86,24 +86,24 @@ def test_boxes_outside_the_image_are_clipped_to_it():
 
 
 @pytest.mark.parametrize("classes", [1, 3])
-def test_decoding_is_what_the_rules_say_cell_by_cell(classes):
+def test_decoding_equals_the_plain_loop_over_cells(classes):
     torch.manual_seed(1)
     anchors = ((12.0, 16.0, 19.0, 36.0, 40.0, 28.0), (36.0, 75.0, 76.0, 55.0, 72.0, 146.0))
     maps = [torch.randn(1, 3, 4, 6, 5 + classes), torch.randn(1, 3, 2, 3, 5 + classes)]
-    found = decode(maps, torch.tensor(anchors).reshape(2, 3, 2), (8, 16))
-    assert found.shape == (1, 3 * (24 + 6), 5 + classes)
-    torch.testing.assert_close(found[0], reference.decode(maps, anchors, (8, 16)), atol=1e-4, rtol=1e-5)
+    rows = decode(maps, torch.tensor(anchors).reshape(2, 3, 2), (8, 16))
+    assert rows.shape == (1, 3 * (24 + 6), 5 + classes)
+    torch.testing.assert_close(rows[0], reference.decode(maps, anchors, (8, 16)), atol=1e-4, rtol=1e-5)
 
 
-def test_coordinates_of_a_half_precision_map_keep_single_precision():
-    """At 1200 pixels a half can only tell whole pixels."""
+def test_coordinates_from_a_half_precision_map_have_single_precision():
+    """At 1,200 pixels half precision resolves whole pixels only."""
     value = torch.tensor([0.25, 0.25, 0, 0, 3, 3], dtype=torch.float16)
     maps = torch.zeros(1, 3, 1, 160, 6, dtype=torch.float16)
     maps[..., :] = value
-    found = decode([maps], torch.ones(1, 3, 2), (8,))
-    assert found.dtype == torch.float32
+    rows = decode([maps], torch.ones(1, 3, 2), (8,))
+    assert rows.dtype == torch.float32
     expected = (2 / (1 + np.exp(-0.25)) - 0.5 + 150) * 8
-    assert abs(found[0, 150, 0].item() - expected) < 0.001
+    assert abs(rows[0, 150, 0].item() - expected) < 0.001
 
 
 def random_rows(seed, count, classes):
@@ -119,28 +119,28 @@ def random_rows(seed, count, classes):
     classes=st.sampled_from([1, 2, 5]),
     min_score=st.sampled_from([0.0, 0.01, 0.3]),
     nms_iou=st.sampled_from([0.2, 0.45, 0.65]),
-    wanted=st.sampled_from([None, (0,), (1,), (0, 4)]),
+    kept_classes=st.sampled_from([None, (0,), (1,), (0, 4)]),
 )
 @settings(max_examples=60)
-def test_suppression_keeps_what_comparing_every_pair_keeps(seed, count, classes, min_score, nms_iou, wanted):
+def test_suppression_equals_the_plain_loop_over_pairs(seed, count, classes, min_score, nms_iou, kept_classes):
     rows = random_rows(seed, count, classes)
-    chosen = None if wanted is None else torch.tensor(wanted)
-    found = select(rows, min_score=min_score, nms_iou=nms_iou, classes=chosen)
-    expected = reference.select(rows, min_score, nms_iou, wanted)
-    assert found.shape == (len(expected), 6)
-    torch.testing.assert_close(found, torch.tensor(expected).reshape(-1, 6).float(), atol=1e-3, rtol=1e-4)
+    numbers = None if kept_classes is None else torch.tensor(kept_classes)
+    boxes = select(rows, min_score=min_score, nms_iou=nms_iou, classes=numbers)
+    expected = reference.select(rows, min_score, nms_iou, kept_classes)
+    assert boxes.shape == (len(expected), 6)
+    torch.testing.assert_close(boxes, torch.tensor(expected).reshape(-1, 6).float(), atol=1e-3, rtol=1e-4)
 
 
-def test_with_one_class_the_score_is_the_object_alone():
+def test_with_one_class_the_score_is_the_objectness():
     rows = torch.tensor([[50.0, 50, 10, 10, 0.8, 0.5]])
     assert select(rows, min_score=0.5, nms_iou=0.45, classes=None)[0, 4] == pytest.approx(0.8)
 
 
-def test_at_most_300_boxes_of_an_image_remain_and_they_are_the_best():
+def test_the_300_highest_scores_of_an_image_remain():
     spread = torch.arange(400).float()[:, None] * 100
     rows = torch.cat([spread, spread, torch.full((400, 2), 10.0), torch.rand(400, 1), torch.ones(400, 1)], 1)
-    found = select(rows, min_score=0.0, nms_iou=0.45, classes=None)
-    assert found[:, 4].tolist() == sorted(rows[:, 4].tolist(), reverse=True)[:300]
+    boxes = select(rows, min_score=0.0, nms_iou=0.45, classes=None)
+    assert boxes[:, 4].tolist() == sorted(rows[:, 4].tolist(), reverse=True)[:300]
 
 
 def test_boxes_of_two_classes_do_not_suppress_each_other():
@@ -148,7 +148,7 @@ def test_boxes_of_two_classes_do_not_suppress_each_other():
     assert select(rows, min_score=0.1, nms_iou=0.45, classes=None)[:, 5].tolist() == [0, 1]
 
 
-def test_finished_boxes_are_chosen_and_ordered():
+def test_suppressed_boxes_are_filtered_and_sorted():
     boxes = torch.tensor([[0.0, 0, 1, 1, 0.2, 1], [0, 0, 1, 1, 0.9, 0], [0, 0, 1, 1, 0.9, 1], [0, 0, 1, 1, 0.5, 1]])
     assert ranked(boxes, 0.2, torch.tensor([1]))[:, 4].tolist() == pytest.approx([0.9, 0.5])
 
@@ -162,27 +162,27 @@ def test_finished_boxes_are_chosen_and_ordered():
     ],
 )
 def test_augmentation_passes_have_the_official_sizes(stride, height, width, inputs):
-    seen = []
+    passes = []
 
     def forward(images):
-        seen.append(images)
+        passes.append(images)
         return torch.zeros(1, 1, 6)
 
     augmented(torch.rand(1, 3, height, width), forward, stride)
-    assert [tuple(one.shape[2:]) for one in seen] == inputs
+    assert [tuple(images.shape[2:]) for images in passes] == inputs
     small = int(height * 0.83), int(width * 0.83)
-    assert (seen[1][..., small[0] :, :] == 0.447).all()
-    assert (seen[1][..., :, small[1] :] == 0.447).all()
-    assert not (seen[1][..., : small[0], : small[1]] == 0.447).all()
+    assert (passes[1][..., small[0] :, :] == 0.447).all()
+    assert (passes[1][..., :, small[1] :] == 0.447).all()
+    assert not (passes[1][..., : small[0], : small[1]] == 0.447).all()
 
 
-def test_boxes_of_every_pass_come_back_to_the_input():
-    """A detector that returns the center of the brightest pixel finds it in the same place in all passes."""
+def test_boxes_of_all_passes_are_in_pixels_of_the_input():
+    """A detector of the brightest pixel returns the same location in all passes."""
     images = torch.zeros(1, 3, 320, 320)
     images[0, :, 96:104, 200:208] = 1.0
 
-    def forward(given):
-        brightness = given[0, 0] * (given[0, 0] - 0.447).abs().gt(0.01)
+    def forward(batch):
+        brightness = batch[0, 0] * (batch[0, 0] - 0.447).abs().gt(0.01)
         rows, columns = (brightness > 0.9 * brightness.max()).nonzero(as_tuple=True)
         x, y = columns.float().mean() + 0.5, rows.float().mean() + 0.5
         return torch.stack([x, y, torch.tensor(8.0), torch.tensor(8.0), torch.tensor(0.9), torch.tensor(0.8)])[

@@ -1,4 +1,4 @@
-"""What is done for a GPU, as far as it can be tried without one."""
+"""GPU support, mostly tested without a GPU."""
 
 import contextlib
 import threading
@@ -18,28 +18,29 @@ from patrolscope.pipeline.detect import device_jpeg
 from patrolscope.pipeline.detect.boxes import Letterbox
 from patrolscope.pipeline.detect.decode import decode
 from patrolscope.pipeline.detect.detector import load_detector
-from patrolscope.pipeline.detect.device import Arrivals, images_that_fit, measured_batch
+from patrolscope.pipeline.detect.device import Uploader, images_that_fit, measured_batch
 from patrolscope.pipeline.detect.device_jpeg import JpegDecoder, letterboxed
 from patrolscope.pipeline.detect.inference import Batch, infer
 from patrolscope.pipeline.detect.models.architecture import variant
 from patrolscope.pipeline.detect.models.yolov7 import Network
-from patrolscope.pipeline.detect.weights.official import save_checkpoint
+from patrolscope.pipeline.detect.weights.checkpoint_writer import save_checkpoint
 from patrolscope.pipeline.errors import SettingsError, WeightsError
 from tests.fake_detector import FakeDetector
 from tests.image_files import encoded, of_every_kind, picture, turned
 from tests.official_form import save
 
-# Of torchvision's decode_jpeg, which names its successor.
+# torchvision's decode_jpeg announces its successor.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision")
 
 MANY_PIXELS = 50_000_000
-# Of the median box in half precision: 0.96 on a CPU; with the bias added in half, as cuDNN does, 1.03. bf16 makes 6.9.
-HALF_PIXELS = 2
+# Shift of the median box in half precision: 0.96 pixels on a CPU; 1.03 if the bias is added in half precision, as cuDNN
+# does. bf16 shifts it by 6.9.
+MAX_SHIFT = 2
 GIB = 2**30
 
 
-def plain(found):
-    return [(one.status, one.boxes.tolist(), one.width, one.height) for one in found]
+def plain(detections):
+    return [(each.status, each.boxes.tolist(), each.width, each.height) for each in detections]
 
 
 def run(detector, files, *, batch=4, threads=2):
@@ -47,11 +48,11 @@ def run(detector, files, *, batch=4, threads=2):
     return infer(detector, files.__getitem__, len(files), batch=batch, threads=threads, max_pixels=MANY_PIXELS)
 
 
-# Images that come ahead.
+# Uploads during prediction.
 
 
-class Log(FakeDetector):
-    """Says what is asked of it, in order; batches come in one thread and are predicted in another."""
+class Recording(FakeDetector):
+    """Detector that records its calls in order, and the threads of uploads and predictions."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -63,79 +64,79 @@ class Log(FakeDetector):
         return super().upload(images)
 
     def predict(self, batch, sizes):
-        found = super().predict(batch, sizes)
+        boxes = super().predict(batch, sizes)
         self.threads["predict"] = threading.current_thread()
         self.events.append(("predict", len(sizes)))
-        return found
+        return boxes
 
 
-def test_a_batch_comes_while_the_one_before_is_in_the_network():
-    """The second batch is not predicted until a third is under way: if none came beside, this would wait for ever."""
-    third, came = threading.Event(), threading.Event()
+def test_a_batch_is_uploaded_while_the_network_processes_the_one_before():
+    """The second prediction waits for the third upload, which it would never see without concurrency."""
+    third_upload, seen = threading.Event(), threading.Event()
 
-    class Waiting(Log):
+    class Waiting(Recording):
         def upload(self, images):
             batch = super().upload(images)
-            if len([what for what, _ in self.events if what == "upload"]) == 3:
-                third.set()
+            if len([event for event, _ in self.events if event == "upload"]) == 3:
+                third_upload.set()
             return batch
 
         def predict(self, batch, sizes):
-            if len(self.batches) == 1 and third.wait(timeout=60):
-                came.set()
+            if len(self.batches) == 1 and third_upload.wait(timeout=60):
+                seen.set()
             return super().predict(batch, sizes)
 
     detector = Waiting()
     run(detector, [encoded(picture(8, 8))] * 12)
-    assert came.is_set()
+    assert seen.is_set()
     assert detector.threads["upload"] != detector.threads["predict"]
-    assert [count for what, count in detector.events if what == "predict"] == [4, 4, 4]
+    assert [count for event, count in detector.events if event == "predict"] == [4, 4, 4]
 
 
-def test_no_more_than_one_batch_lies_ready():
-    ready, most = [], []
+def test_at_most_one_batch_is_uploaded_ahead():
+    ready, counts = [], []
 
-    class Counting(Log):
+    class Counting(Recording):
         def upload(self, images):
             ready.append(1)
-            most.append(len(ready))
+            counts.append(len(ready))
             return super().upload(images)
 
         def predict(self, batch, sizes):
-            found = super().predict(batch, sizes)
+            boxes = super().predict(batch, sizes)
             ready.pop()
-            return found
+            return boxes
 
     run(Counting(), [encoded(picture(8, 8))] * 40)
-    assert max(most) <= 2
+    assert max(counts) <= 2
 
 
-def test_a_batch_without_room_beside_the_network_comes_when_that_is_done():
-    class Full(Log):
+def test_a_batch_that_does_not_fit_during_a_prediction_is_uploaded_afterwards():
+    class Full(Recording):
         def upload(self, images):
             if threading.current_thread().name.startswith("upload") and len(images) > 1:
-                raise MemoryError("no room")
+                raise MemoryError("out of memory")
             return super().upload(images)
 
     detector = Full()
     files = [encoded(picture(color=(20 * n, 0, 0)), "PNG") for n in range(10)]
     assert plain(run(detector, files)) == plain(run(FakeDetector(), files))
-    assert {count for what, count in detector.events if what == "predict"} == {4, 2}
+    assert {count for event, count in detector.events if event == "predict"} == {4, 2}
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "GET was unable to find an engine to execute this computation",
     ],
 )
-def test_a_lack_of_memory_is_known_by_what_libraries_say(said):
+def test_a_memory_shortage_is_recognized_by_the_messages_of_libraries(message):
     class Small(FakeDetector):
         def predict(self, batch, sizes):
             if len(sizes) > 2:
-                raise RuntimeError(said)
+                raise RuntimeError(message)
             return super().predict(batch, sizes)
 
     files = [encoded(picture(color=(20 * n, 0, 0)), "PNG") for n in range(10)]
@@ -144,29 +145,29 @@ def test_a_lack_of_memory_is_known_by_what_libraries_say(said):
     assert batch.size == 2
 
 
-def test_a_batch_that_is_there_is_halved_where_it_lies():
-    detector, batch = Log(room=2), Batch(8)
+def test_an_uploaded_batch_is_halved_on_the_device():
+    detector, batch = Recording(capacity=2), Batch(8)
     files = [encoded(picture(color=(10 * n, 0, 0)), "PNG") for n in range(20)]
     assert plain(run(detector, files, batch=batch)) == plain(run(FakeDetector(), files))
     assert batch.size == 2
-    # What had come before the size was known, and then the sizes that fit.
-    assert [count for what, count in detector.events if what == "upload"][:2] == [8, 8]
-    assert {count for what, count in detector.events if what == "predict"} == {2}
+    # Two batches were uploaded before the first prediction failed.
+    assert [count for event, count in detector.events if event == "upload"][:2] == [8, 8]
+    assert {count for event, count in detector.events if event == "predict"} == {2}
 
 
-def test_what_fails_on_the_way_to_the_device_is_raised():
+def test_an_error_during_upload_is_raised():
     class Broken(FakeDetector):
         def upload(self, images):
             raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
         run(Broken(), [encoded(picture())] * 9)
-    assert not [one for one in threading.enumerate() if one.name.startswith(("upload", "decode"))]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("upload", "decode"))]
 
 
 @pytest.fixture
-def pretended_cuda(monkeypatch):
-    """The calls of CUDA that bring images, as a list; what they do is done by the CPU."""
+def cuda_calls(monkeypatch):
+    """Record the CUDA calls of uploads as a list, and let the CPU execute them."""
     calls = []
 
     class Stream:
@@ -174,7 +175,7 @@ def pretended_cuda(monkeypatch):
             calls.append("synchronize")
 
     @contextlib.contextmanager
-    def stream(one):
+    def stream(_stream):
         calls.append("on stream")
         yield
         calls.append("off stream")
@@ -193,120 +194,121 @@ def pretended_cuda(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "stream", stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "that of the network")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the stream of the network")
     monkeypatch.setattr(torch, "empty", pinned)
     monkeypatch.setattr(torch.Tensor, "to", moved)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, one: calls.append(f"in use by {one}"))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: calls.append(f"used by {stream}"))
     return calls
 
 
-def test_on_cuda_images_are_copied_from_pinned_memory_on_a_stream_that_is_waited_for(pretended_cuda):
+def test_on_cuda_images_are_copied_from_pinned_memory_on_a_synchronized_stream(cuda_calls):
     images = list(np.random.default_rng(1).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8))
-    arrivals = Arrivals(torch.device("cuda"))
-    batch = arrivals.bring(images)
+    batch = Uploader(torch.device("cuda")).upload(images)
     assert np.array_equal(batch.numpy(), np.stack(images))
     copy = ["on stream", "pinned", "copy, non_blocking=True", "synchronize", "off stream"]
-    assert pretended_cuda == [*copy, "in use by that of the network"]
+    assert cuda_calls == [*copy, "used by the stream of the network"]
 
 
-def test_images_that_are_on_the_device_already_keep_their_place_among_others(pretended_cuda):
+def test_images_on_the_device_and_in_memory_keep_their_order(cuda_calls):
     arrays = np.random.default_rng(1).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
     mixed = [arrays[0], torch.from_numpy(arrays[1]), torch.from_numpy(arrays[2]), arrays[3]]
     for device in ("cpu", "cuda"):
-        assert np.array_equal(torch.as_tensor(Arrivals(torch.device(device)).bring(mixed)).numpy(), arrays)
+        assert np.array_equal(torch.as_tensor(Uploader(torch.device(device)).upload(mixed)).numpy(), arrays)
 
 
 def test_on_a_cpu_a_batch_stays_an_array():
     images = [np.zeros((3, 4, 4), np.uint8)] * 2
-    assert isinstance(Arrivals(torch.device("cpu")).bring(images), np.ndarray)
+    assert isinstance(Uploader(torch.device("cpu")).upload(images), np.ndarray)
 
 
-# How many fit.
+# Images per pass.
 
 
 @given(st.integers(0, 10**10), st.integers(0, 10**9), st.integers(1, 10**9), st.integers(0, 10**11))
-def test_the_batch_is_the_largest_power_of_two_that_fits_four_fifths(held, for_all, each, free):
-    def needs(images):
-        return for_all + images * each
+def test_the_batch_is_the_largest_power_of_two_that_fits_80_percent(held, fixed, per_image, free):
+    def needed(images):
+        return fixed + images * per_image
 
-    images = images_that_fit(held=held, peak_of_one=held + needs(1), peak_of_two=held + needs(2), free=free)
+    images = images_that_fit(held=held, peak_of_one=held + needed(1), peak_of_two=held + needed(2), free=free)
     assert images in {1, 2, 4, 8, 16, 32}
-    assert images == 1 or needs(images) <= 0.8 * free + 1
-    assert images == 32 or needs(2 * images) > 0.8 * free - 1
+    assert images == 1 or needed(images) <= 0.8 * free + 1
+    assert images == 32 or needed(2 * images) > 0.8 * free - 1
 
 
-def test_a_second_image_that_needs_nothing_is_not_believed():
+def test_a_second_image_without_memory_counts_like_the_first():
     assert images_that_fit(held=GIB, peak_of_one=2 * GIB, peak_of_two=2 * GIB, free=10 * GIB) == 8
 
 
-class PretendedMemory:
-    """A device of 16 GiB with a network of 1 GiB that keeps a workspace after its first pass."""
+class SimulatedMemory:
+    """Device of 16 GiB with a network of 1 GiB that keeps a workspace after its first pass."""
 
-    def __init__(self, each, *, room=15 * GIB):
-        self.each, self.room, self.now, self.peak, self.passes = each, room, GIB, GIB, []
+    def __init__(self, per_image):
+        self.per_image, self.allocated, self.peak, self.passes = per_image, GIB, GIB, []
 
     def run(self, images):
         self.passes.append(images)
-        self.now = GIB + GIB // 4
-        self.peak = max(self.peak, self.now + images * self.each)
-        if self.peak > GIB + self.room:
+        self.allocated = GIB + GIB // 4
+        self.peak = max(self.peak, self.allocated + images * self.per_image)
+        if self.peak > 16 * GIB:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     def install(self, monkeypatch):
         def reset(_device):
-            self.peak = self.now
+            self.peak = self.allocated
 
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: self.now)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: self.allocated)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: self.peak)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (16 * GIB - self.now, 16 * GIB))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (16 * GIB - self.allocated, 16 * GIB))
         return self
 
 
-@pytest.mark.parametrize(("each", "batch"), [(GIB // 2, 16), (GIB, 8), (GIB // 100, 32), (10 * GIB, 1), (20 * GIB, 1)])
-def test_the_batch_is_measured_by_passes_over_one_and_two(monkeypatch, each, batch):
-    memory = PretendedMemory(each).install(monkeypatch)
+@pytest.mark.parametrize(
+    ("per_image", "batch"), [(GIB // 2, 16), (GIB, 8), (GIB // 100, 32), (10 * GIB, 1), (20 * GIB, 1)]
+)
+def test_the_batch_is_measured_by_passes_over_one_and_two_images(monkeypatch, per_image, batch):
+    memory = SimulatedMemory(per_image).install(monkeypatch)
     assert measured_batch(memory.run, torch.device("cuda")) == batch
     assert max(memory.passes) == 2
 
 
-# JPEGs that the device decodes; a CPU stands in for it.
+# JPEG decoding on the device, simulated by the CPU.
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([Letterbox(128, 128, 32), Letterbox(96, 160)]))
-def test_the_letterbox_of_the_device_is_the_cpu_s_but_for_one_gray_level(height, width, letterbox):
+def test_the_letterbox_of_the_device_equals_that_of_the_cpu_up_to_one_gray_level(height, width, letterbox):
     image = np.random.default_rng(height * 301 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    there = letterboxed(torch.from_numpy(image).permute(2, 0, 1), letterbox).numpy()
-    assert there.shape == (3, *letterbox.shape(height, width))
-    assert np.abs(there.astype(int) - letterbox.prepare(image)).max() <= 1
+    on_device = letterboxed(torch.from_numpy(image).permute(2, 0, 1), letterbox).numpy()
+    assert on_device.shape == (3, *letterbox.shape(height, width))
+    assert np.abs(on_device.astype(int) - letterbox.prepare(image)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(720, 1280), (1080, 810), (640, 480), (2160, 3840)])
-def test_the_letterbox_of_large_images_is_the_same_too(size):
+def test_the_letterbox_of_large_images_is_equal_too(size):
     image = cv2.resize(np.random.default_rng(1).integers(0, 256, (90, 160, 3), dtype=np.uint8), size[::-1])
     letterbox = Letterbox(1280, 1280, 64)
-    there = letterboxed(torch.from_numpy(image).permute(2, 0, 1), letterbox).numpy()
-    assert np.abs(there.astype(int) - letterbox.prepare(image)).max() <= 1
+    on_device = letterboxed(torch.from_numpy(image).permute(2, 0, 1), letterbox).numpy()
+    assert np.abs(on_device.astype(int) - letterbox.prepare(image)).max() <= 1
 
 
 def rgb_jpeg():
-    """A JPEG that stores red, green and blue as they are."""
+    """Encode a JPEG that stores red, green, and blue."""
     return encoded(picture(), quality=95, keep_rgb=True)
 
 
-def test_plain_whole_jpegs_alone_are_left_to_the_device():
-    left = set()
+def test_only_plain_complete_jpegs_are_left_to_the_device():
+    left_to_device = set()
     files = {name: content for name, (content, _) in of_every_kind().items()}
     files |= {"rgb.jpg": rgb_jpeg(), "upright.jpg": turned(picture(), 1)}
     files["no_end.jpg"] = files["plain.jpg"][:-2]
     for name, content in files.items():
-        here = decode(content, max_pixels=MANY_PIXELS)
-        there = decode(content, max_pixels=MANY_PIXELS, leave_jpegs=True)
-        assert (there.status, there.width, there.height) == (here.status, here.width, here.height), name
-        if there.pixels is None and here.pixels is not None:
-            left.add(name)
-    assert left == {"plain.jpg", "gray.jpg", "upright.jpg"}
+        decoded = decode(content, max_pixels=MANY_PIXELS)
+        left = decode(content, max_pixels=MANY_PIXELS, leave_jpegs=True)
+        assert (left.status, left.width, left.height) == (decoded.status, decoded.width, decoded.height), name
+        if left.pixels is None and decoded.pixels is not None:
+            left_to_device.add(name)
+    assert left_to_device == {"plain.jpg", "gray.jpg", "upright.jpg"}
     assert decode(files["plain.jpg"], max_pixels=10, leave_jpegs=True).status == "too_large"
 
 
@@ -322,7 +324,7 @@ def load(weights, **options):
 
 
 def damaged_jpeg():
-    """Whole by its header and its end, with a table of which nothing can be decoded."""
+    """Return a JPEG with an intact header and end, and a table with which nothing can be decoded."""
     content = bytearray(encoded(picture()))
     content[content.index(b"\xff\xc4") + 5 : content.index(b"\xff\xc4") + 21] = b"\xff" * 16
     return bytes(content)
@@ -332,53 +334,53 @@ def noisy_jpegs(count):
     rng = np.random.default_rng(3)
     sizes = [(96, 64), (64, 96)]
     images = [cv2.resize(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), sizes[n % 2]) for n in range(count)]
-    return [encoded(Image.fromarray(one), quality=95) for one in images]
+    return [encoded(Image.fromarray(image), quality=95) for image in images]
 
 
-def test_by_whom_jpegs_are_decoded_changes_no_status_and_boxes_by_rounding_alone(weights):
-    """The stand-in decodes as the CPU does, so that its boxes differ by the letterbox alone."""
-    here, there = load(weights, jpeg="cpu"), load(weights, jpeg="device")
+def test_the_decoder_of_jpegs_changes_no_status_and_boxes_by_rounding_only(weights):
+    """The simulated device decodes as the CPU does, so that boxes differ by the letterbox only."""
+    on_cpu, on_device = load(weights, jpeg="cpu"), load(weights, jpeg="device")
     files = [content for content, _ in of_every_kind().values()]
     files += [rgb_jpeg(), damaged_jpeg(), *noisy_jpegs(6), damaged_jpeg(), None]
-    expected = run(here, files)
+    expected = run(on_cpu, files)
     assert expected[-2].status == "unreadable"
     for batch in (1, 4, 64):
-        found = run(there, files, batch=batch)
-        for one, other in zip(found, expected, strict=True):
-            assert (one.status, one.width, one.height) == (other.status, other.width, other.height)
-            assert one.seconds > 0
-            if len(other.boxes):
-                assert abs(len(one.boxes) - len(other.boxes)) <= 0.1 * len(other.boxes) + 1
-                np.testing.assert_allclose(one.boxes[0, 4], other.boxes[0, 4], atol=0.01)
+        detections = run(on_device, files, batch=batch)
+        for actual, desired in zip(detections, expected, strict=True):
+            assert (actual.status, actual.width, actual.height) == (desired.status, desired.width, desired.height)
+            assert actual.seconds > 0
+            if len(desired.boxes):
+                assert abs(len(actual.boxes) - len(desired.boxes)) <= 0.1 * len(desired.boxes) + 1
+                np.testing.assert_allclose(actual.boxes[0, 4], desired.boxes[0, 4], atol=0.01)
 
 
-def test_a_refused_jpeg_leaves_the_others_of_its_batch_to_the_device(weights, monkeypatch):
-    """By whom an image is decoded depends on that image alone, not on those beside it."""
-    asked = []
+def test_the_device_decodes_the_other_jpegs_of_a_batch_with_a_rejected_one(weights, monkeypatch):
+    """The decoder of an image depends on that image only."""
+    calls = []
     real = device_jpeg._decode
 
-    def refusing(contents, device):
-        asked.append(len(contents))
+    def rejecting(contents, device):
+        calls.append(len(contents))
         if files[2] in contents:
             raise RuntimeError("Error while decoding JPEG images: Failed to decode batch: 4")
         return real(contents, device)
 
     files = [*noisy_jpegs(6)[::2], encoded(picture())]
     detector = load(weights, jpeg="device")
-    monkeypatch.setattr(device_jpeg, "_decode", refusing)
-    made = detector.jpegs(files, [(64, 96)] * 4)
-    assert [one is None for one in made] == [False, False, True, False]
-    assert asked == [4, 1, 1, 1, 1]
-    found = run(detector, files)
-    assert [one.status for one in found] == ["scored"] * 4
+    monkeypatch.setattr(device_jpeg, "_decode", rejecting)
+    images = detector.jpegs(files, [(64, 96)] * 4)
+    assert [image is None for image in images] == [False, False, True, False]
+    assert calls == [4, 1, 1, 1, 1]
+    detections = run(detector, files)
+    assert [detection.status for detection in detections] == ["scored"] * 4
     expected = decode(files[2], max_pixels=MANY_PIXELS).pixels
     (alone,) = detector.predict(detector.prepare(expected)[None], [(64, 96)])
-    np.testing.assert_allclose(found[2].boxes, alone, atol=1e-3)
+    np.testing.assert_allclose(detections[2].boxes, alone, atol=1e-3)
 
 
-def test_a_jpeg_of_another_size_than_its_header_says_is_left_to_the_cpu(weights):
-    (one,) = load(weights, jpeg="device").jpegs([encoded(picture())], [(64, 97)])
-    assert one is None
+def test_a_jpeg_of_another_size_than_its_header_is_left_to_the_cpu(weights):
+    (image,) = load(weights, jpeg="device").jpegs([encoded(picture())], [(64, 97)])
+    assert image is None
 
 
 @pytest.mark.parametrize(
@@ -389,11 +391,10 @@ def test_a_jpeg_of_another_size_than_its_header_says_is_left_to_the_cpu(weights)
         RuntimeError("Error while decoding JPEG images: Failed to decode jpeg stream: 5\nException raised from ..."),
     ],
 )
-def test_a_lack_of_memory_is_no_matter_of_the_image_and_halves_the_batch(weights, monkeypatch, error):
-    real, asked = device_jpeg._decode, []
+def test_a_memory_shortage_during_decoding_halves_the_batch(weights, monkeypatch, error):
+    real = device_jpeg._decode
 
     def small(contents, device):
-        asked.append(len(contents))
         if len(contents) > 2:
             raise error
         return real(contents, device)
@@ -410,68 +411,68 @@ def test_a_lack_of_memory_is_no_matter_of_the_image_and_halves_the_batch(weights
         run(detector, files)
 
 
-def test_many_jpegs_are_decoded_some_at_a_time(monkeypatch):
-    asked = []
+def test_many_jpegs_are_decoded_in_several_calls(monkeypatch):
+    calls = []
     real = device_jpeg._decode
-    monkeypatch.setattr(device_jpeg, "_decode", lambda some, device: asked.append(len(some)) or real(some, device))
+    monkeypatch.setattr(device_jpeg, "_decode", lambda files, device: calls.append(len(files)) or real(files, device))
     files = [encoded(picture(32 + n, 32)) for n in range(40)]
-    made = JpegDecoder(Arrivals(torch.device("cpu")), Letterbox(64, 64))(files, [(32, 32 + n) for n in range(40)])
-    assert asked == [16, 16, 8]
-    for content, one in zip(files, made, strict=True):
+    images = JpegDecoder(Uploader(torch.device("cpu")), Letterbox(64, 64))(files, [(32, 32 + n) for n in range(40)])
+    assert calls == [16, 16, 8]
+    for content, image in zip(files, images, strict=True):
         pixels = decode(content, max_pixels=MANY_PIXELS).pixels
-        assert np.abs(one.numpy().astype(int) - Letterbox(64, 64).prepare(pixels)).max() <= 1
+        assert np.abs(image.numpy().astype(int) - Letterbox(64, 64).prepare(pixels)).max() <= 1
 
 
 def test_without_a_decoder_on_the_device_the_cpu_decodes(weights, monkeypatch):
-    def refuse(contents, device):
+    def reject(contents, device):
         raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
 
     assert load(weights).jpegs is None  # auto, on a CPU
-    monkeypatch.setattr(device_jpeg, "_decode", refuse)
-    with pytest.raises(WeightsError, match=r"decodes no JPEG on cpu: images\.jpeg must be auto or cpu"):
+    monkeypatch.setattr(device_jpeg, "_decode", reject)
+    with pytest.raises(WeightsError, match=r"cannot decode JPEGs on cpu; set images\.jpeg to auto or cpu"):
         load(weights, jpeg="device")
-    monkeypatch.setattr(Arrivals, "__init__", lambda self, device: vars(self).update(device=device, _stream=None))
-    cuda = Arrivals(torch.device("cuda"))
+    monkeypatch.setattr(Uploader, "__init__", lambda self, device: vars(self).update(device=device, _stream=None))
+    cuda = Uploader(torch.device("cuda"))
     assert device_jpeg.jpeg_decoder("auto", cuda, Letterbox(64, 64)) is None
     monkeypatch.delattr(device_jpeg.io, "decode_jpeg")
     assert device_jpeg.jpeg_decoder("auto", cuda, Letterbox(64, 64)) is None
 
 
-def test_the_fingerprint_says_when_the_device_decodes_and_is_the_old_one_otherwise(weights):
+def test_the_fingerprint_depends_on_jpeg_decoding_by_the_device(weights):
     assert load(weights).fingerprint == load(weights, jpeg="cpu").fingerprint
     assert load(weights).fingerprint != load(weights, jpeg="device").fingerprint
 
 
-# The benchmark.
+# Benchmark.
 
 
-def test_utilization_is_sampled_while_the_work_runs_and_unknown_without_a_driver():
-    enough = threading.Event()
-    answers = iter([40, 60, 80])
+def test_utilization_is_sampled_during_the_work_and_unknown_without_a_driver():
+    exhausted = threading.Event()
+    values = iter([40, 60, 80])
 
     def ask():
-        value = next(answers, None)
+        value = next(values, None)
         if value is None:
-            enough.set()
+            exhausted.set()
             return 60
         return value
 
     with utilization(ask, every_s=0.001) as percent:
-        assert enough.wait(timeout=60)
+        assert exhausted.wait(timeout=60)
     assert percent[:3] == [40, 60, 80]
     with utilization(None) as percent:
         pass
     assert percent == []
 
 
-def test_the_figures_of_a_gpu_are_a_line_on_a_cpu_too(weights):
+def test_the_benchmark_line_of_a_gpu_is_also_printed_on_a_cpu(weights):
     line = measure_loop(load(weights), noisy_jpegs(4), 8, threads=1, ask=None)
     assert "images/s in batches of 1, utilization of the device unknown, waiting for images" in line
     if not torch.cuda.is_available():
         assert driver() is None
 
 
-# A GPU itself.
+# A real GPU.
 
 
 @pytest.fixture(scope="module")
@@ -488,32 +489,32 @@ def photographs():
 
 @pytest.fixture(scope="module", params=["yolov7-tiny", "yolov7-w6"])
 def network(request, tmp_path_factory):
-    """A checkpoint of a variant with an eighth of its channels, whose maps vary as those of a trained one do."""
+    """Save a variant with an eighth of its channels, with feature maps that vary like those of a trained network."""
     whole = variant(request.param, 2)
-    layers = [replace(one, channels=one.channels and max(8, one.channels // 8)) for one in whole.layers]
+    layers = [replace(layer, channels=layer.channels and max(8, layer.channels // 8)) for layer in whole.layers]
     torch.manual_seed(5)
-    made = Network(replace(whole, layers=tuple(layers)))
+    narrow = Network(replace(whole, layers=tuple(layers)))
     image = torch.from_numpy(Letterbox(1280, 1280, 64).prepare(photographs()[0])[None]).float() / 255
-    for module in made.modules():
+    for module in narrow.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # takes over what it sees
+            module.momentum = 1.0  # statistics of the next batch replace earlier ones
     with torch.no_grad():
-        made.train()(image)
-        for conv, level in zip(made.head.m, made.eval()(image), strict=True):
-            conv.weight.mul_(0.3 / level.std())
+        narrow.train()(image)
+        for conv, feature_map in zip(narrow.head.m, narrow.eval()(image), strict=True):
+            conv.weight.mul_(0.3 / feature_map.std())
             conv.bias.zero_()
     path = tmp_path_factory.mktemp("network") / f"{request.param}.pt"
-    save_checkpoint(path, made, class_names=["officer", "vehicle"])
+    save_checkpoint(path, narrow, class_names=["officer", "vehicle"])
     return str(path)
 
 
-def in_full(network, **options):
+def load_full_size(network, **options):
     return load(network, **({"size": 1280, "jpeg": "cpu", "min_score": 0.3, "precision": "fp32"} | options))
 
 
 def boxes_of(detector, batch):
-    files = [encoded(Image.fromarray(one), "PNG") for one in photographs()]
-    return [one.boxes for one in run(detector, files, batch=batch)]
+    files = [encoded(Image.fromarray(image), "PNG") for image in photographs()]
+    return [detection.boxes for detection in run(detector, files, batch=batch)]
 
 
 def rows_of(detector):
@@ -521,86 +522,89 @@ def rows_of(detector):
         return detector._rows(detector._input(torch.from_numpy(detector.prepare(photographs()[1])[None]))).cpu()
 
 
-def share_found_again(boxes, others, pixels):
-    """Share of boxes for which there is another of the same class whose corners are all as near as that."""
-    apart = np.abs(boxes[:, None, :4] - others[None, :, :4]).max(2)
-    return ((apart <= pixels) & (boxes[:, None, 5] == others[None, :, 5])).any(1).mean()
+def share_matched(boxes, others, pixels):
+    """Compute the share of boxes with a counterpart of the same class whose corners are all within a distance."""
+    distance = np.abs(boxes[:, None, :4] - others[None, :, :4]).max(2)
+    return ((distance <= pixels) & (boxes[:, None, 5] == others[None, :, 5])).any(1).mean()
 
 
 def assert_same_boxes(network, **options):
-    """But for a thousandth of the image; two of nearly one score may change places in the suppression."""
-    for one, other in zip(boxes_of(in_full(network), 1), boxes_of(in_full(network, **options), 2), strict=True):
-        assert min(len(one), len(other)) > 20
-        assert share_found_again(one, other, 1e-3 * 1280) >= 0.98
-        assert share_found_again(other, one, 1e-3 * 1280) >= 0.98
+    """Compare boxes up to a thousandth of the image; of two with similar scores, either may suppress the other."""
+    expected, actual = boxes_of(load_full_size(network), 1), boxes_of(load_full_size(network, **options), 2)
+    for boxes, others in zip(expected, actual, strict=True):
+        assert min(len(boxes), len(others)) > 20
+        assert share_matched(boxes, others, 1e-3 * 1280) >= 0.98
+        assert share_matched(others, boxes, 1e-3 * 1280) >= 0.98
 
 
-def pixels_apart(network, **options):
-    """Before suppression, of the box in the middle: what is far from trained makes much of every rounding."""
-    return (rows_of(in_full(network, **options)) - rows_of(in_full(network)))[..., :4].abs().amax(2).median()
+def median_shift(network, **options):
+    """Compute the median shift of boxes before suppression, as an untrained network amplifies rounding."""
+    shift = rows_of(load_full_size(network, **options)) - rows_of(load_full_size(network))
+    return shift[..., :4].abs().amax(2).median()
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_the_boxes_of_a_cpu(gpu, network):
+def test_boxes_of_a_gpu_equal_those_of_a_cpu(gpu, network):
     assert_same_boxes(network, device="cuda", precision="fp32")
 
 
 @pytest.mark.gpu
-def test_half_precision_on_a_gpu_moves_boxes_by_about_a_pixel(gpu, network):
-    assert pixels_apart(network, device="cuda", precision="fp16") <= HALF_PIXELS
+def test_half_precision_on_a_gpu_shifts_boxes_by_about_a_pixel(gpu, network):
+    assert median_shift(network, device="cuda", precision="fp16") <= MAX_SHIFT
 
 
 @pytest.mark.parametrize("network", ["yolov7-w6"], indirect=True)
-def test_the_comparison_with_a_gpu_allows_other_rounding_and_nothing_more(network, monkeypatch):
-    """Half precision, which else is for GPUs, keeps its bound on a CPU, too; bf16 with its 8 bits does not."""
+def test_the_tolerance_for_a_gpu_covers_rounding_only(network, monkeypatch):
+    """On a CPU, half precision stays within the tolerance as well, and bf16 with its 8 bits does not."""
     assert_same_boxes(network)
-    assert pixels_apart(network, precision="bf16") > HALF_PIXELS
+    assert median_shift(network, precision="bf16") > MAX_SHIFT
     monkeypatch.setattr(
         "patrolscope.pipeline.detect.models.yolov7_detector.choose_precision", lambda precision, device: precision
     )
-    assert pixels_apart(network, precision="fp16") <= HALF_PIXELS
+    assert median_shift(network, precision="fp16") <= MAX_SHIFT
 
 
 @pytest.mark.gpu
-def test_copies_and_jpegs_on_a_gpu_end_with_the_statuses_of_a_cpu(gpu, weights):
+def test_files_have_the_same_status_on_a_gpu_as_on_a_cpu(gpu, weights):
     files = [content for content, _ in of_every_kind().values()]
     files += [rgb_jpeg(), damaged_jpeg(), *noisy_jpegs(20), encoded(picture(), progressive=True), None]
     expected = run(load(weights, jpeg="cpu"), files)
     for jpeg in ("cpu", "auto"):
         detector = load(weights, device="cuda", precision="fp32", jpeg=jpeg)
         for batch in (1, 7, 64):
-            found = run(detector, files, batch=batch)
-            assert [one.status for one in found] == [one.status for one in expected]
-            assert [(one.width, one.height) for one in found] == [(one.width, one.height) for one in expected]
+            detections = run(detector, files, batch=batch)
+            assert [each.status for each in detections] == [each.status for each in expected]
+            assert [(each.width, each.height) for each in detections] == [
+                (each.width, each.height) for each in expected
+            ]
     if detector.jpegs is not None:
-        again = run(detector, files, batch=64)
-        for one, other in zip(again, found, strict=True):
-            np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
+        for repeated, first in zip(run(detector, files, batch=64), detections, strict=True):
+            np.testing.assert_allclose(repeated.boxes, first.boxes, atol=1e-2)
 
 
 @pytest.mark.gpu
-def test_a_gpu_s_jpegs_look_like_the_cpu_s(gpu):
-    decoder = device_jpeg.jpeg_decoder("auto", Arrivals(gpu), Letterbox(1280, 1280, 64))
+def test_jpegs_decoded_by_a_gpu_resemble_those_of_a_cpu(gpu):
+    decoder = device_jpeg.jpeg_decoder("auto", Uploader(gpu), Letterbox(1280, 1280, 64))
     if decoder is None:
         pytest.skip("this torchvision has no nvJPEG")
-    files = [encoded(Image.fromarray(one), quality=95) for one in photographs()]
+    files = [encoded(Image.fromarray(image), quality=95) for image in photographs()]
     files += [encoded(picture().convert("L")), encoded(picture(), progressive=True)]
-    here = [decode(one, max_pixels=MANY_PIXELS).pixels for one in files]
-    for pixels, there in zip(here, decoder(files, [one.shape[:2] for one in here]), strict=True):
-        assert there is not None
-        apart = np.abs(there.cpu().numpy().astype(int) - Letterbox(1280, 1280, 64).prepare(pixels))
-        assert apart.mean() < 4  # that nvJPEG repeats colors alone makes 2.3 to 2.6 on these
+    on_cpu = [decode(content, max_pixels=MANY_PIXELS).pixels for content in files]
+    for pixels, on_gpu in zip(on_cpu, decoder(files, [image.shape[:2] for image in on_cpu]), strict=True):
+        assert on_gpu is not None
+        difference = np.abs(on_gpu.cpu().numpy().astype(int) - Letterbox(1280, 1280, 64).prepare(pixels))
+        assert difference.mean() < 4  # the repeated colors of nvJPEG contribute 2.3 to 2.6
 
 
 @pytest.mark.gpu
-def test_images_that_come_beside_the_network_are_those_that_were_sent(gpu):
-    """Many batches of other content, while the device computes: memory that is used too early would show."""
-    arrivals, rng = Arrivals(gpu), np.random.default_rng(2)
+def test_images_uploaded_during_computation_arrive_intact(gpu):
+    """Many different batches are uploaded while the device computes, which reveals memory that is reused too early."""
+    uploader, rng = Uploader(gpu), np.random.default_rng(2)
     big = torch.rand(4096, 4096, device=gpu)
     for _ in range(50):
         images = list(rng.integers(0, 256, (8, 3, 256, 256), dtype=np.uint8))
         big = (big @ big).clamp(0, 1)
-        batch = arrivals.bring(images)
+        batch = uploader.upload(images)
         assert np.array_equal(batch.cpu().numpy(), np.stack(images))
 
 
@@ -614,7 +618,7 @@ def test_the_measured_batch_fits(gpu, network):
 
 
 @pytest.mark.gpu
-def test_the_driver_says_how_busy_a_gpu_is(gpu):
+def test_the_driver_reports_the_utilization_of_a_gpu(gpu):
     ask = driver()
     if ask is None:
         pytest.skip("no nvidia-ml-py, or a part of a GPU")

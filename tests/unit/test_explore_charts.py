@@ -26,7 +26,7 @@ from patrolscope.dashboards.app.messages import not_yet, told
 from patrolscope.dashboards.app.run_page import scheduler_html
 from patrolscope.dashboards.app.static import Page, Section, found_table
 from patrolscope.dashboards.charts.figures import Series
-from patrolscope.pipeline.detect.image_index import INDEX, PREFIXES
+from patrolscope.pipeline.detect.stages import INDEX, PREFIXES
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import create_study

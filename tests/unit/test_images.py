@@ -1,4 +1,4 @@
-"""The index of an image store: what it finds, what it leaves out, and what a change to the store changes."""
+"""The image index: its rows, skipped files, and the effect of changes to the image store."""
 
 import io
 import tarfile
@@ -9,17 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patrolscope.pipeline.contract.tables import IMAGE_INDEX
-from patrolscope.pipeline.detect.image_index import (
-    INDEX,
-    PREFIXES,
-    Store,
-    adopt_sources,
-    cut,
-    image_id_of,
-    indexed_shards,
-    list_again,
-    summary,
-)
+from patrolscope.pipeline.detect.commands import adopt_sources, index_summary, list_again
+from patrolscope.pipeline.detect.image_index import cut, image_id_of
+from patrolscope.pipeline.detect.image_store import ImageStore
+from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, indexed_shards
 from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Settings
@@ -38,7 +31,7 @@ def study_of(folder, *sources: str, **settings) -> Study:
 
 
 def finish(study) -> pd.DataFrame:
-    """Bring the index up to date, as a run does, without a cluster."""
+    """Bring the index up to date as a run does, without a cluster."""
     for stage in (PREFIXES, INDEX):
         shards = stage.plan(study)
         for shard in unfinished(study, stage, shards, study.records(stage.name)):
@@ -55,18 +48,19 @@ def names(study) -> set[str]:
 
 def dropped(study) -> dict[str, int]:
     lines = [line for record in study.records(INDEX.name).values() for line in record.ledger]
-    return {why: sum(line["dropped"].get(why, 0) for line in lines) for line in lines for why in line["dropped"]}
+    reasons = {reason for line in lines for reason in line["dropped"]}
+    return {reason: sum(line["dropped"].get(reason, 0) for line in lines) for reason in reasons}
 
 
-def rides(count: int, each: int) -> list[str]:
-    return [f"ride/{ride:032x}/{number}.jpg" for ride in range(count) for number in range(each)]
+def rides(count: int, images: int) -> list[str]:
+    return [f"ride/{ride:032x}/{number}.jpg" for ride in range(count) for number in range(images)]
 
 
-# What is found.
+# Rows of the index.
 
 
 @pytest.mark.parametrize("files", [rides(3, 4), rides(80, 2), ["a.jpg"], ["a.jpg", "x/b.png", "x/y/z/c.jpeg"]])
-def test_every_image_of_a_folder_is_indexed_once_with_what_is_known_of_it(tmp_path, files):
+def test_every_image_of_a_folder_has_one_row_with_its_size_and_time(tmp_path, files):
     fill(tmp_path / "store", files)
     index = finish(study_of(tmp_path, "store"))
     assert index["path"].tolist() == sorted(files)
@@ -76,17 +70,17 @@ def test_every_image_of_a_folder_is_indexed_once_with_what_is_known_of_it(tmp_pa
     assert (pd.Timestamp.now("UTC") - index["modified_at_utc"]).max() < pd.Timedelta("10min")
 
 
-def test_hidden_files_and_other_files_are_left_out_and_the_others_counted(tmp_path):
+def test_hidden_files_are_ignored_and_other_files_counted_by_reason(tmp_path):
     fill(tmp_path / "store", ["a.JPG", "b.txt", "c/d.pdf", ".hidden.jpg", ".git/e.jpg", "f.tar.gz", "noending"])
     study = study_of(tmp_path, "store")
     assert finish(study)["path"].tolist() == ["a.JPG"]
     assert dropped(study) == {
-        "file that is no image by its ending": 3,
-        "packed tar file, of which no part can be read alone: unpack it to .tar": 1,
+        "file without an image extension": 3,
+        "compressed tar file, whose images cannot be read one by one: unpack it to .tar": 1,
     }
 
 
-def test_links_to_folders_are_not_followed_and_a_ring_of_them_ends(tmp_path):
+def test_links_to_folders_are_not_followed(tmp_path):
     fill(tmp_path / "store", ["a/1.jpg"])
     (tmp_path / "store" / "a" / "up").symlink_to(tmp_path / "store")
     (tmp_path / "store" / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -101,7 +95,7 @@ def write_tar(path, members: dict[str, bytes]) -> None:
             tar.addfile(header, io.BytesIO(content))
 
 
-def test_images_in_tar_files_count_and_are_read_without_the_rest_of_the_file(tmp_path):
+def test_images_in_tar_files_are_indexed_and_read_by_byte_range(tmp_path):
     (tmp_path / "store").mkdir()
     write_tar(tmp_path / "store" / "9f2c.tar", {"1.jpg": b"one", "1.json": b"{}", "2.jpg": b"two two"})
     write_tar(tmp_path / "store" / "part-0.tar", {"./ride/07aa/3.jpg": b"three", "../../out.jpg": b"x"})
@@ -109,16 +103,16 @@ def test_images_in_tar_files_count_and_are_read_without_the_rest_of_the_file(tmp
     index = finish(study)
     assert index["image_id"].tolist() == ["9f2c/1", "9f2c/2", "ride/07aa/3"]
     assert index["bytes"].tolist() == [3, 7, 5]
-    store = Store.of(study, "store")
+    store = ImageStore.of(study, "store")
     contents = [store.read(row.path, row.offset, row.offset + row.bytes) for row in index.itertuples()]
     assert contents == [b"one", b"two two", b"three"]
     assert dropped(study) == {
-        "file that is no image by its ending": 1,
-        "member of a tar file with a path outside of it": 1,
+        "file without an image extension": 1,
+        "tar member whose path leaves the tar file": 1,
     }
 
 
-def test_a_damaged_tar_file_is_said_and_stops_nothing(tmp_path):
+def test_a_damaged_tar_file_is_counted_and_stops_nothing(tmp_path):
     (tmp_path / "store").mkdir()
     write_tar(tmp_path / "store" / "a.tar", {"1.jpg": bytes(5_000), "2.jpg": bytes(5_000)})
     content = (tmp_path / "store" / "a.tar").read_bytes()
@@ -126,7 +120,7 @@ def test_a_damaged_tar_file_is_said_and_stops_nothing(tmp_path):
     fill(tmp_path / "store", ["b.jpg", "c.tar"])
     study = study_of(tmp_path, "store")
     assert finish(study)["image_id"].tolist()[-1] == "b"
-    assert dropped(study) == {"tar file that is damaged: only what stands before the damage is indexed": 2}
+    assert dropped(study) == {"damaged tar file: only images before the damage are indexed": 2}
 
 
 @pytest.mark.parametrize(
@@ -138,50 +132,50 @@ def test_a_damaged_tar_file_is_said_and_stops_nothing(tmp_path):
         ("part-1.tar", "ride/9f/1.jpg", "ride/9f/1"),
     ],
 )
-def test_an_image_is_known_by_its_path_without_the_ending(path, member, expected):
+def test_the_id_of_an_image_is_its_path_without_the_extension(path, member, expected):
     assert image_id_of(path, member) == expected
 
 
-# What a source must be.
+# Invalid sources.
 
 
 @pytest.mark.parametrize(
-    ("source", "complaint"),
-    [("nowhere", "nowhere is not there; expected a folder"), ("file.jpg", "file.jpg is a file; expected a folder")],
+    ("source", "message"),
+    [("nowhere", "nowhere does not exist; expected a folder"), ("file.jpg", "file.jpg is a file; expected a folder")],
 )
-def test_a_source_that_is_no_folder_is_refused_and_nothing_written(tmp_path, source, complaint):
+def test_a_source_that_is_not_a_folder_is_rejected_and_nothing_written(tmp_path, source, message):
     fill(tmp_path, ["file.jpg"])
-    with pytest.raises(SourceError, match=complaint):
+    with pytest.raises(SourceError, match=message):
         adopt_sources(str(tmp_path / "study"), [str(tmp_path / source)])
     assert not (tmp_path / "study").exists()
 
 
-def test_an_unknown_protocol_is_refused_in_one_line(tmp_path):
-    with pytest.raises(SourceError, match=r"nosuch://x can not be listed .*expected a folder"):
+def test_an_unknown_protocol_is_rejected(tmp_path):
+    with pytest.raises(SourceError, match=r"cannot list nosuch://x .*expected a folder"):
         adopt_sources(str(tmp_path / "study"), ["nosuch://x"])
 
 
-def test_a_source_inside_another_one_is_refused(tmp_path):
+def test_a_source_inside_another_one_is_rejected(tmp_path):
     fill(tmp_path / "store", ["a/1.jpg"])
     study = study_of(tmp_path, "store", "store/a")
     with pytest.raises(SourceError, match=r"images\.sources: .* hold the same files"):
         PREFIXES.plan(study)
 
 
-def test_a_folder_without_images_is_said(tmp_path):
+def test_a_folder_without_images_is_an_error(tmp_path):
     fill(tmp_path / "store", ["a.txt"])
     study = study_of(tmp_path, "store")
     for stage in (PREFIXES, INDEX):
         for shard in stage.plan(study):
             stage.finish(study, shard)
     with pytest.raises(SourceError, match="holds no image"):
-        summary(study)
+        index_summary(study)
 
 
-# What a change to the store changes.
+# Changes to the image store.
 
 
-def test_a_run_takes_the_index_as_it_is_and_listing_again_finds_what_changed(tmp_path):
+def test_a_run_reuses_the_index_and_listing_again_finds_changes(tmp_path):
     fill(tmp_path / "store", rides(12, 30))
     study = study_of(tmp_path, "store", shard_images=40)
     finish(study)
@@ -204,7 +198,7 @@ def test_a_run_takes_the_index_as_it_is_and_listing_again_finds_what_changed(tmp
     assert names(study) == set()
 
 
-def test_an_interrupted_listing_is_gone_on_with(tmp_path):
+def test_an_interrupted_listing_is_resumed(tmp_path):
     fill(tmp_path / "store", rides(12, 2))
     study = study_of(tmp_path, "store")
     finish(study)
@@ -218,7 +212,7 @@ def test_an_interrupted_listing_is_gone_on_with(tmp_path):
     assert left == others
 
 
-rows_of_folders = st.lists(st.integers(1, 60), min_size=1, max_size=20)
+folder_sizes = st.lists(st.integers(1, 60), min_size=1, max_size=20)
 
 
 def rows(sizes) -> list[dict]:
@@ -229,34 +223,34 @@ def rows(sizes) -> list[dict]:
     ]
 
 
-@given(rows_of_folders, st.integers(1, 40))
-def test_shards_hold_every_image_once_in_order_and_none_too_many(sizes, at_most):
-    given_rows = rows(enumerate(sizes))
-    shards = cut(given_rows, at_most)
-    assert [row for _, some in shards for row in some] == given_rows
-    assert all(0 < len(some) <= at_most for _, some in shards)
+@given(folder_sizes, st.integers(1, 40))
+def test_shards_hold_every_image_once_in_order_within_the_maximum(sizes, max_images):
+    all_rows = rows(enumerate(sizes))
+    shards = cut(all_rows, max_images)
+    assert [row for _, images in shards for row in images] == all_rows
+    assert all(0 < len(images) <= max_images for _, images in shards)
     assert len({name for name, _ in shards}) == len(shards)
 
 
-@given(rows_of_folders, st.integers(8, 40), st.data())
-def test_a_folder_that_fills_an_eighth_of_a_shard_changes_no_other_shard(sizes, at_most, data):
-    sizes = [max(size, -(-at_most // 8)) for size in sizes]
+@given(folder_sizes, st.integers(8, 40), st.data())
+def test_a_folder_that_fills_an_eighth_of_a_shard_changes_no_other_shard(sizes, max_images, data):
+    sizes = [max(size, -(-max_images // 8)) for size in sizes]
     added = data.draw(st.integers(0, len(sizes) - 1))
-    all_of_them = {name for name, _ in cut(rows(enumerate(sizes)), at_most)}
-    without = {name for name, _ in cut(rows(pair for pair in enumerate(sizes) if pair[0] != added), at_most)}
-    assert without <= all_of_them
+    after = {name for name, _ in cut(rows(enumerate(sizes)), max_images)}
+    before = {name for name, _ in cut(rows(pair for pair in enumerate(sizes) if pair[0] != added), max_images)}
+    assert before <= after
 
 
-def test_an_image_more_in_a_large_or_among_small_folders_changes_few_shards():
+def test_an_additional_image_changes_few_shards():
     for sizes in ([1_000], [2] * 500):
-        some = rows(enumerate(sizes))
-        middle = some[:400] + rows([(200, 3)])[2:] + some[400:] if len(sizes) > 1 else some[:400] + some[401:]
-        one, other = ({name for name, _ in cut(given_rows, 50)} for given_rows in (some, middle))
-        assert len(one) > 20
-        assert len(one ^ other) <= 6
+        before = rows(enumerate(sizes))
+        after = before[:400] + rows([(200, 3)])[2:] + before[400:] if len(sizes) > 1 else before[:400] + before[401:]
+        old, new = ({name for name, _ in cut(images, 50)} for images in (before, after))
+        assert len(old) > 20
+        assert len(old ^ new) <= 6
 
 
-# On an object store.
+# Object stores.
 
 
 def test_a_bucket_is_indexed_like_a_folder(tmp_path, s3):
@@ -267,9 +261,9 @@ def test_a_bucket_is_indexed_like_a_folder(tmp_path, s3):
     index = finish(study)
     fill(tmp_path / "store", files)
     local = finish(study_of(tmp_path / "local", str(tmp_path / "store"), shard_images=2))
-    same = ["image_id", "path", "bytes"]
-    pd.testing.assert_frame_equal(index[same], local[same])
-    store = Store.of(study, "s3://dashcams/store")
+    columns = ["image_id", "path", "bytes"]
+    pd.testing.assert_frame_equal(index[columns], local[columns])
+    store = ImageStore.of(study, "s3://dashcams/store")
     assert store.read(index["path"][0]) == f"content of {index['path'][0]}".encode()
     assert store.read("gone.jpg") is None
 
@@ -278,7 +272,7 @@ def test_a_bucket_is_indexed_like_a_folder(tmp_path, s3):
     s3.pipe(f"dashcams/store/ride/{2:032x}/0.jpg", f"content of ride/{2:032x}/0.jpg".encode())
     list_again(study)
     finish(study)
-    assert len(before - names(study)) == 1  # what was written again with the same content has the same version
+    assert len(before - names(study)) == 1  # a file that is written again with the same content has the same version
 
 
 def test_images_in_a_tar_file_of_a_bucket_are_read_in_part(tmp_path, s3):
@@ -288,30 +282,30 @@ def test_images_in_a_tar_file_of_a_bucket_are_read_in_part(tmp_path, s3):
     study = study_of(tmp_path, "s3://packed")
     index = finish(study)
     assert len(index) == 20
-    store = Store.of(study, "s3://packed")
+    store = ImageStore.of(study, "s3://packed")
     row = index.iloc[7]
     assert store.read(row["path"], row["offset"], row["offset"] + row["bytes"]) == bytes([7]) * 2_000
 
 
-def test_a_bucket_that_does_not_exist_is_one_line_without_secrets(tmp_path, s3):
-    with pytest.raises(SourceError, match=r"images\.sources: s3://nosuchbucket/x is not there") as caught:
+def test_a_missing_bucket_is_reported_in_one_line_without_secrets(tmp_path, s3):
+    with pytest.raises(SourceError, match=r"images\.sources: s3://nosuchbucket/x does not exist") as caught:
         adopt_sources(str(tmp_path / "study"), ["s3://nosuchbucket/x"])
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_store_that_does_not_answer_is_one_line(tmp_path, s3, monkeypatch):
+def test_a_store_that_does_not_answer_is_reported_in_one_line(tmp_path, s3, monkeypatch):
     from botocore.exceptions import EndpointConnectionError
 
     def unreachable(*_arguments, **_options):
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
 
     monkeypatch.setattr(type(s3), "isdir", unreachable)
-    with pytest.raises(SourceError, match=r"s3://dashcams/x can not be listed .*127\.0\.0\.1:9"):
+    with pytest.raises(SourceError, match=r"cannot list s3://dashcams/x .*127\.0\.0\.1:9"):
         adopt_sources(str(tmp_path / "study"), ["s3://dashcams/x"])
 
 
-def test_adopting_sources_makes_a_study_and_says_so_once(tmp_path):
+def test_adopting_sources_creates_a_study_and_reports_it_once(tmp_path):
     fill(tmp_path / "store", ["a.jpg"])
     root, source = str(tmp_path / "study"), str(tmp_path / "store")
     (line,) = adopt_sources(root, [source])

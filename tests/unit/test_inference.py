@@ -1,4 +1,4 @@
-"""Images through a detector: every file has an answer, in its place, whatever the batches."""
+"""Inference returns a detection for every file, in order, whatever the batches."""
 
 import io
 import threading
@@ -23,15 +23,15 @@ def results(files, *, batch=3, threads=2, detector=None, max_pixels=MANY_PIXELS)
     return infer(detector, files.__getitem__, len(files), batch=Batch(batch), threads=threads, max_pixels=max_pixels)
 
 
-def plain(found):
-    return [(one.status, one.boxes.tolist(), one.width, one.height) for one in found]
+def plain(detections):
+    return [(each.status, each.boxes.tolist(), each.width, each.height) for each in detections]
 
 
-# One file.
+# Single files.
 
 
 @pytest.mark.parametrize(("name", "file"), of_every_kind().items())
-def test_every_kind_of_file_has_the_status_that_it_deserves(name, file):
+def test_every_kind_of_file_has_its_status(name, file):
     content, status = file
     decoded = decode(content, max_pixels=MANY_PIXELS)
     assert decoded.status == status, name
@@ -59,7 +59,7 @@ def test_sixteen_bits_are_cut_to_the_upper_eight():
 
 
 @pytest.mark.parametrize(("mode", "form"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG")])
-def test_pixels_are_those_that_pillow_decodes(mode, form):
+def test_pixels_equal_those_of_pillow(mode, form):
     noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (61, 83, 3), dtype=np.uint8)).convert(mode)
     content = encoded(noise, form)
     with Image.open(io.BytesIO(content)) as image:
@@ -67,7 +67,7 @@ def test_pixels_are_those_that_pillow_decodes(mode, form):
     np.testing.assert_array_equal(decode(content, max_pixels=MANY_PIXELS).pixels, expected)
 
 
-def test_the_size_of_an_image_that_is_too_large_is_read_from_its_header_alone():
+def test_the_size_of_a_too_large_image_comes_from_its_header():
     decoded = decode(of_every_kind()["bomb.png"][0], max_pixels=MANY_PIXELS)
     assert (decoded.status, decoded.width, decoded.height) == ("too_large", 100_000, 100_000)
     edge = encoded(picture(50, 40))
@@ -77,7 +77,7 @@ def test_the_size_of_an_image_that_is_too_large_is_read_from_its_header_alone():
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @given(st.sampled_from(sorted(of_every_kind())), st.integers(0, 400), st.binary(max_size=40))
-@example("webp.webp", 15, b"X")  # becomes one that says that it has 103 billion pixels
+@example("webp.webp", 15, b"X")  # its header then claims 103 billion pixels
 def test_no_damage_to_a_file_stops_a_run(name, at, bytes_there):
     content = of_every_kind()[name][0]
     damaged = content[:at] + bytes_there + content[at + len(bytes_there) :]
@@ -86,17 +86,17 @@ def test_no_damage_to_a_file_stops_a_run(name, at, bytes_there):
     assert (decoded.pixels is not None) == (decoded.status == "scored")
 
 
-# Many files.
+# Several files.
 
 
-def test_results_stand_in_the_order_of_the_images_whatever_their_shapes():
+def test_detections_are_in_the_order_of_the_images_whatever_their_shapes():
     sizes = [(96, 64), (64, 96), (96, 64), (10, 200), (64, 96), (96, 64), (96, 64)]
     files = [encoded(picture(*size, color=(30 * n, 0, 0)), "PNG") for n, size in enumerate(sizes)]
-    found = results(files)
-    assert [(one.width, one.height) for one in found] == sizes
-    assert np.all(np.diff([one.boxes[0, 4] for one in found]) > 0)
-    for one, (width, height) in zip(found, sizes, strict=True):
-        np.testing.assert_array_equal(one.boxes[0, :4], [width / 4, height / 4, width * 3 / 4, height * 3 / 4])
+    detections = results(files)
+    assert [(detection.width, detection.height) for detection in detections] == sizes
+    assert np.all(np.diff([detection.boxes[0, 4] for detection in detections]) > 0)
+    for detection, (width, height) in zip(detections, sizes, strict=True):
+        np.testing.assert_array_equal(detection.boxes[0, :4], [width / 4, height / 4, width * 3 / 4, height * 3 / 4])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
@@ -113,28 +113,28 @@ def test_a_batch_holds_images_of_one_shape():
     assert sorted(detector.batches) == [(2, 3, 32, 64), (2, 3, 64, 32), (4, 3, 32, 64), (4, 3, 64, 32)]
 
 
-def test_no_box_is_a_scored_image_and_a_gone_one_is_missing():
+def test_an_image_without_a_box_is_scored_and_a_removed_one_is_missing():
     files = [encoded(picture(color=(0, 0, 255)).crop((40, 30, 90, 60)), "PNG"), None]
-    no_box, gone = results(files)
+    no_box, removed = results(files)
     assert (no_box.status, len(no_box.boxes)) == ("scored", 0)
-    assert (gone.status, gone.width) == ("missing", None)
+    assert (removed.status, removed.width) == ("missing", None)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_stays_so():
-    detector, batch = FakeDetector(room=3), Batch(16)
+def test_a_batch_that_does_not_fit_is_halved_for_good():
+    detector, batch = FakeDetector(capacity=3), Batch(16)
     files = [encoded(picture(color=(n, 0, 0)), "PNG") for n in range(20)]
-    found = infer(detector, files.__getitem__, 20, batch=batch, threads=2, max_pixels=MANY_PIXELS)
-    assert plain(found) == plain(results(files))
+    detections = infer(detector, files.__getitem__, 20, batch=batch, threads=2, max_pixels=MANY_PIXELS)
+    assert plain(detections) == plain(results(files))
     assert batch.size == 2
     assert max(shape[0] for shape in detector.batches) == 2
 
 
-def test_an_image_that_does_not_fit_alone_is_said_in_one_line():
+def test_an_image_that_does_not_fit_alone_is_an_error():
     with pytest.raises(SettingsError, match=r"lower images\.size"):
-        results([encoded(picture())], detector=FakeDetector(room=0))
+        results([encoded(picture())], detector=FakeDetector(capacity=0))
 
 
-def test_a_defect_of_the_detector_is_not_taken_for_a_lack_of_memory():
+def test_an_error_of_the_detector_is_not_mistaken_for_a_memory_shortage():
     class Broken(FakeDetector):
         def predict(self, batch, sizes):
             raise RuntimeError("shape mismatch")
@@ -143,7 +143,7 @@ def test_a_defect_of_the_detector_is_not_taken_for_a_lack_of_memory():
         results([encoded(picture())], detector=Broken())
 
 
-def test_what_can_not_be_read_stops_and_leaves_no_thread_behind():
+def test_a_read_error_stops_inference_and_all_threads():
     def read(position):
         if position == 5:
             raise SourceError("the store does not answer")
@@ -155,19 +155,19 @@ def test_what_can_not_be_read_stops_and_leaves_no_thread_behind():
 
 
 def test_images_are_read_ahead_by_a_bounded_number():
-    asked: list[int] = []
-    lead: list[int] = []
+    read_positions: list[int] = []
+    read_before_batch: list[int] = []
 
     class Watching(FakeDetector):
         def predict(self, batch, sizes):
-            lead.append(len(asked))
+            read_before_batch.append(len(read_positions))
             return super().predict(batch, sizes)
 
     def read(position):
-        asked.append(position)
+        read_positions.append(position)
         return encoded(picture(8, 8))
 
     infer(Watching(), read, 300, batch=Batch(4), threads=2, max_pixels=MANY_PIXELS)
-    done = 4 * np.arange(1, len(lead) + 1)
-    assert len(asked) == 300
-    assert np.max(np.array(lead) - done) <= 2 * 4 + 2
+    done = 4 * np.arange(1, len(read_before_batch) + 1)
+    assert len(read_positions) == 300
+    assert np.max(np.array(read_before_batch) - done) <= 2 * 4 + 2

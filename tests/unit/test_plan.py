@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights, weights_stage
+from patrolscope.pipeline.detect.stages import WEIGHTS, detect_stage, plan_weights, weights_stage
 from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.plan import (
     Workers,

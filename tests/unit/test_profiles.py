@@ -1,4 +1,4 @@
-"""Cluster profiles and the job scripts that follow from them, as text."""
+"""Cluster profiles, and the text of their job scripts."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def profile_of(folder: Path, kind: str = "slurm", **content):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
-def test_every_profile_that_comes_with_the_program_can_be_used_as_it_is(name, monkeypatch):
+def test_every_shipped_profile_is_valid(name, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if name == "local-gpu" and not list(Path("/dev").glob("nvidia[0-9]*")):
         with pytest.raises(ClusterError, match="no NVIDIA GPU on this machine"):
@@ -43,7 +43,7 @@ def test_every_profile_that_comes_with_the_program_can_be_used_as_it_is(name, mo
 
 
 @pytest.mark.parametrize("kind", ON_A_QUEUE)
-def test_a_job_asks_for_what_its_pool_says_and_leaves_before_the_walltime(tmp_path, kind):
+def test_a_job_requests_the_resources_of_its_pool_and_ends_before_the_walltime(tmp_path, kind):
     profile = profile_of(tmp_path, kind)
     cpu, gpu = job_script(profile, "cpu"), job_script(profile, "gpu")
     assert "--nthreads 2" in cpu
@@ -51,7 +51,7 @@ def test_a_job_asks_for_what_its_pool_says_and_leaves_before_the_walltime(tmp_pa
     assert "--memory-limit 4.00GiB" in cpu
     assert "--resources CPU=2" in cpu
     assert "--resources GPU=1" in gpu
-    # 26 hours less twice five minutes, spread by five minutes.
+    # 26 hours minus twice five minutes, with a spread of five minutes.
     assert "--lifetime 93000s --lifetime-stagger 300s" in cpu
     assert "--lifetime" not in gpu
     assert "--preload patrolscope.cluster.one_gpu" in gpu
@@ -82,59 +82,59 @@ def test_a_job_asks_for_what_its_pool_says_and_leaves_before_the_walltime(tmp_pa
         ),
     ],
 )  # fmt: skip
-def test_cores_memory_gpus_and_time_are_said_in_the_queues_own_words(tmp_path, kind, cpu_lines, gpu_lines):
+def test_cores_memory_gpus_and_walltime_have_the_syntax_of_the_queue_system(tmp_path, kind, cpu_lines, gpu_lines):
     profile = profile_of(tmp_path, kind)
     cpu, gpu = job_script(profile, "cpu").splitlines(), job_script(profile, "gpu").splitlines()
     assert not set(cpu_lines) - set(cpu)
     assert not set(gpu_lines) - set(gpu)
-    # A pool without a walltime has the queue's own, not half an hour.
+    # Without a walltime the default of the queue applies, and not the half hour of dask-jobqueue.
     assert not re.search(r"(-t |walltime=|-W |h_rt=)\S*:30", "\n".join(gpu))
 
 
-def test_directives_and_setup_stand_in_the_script_before_the_worker(tmp_path):
+def test_directives_and_setup_precede_the_worker_in_the_script(tmp_path):
     pool = {"memory_gb": 4, "maximum": 1, "directives": ["--constraint=ib"], "setup": ["module load python"]}
     script = job_script(profile_of(tmp_path, pools={"cpu": pool}), "cpu")
     assert script.index("#SBATCH --constraint=ib") < script.index("module load python") < script.index("dask_worker")
 
 
-def test_every_job_of_a_pool_has_its_own_name_and_names_its_processes_as_dask_does(tmp_path):
+def test_a_job_has_a_unique_name_and_names_its_processes_like_dask(tmp_path):
     profile = profile_of(tmp_path)
     name, spec = job_spec(profile, "cpu", 3, 0, None)
     assert (name, spec["group"]) == ("cpu-3", ["-0", "-1"])
 
 
-def gpus_of(profile, places):
-    return [job_spec(profile, "gpu", 9, place, None)[1] for place in places]
+def specs_of_gpu_jobs(profile, positions):
+    return [job_spec(profile, "gpu", 9, position, None)[1] for position in positions]
 
 
-@pytest.mark.parametrize(("granted", "seen"), [(None, ["0", "1", "2"]), ("2,3", ["2", "3", "2"]), ("", [""] * 3)])
-def test_a_worker_of_this_machine_sees_the_gpu_of_its_place_among_those_granted(tmp_path, monkeypatch, granted, seen):
+@pytest.mark.parametrize(("granted", "visible"), [(None, ["0", "1", "2"]), ("2,3", ["2", "3", "2"]), ("", [""] * 3)])
+def test_a_local_worker_gets_the_granted_gpu_at_its_position(tmp_path, monkeypatch, granted, visible):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if granted is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", granted)
     pool = {"kind": "gpu", "gpus": 1, "maximum": 3, "memory_gb": 1}
     profile = profile_of(tmp_path, kind="local", pools={"gpu": pool})
-    assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in gpus_of(profile, range(3))] == seen
+    assert [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in specs_of_gpu_jobs(profile, range(3))] == visible
 
 
-def test_a_pool_that_counts_gpus_is_refused_where_none_is_granted(monkeypatch):
+def test_a_pool_with_automatic_gpus_is_rejected_if_none_is_granted(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(ClusterError, match="no NVIDIA GPU on this machine, as CUDA_VISIBLE_DEVICES is empty: use"):
+    with pytest.raises(ClusterError, match="no NVIDIA GPU on this machine, as CUDA_VISIBLE_DEVICES is empty; use"):
         load_profile("local-gpu")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-8e2d")
     pool = load_profile("local-gpu").pools["gpu"]
     assert (pool.minimum, pool.maximum) == (0, 2)
 
 
-def test_a_host_that_is_named_twice_gives_each_of_its_processes_a_gpu(tmp_path):
+def test_each_process_on_a_host_gets_its_own_gpu(tmp_path):
     pool = {"kind": "gpu", "gpus": 1, "maximum": 3, "memory_gb": 1, "hosts": ["a", "b", "a"]}
-    specs = gpus_of(profile_of(tmp_path, kind="ssh", pools={"gpu": pool}), range(4))
+    specs = specs_of_gpu_jobs(profile_of(tmp_path, kind="ssh", pools={"gpu": pool}), range(4))
     options = [spec["options"] for spec in specs]
-    assert [one["address"] for one in options] == ["a", "b", "a", "a"]
-    assert [one["kwargs"]["env"]["CUDA_VISIBLE_DEVICES"] for one in options] == ["0", "0", "1", "0"]
+    assert [option["address"] for option in options] == ["a", "b", "a", "a"]
+    assert [option["kwargs"]["env"]["CUDA_VISIBLE_DEVICES"] for option in options] == ["0", "0", "1", "0"]
 
 
-def test_what_pools_cost_at_most_is_said(tmp_path):
+def test_a_description_states_the_maximum_cost_of_a_pool(tmp_path):
     profile = profile_of(tmp_path)
     assert "at most 8 cores, 16 GiB" in describe(profile.pools["cpu"])
     assert "208 core hours until the walltime" in describe(profile.pools["cpu"])
@@ -147,38 +147,44 @@ def test_what_pools_cost_at_most_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kind: local\nworker: 3", "worker: unknown key"),
         ("kind: local\nworkers: 0", "greater than or equal to 1"),
-        ("kind: slrum", "kind: 'slrum' is no queue system that we know: one of local, slurm, pbs"),
+        ("kind: slrum", "kind: 'slrum' is not supported; expected one of local, slurm, pbs"),
         ("kind: slurm", "pools: missing"),
         ("kind: slurm\npools: {}", "pools: Dictionary should have at least 1 item"),
         ("kind: slurm\npools: {cpu: {memory_gb: 1, maximum: 1, core: 2}}", "pools.cpu.core: unknown key"),
         ("kind: slurm\npools: {cpu: {memory_gb: 1, minimum: 3, maximum: 2}}", "maximum 2 is below minimum 3"),
-        ("kind: slurm\npools: {g: {kind: gpu, memory_gb: 1, maximum: 1}}", "a worker process has one GPU: 0 gpus"),
-        ("kind: slurm\npools: {c: {gpus: 1, memory_gb: 1, maximum: 1}}", "make it kind: gpu"),
-        ("kind: slurm\npools: {c: {cores: 3, processes: 2, memory_gb: 1, maximum: 1}}", "can not be shared evenly"),
+        (
+            "kind: slurm\npools: {g: {kind: gpu, memory_gb: 1, maximum: 1}}",
+            "0 gpus for 1 processes; expected one GPU per process",
+        ),
+        ("kind: slurm\npools: {c: {gpus: 1, memory_gb: 1, maximum: 1}}", "set kind: gpu"),
+        ("kind: slurm\npools: {c: {cores: 3, processes: 2, memory_gb: 1, maximum: 1}}", "cannot be divided evenly"),
         ("kind: slurm\npools: {c: {memory_gb: 1, maximum: 1, walltime: 4h}}", "pools.c.walltime"),
         ("kind: slurm\npools: {c: {memory_gb: 1, maximum: 1, walltime: '00:01:00'}}", "leaves no time to work"),
         ("kind: slurm\npools: {c: {memory_gb: 1, maximum: 1, resources: {GPU: 1}}}", "follows from cores and gpus"),
-        ("kind: ssh\npools: {c: {memory_gb: 1, maximum: 1}}", "name the machines"),
-        ("kind: slurm\nscheduler: {host: node7}\ntls: none\npools: {c: {memory_gb: 1, maximum: 1}}", "loopback alone"),
-        ("kind: slurm\nfolder: /a b\npools: {c: {memory_gb: 1, maximum: 1}}", "has blanks in its name"),
+        ("kind: ssh\npools: {c: {memory_gb: 1, maximum: 1}}", "expected a list of hosts"),
+        (
+            "kind: slurm\nscheduler: {host: node7}\ntls: none\npools: {c: {memory_gb: 1, maximum: 1}}",
+            "only safe on loopback",
+        ),
+        ("kind: slurm\nfolder: /a b\npools: {c: {memory_gb: 1, maximum: 1}}", "contains whitespace"),
         ("kind: address\naddress: node7", "address: String should match pattern"),
         ("- 1", "holds a list"),
         ("kind: [", "is not YAML"),
     ],
 )
-def test_a_profile_that_can_not_be_used_is_one_line(tmp_path, text, said):
+def test_an_invalid_profile_is_reported_in_one_line(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     code, output = invoke("cluster", "show", str(tmp_path / "mine.yaml"))
     assert code == 2
-    assert said in output
+    assert message in output
     assert output.count("\n") == 1
 
 
-def test_a_secret_is_kept_out_of_job_scripts_and_of_the_message(tmp_path):
+def test_a_secret_appears_neither_in_job_scripts_nor_in_the_message(tmp_path):
     pool = {"memory_gb": 1, "maximum": 1, "setup": ["export AWS_SECRET_ACCESS_KEY=hunter2"]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"kind": "slurm", "pools": {"c": pool}}))
     code, output = invoke("cluster", "show", str(tmp_path / "mine.yaml"))
@@ -187,15 +193,15 @@ def test_a_secret_is_kept_out_of_job_scripts_and_of_the_message(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ON_A_QUEUE)
-def test_a_machine_without_the_queue_is_one_line(tmp_path, kind, monkeypatch):
+def test_a_machine_without_the_queue_system_is_reported_in_one_line(tmp_path, kind, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     profile_of(tmp_path, kind)
     code, output = invoke("cluster", "launch", str(tmp_path / "mine.yaml"))
     assert code == 2
-    assert "on this machine, which sends the jobs" in output
+    assert "on this machine; expected it for profile" in output
 
 
-def test_a_port_in_use_is_one_line(tmp_path):
+def test_a_port_in_use_is_reported_in_one_line(tmp_path):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -203,25 +209,25 @@ def test_a_port_in_use_is_one_line(tmp_path):
         (tmp_path / "mine.yaml").write_text(f"kind: local\nworkers: 1\nscheduler: {{port: {port}}}")
         code, output = invoke("cluster", "launch", str(tmp_path / "mine.yaml"))
     assert code == 2
-    assert f"can not listen on loopback, port {port}" in output
+    assert f"cannot listen on loopback, port {port}" in output
     assert "in use" in output
 
 
-def test_a_file_of_a_scheduler_that_has_ended_is_one_line(tmp_path, monkeypatch):
+def test_a_stale_scheduler_file_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("patrolscope.cluster.connect.CONNECT_TIMEOUT_S", 1)
     file = tmp_path / "scheduler.json"
     file.write_text('{"address": "tcp://127.0.0.1:9"}')
     for command in ("status", "stop"):
         code, output = invoke("cluster", command, str(file))
         assert code == 2
-        assert "left over from one that has ended: launch it again" in output
+        assert "left over from a scheduler that has ended; launch it again" in output
     code, output = invoke("cluster", "stop", "local")
-    assert (code, "nothing runs for profile 'local'" in output) == (2, True)
+    assert (code, "no scheduler is running for profile 'local'" in output) == (2, True)
     file.write_text("{")
     assert "is not JSON" in invoke("cluster", "status", str(file))[1]
 
 
-def test_dasks_dashboard_is_known_where_a_scheduler_of_the_profile_runs(tmp_path):
+def test_the_dashboard_address_is_known_while_a_scheduler_of_the_profile_runs(tmp_path):
     profile = profile_of(tmp_path)
     name = str(tmp_path / "mine.yaml")
     assert dashboard_link(name) == ""

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the image as it is, smaller and mirrored, smaller still; all boxes go to one NMS."""
+"""Test-time augmentation: one pass at full size, one smaller and mirrored, one smaller still, joined before NMS."""
 
 from __future__ import annotations
 
@@ -10,26 +10,33 @@ from torch import Tensor
 from torch.nn import functional
 
 _PASSES = ((1.0, False), (0.83, True), (0.67, False))  # scale, mirrored left to right
-_BORDER = 0.447  # gray of the padding, of 1
+_BORDER = 0.447  # gray of the padding, 0 to 1
 
 
 def augmented(images: Tensor, forward: Callable[[Tensor], Tensor], stride: int) -> Tensor:
-    """Rows of three passes, in pixels of `images`, one pass after the other.
+    """Decode the boxes of three passes, in pixels of `images`.
 
     Parameters
     ----------
-    images : (N, 3, H, W), the network's input
-    forward : rows (N, rows, 5 + classes) of an input, as `boxes.decode` returns them
-    stride : the model's largest, to a multiple of which the smaller inputs are padded on the right and below
+    images : Tensor, shape (N, 3, H, W)
+        The network's input, 0 to 1.
+    forward : callable
+        Returns decoded rows (N, n_rows, 5 + n_classes) of an input, as `boxes.decode` does.
+    stride : int
+        Largest stride of the model. Smaller inputs are padded to a multiple of it, at the right and the bottom.
+
+    Returns
+    -------
+    Tensor, shape (N, sum of n_rows, 5 + n_classes)
     """
     rows = []
     for scale, mirrored in _PASSES:
-        found = forward(_scaled(images.flip(3) if mirrored else images, scale, stride))
-        # By the nominal scale, although the smaller input was truncated to whole pixels: as the official model does.
-        boxes = found[..., :4] / scale
+        decoded = forward(_scaled(images.flip(3) if mirrored else images, scale, stride))
+        # The smaller input was truncated to whole pixels; the official model divides by the nominal scale all the same.
+        boxes = decoded[..., :4] / scale
         if mirrored:
             boxes[..., 0] = images.shape[3] - boxes[..., 0]
-        rows.append(torch.cat([boxes, found[..., 4:]], -1))
+        rows.append(torch.cat([boxes, decoded[..., 4:]], -1))
     return torch.cat(rows, 1)
 
 
@@ -38,7 +45,7 @@ def _scaled(images: Tensor, scale: float, stride: int) -> Tensor:
         return images
     height, width = images.shape[2:]
     small = int(height * scale), int(width * scale)
-    below = math.ceil(height * scale / stride) * stride - small[0]
+    bottom = math.ceil(height * scale / stride) * stride - small[0]
     right = math.ceil(width * scale / stride) * stride - small[1]
     resized = functional.interpolate(images, size=small, mode="bilinear", align_corners=False)
-    return functional.pad(resized, [0, right, 0, below], value=_BORDER)
+    return functional.pad(resized, [0, right, 0, bottom], value=_BORDER)

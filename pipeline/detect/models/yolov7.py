@@ -1,7 +1,7 @@
-"""YOLOv7 in torch: the module kinds, and one builder that makes a network of any architecture.
+"""YOLOv7 in torch: the layer modules, and a network built from any architecture.
 
-Written from the paper (arXiv 2207.02696) and from facts about the released files. Parameters carry the names of
-official checkpoints (`model.<layer>.<name>`), so that their tensors load by name.
+Written from the paper (arXiv 2207.02696) and from facts about the released files. Parameters have the names of official
+checkpoints (`model.<layer>.<name>`), so that their tensors load by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 from patrolscope.pipeline.detect.models.architecture import AUXILIARY, DETECT, HEADS, IMAGE, SILU, Architecture, Layer
 from patrolscope.pipeline.errors import WeightsError
 
-# Of every batch norm of the official models; torch's own default would shift every activation.
+# Batch norm of the official models; the defaults of torch would shift every activation.
 _BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
 _POOLS = (5, 9, 13)  # kernels of the pyramid pooling
 
@@ -28,13 +28,13 @@ def _activation(name: str | None) -> nn.Module:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of the convolution that does what convolution and batch norm did."""
+    """Return kernel and bias of the convolution that replaces a convolution and its batch norm."""
     gain = norm.weight / torch.sqrt(cast("Tensor", norm.running_var) + norm.eps)
     return conv.weight * gain.reshape(-1, 1, 1, 1), norm.bias - cast("Tensor", norm.running_mean) * gain
 
 
 def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    made = nn.Conv2d(
+    copy = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]  # torch declares a tuple of any length
@@ -42,12 +42,12 @@ def _with_bias(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
         conv.padding,  # type: ignore[arg-type]
         device="meta",  # its values are replaced in the next line
     )
-    made.weight, made.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    return made
+    copy.weight, copy.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return copy
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm, activation."""
+    """Convolution, batch norm, and activation."""
 
     def __init__(
         self, channels_in: int, channels: int, kernel: int = 1, stride: int = 1, act: str | None = SILU
@@ -68,7 +68,7 @@ class ConvBlock(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """SPPCSPC: pools of three sizes beside a plain path."""
+    """SPPCSPC: max pools of three sizes beside a plain path."""
 
     def __init__(self, channels_in: int, channels: int, act: str | None) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class PyramidPooling(nn.Module):
 
 
 class RepConv(nn.Module):
-    """A 3x3 and a 1x1 convolution (and the input itself where shapes allow), summed; one convolution when fused."""
+    """Sum of a 3x3 convolution, a 1x1 convolution, and, if shapes allow, the input; one convolution when fused."""
 
     def __init__(self, channels_in: int, channels: int, act: str | None) -> None:
         super().__init__()
@@ -122,16 +122,16 @@ class RepConv(nn.Module):
         point, point_bias = _folded(cast("nn.Conv2d", self.rbr_1x1[0]), cast("nn.BatchNorm2d", self.rbr_1x1[1]))
         weight, bias = weight + functional.pad(point, [1, 1, 1, 1]), bias + point_bias
         if self.rbr_identity is not None:
-            same = nn.Conv2d(dense.in_channels, dense.out_channels, 1, bias=False, device=weight.device)
-            nn.init.dirac_(same.weight)
-            point, point_bias = _folded(same, self.rbr_identity)
+            identity = nn.Conv2d(dense.in_channels, dense.out_channels, 1, bias=False, device=weight.device)
+            nn.init.dirac_(identity.weight)
+            point, point_bias = _folded(identity, self.rbr_identity)
             weight, bias = weight + functional.pad(point, [1, 1, 1, 1]), bias + point_bias
         self.rbr_reparam = _with_bias(dense, weight, bias)
         self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
 
 
 class Downsample(nn.Module):
-    """DownC: halves the map by a convolution beside a pool."""
+    """DownC: halves the feature map by a convolution beside a max pool."""
 
     def __init__(self, channels_in: int, channels: int, act: str | None) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Downsample(nn.Module):
 
 
 class Pool(nn.Module):
-    """Max pool: 2x2 that halves the map, or of another kernel that keeps its size."""
+    """Max pool that halves the feature map (2x2) or, with a `kernel`, keeps its size."""
 
     def __init__(self, kernel: int | None) -> None:
         super().__init__()
@@ -157,28 +157,28 @@ class Pool(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every value four times."""
+    """Nearest-neighbor upsampling to twice the size."""
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Concat(nn.Module):
-    """Channels of several layers, in the order of the sources."""
+    """Concatenation of channels, in the order of the sources."""
 
     def forward(self, *sources: Tensor) -> Tensor:
         return torch.cat(sources, 1)
 
 
 class Sum(nn.Module):
-    """Two layers added."""
+    """Sum of two layers."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
 
 
 class SpaceToDepth(nn.Module):
-    """Four pixels of a square become four times the channels."""
+    """Rearrangement of each 2x2 square of pixels into four times the channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x[..., ::2, :], x[..., 1::2, :]
@@ -186,7 +186,7 @@ class SpaceToDepth(nn.Module):
 
 
 class Implicit(nn.Module):
-    """A learned value for every channel, which the training form adds to or multiplies with a map."""
+    """Learned value per channel, which the training form adds to or multiplies with a feature map."""
 
     def __init__(self, channels: int, mean: float) -> None:
         super().__init__()
@@ -194,58 +194,60 @@ class Implicit(nn.Module):
 
 
 class Head(nn.Module):
-    """The detection layer: for every cell of each level and anchor x, y, w, h, object and classes, before the sigmoid.
+    """Detection layer: x, y, w, h, objectness, and classes per anchor and cell of each feature map, before the sigmoid.
 
-    The training form adds `ia` to what it reads and multiplies with `im`; its auxiliary heads `m2` have neither.
+    The training form adds `ia` to its input and multiplies its output by `im`. Its auxiliary heads `m2` have neither.
     """
 
     def __init__(self, kind: str, channels: list[int], architecture: Architecture, strides: list[int]) -> None:
         super().__init__()
-        levels, self.outputs = architecture.levels, architecture.classes + 5
-        pixels = torch.tensor(architecture.anchors, device="cpu").reshape(levels, -1, 2)
-        self.anchors_each = pixels.shape[1]
-        wide = self.anchors_each * self.outputs
+        feature_maps, self.outputs = architecture.feature_maps, architecture.classes + 5
+        pixels = torch.tensor(architecture.anchors, device="cpu").reshape(feature_maps, -1, 2)
+        self.anchors_per_cell = pixels.shape[1]
+        width = self.anchors_per_cell * self.outputs
         self.register_buffer("anchors", pixels / torch.tensor(strides, device="cpu").reshape(-1, 1, 1))
-        self.register_buffer("anchor_grid", pixels.reshape(levels, 1, -1, 1, 1, 2).clone())
-        self.m = nn.ModuleList(nn.Conv2d(number, wide, 1) for number in channels[:levels])
+        self.register_buffer("anchor_grid", pixels.reshape(feature_maps, 1, -1, 1, 1, 2).clone())
+        self.m = nn.ModuleList(nn.Conv2d(number, width, 1) for number in channels[:feature_maps])
         self.m2 = (
-            nn.ModuleList(nn.Conv2d(number, wide, 1) for number in channels[levels:]) if kind == AUXILIARY else None
+            nn.ModuleList(nn.Conv2d(number, width, 1) for number in channels[feature_maps:])
+            if kind == AUXILIARY
+            else None
         )
         self.ia = self.im = None
         if kind != DETECT:
-            self.ia = nn.ModuleList(Implicit(number, 0.0) for number in channels[:levels])
-            self.im = nn.ModuleList(Implicit(wide, 1.0) for _ in range(levels))
+            self.ia = nn.ModuleList(Implicit(number, 0.0) for number in channels[:feature_maps])
+            self.im = nn.ModuleList(Implicit(width, 1.0) for _ in range(feature_maps))
 
     def forward(self, *sources: Tensor) -> list[Tensor]:
         maps = []
-        for level, conv in enumerate(self.m):
+        for index, conv in enumerate(self.m):
             if self.ia is None or self.im is None:
-                maps.append(self._by_anchor(conv(sources[level])))
+                maps.append(self._by_anchor(conv(sources[index])))
             else:
-                added, factor = cast("Tensor", self.ia[level].implicit), cast("Tensor", self.im[level].implicit)
-                maps.append(self._by_anchor(conv(sources[level] + added) * factor))
+                offset, factor = cast("Tensor", self.ia[index].implicit), cast("Tensor", self.im[index].implicit)
+                maps.append(self._by_anchor(conv(sources[index] + offset) * factor))
         if self.training and self.m2 is not None:
             auxiliary = sources[len(self.m) :]
             maps += [self._by_anchor(conv(source)) for conv, source in zip(self.m2, auxiliary, strict=True)]
         return maps
 
     def _by_anchor(self, x: Tensor) -> Tensor:
-        """(N, anchors * outputs, h, w) as (N, anchors, h, w, outputs)."""
+        """Reshape (N, anchors * outputs, h, w) to (N, anchors, h, w, outputs)."""
         images, _, height, width = x.shape
-        return x.reshape(images, self.anchors_each, self.outputs, height, width).permute(0, 1, 3, 4, 2)
+        return x.reshape(images, self.anchors_per_cell, self.outputs, height, width).permute(0, 1, 3, 4, 2)
 
     def fuse(self) -> None:
         """Fold `ia` and `im` into the convolutions and drop the auxiliary heads."""
         self.m2 = None
         if self.ia is None or self.im is None:
             return
-        for level, module in enumerate(self.m):
+        for index, module in enumerate(self.m):
             conv = cast("nn.Conv2d", module)
-            added = cast("Tensor", self.ia[level].implicit)
-            factor = cast("Tensor", self.im[level].implicit).flatten()
-            # The order matters: what is added passes through the convolution, and all of it is multiplied.
-            bias = (cast("Tensor", conv.bias) + (conv.weight * added).sum((1, 2, 3))) * factor
-            self.m[level] = _with_bias(conv, conv.weight * factor.reshape(-1, 1, 1, 1), bias)
+            offset = cast("Tensor", self.ia[index].implicit)
+            factor = cast("Tensor", self.im[index].implicit).flatten()
+            # The offset passes through the convolution first, then the factor multiplies everything.
+            bias = (cast("Tensor", conv.bias) + (conv.weight * offset).sum((1, 2, 3))) * factor
+            self.m[index] = _with_bias(conv, conv.weight * factor.reshape(-1, 1, 1, 1), bias)
         self.ia = self.im = None
 
 
@@ -268,18 +270,21 @@ def _of(number: int | None) -> int:
 
 
 def channels_and_strides(architecture: Architecture) -> dict[int, tuple[int, int]]:
-    """Channels of the image and every layer but the last, and pixels of the input that one of its cells spans.
+    """Return channels and stride (pixels per cell) of the image and of every layer except the last, by index.
 
     Raises
     ------
-    WeightsError : layers joined or summed whose maps can not be joined
+    WeightsError
+        If a layer concatenates or adds feature maps of different shapes.
     """
     known: dict[int, tuple[int, int]] = {IMAGE: (3, 1)}
     for index, layer in enumerate(architecture.layers[:-1]):
         channels, strides = zip(*(known[source] for source in layer.sources), strict=True)
-        alike = len(set(strides)) == 1 and (layer.kind == "Concat" or len(set(channels)) == 1)
-        if not alike or len(channels) != {"Shortcut": 2, "Concat": len(channels)}.get(layer.kind, 1):
-            raise WeightsError(f"layer {index} of the model ({layer.kind}) can not read layers {layer.sources}")
+        same_shape = len(set(strides)) == 1 and (layer.kind == "Concat" or len(set(channels)) == 1)
+        if not same_shape or len(channels) != {"Shortcut": 2, "Concat": len(channels)}.get(layer.kind, 1):
+            raise WeightsError(
+                f"layer {index} of the model ({layer.kind}) cannot read layers {layer.sources}; their shapes differ"
+            )
         out = {"Concat": sum(channels), "ReOrg": 4 * channels[0]}.get(layer.kind, layer.channels or channels[0])
         scale = {"MP": 2, "ReOrg": 2, "DownC": 2}.get(layer.kind, layer.stride or 1)
         known[index] = out, strides[0] // 2 if layer.kind == "nn.Upsample" else strides[0] * scale
@@ -287,10 +292,11 @@ def channels_and_strides(architecture: Architecture) -> dict[int, tuple[int, int
 
 
 class Network(nn.Module):
-    """A YOLOv7 of any architecture.
+    """YOLOv7 network of any architecture.
 
-    `forward` takes (N, 3, H, W) in 0..1, RGB, sides multiples of `strides[-1]`, and returns a map (N, anchors, h, w,
-    5 + classes) a level, before the sigmoid; in training mode those of the auxiliary heads, if there are any, follow.
+    `forward` takes RGB images (N, 3, H, W) scaled to 0..1, with sides that are multiples of `strides[-1]`. It returns
+    feature maps (N, n_anchors, h, w, 5 + n_classes) before the sigmoid. In training mode, those of the auxiliary heads
+    follow, if there are any.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -298,7 +304,7 @@ class Network(nn.Module):
         self.architecture = architecture
         sizes = channels_and_strides(architecture)
         read = [sizes[source] for source in architecture.head.sources]
-        self.strides = tuple(stride for _, stride in read[: architecture.levels])
+        self.strides = tuple(stride for _, stride in read[: architecture.feature_maps])
         self.model = nn.ModuleList()
         for layer in architecture.layers:
             if layer.kind in HEADS:
@@ -320,13 +326,13 @@ class Network(nn.Module):
         for index, sources, unread in self._plan if self.training else self._lead_plan:
             known[index] = self.model[index](*(known[source] for source in sources))
             for source in unread:
-                del known[source]  # the maps of a large image are large
+                del known[source]  # feature maps of a large image take much memory
         return cast("list[Tensor]", known[len(self.model) - 1])
 
     def fuse(self) -> Network:
-        """Fold batch norms, RepConv and implicit layers for inference, and drop what only training needs; in place.
+        """Fold batch norms, RepConv, and implicit layers, and drop layers that only training needs, in place.
 
-        To be done in float32: in half precision the folded values would differ visibly.
+        Fuse in float32: in half precision the folded values would differ visibly.
         """
         lead = {index for index, _, _ in self._lead_plan}
         for index in range(len(self.model)):
@@ -339,29 +345,28 @@ class Network(nn.Module):
         return self.eval()
 
     def load(self, state: Mapping[str, Tensor]) -> Network:
-        """Take these tensors for the network's own, by name.
+        """Replace the network's tensors by those of the same names.
 
         Raises
         ------
-        WeightsError : a name too many or missing, or a tensor of another shape; says which
+        WeightsError
+            If a tensor is missing, unexpected, or has another shape.
         """
-        own = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
-        given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if missing := sorted(own.keys() - given.keys()):
-            raise WeightsError(f"the weights lack {len(missing)} tensors of their own layer list: {missing[0]}, ...")
-        if unknown := sorted(given.keys() - own.keys()):
-            raise WeightsError(
-                f"the weights hold {len(unknown)} tensors that the layer list has not: {unknown[0]}, ..."
-            )
-        for name, shape in own.items():
-            if given[name] != shape:
-                raise WeightsError(f"{name} is {given[name]} in the weights: the layer list makes it {shape}")
+        expected = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if missing := sorted(expected.keys() - shapes.keys()):
+            raise WeightsError(f"the weights lack {len(missing)} tensors of their layer list: {missing[0]}, ...")
+        if unknown := sorted(shapes.keys() - expected.keys()):
+            raise WeightsError(f"the weights have {len(unknown)} tensors outside their layer list: {unknown[0]}, ...")
+        for name, shape in expected.items():
+            if shapes[name] != shape:
+                raise WeightsError(f"{name} has shape {shapes[name]} in the weights; its layer list requires {shape}")
         self.load_state_dict(dict(state), assign=True)
         return self
 
 
 def _plan(architecture: Architecture, sources: tuple[int, ...]) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-    """Layers to compute for those that the head reads: index, what it reads, what nobody reads afterwards."""
+    """Return the layers to compute for the head, as index, sources, and sources that are not read afterwards."""
     last = len(architecture.layers) - 1
     steps = [(index, architecture.layers[index].sources) for index in architecture.needed_for(sources)]
     steps.append((last, sources))
@@ -370,6 +375,6 @@ def _plan(architecture: Architecture, sources: tuple[int, ...]) -> list[tuple[in
 
 
 def build(architecture: Architecture) -> Network:
-    """A network without values, for `Network.load`: takes no time and no memory for them."""
+    """Create a network without values for `Network.load`, which takes neither time nor memory for them."""
     with torch.device("meta"):
         return Network(architecture)

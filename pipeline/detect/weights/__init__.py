@@ -1,1 +1,1 @@
-"""Safe reading and writing of weight files, and the shipped weights."""
+"""Safe reading and writing of weights files, and the shipped weights."""

@@ -1,4 +1,4 @@
-"""What is in a file of weights, for people and programs."""
+"""Description of a weights file, for `patrolscope weights`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from patrolscope.pipeline.detect.detector import ULTRALYTICS, YOLOV7, kind_of, l
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Facts about a file of weights; nothing in it is executed.
+    """Return facts about a weights file without executing anything in it.
 
     Raises
     ------
-    WeightsError : it is not there, or of no known kind; says why
+    WeightsError
+        If the file does not exist or its kind is not supported.
     """
     require("torch", "torchvision")
     with local_copy(path) as file:
         kind = kind_of(file)
-        found: dict[str, Any] = {"file": path, "kind": kind}
+        facts: dict[str, Any] = {"file": path, "kind": kind}
         if kind == YOLOV7:
-            return found | _yolov7(file)
+            return facts | _yolov7(file)
         if kind == ULTRALYTICS:
-            return found | {"opened_by": "ultralytics (AGPL-3)", "needs_trust": file.suffix.lower() != ".onnx"}
+            return facts | {"opened_by": "ultralytics (AGPL-3)", "needs_trust": file.suffix.lower() != ".onnx"}
         from patrolscope.pipeline.detect.models.onnx_yolov7 import describe_export
 
-        return found | describe_export(file)
+        return facts | describe_export(file)
 
 
 def _yolov7(file: Path) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def _yolov7(file: Path) -> dict[str, Any]:
         "head": checkpoint.architecture.head.kind,
         "classes": dict(enumerate(checkpoint.class_names)),
         "strides": list(network.strides),
-        "anchors": [list(level) for level in checkpoint.architecture.anchors],
+        "anchors": [list(sizes) for sizes in checkpoint.architecture.anchors],
         "parameters": parameters,
         "parameters_fused": fused,
         "weights": checkpoint.source,

@@ -1,6 +1,6 @@
-"""The detector that is shipped: a narrowed yolov7-tiny, trained on rendered street scenes and good for nothing else.
+"""The shipped detector: a narrowed yolov7-tiny trained on rendered street scenes, and useful for those only.
 
-`weights/street-scenes.md` says how it was made and what it does on photographs.
+`street-scenes.md` documents its training and its results on photographs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ WEIGHTS = Path(__file__).with_name("street-scenes.pt")
 
 
 def facts() -> dict[str, Any]:
-    """`size` (pixels, longer side), `threshold` (best F1 where 15 % of images show police), `test` (its quality)."""
+    """Return `size` (pixels, longer side), `threshold` (best F1 if 15% of images show police), and `test` (metrics)."""
     content: dict[str, Any] = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     return content

@@ -1,4 +1,4 @@
-"""What a training says of its best weights, in a file beside them."""
+"""Result file that `patrolscope train` writes beside its best weights."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ RESULT_FILE = "evaluation.json"
 
 
 def trained_threshold(weights: str, police_class: str | int) -> float | None:
-    """Score above which images were best called positive on the validation split of the training of these weights.
+    """Read the threshold with the best F1 of images on the validation split of a training.
 
     Parameters
     ----------
-    weights : path or URL of `best.pt`
-    police_class : name or number of the class
+    weights : str
+        Path or URL of `best.pt`.
+    police_class : str or int
+        Name or number of the class.
 
     Returns
     -------
-    None where no training of `patrolscope train` left its result beside the weights, or it did not find the class
+    float or None
+        Images that score higher are positive. None if there is no result beside the weights, or none for the class.
     """
     try:
         fs, place = fsspec.core.url_to_fs(weights)
         content: Any = json.loads(fs.cat_file(f"{str(place).rpartition('/')[0]}/{RESULT_FILE}"))
-    except (ValueError, ImportError):  # not JSON, or no address: who opens the weights says so
+    except (ValueError, ImportError):  # not JSON, or an invalid URL, which opening the weights reports
         return None
     except remote_errors():
         return None
@@ -36,5 +39,5 @@ def trained_threshold(weights: str, police_class: str | int) -> float | None:
         return None
     if isinstance(police_class, int):
         police_class = dict(enumerate(thresholds)).get(police_class, "")
-    found = thresholds.get(police_class)
-    return found if isinstance(found, float) and 0 < found < 1 else None
+    threshold = thresholds.get(police_class)
+    return threshold if isinstance(threshold, float) and 0 < threshold < 1 else None

@@ -1,4 +1,4 @@
-"""Checkpoints in the official form: what other tools for YOLOv7 open, and `checkpoint.read_checkpoint` reads."""
+"""Writer of checkpoints in the official YOLOv7 form, which other YOLOv7 tools and `read_checkpoint` open."""
 
 from __future__ import annotations
 
@@ -39,23 +39,37 @@ def save_checkpoint(
     optimizer: dict[str, Any] | None = None,
     image_size: int | None = None,
 ) -> None:
-    """Write an official checkpoint; without `ema` and `optimizer` it has the form of a finished, stripped training.
+    """Write an official checkpoint; without `ema` and `optimizer`, that of a finished training.
 
     Parameters
     ----------
-    network, ema : not fused, as the official form holds batch norms; saved in half precision
-    class_names : one a class
-    epoch : of the training, -1 when it is finished
-    optimizer : its state dict, as torch gives it
-    image_size : pixels of the training images; the official trainer does not write it and does not mind it
+    path : Path
+        File to write.
+    network : Network
+        Network before fusing, as the official form contains batch norms. Saved in half precision.
+    class_names : sequence of str
+        One name per class.
+    ema : Network, optional
+        Averaged weights (exponential moving average), before fusing.
+    epoch : int, default -1
+        Epoch of the training, -1 if it is finished.
+    best_fitness : float, optional
+        Best result so far, as the official trainer defines it.
+    updates : int, optional
+        Number of updates of `ema`.
+    optimizer : dict, optional
+        State dict of the optimizer.
+    image_size : int, optional
+        Size of the training images in pixels. The official trainer ignores it.
 
     Raises
     ------
-    ValueError : the network is fused
+    ValueError
+        If a network is fused.
     """
-    for one in (network, ema):
-        if one is not None and not any(isinstance(module, nn.BatchNorm2d) for module in one.modules()):
-            raise ValueError("a fused network has lost what its official form holds: save it before it is fused")
+    for model in (network, ema):
+        if model is not None and not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+            raise ValueError("the network is fused; expected one with batch norms; save it before it is fused")
     with _official_classes() as classes:
         content = {
             "epoch": epoch,
@@ -73,19 +87,19 @@ def save_checkpoint(
 
 @contextmanager
 def _official_classes() -> Iterator[dict[str, type[nn.Module]]]:
-    """Empty classes under the official names, known to pickle while a file is written and to nobody afterwards."""
-    made: dict[str, type[nn.Module]] = {}
+    """Create empty classes under the official names, which can be imported for the duration of the block only."""
+    classes: dict[str, type[nn.Module]] = {}
     modules = {"models": ModuleType("models")}
     for name, kinds in _CLASSES.items():
         modules[name] = ModuleType(name)
         for kind in kinds:
-            made[kind] = type(kind, (nn.Module,), {"__module__": name})
-            setattr(modules[name], kind, made[kind])
+            classes[kind] = type(kind, (nn.Module,), {"__module__": name})
+            setattr(modules[name], kind, classes[kind])
     with _lock:
         before = {name: sys.modules.get(name) for name in modules}
         sys.modules.update(modules)
         try:
-            yield made
+            yield classes
         finally:
             for name, module in before.items():
                 if module is None:
@@ -100,20 +114,20 @@ def _model(network: Network, classes: dict[str, type[nn.Module]], names: list[st
     model = classes["Model"]()
     layers = []
     for index, (layer, module) in enumerate(zip(architecture.layers, network.model, strict=True)):
-        made = _layer(layer, module, classes)
+        official = _layer(layer, module, classes)
         sources = settings["backbone"][index][0] if index < len(architecture.layers) - 1 else list(layer.sources)
-        vars(made).update(i=index, f=sources, type=f"{made.__module__}.{type(made).__name__}")
-        vars(made)["np"] = sum(parameter.numel() for parameter in made.parameters())
-        layers.append(made)
+        vars(official).update(i=index, f=sources, type=f"{official.__module__}.{type(official).__name__}")
+        vars(official)["np"] = sum(parameter.numel() for parameter in official.parameters())
+        layers.append(official)
     head = layers[-1]
     strides = torch.tensor(network.strides, dtype=torch.float32)
     vars(head).update(
         nc=architecture.classes,
         no=architecture.classes + 5,
-        nl=architecture.levels,
+        nl=architecture.feature_maps,
         na=len(architecture.anchors[0]) // 2,
         stride=strides,
-        grid=[torch.zeros(1)] * architecture.levels,
+        grid=[torch.zeros(1)] * architecture.feature_maps,
     )
     model.add_module("model", nn.Sequential(*layers))
     vars(model).update(
@@ -128,7 +142,7 @@ def _model(network: Network, classes: dict[str, type[nn.Module]], names: list[st
 
 
 def _read_later(architecture: Architecture) -> list[int]:
-    """Layers whose output somebody else than the next layer reads."""
+    """Return the layers whose output is read by another layer than the next one."""
     return sorted(
         {source for index, layer in enumerate(architecture.layers) for source in layer.sources if source != index - 1}
     )
@@ -137,35 +151,35 @@ def _read_later(architecture: Architecture) -> list[int]:
 def _layer(layer: Layer, module: nn.Module, classes: dict[str, type[nn.Module]]) -> nn.Module:
     if layer.kind == "nn.Upsample":
         return nn.Upsample(None, 2, "nearest")
-    made = _copied(module, layer.kind, classes)
+    official = _copied(module, layer.kind, classes)
     if layer.kind == "MP":
-        made.add_module("m", nn.MaxPool2d(2, 2))
+        official.add_module("m", nn.MaxPool2d(2, 2))
     elif layer.kind == "SP":
         kernel = cast("int", layer.kernel)
-        made.add_module("m", nn.MaxPool2d(kernel, 1, kernel // 2))
+        official.add_module("m", nn.MaxPool2d(kernel, 1, kernel // 2))
     elif layer.kind in ("Concat", "Shortcut"):
-        vars(made)["d"] = 1
-    return made
+        vars(official)["d"] = 1
+    return official
 
 
 def _copied(module: nn.Module, kind: str, classes: dict[str, type[nn.Module]]) -> nn.Module:
-    """The module as an object of the official class, with copies of its tensors under the same names."""
-    made = classes[kind]()
+    """Return the module as an object of the official class, with copies of its tensors under the same names."""
+    official = classes[kind]()
     for name, parameter in module.named_parameters(recurse=False):
-        made.register_parameter(name, nn.Parameter(parameter.detach().cpu().clone()))
+        official.register_parameter(name, nn.Parameter(parameter.detach().cpu().clone()))
     for name, buffer in module.named_buffers(recurse=False):
-        made.register_buffer(name, buffer.detach().cpu().clone())
+        official.register_buffer(name, buffer.detach().cpu().clone())
     for name, child in module.named_children():
-        made.add_module(name, _child(name, child, classes))
+        official.add_module(name, _child(name, child, classes))
     if isinstance(module, PyramidPooling):
-        made.add_module("m", nn.ModuleList(nn.MaxPool2d(kernel, 1, kernel // 2) for kernel in (5, 9, 13)))
+        official.add_module("m", nn.ModuleList(nn.MaxPool2d(kernel, 1, kernel // 2) for kernel in (5, 9, 13)))
     elif isinstance(module, Downsample):
         pool = classes["MP"]()
         pool.add_module("m", nn.MaxPool2d(2, 2))
-        made.add_module("mp", pool)
+        official.add_module("mp", pool)
     elif isinstance(module, RepConv):
-        vars(made).update(deploy=False, groups=1)
-    return made
+        vars(official).update(deploy=False, groups=1)
+    return official
 
 
 def _child(name: str, child: nn.Module, classes: dict[str, type[nn.Module]]) -> nn.Module:
@@ -173,5 +187,5 @@ def _child(name: str, child: nn.Module, classes: dict[str, type[nn.Module]]) -> 
         return _copied(child, "Conv", classes)
     if name in ("ia", "im") and isinstance(child, nn.ModuleList):
         kind = "ImplicitA" if name == "ia" else "ImplicitM"
-        return nn.ModuleList(_copied(cast("Implicit", one), kind, classes) for one in child)
+        return nn.ModuleList(_copied(cast("Implicit", implicit), kind, classes) for implicit in child)
     return copy.deepcopy(child).cpu()

@@ -1,14 +1,17 @@
-"""A torch file as plain data: tensors, containers, inert stand-ins for the classes it names. Nothing in it is executed.
+"""Restricted reader of torch files: tensors, containers, and inert nodes in place of classes. Executes nothing.
 
-A pickle is a program that calls what it names. Here every name is looked up in one closed list, which leads to
-containers, to descriptions of tensors and to `Node`, a class that does nothing; any other name is refused before
-anything is called. Tensors are read one by one when asked for, so the optimizer's state of an unstripped file costs no
-memory.
+A pickle is a program that calls the objects that it names. Here every name is looked up in a closed list of containers,
+descriptions of tensors, and `Node`, a class without behavior. Any other name is rejected before anything is called.
+Tensors are read one by one on demand, so the optimizer state of an unfinished training takes no memory.
+
+`torch.load(weights_only=True)` does not replace this: it accepts a tensor of 4 GB that repeats the numbers of a 16-byte
+storage, reads all tensors at once, and cannot list the classes of the old container for stand-ins.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import reprlib
 import struct
@@ -21,11 +24,11 @@ import torch
 
 from patrolscope.pipeline.errors import WeightsError
 
-# First bytes of the container that torch wrote before 1.6: a pickled magic number.
+# First bytes of the container of torch before 1.6: a pickled magic number.
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 ZIP_MAGIC = b"PK\x03\x04"
-# The pickle of the largest model (yolov7-e6e with its EMA and optimizer) has about 2 MB.
-LARGEST_PICKLE_BYTES = 64 << 20
+# The largest known pickle (yolov7-e6e with its EMA and optimizer) has about 2 MB.
+MAX_PICKLE_BYTES = 64 << 20
 
 _DTYPES = {
     "HalfStorage": torch.float16,
@@ -39,18 +42,18 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# Names of numpy (best_fitness) and of a folded model's bound `forward`: read over, their values are not needed.
-_READ_OVER = {
+# Names from numpy (best_fitness) and from the bound `forward` of a folded model, whose values are not needed.
+_IGNORED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("_codecs", "encode"),
     ("__builtin__", "getattr"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
 }
-# Modules whose classes become nodes, whatever their name: an unknown kind of layer is refused later, with its place.
+# All classes of these modules become nodes. Unknown kinds of layers are rejected later, with the layer's index.
 _NODE_MODULES = ("models.yolo", "models.common")
 _NODE_PACKAGE = "torch.nn.modules."
-# What a damaged pickle runs into.
+# Errors that a damaged pickle causes.
 _DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -67,19 +70,19 @@ _DAMAGE = (
 )
 
 
-class ForbiddenName(WeightsError):
-    """A file names something that is not on the list of what a checkpoint may hold."""
+class ForbiddenNameError(WeightsError):
+    """A file names an object that no YOLOv7 checkpoint contains."""
 
     def __init__(self, name: str, where: str) -> None:
         shown = name if name.isprintable() and len(name) < 100 else reprlib.repr(name)
         super().__init__(
-            f"{where} names {shown}, which no YOLOv7 checkpoint holds: refused, nothing of it was executed"
+            f"{where} names {shown}, which no YOLOv7 checkpoint contains; rejected, and nothing in it was executed"
         )
         self.name = name
 
 
 class Node:
-    """An object of a class that the file names, as the attributes it was saved with."""
+    """Inert object in place of an instance of a class in the file, with its saved attributes."""
 
     official = ""  # module and name of the class
     attributes: Mapping[str, Any]
@@ -88,26 +91,26 @@ class Node:
         self.attributes = {}
 
     def __setstate__(self, state: Any) -> None:
-        # The state of an object of numpy is a tuple, and not needed.
+        # The state of a numpy object is a tuple, which is not needed.
         self.attributes = state if isinstance(state, dict) else {}
 
     def children(self) -> dict[str, Node]:
-        """Modules directly below this one."""
+        """Return the modules directly below this one."""
         return self._of("_modules", Node)
 
     def tensors(self) -> dict[str, StoredTensor]:
-        """Parameters and buffers of this module alone."""
+        """Return the parameters and buffers of this module, without those of its children."""
         return self._of("_parameters", StoredTensor) | self._of("_buffers", StoredTensor)
 
     def _of(self, name: str, kind: type) -> dict[str, Any]:
-        held = self.attributes.get(name)
-        if not isinstance(held, dict):
+        items = self.attributes.get(name)
+        if not isinstance(items, dict):
             return {}
-        return {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, kind)}
+        return {key: value for key, value in items.items() if isinstance(key, str) and isinstance(value, kind)}
 
 
 class Storage(NamedTuple):
-    """A block of numbers in the file."""
+    """Block of numbers in the file."""
 
     key: str
     dtype: str
@@ -115,7 +118,7 @@ class Storage(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of the file, not read yet."""
+    """Description of a tensor in the file, whose values are read on demand."""
 
     storage: Storage
     offset: int
@@ -124,24 +127,26 @@ class StoredTensor(NamedTuple):
 
 
 class Archive(Protocol):
-    """An opened file: what was saved, and its tensors on demand."""
+    """Opened file: the saved object, and its tensors on demand."""
 
     root: Any
 
     def read(self, tensor: StoredTensor) -> torch.Tensor:
-        """Values of a tensor, on the CPU, in the type they were saved in."""
+        """Read the values of a tensor onto the CPU, in their saved type."""
 
     def close(self) -> None:
         """Close the file."""
 
 
 def open_archive(path: Path) -> Archive:
-    """The file as data.
+    """Open a torch file as data.
 
     Raises
     ------
-    ForbiddenName : it names something that is not known here; says what
-    WeightsError : it is no torch file, or is damaged
+    ForbiddenNameError
+        If the file names an object that no YOLOv7 checkpoint contains.
+    WeightsError
+        If the file is not a torch file or is damaged.
     """
     with path.open("rb") as file:
         start = file.read(len(LEGACY_MAGIC))
@@ -149,18 +154,18 @@ def open_archive(path: Path) -> Archive:
         return _ZipArchive(path)
     if start == LEGACY_MAGIC:
         return _LegacyArchive(path)
-    raise WeightsError(f"{path.name} is no torch checkpoint: it starts with {start[:4]!r}")
+    raise WeightsError(f"{path.name} is not a torch checkpoint; it starts with {start[:4]!r}")
 
 
 class _Mapping(dict[Any, Any]):
-    """An OrderedDict of the file; attributes saved with it are left out."""
+    """OrderedDict of the file, without attributes that were saved with it."""
 
     def __setstate__(self, _state: Any) -> None:
-        """Left out."""
+        """Ignore saved attributes."""
 
 
 class _Function:
-    """What stands for a function that a file may call."""
+    """Stand-in for a function that a file may call."""
 
     __slots__ = ("_call",)
 
@@ -171,22 +176,20 @@ class _Function:
         return self._call(*arguments)
 
     def __setstate__(self, _state: Any) -> None:
-        raise pickle.UnpicklingError("a function has no state")
+        raise pickle.UnpicklingError("functions have no state")
 
 
 def _stored_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> StoredTensor:
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
-        raise pickle.UnpicklingError("a tensor without its storage")
+        raise pickle.UnpicklingError("tensor without a storage")
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise pickle.UnpicklingError("a tensor of impossible size")
-    held = 1
-    for length in size:
-        held *= length
-    reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1 if held else 0
-    # A tensor that repeats its numbers could ask for any amount of memory; none of a checkpoint does.
-    if max(held, reach) > storage.numbers:
-        raise pickle.UnpicklingError("a tensor larger than its storage")
+        raise pickle.UnpicklingError("tensor of impossible size")
+    count = math.prod(size)
+    reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1 if count else 0
+    # A tensor that repeats its numbers could take any amount of memory; checkpoints contain none.
+    if max(count, reach) > storage.numbers:
+        raise pickle.UnpicklingError("tensor larger than its storage")
     return StoredTensor(storage, offset, size, stride)
 
 
@@ -197,11 +200,11 @@ _CALLS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _Function(_stored_tensor),
     ("torch._utils", "_rebuild_parameter"): _Function(lambda data, *_rest: data),
     **{("torch", name): name for name in _DTYPES},
-    **{name: _Function(Node) for name in _READ_OVER},
+    **{name: _Function(Node) for name in _IGNORED},
 }
 
 
-# The unpickler in Python: the one in C would allocate whatever a memo index of the file says.
+# The unpickler written in Python, because the one in C allocates as much memory as a memo index in the file demands.
 class _Unpickler(pickle._Unpickler):  # noqa: SLF001
     def __init__(self, file: IO[bytes], where: str) -> None:
         super().__init__(file)
@@ -217,24 +220,24 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001
             if key not in self.nodes:
                 self.nodes[key] = type(name, (Node,), {"official": f"{module}.{name}"})
             return self.nodes[key]
-        raise ForbiddenName(f"{module}.{name}", self.where)
+        raise ForbiddenNameError(f"{module}.{name}", self.where)
 
     def persistent_load(self, identity: Any) -> Any:
         match identity:
             case ("storage", str(dtype), str(key), str(), int(numbers), *_) if dtype in _DTYPES and numbers >= 0:
                 return self.storages.setdefault(key, Storage(key, dtype, numbers))
-            # The old container saves the source text of a class beside it.
+            # The old container saves the source code of a class beside it.
             case ("module", type() as kind, *_) if issubclass(kind, Node):
                 return kind
-        raise pickle.UnpicklingError("a storage of unknown kind")
+        raise pickle.UnpicklingError("storage of unknown kind")
 
     def load(self) -> Any:
         try:
             return super().load()
         except _DAMAGE as error:
-            # What a damaged program ran into can be as long as the program.
-            found = f"{type(error).__name__} {reprlib.repr(str(error))}"
-            raise WeightsError(f"{self.where} is truncated or damaged, or no torch checkpoint: {found}") from error
+            # The message can be as long as the file.
+            reason = f"{type(error).__name__} {reprlib.repr(str(error))}"
+            raise WeightsError(f"{self.where} is truncated or damaged, or not a torch checkpoint: {reason}") from error
 
 
 class _ZipArchive:
@@ -254,18 +257,18 @@ class _ZipArchive:
         entries = {entry.filename: entry for entry in self._zip.infolist()}
         pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise WeightsError(f"{self._name} is a zip file, but no torch checkpoint: it has no data.pkl")
+            raise WeightsError(f"{self._name} is a zip file but not a torch checkpoint; it has no data.pkl")
         self._folder = pickles[0].removesuffix("data.pkl")
-        # torch compresses nothing, so nothing in a file can be larger than the file.
+        # torch does not compress, so no entry can be larger than the file.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise WeightsError(f"{self._name} is compressed, which torch never does: save it again with torch.save")
-        if f"{self._folder}byteorder" in entries and self._content(f"{self._folder}byteorder") != b"little":
-            raise WeightsError(f"{self._name} was saved on a big-endian machine: save it again on another")
-        size = entries[pickles[0]].file_size
-        if size > LARGEST_PICKLE_BYTES:
             raise WeightsError(
-                f"{self._name} has a data.pkl of {size:,} bytes: at most {LARGEST_PICKLE_BYTES:,} are read"
+                f"{self._name} is compressed; expected an uncompressed file; save it again with torch.save"
             )
+        if f"{self._folder}byteorder" in entries and self._content(f"{self._folder}byteorder") != b"little":
+            raise WeightsError(f"{self._name} was saved on a big-endian machine; save it again on a little-endian one")
+        size = entries[pickles[0]].file_size
+        if size > MAX_PICKLE_BYTES:
+            raise WeightsError(f"{self._name} has a data.pkl of {size:,} bytes; expected at most {MAX_PICKLE_BYTES:,}")
         return self._content(pickles[0])
 
     def _content(self, entry: str) -> bytes:
@@ -285,7 +288,7 @@ class _ZipArchive:
 
 
 class _LegacyArchive:
-    """Pickles one after the other (magic number, version, system, content, keys of storages), then the storages."""
+    """A sequence of pickles (magic number, version, system, content, keys of storages), then the storages."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -299,7 +302,7 @@ class _LegacyArchive:
             self._starts: dict[str, int] = {}
             for key in keys if isinstance(keys, list) else ():
                 if key not in reader.storages:
-                    raise WeightsError(f"{path.name} is damaged: it holds numbers of no tensor")
+                    raise WeightsError(f"{path.name} is damaged: it has numbers without a tensor")
                 storage = reader.storages[key]
                 numbers = int.from_bytes(file.read(8), "little")
                 self._starts[key] = file.tell()
@@ -310,14 +313,14 @@ class _LegacyArchive:
 
     def read(self, tensor: StoredTensor) -> torch.Tensor:
         if tensor.storage.key not in self._starts:
-            raise WeightsError(f"{self._path.name} is damaged: it lacks numbers of a tensor")
+            raise WeightsError(f"{self._path.name} is damaged: the numbers of a tensor are missing")
         with self._path.open("rb") as file:
             file.seek(self._starts[tensor.storage.key])
             content = file.read(tensor.storage.numbers * _DTYPES[tensor.storage.dtype].itemsize)
         return _tensor(content, tensor)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, as `read` opens the file itself."""
 
 
 def _tensor(content: bytes, tensor: StoredTensor) -> torch.Tensor:

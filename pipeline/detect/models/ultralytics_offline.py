@@ -1,7 +1,7 @@
-"""ultralytics, imported so that it reaches no network, installs nothing and leaves nothing in the user's home.
+"""Import of ultralytics without network access, installations, or files in the user's home folder.
 
-It reads the environment when it is imported, so whatever of ours needs it imports this module before. What a user has
-set there stays as it is.
+ultralytics reads the environment when it is imported, so modules that use it import this one first. Variables that the
+user has set are kept.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # else it installs what an export lacks while it runs
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # otherwise it installs packages that an export needs
 os.environ.setdefault("YOLO_OFFLINE", "true")
-os.environ.setdefault("YOLO_VERBOSE", "false")  # what it does is said by us
+os.environ.setdefault("YOLO_VERBOSE", "false")
 
 
-def _keep_settings_apart() -> None:
-    """Its settings file in a folder that ends with the process; two fonts in it that it would download otherwise."""
+def _use_temporary_settings() -> None:
+    """Put the settings file into a temporary folder, with two fonts that ultralytics would otherwise download."""
     from matplotlib import get_data_path
 
     folder = Path(tempfile.mkdtemp(prefix="patrolscope-ultralytics-"))
@@ -30,7 +30,7 @@ def _keep_settings_apart() -> None:
 
 
 if "YOLO_CONFIG_DIR" not in os.environ:
-    _keep_settings_apart()
+    _use_temporary_settings()
 
 from ultralytics.nn.autobackend import AutoBackend  # noqa: E402
 
