@@ -819,9 +819,9 @@ def dashboard(
             for line in write_static(site, static):
                 _say(line)
             return
-        from patrolscope.dashboards.app.app import serve
+        from patrolscope.dashboards.app.server import serve
 
-        serve(site, address=address, port=port, origins=allow or (), show=show, say=_say)
+        serve(site, address=address, port=port, origins=allow or (), show=show, echo=_say)
 
 
 def _check_origins(origins: Sequence[str]) -> None:
@@ -837,27 +837,27 @@ def _check_origins(origins: Sequence[str]) -> None:
 def draw_map(
     study: StudyOption,
     out: Annotated[Path, typer.Option(help="PNG file.")],
-    measure: Annotated[str, typer.Option(help="images, share or level.")] = "level",
-    level: Annotated[str, typer.Option(help="area, precinct, neighborhood, community_district or borough.")] = (
+    measure: Annotated[str, typer.Option(help="images, detection-rate, or deployment-rate.")] = "deployment-rate",
+    geography: Annotated[str, typer.Option(help="area, precinct, neighborhood, community_district, or borough.")] = (
         "neighborhood"
     ),
-    within: Annotated[str, typer.Option(help="Only around this place of the level, instead of the whole city.")] = "",
-    view: Annotated[str, typer.Option(help="What stands after ? in the address of a dashboard's map.")] = "",
-    width: Annotated[int, typer.Option(min=800, help="Pixels.")] = 12_000,
+    region: Annotated[str, typer.Option(help="Region of the geography to show instead of the whole city.")] = "",
+    view: Annotated[str, typer.Option(help="Query of a map page: the part of its address after the ?.")] = "",
+    width: Annotated[int, typer.Option(min=800, help="Width in pixels.")] = 12_000,
     cluster: ClusterOption = "local",
 ) -> None:
-    """A poster of the city, or of a part of it, with its legend."""
+    """Draw a poster of the city or a region, with its legend."""
     with _errors():
         _check_png(out)
     site = _site(study, cluster)
     with _errors():
-        from patrolscope.dashboards.app.poster import ask_for, write_poster
+        from patrolscope.dashboards.app.poster import poster_view, write_poster
 
-        asked = ask_for(site, measure=measure, level=level, within=within, query=view, width=width)
-        with _rows() as say:
-            content = write_poster(site, asked, say)
+        shown = poster_view(site, measure=measure, geography=geography, region=region, query=view, width=width)
+        with _rows() as progress:
+            content = write_poster(site, shown, progress)
         out.write_bytes(content)
-        _say(f"{out}: {asked.window.columns:,} x {asked.window.rows:,} pixels and the legend, {len(content):,} bytes")
+        _say(f"{out}: {shown.window.columns:,} x {shown.window.rows:,} pixels and the legend, {len(content):,} bytes")
 
 
 def _check_png(out: Path) -> None:
@@ -873,7 +873,7 @@ def _check_png(out: Path) -> None:
 
 def _site(root: str, cluster: str, **options: Any) -> Any:
     """The study as dashboards see it; its points are packed first where that is to be done."""
-    from patrolscope.dashboards.maps.points import POINTS
+    from patrolscope.dashboards.maps.stages import POINTS
 
     opened = _run(root, [POINTS], cluster)
     with _errors():
