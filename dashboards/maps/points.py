@@ -123,7 +123,7 @@ class Points:
 
     @cached_property
     def grid(self) -> AggregatedGrid:
-        """The same images by cells of a few feet. 22 million images take 2 to 4 s and 13 bytes each."""
+        """Images by cells of a few feet. For 22 million images, building takes 2 to 4 s and 13 bytes per image."""
         return AggregatedGrid.of(self.blocks, TILES, self.size_ft, _threads())
 
     def raster(self, window: Window, keep: Filter) -> tuple[Grid, Grid]:
