@@ -24,11 +24,13 @@ from benchmarks.workloads import simulated_study
 from patrolscope.analysis.stages.calibrate import CALIBRATE
 from patrolscope.analysis.stages.cells import analyzed
 from patrolscope.dashboards.app.site import Site
-from patrolscope.dashboards.maps.compose import View, window_around
+from patrolscope.dashboards.maps.aggregated_grid import CELLS, COARSE
 from patrolscope.dashboards.maps.filters import Filter
-from patrolscope.dashboards.maps.merged import CELLS, COARSE
-from patrolscope.dashboards.maps.points import POINTS, TILES, Window
+from patrolscope.dashboards.maps.packing import TILES
+from patrolscope.dashboards.maps.painter import View, window_around
+from patrolscope.dashboards.maps.points import Window
 from patrolscope.dashboards.maps.raster import Extent, count, read_batches
+from patrolscope.dashboards.maps.stages import POINTS
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.intake.stages import LABELS
 from patrolscope.pipeline.matching.stages import ANNOTATE, KEYS, MATCH
@@ -113,7 +115,7 @@ def measure_map_images(site: Site) -> list[Comparison]:
     """Time complete map images on the server along a walk: median and 95th percentile."""
     site.warm()
     rows = []
-    for seed, measure in enumerate(("images", "share", "level")):
+    for seed, measure in enumerate(("images", "detection-rate", "deployment-rate")):
         times_s = []
         for pixel_ft in PIXELS_FT.values():
             for window in walk(site, pixel_ft, STEPS, seed):
@@ -127,7 +129,7 @@ def measure_map_images(site: Site) -> list[Comparison]:
     times_s = []
     for keep in filters:
         start_s = time.perf_counter()
-        site.painter.paint(View(window, "level", "area", keep))
+        site.painter.paint(View(window, "deployment-rate", "area", keep))
         times_s.append(time.perf_counter() - start_s)
     rows.append(Comparison("map image after a change of filters", max(times_s), 0.5, "s", 1, "limit"))
     return rows

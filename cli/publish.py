@@ -139,9 +139,9 @@ def dashboard(
             for line in write_static(site, static):
                 echo(line)
             return
-        from patrolscope.dashboards.app.app import serve
+        from patrolscope.dashboards.app.server import serve
 
-        serve(site, address=address, port=port, origins=allow or (), show=show, say=echo)
+        serve(site, address=address, port=port, origins=allow or (), show=show, echo=echo)
 
 
 def _check_origins(origins: Sequence[str]) -> None:
@@ -159,24 +159,24 @@ def _check_origins(origins: Sequence[str]) -> None:
 def draw_map(
     study: StudyOption,
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
-    measure: Annotated[str, typer.Option(help="images, share or level.")] = "level",
-    level: Annotated[
-        str, typer.Option(help="area, precinct, neighborhood, community_district or borough.")
+    measure: Annotated[str, typer.Option(help="images, detection-rate, or deployment-rate.")] = "deployment-rate",
+    geography: Annotated[
+        str, typer.Option(help="area, precinct, neighborhood, community_district, or borough.")
     ] = "neighborhood",
-    within: Annotated[str, typer.Option(help="Only around this place of the level, instead of the whole city.")] = "",
-    view: Annotated[str, typer.Option(help="Part after ? in the address of a dashboard's map.")] = "",
+    region: Annotated[str, typer.Option(help="Region of the geography to show instead of the whole city.")] = "",
+    view: Annotated[str, typer.Option(help="Query of a map page: the part of its address after the ?.")] = "",
     width: Annotated[int, typer.Option(min=800, help="Width of the map, in pixels.")] = 12_000,
     cluster: ClusterOption = "local",
 ) -> None:
-    """Draw a poster of the city or of a part of it, with its legend."""
+    """Draw a poster of the city or a region, with its legend."""
     with handle_errors():
         _check_png(out)
     site = _site("map", study, cluster)
     with handle_errors():
         from patrolscope.cli.progress import show_rows
-        from patrolscope.dashboards.app.poster import ask_for, write_poster
+        from patrolscope.dashboards.app.poster import poster_view, write_poster
 
-        poster = ask_for(site, measure=measure, level=level, within=within, query=view, width=width)
+        poster = poster_view(site, measure=measure, geography=geography, region=region, query=view, width=width)
         with show_rows() as update:
             content = write_poster(site, poster, update)
         out.write_bytes(content)

@@ -1,1 +1,1 @@
-"""Pictures: maps, figures and the report, from annotated rows and estimates."""
+"""Figures, maps, reports, and web pages from annotated rows and estimates."""

@@ -1,1 +1,1 @@
-"""Dashboards in the browser: the map, disparities, detector, coverage, run."""
+"""Web pages of a study: map, disparities, detector, image coverage, and run."""

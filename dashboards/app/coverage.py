@@ -1,4 +1,4 @@
-"""The page of coverage: when and where images were taken, and who lives where few were."""
+"""Image coverage page: images by time and area, and residents of areas with few images."""
 
 from __future__ import annotations
 
@@ -14,22 +14,9 @@ from bokeh.models import FixedTicker, NumeralTickFormatter
 from markupsafe import Markup
 
 from patrolscope.analysis.estimators.image_coverage import EVERYONE, ImageCoverage, coverage_of, cumulative
-from patrolscope.dashboards.app.charts import (
-    CARD,
-    Card,
-    Chart,
-    HtmlPane,
-    Line,
-    cards,
-    day_chart,
-    hour_chart,
-    html_table,
-    line_chart,
-    paragraph,
-    share,
-    week_chart,
-)
-from patrolscope.dashboards.app.parts import counts_of, images_left
+from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, html_table, paragraph, share
+from patrolscope.dashboards.app.charts import Chart, Line, day_chart, hour_chart, line_chart, week_chart
+from patrolscope.dashboards.app.filtered_results import counts_of, images_kept
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.charts.figures import INK
@@ -37,18 +24,20 @@ from patrolscope.dashboards.charts.image_coverage import LINES, PANELS, panel_fi
 from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS, Filter
 
 _DASHES = ("dashed", "dotted", "dashdot", "dotdash", "solid")
-# Never seen stands half a decade below one image, as a logarithm has no 0.
+# Zero images are drawn half a decade below one image, since the axis is logarithmic.
 _NEVER = 0.3
 
 
 @dataclass(frozen=True)
 class Covered:
-    """Images that a filter keeps, by time and place.
+    """Image coverage of the images that a filter keeps.
 
     Attributes
     ----------
-    by_week : (7, 24) by weekday and local hour
-    coverage : by hour, day and area, and the people there; areas are those of the filter's place and zone
+    by_week : ndarray of int64, shape (7, 24)
+        Images by weekday and local hour.
+    coverage : ImageCoverage
+        Images by hour, day, and area, and residents. Areas are limited to the filter's region and zone.
     """
 
     by_week: npt.NDArray[np.int64]
@@ -57,7 +46,7 @@ class Covered:
 
 @lru_cache(maxsize=16)
 def covered(site: Site, keep: Filter) -> Covered:
-    """Coverage of the images that a filter keeps; days that it leaves out are left out."""
+    """Count the images that a filter keeps. Other days are omitted."""
     points = site.points
     kept = keep.day_mask(points.days)
     counts = points.count(keep, by=["day", "hour"])[kept]
@@ -74,7 +63,7 @@ def time_charts(site: Site, keep: Filter) -> list[Chart]:
     """By hour, by day, by weekday and hour."""
     found = covered(site, keep)
     counts, simulated = found.coverage.counts, site.simulated
-    part = "" if keep.is_all else keep.in_words()
+    part = "" if keep.is_all else keep.describe()
     hours = counts[counts["by"] == "hour"].drop(columns="by")
     days = counts[counts["by"] == "day"].drop(columns="by")
     if days.empty or not days["images"].sum():
@@ -115,7 +104,7 @@ def time_charts(site: Site, keep: Filter) -> list[Chart]:
 def people_charts(site: Site, keep: Filter) -> list[Chart]:
     """Share of people in areas with at most so many images, by race and by borough."""
     found = covered(site, keep).coverage
-    simulated, part = site.simulated, "" if keep.is_all else keep.in_words()
+    simulated, part = site.simulated, "" if keep.is_all else keep.describe()
     charts = []
     for by in ("race", "borough"):
         name = f"people_{by}"
@@ -161,58 +150,58 @@ def people_charts(site: Site, keep: Filter) -> list[Chart]:
 
 
 def people_words(found: ImageCoverage, groups: list[str]) -> str:
-    """Shares of people who live where no image was taken."""
+    """Return the share of residents in areas without images, by group, as text."""
     never = dict(zip(found.people["group"], found.people["share_never_seen"], strict=True))
-    told = "; ".join(f"{group} {share(never[group], 1)}" for group in groups)
-    return f"In areas without an image live: {told}."
+    shares = "; ".join(f"{group} {share(never[group], 1)}" for group in groups)
+    return f"Residents in areas without images: {shares}."
 
 
 def area_html(site: Site, keep: Filter) -> Markup:
-    """How images are spread over areas, and who lives where few are, as HTML."""
+    """Render the coverage of areas and their residents as HTML."""
     found = covered(site, keep).coverage
     facts = found.summary
-    where = Filter(zone=keep.zone, place=keep.place)
-    text = "" if where.is_all else f"Areas and people are those of {where.in_words()} alone. "
+    where = Filter(zone=keep.zone, region=keep.region)
+    text = "" if where.is_all else f"Areas and residents of {where.describe()} only. "
     text += (
-        f"{facts['areas_never_seen']:,} of {facts['areas']:,} areas are never seen, {facts['areas_below_100']:,} have "
-        f"fewer than 100 images. The tenth of areas with the most images has "
-        f"{share(facts['images_in_the_busiest_tenth_of_areas'], 1)} of them. "
-        f"{facts['outside_every_area']:,} images lie outside every area."
+        f"{facts['areas_never_seen']:,} of {facts['areas']:,} areas have no images, {facts['areas_below_100']:,} have "
+        f"fewer than 100. The 10% of areas with the most images have "
+        f"{share(facts['images_in_the_busiest_tenth_of_areas'], 1)} of all images. "
+        f"{facts['outside_every_area']:,} images are outside all areas."
         if facts["images"]
-        else "No image is left."
+        else "The filter keeps no images."
     )
     people = found.people[found.people["persons"] > 0] if not where.is_all else found.people
     table = pd.DataFrame(
         {
             "Group": people["group"],
-            "People": [f"{persons:,.0f}" for persons in people["persons"]],
+            "Residents": [f"{persons:,.0f}" for persons in people["persons"]],
             **{
                 title: [share(value, 1) if pd.notna(value) else "\u2013" for value in people[column]]
                 for title, column in (
-                    ("Never seen", "share_never_seen"),
-                    ("Below 10 images", "share_below_10"),
-                    ("Below 100", "share_below_100"),
+                    ("No images", "share_never_seen"),
+                    ("Fewer than 10", "share_below_10"),
+                    ("Fewer than 100", "share_below_100"),
                 )
             },
         }
     )
     return (
-        Markup("<h2>Where few images are</h2>")
+        Markup("<h2>Areas with few images</h2>")
         + paragraph(text)
-        + html_table(table, "Share of people in areas with few images")
+        + html_table(table, "Share of residents in areas with few images")
     )
 
 
-# The page.
+# Page.
 
 
 def page(site: Site, state: State) -> pn.viewable.Viewable:
-    """When and where images were taken."""
+    """Return the page of one session."""
     return _Page(site, state).view
 
 
 class _Page:
-    """The page of one session."""
+    """Page of one session."""
 
     def __init__(self, site: Site, state: State) -> None:
         self.site, self.state = site, state
@@ -231,8 +220,8 @@ class _Page:
 
     def _draw(self, *_: Any) -> None:
         keep = self.state.filter
-        self.status.say(paragraph(f"{images_left(self.site, keep)}."))
-        self.areas.say(area_html(self.site, keep))
+        self.status.set_html(paragraph(f"{images_kept(self.site, keep)}."))
+        self.areas.set_html(area_html(self.site, keep))
         charts = [*time_charts(self.site, keep), *people_charts(self.site, keep)]
         if [card.chart.name for card in self.shown] != [chart.name for chart in charts]:
             self.shown = [Card(chart, wide=chart.name == "week") for chart in charts]

@@ -1,9 +1,7 @@
-"""The page of the detector: how well it tells images apart, what another threshold would do, and what it saw."""
+"""Detector page: evaluation curves, the effect of a different threshold, and a gallery of images."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -19,23 +17,11 @@ from patrolscope.analysis.stages.calibrate import TwoClass, read_labeled_sets, t
 from patrolscope.analysis.stages.evaluate import Evaluation, evaluate_sets
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import UNKNOWN
-from patrolscope.dashboards.app.charts import (
-    CARD,
-    MARKERS,
-    Card,
-    Chart,
-    HtmlPane,
-    Line,
-    bare,
-    cards,
-    html_table,
-    interval_chart,
-    line_chart,
-    paragraph,
-)
-from patrolscope.dashboards.app.gallery import AT_ONCE, BANDS, Gallery, load_gallery, show
-from patrolscope.dashboards.app.messages import message, not_yet, told
-from patrolscope.dashboards.app.parts import images_left, levels_at
+from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, html_table, paragraph
+from patrolscope.dashboards.app.charts import MARKERS, Chart, Line, bare, interval_chart, line_chart
+from patrolscope.dashboards.app.filtered_results import images_kept, rates_at
+from patrolscope.dashboards.app.gallery_view import gallery_view
+from patrolscope.dashboards.app.messages import error_html, message
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.charts.evaluation import (
@@ -47,27 +33,20 @@ from patrolscope.dashboards.charts.evaluation import (
 )
 from patrolscope.dashboards.charts.figures import BLUE, GRID, MEASURE, MUTED, ORANGE, Row, Series, interval_figure
 from patrolscope.dashboards.maps.filters import Filter
-from patrolscope.pipeline.errors import PatrolscopeError, SourceError, StageNotRunError
+from patrolscope.pipeline.errors import SourceError
 
 REPLICATES = 200
 DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot"}
-# What is told of a threshold's disparities.
+# Groups in the charts of a different threshold.
 KINDS = {"race": "By race and ethnicity", "borough": "By borough", "income": "By median household income"}
-_GALLERY_STYLE = """
-:host { contain: inline-size; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 12px; }
-figure { margin: 0; } img { width: 100%; display: block; border-radius: 4px; background: #eef0f3; }
-figcaption { font-size: .82rem; color: #5a636e; overflow-wrap: anywhere; }
-.gone { background: #eef0f3; border-radius: 4px; padding: 40px 12px; text-align: center; color: #5a636e; }
-"""
 
 
-# What is shown.
+# Contents.
 
 
 @lru_cache(maxsize=2)
 def evaluation_of(site: Site) -> Evaluation | None:
-    """The detector on the study's labeled sets at its own threshold; None where it has no set of both kinds."""
+    """Evaluate the detector on the labeled sets that have both classes; return None if there are none."""
     sets = {
         name: frame for name, frame in read_labeled_sets(site.study).items() if frame["ground_truth"].nunique() == 2
     }
@@ -196,27 +175,28 @@ def calibration_chart(site: Site, evaluation: Evaluation) -> Chart:
 
 
 @lru_cache(maxsize=2)
-def tallies(site: Site) -> dict[str, ScoreCounts]:
-    """Labeled images by score and truth, a set each."""
+def score_counts(site: Site) -> dict[str, ScoreCounts]:
+    """Count labeled images by score and label, for each labeled set."""
     return {
         name: ScoreCounts.of(one["ground_truth"], one["score"]) for name, one in read_labeled_sets(site.study).items()
     }
 
 
 def quality_table_at(site: Site, threshold: float) -> pd.DataFrame:
-    """Precision and recall on every labeled set at a threshold: set, and the columns of `quality_at`."""
+    """Return precision and recall by labeled set at a threshold: column set, and those of `quality_at`."""
     percent = site.study.settings.estimate.interval_percent
     parts = [
-        quality_at(tally, threshold, interval_percent=percent).assign(set=name) for name, tally in tallies(site).items()
+        quality_at(counts, threshold, interval_percent=percent).assign(set=name)
+        for name, counts in score_counts(site).items()
     ]
     return pd.concat(parts, ignore_index=True)
 
 
 def quality_html(site: Site, threshold: float) -> Markup:
-    """The same in words and figures, as HTML."""
+    """Render precision and recall at a threshold as HTML."""
     rows = quality_table_at(site, threshold)
 
-    def told_of(row: pd.Series[Any]) -> str:
+    def text(row: pd.Series[Any]) -> str:
         if not row["of"]:
             return UNKNOWN
         return f"{row['estimate']:.3f} ({row['lower']:.3f} to {row['upper']:.3f}), {row['hits']:,} of {row['of']:,}"
@@ -225,7 +205,7 @@ def quality_html(site: Site, threshold: float) -> Markup:
         {
             "Labeled set": [NAMES[name] for name in rows["set"].unique()],
             **{
-                quantity.capitalize(): [told_of(row) for _, row in rows[rows["quantity"] == quantity].iterrows()]
+                quantity.capitalize(): [text(row) for _, row in rows[rows["quantity"] == quantity].iterrows()]
                 for quantity in ("precision", "recall")
             },
         }
@@ -235,11 +215,12 @@ def quality_html(site: Site, threshold: float) -> Markup:
 
 @lru_cache(maxsize=64)
 def calibration_at(site: Site, threshold: float) -> TwoClass:
-    """Calibration on the validation set at a threshold.
+    """Calibrate a threshold on the validation set.
 
     Raises
     ------
-    SourceError : all validation images lie on one side of it
+    SourceError
+        If all validation images are on one side of the threshold.
     """
     validation = read_labeled_sets(site.study)["validation"]
     return two_class(validation["ground_truth"], validation["score"], threshold)
@@ -253,8 +234,8 @@ def threshold_charts(site: Site, keep: Filter, threshold: float) -> list[Chart]:
     SourceError : the threshold can not be calibrated
     """
     given = site.study.settings.estimate.threshold
-    own = levels_at(site, keep, calibration_at(site, given), None)
-    other = levels_at(site, keep, calibration_at(site, threshold), threshold)
+    own = rates_at(site, keep, calibration_at(site, given), None)
+    other = rates_at(site, keep, calibration_at(site, threshold), threshold)
     charts = []
     for kind, title in KINDS.items():
         both = [
@@ -295,28 +276,28 @@ def _threshold_figure(series: list[Series], groups: list[str], title: str, keep:
     ]
     dots = [replace(one, rows=one.rows.assign(hollow=False)) for one in dots]
     rows = [Row(group, group) for group in groups]
-    part = "" if keep.is_all else keep.in_words()
+    part = "" if keep.is_all else keep.describe()
     subtitle = f"{MEASURE}\nDot: two-class estimate, calibrated at the threshold"
     return interval_figure(dots, rows, title=title, subtitle=subtitle, simulated=simulated, part=part)
 
 
-# The page.
+# Page.
 
 
 def page(site: Site, state: State) -> pn.viewable.Viewable:
-    """Curves, calibration, a threshold to move, and the images themselves."""
+    """Return the page of one session."""
     parts = []
     if site.study.settings.sources.validation is None:
         parts.append(
             message(
                 paragraph(
-                    "The study names no labeled images: put a CSV file with ground_truth, Model_predicted_score, lat, "
-                    "lng and timestamp under sources.validation of its study.yaml."
+                    "The study has no labeled images. Set sources.validation in study.yaml to a CSV file with the "
+                    "columns ground_truth, Model_predicted_score, lat, lng, and timestamp."
                 )
             )
         )
     elif (evaluation := evaluation_of(site)) is None:
-        parts.append(message(paragraph("No labeled set has images both with and without a police vehicle.")))
+        parts.append(message(paragraph("No labeled set has both images with and images without a police vehicle.")))
     else:
         parts.append(cards(*(Card(chart).view for chart in curve_charts(site, evaluation))))
         parts.append(_Threshold(site, state).view)
@@ -324,180 +305,53 @@ def page(site: Site, state: State) -> pn.viewable.Viewable:
 
 
 class _Threshold:
-    """The threshold that a reader moves."""
+    """Slider of the threshold, with precision, recall, and rates at its value."""
 
     def __init__(self, site: Site, state: State) -> None:
         self.site, self.state = site, state
         given = site.study.settings.estimate.threshold
         self.slider = pn.widgets.FloatSlider(
-            label="Threshold of the score", start=0, end=1, step=0.005, value=given, format="0.000", width=320
+            label="Score threshold", start=0, end=1, step=0.005, value=given, format="0.000", width=320
         )
-        self.quality, self.said = HtmlPane(), HtmlPane()
+        self.quality, self.status = HtmlPane(), HtmlPane()
         self.cards: list[Card] = []
-        self.levels = cards()
+        self.charts = cards()
         self.slider.param.watch(self._draw, "value_throttled")
-        self.slider.param.watch(self._say, "value")
+        self.slider.param.watch(self._show_quality, "value")
         state.param.watch(self._draw, "filter")
         self._draw()
 
     @property
     def view(self) -> pn.viewable.Viewable:
-        """Slider, quality and levels."""
+        """Slider, precision and recall, and charts of rates."""
         title = HtmlPane(
-            Markup("<h2>Another threshold</h2>")
+            Markup("<h2>Effect of the threshold</h2>")
             + paragraph(
-                "An image is positive when its score is above the threshold. Precision and recall are those of "
-                "labeled images, with Wilson's interval; every threshold is calibrated anew, and the levels follow.",
+                "An image is positive if its score is above the threshold. Precision and recall come from the labeled "
+                "images, with Wilson intervals. Deployment rates use a new calibration at every threshold.",
                 "note",
             )
         )
         head = pn.Column(
-            title, self.slider, self.quality, self.said, styles=CARD, sizing_mode="stretch_width", margin=0
+            title, self.slider, self.quality, self.status, styles=CARD, sizing_mode="stretch_width", margin=0
         )
-        return pn.Column(head, self.levels, sizing_mode="stretch_width", styles={"gap": "18px"})
+        return pn.Column(head, self.charts, sizing_mode="stretch_width", styles={"gap": "18px"})
 
-    def _say(self, *_: Any) -> None:
-        self.quality.say(quality_html(self.site, self.slider.value))
+    def _show_quality(self, *_: Any) -> None:
+        self.quality.set_html(quality_html(self.site, self.slider.value))
 
     def _draw(self, *_: Any) -> None:
-        self._say()
+        self._show_quality()
         try:
             charts = threshold_charts(self.site, self.state.filter, self.slider.value)
         except SourceError as error:
-            self.said.say(told(self.site.study, error))
+            self.status.set_html(error_html(self.site.study, error))
             return
-        self.said.say(
-            paragraph(f"Levels by the two-class prediction: {images_left(self.site, self.state.filter)}.", "note")
+        self.status.set_html(
+            paragraph(f"Two-class deployment rates. {images_kept(self.site, self.state.filter)}.", "note")
         )
         if [card.chart.name for card in self.cards] != [chart.name for chart in charts]:
             self.cards = [Card(chart, level=3) for chart in charts]
-            self.levels.objects = [card.view for card in self.cards]
+            self.charts.objects = [card.view for card in self.cards]
         for card, chart in zip(self.cards, charts, strict=True):
             card.show(chart)
-
-
-# Images.
-
-
-def gallery_view(site: Site) -> pn.viewable.Viewable:
-    """Images by score; they come after the rest of the page, as hundreds of files are looked through."""
-    place = pn.Column(message(paragraph("Looking through the detections.")), sizing_mode="stretch_width", margin=0)
-
-    def fill() -> None:
-        try:
-            place.objects = [_gallery(site)]
-        except PatrolscopeError as error:
-            place.objects = [message(told(site.study, error))]
-
-    async def fill_later() -> None:
-        with contextlib.suppress(PatrolscopeError):  # it is told by `fill`
-            await asyncio.to_thread(load_gallery, site.study)
-        fill()
-
-    if pn.state.curdoc is None:
-        fill()
-    else:
-        pn.state.onload(fill_later)
-    return place
-
-
-def _gallery(site: Site) -> pn.viewable.Viewable:
-    """The gallery, or how to have one where the study has no images of its own."""
-    try:
-        gallery = load_gallery(site.study)
-    except StageNotRunError:
-        return message(
-            Markup("<h2>Images</h2>")
-            + not_yet("A list of the study's images is", "index IMAGES")
-            + not_yet("Their detections are", "detect --weights WEIGHTS")
-            + paragraph("Detections from label files have no images to be shown.", "note")
-        )
-    return _Images(gallery).view
-
-
-class _Images:
-    """The gallery of one session."""
-
-    def __init__(self, gallery: Gallery) -> None:
-        self.gallery = gallery
-        names = {
-            f"{low:.2f} to {high:.2f}: {len(found)} {'image' if len(found) == 1 else 'images'}": number
-            for number, ((low, high), found) in enumerate(zip(BANDS, gallery.bands, strict=True))
-            if found
-        }
-        self.band = pn.widgets.Select(label="Score", options=names, width=240)
-        self.before = pn.widgets.Button(label="Previous", width=100)
-        self.after = pn.widgets.Button(label="Next", width=100)
-        self.start = 0
-        self.images = HtmlPane(style=_GALLERY_STYLE)
-        self.band.param.watch(self._choose, "value")
-        self.before.on_click(lambda _: self._turn(-AT_ONCE))
-        self.after.on_click(lambda _: self._turn(AT_ONCE))
-        self._turn(0)
-
-    @property
-    def view(self) -> pn.viewable.Viewable:
-        """Images, statuses, and the list of those without evidence."""
-        gallery = self.gallery
-        counted = "; ".join(f"{images:,} {status.replace('_', ' ')}" for status, images in gallery.statuses.items())
-        sample = (
-            ""
-            if gallery.looked_at == gallery.files
-            else f" The gallery is from {gallery.looked_at:,} of {gallery.files:,} parts of the detections."
-        )
-        head = HtmlPane(
-            Markup("<h2>Images</h2>")
-            + paragraph(f"{counted}.{sample} Boxes are the detector's, with their scores, from 0.1 on.", "note")
-        )
-        parts: list[pn.viewable.Viewable] = [head]
-        if self.band.options:
-            turn = pn.Row(self.before, self.after, margin=(20, 0, 0, 0))
-            parts += [pn.FlexBox(self.band, turn, sizing_mode="stretch_width"), self.images]
-        else:
-            parts.append(HtmlPane(paragraph("No image has a box of a police vehicle.")))
-        parts.append(refused_view(gallery))
-        return pn.Column(*parts, styles=CARD, sizing_mode="stretch_width", margin=0)
-
-    def _choose(self, *_: Any) -> None:
-        self.start = 0
-        self._turn(0)
-
-    def _turn(self, by: int) -> None:
-        if self.band.value is None:
-            return
-        number = len(self.gallery.bands[self.band.value])
-        self.start = min(max(0, self.start + by), max(0, (number - 1) // AT_ONCE * AT_ONCE))
-        self.before.disabled, self.after.disabled = self.start == 0, self.start + AT_ONCE >= number
-        try:
-            shown = show(self.gallery, self.band.value, self.start)
-        except PatrolscopeError as error:
-            self.images.say(told(self.gallery.study, error))
-            return
-        self.images.say(Markup('<div class="gallery">{}</div>').format(Markup("").join(one.html() for one in shown)))
-
-
-def refused_view(gallery: Gallery) -> pn.viewable.Viewable:
-    """Images that could not be looked at, as a table of plain text."""
-    if gallery.refused.empty:
-        return HtmlPane(Markup('<p class="note">Every image could be looked at.</p>'))
-    table = gallery.refused.rename(columns={"image_id": "Image", "status": "Status"})
-    return pn.Column(
-        HtmlPane(
-            Markup("<h3>Images that could not be looked at</h3>")
-            + paragraph(f"The first {len(table):,}; they count as no evidence.", "note")
-        ),
-        pn.widgets.Tabulator(
-            table,
-            show_index=False,
-            disabled=True,
-            selectable=False,
-            pagination="local",
-            page_size=10,
-            layout="fit_columns",
-            sizing_mode="stretch_width",
-            header_filters={name: {"type": "input", "func": "like", "placeholder": "find"} for name in table},
-            formatters={name: {"type": "plaintext"} for name in table},
-            theme="simple",
-        ),
-        sizing_mode="stretch_width",
-    )

@@ -1,4 +1,4 @@
-"""The page of disparities: levels of groups of people and places with intervals, for all images or a part of them."""
+"""Disparities page: relative rates by group of residents and by region, with intervals, for any filter."""
 
 from __future__ import annotations
 
@@ -19,23 +19,19 @@ from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import tabulate
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_way
-from patrolscope.dashboards.app.charts import (
-    CARD,
-    Card,
-    Chart,
-    HtmlPane,
-    cards,
-    download,
-    interval_chart,
-    paragraph,
-    ranking_chart,
-    with_interval,
+from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, download, paragraph, with_interval
+from patrolscope.dashboards.app.charts import Chart, interval_chart, ranking_chart
+from patrolscope.dashboards.app.filtered_results import counts_of, filter_note, filtered_results, images_kept
+from patrolscope.dashboards.app.messages import message, missing_html
+from patrolscope.dashboards.app.neighborhood_table import (
+    displayed_table,
+    matching_names,
+    neighborhood_table,
+    tabulator,
 )
-from patrolscope.dashboards.app.messages import message, not_yet
-from patrolscope.dashboards.app.parts import counts_of, images_left, part_results, part_words
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.figures import BLUE, MEASURE, ORANGE, Series, draw_groups
+from patrolscope.dashboards.charts.figures import BLUE, ORANGE, Series, draw_groups
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.pipeline.study.store import Study
@@ -43,63 +39,56 @@ from patrolscope.pipeline.study.store import Study
 GREEN = "#2f8f6b"
 ZONES = {"Whole city": ("",), "Residential zones": ("_residential",), "Both": ("", "_residential")}
 WHOLE, RESIDENTIAL = "whole city", "residential zones only"
-# Kinds of groups: title, and how a reader knows what they are.
+# Kinds of groups: title and note.
 KINDS = {
-    "race": ("By race and ethnicity", "Weighted by where people of each group live."),
+    "race": ("By race and ethnicity", "Weighted by the residents of each group."),
     "income": ("By median household income", "Areas by quartile over images."),
-    "density": ("By population density", "Areas by quartile over images, people per square mile."),
+    "density": ("By population density", "Areas by quartile over images, residents per square mile."),
     "zone": ("By zone", ""),
     "borough": ("By borough", ""),
 }
-_BY_PLACE = ("zone", "borough", "neighborhood")  # not made for residential zones alone
-TABLE = {
-    "group": "Neighborhood",
-    "borough": "Borough",
-    "estimate": "Times average",
-    "lower": "Lower",
-    "upper": "Upper",
-    "level": "Level, %",
-    "images": "Images",
-    "note": "Note",
-    "published": "Published",
-}
-TEXTS = ("group", "borough", "note")
-# Of one conclusion, and of many.
+_BY_PLACE = ("zone", "borough", "neighborhood")  # not estimated for residential zones only
+# Singular and plural.
 VERDICTS = {
-    ROBUST: ("holds under all changes", "hold under all changes"),
+    ROBUST: ("is robust", "are robust"),
     DIRECTION_ONLY: ("holds in direction only", "hold in direction only"),
-    SENSITIVE: ("depends on what is changed", "depend on what is changed"),
+    SENSITIVE: ("is sensitive", "are sensitive"),
 }
-NAMED = 5  # neighborhoods at each end that are told in words
+_EXPLANATION = "Relative rate: deployment rate divided by the city average, which is the line at 1."
+NAMED = 5  # neighborhoods at each end in the caption
 
 
-# What is shown.
+# Contents.
 
 
 @lru_cache(maxsize=8)
-def stored_results(site: Site, way: str) -> Results:
-    """Estimates as they stand in the study, with the intervals of one way of resampling.
+def stored_results(site: Site, scheme: str) -> Results:
+    """Read the study's estimates with the intervals of a resampling scheme, one of `schemes_of`.
 
-    `way` is one of `ways_of`.
+    Raises
+    ------
+    ValueError
+        If the study has no estimates.
     """
     if site.results is None:
-        raise ValueError("a page without estimates asks for none")
-    return results_of_way(site.study, site.results, ways_of(site.results)[way])
+        raise ValueError("the study has no estimates")
+    return results_of_way(site.study, site.results, schemes_of(site.results)[scheme])
 
 
-def ways_of(results: Results) -> dict[str, dict[str, Any]]:
-    """The study's ways of resampling, in words for a reader."""
+def schemes_of(results: Results) -> dict[str, dict[str, Any]]:
+    """Return the study's resampling schemes by display name."""
     names = {"two_class": "", "station_adjusted": ", station-adjusted"}
     return {f"{UNITS[way['unit']]}{names[way['prediction']]}": way for way in results.summary["ways"]}
 
 
 @lru_cache(maxsize=2)
 def published_table(site: Site) -> pd.DataFrame:
-    """Published estimates, as `patrolscope.analysis.stages.reproduce.tabulate` gives them.
+    """Read the published estimates as rows of `patrolscope.analysis.stages.reproduce.tabulate`.
 
     Raises
     ------
-    SourceError : the folder that the site names can not be read
+    SourceError
+        If the folder cannot be read.
     """
     return tabulate(read_released(site.published)[0])
 
@@ -143,7 +132,7 @@ def group_chart(
     if kind not in ("density", "income"):  # quartiles stand in their own order
         first = from_the_highest(first)
     told = "; ".join(f"{row['group']} {with_interval(row)}" for _, row in first.iterrows())
-    cuts = cuts_in_words(results, kind, zones)
+    cuts = quartile_limits(results, kind, zones)
     if cuts:
         note = f"{note.removesuffix('.')}, cut at {cuts}."
     caption = f"{ours[0].name[0].upper()}{ours[0].name[1:]}: {told}."
@@ -159,8 +148,8 @@ def group_chart(
     )
 
 
-def cuts_in_words(results: Results, kind: str, zones: tuple[str, ...]) -> str:
-    """Where the quartiles of one kind of groups are cut, for all images and for those of residential zones."""
+def quartile_limits(results: Results, kind: str, zones: tuple[str, ...]) -> str:
+    """Return the limits of the quartiles as text, for all images and for those of residential zones."""
     unit = " USD" if kind == "income" else ""
     found = {
         name: results.summary["cut_points"].get(f"{kind}{suffix}")
@@ -173,7 +162,7 @@ def cuts_in_words(results: Results, kind: str, zones: tuple[str, ...]) -> str:
 
 
 def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], keep: Filter) -> Figure:
-    """One kind of groups for print, as a page shows it."""
+    """Draw the print version of the chart of one kind of groups."""
     settings = site.study.settings
     wanted = [kind] if kind in _BY_PLACE else [f"{kind}{zone}" for zone in zones]
     tables = results.tables[results.tables["analysis"].isin(wanted)]
@@ -181,31 +170,8 @@ def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], kee
         replace(results, tables=tables),
         interval_percent=settings.estimate.interval_percent,
         simulated=settings.simulated,
-        part=part_words(keep),
+        part=filter_note(keep),
     )[kind]
-
-
-def place_table(site: Site, results: Results, published: pd.DataFrame | None) -> pd.DataFrame:
-    """Every neighborhood from the highest to the lowest, then those with few images.
-
-    Returns
-    -------
-    columns of `TABLE`, few, hollow
-    """
-    rows = from_the_highest(results.groups("neighborhood"))
-    level = results.groups("neighborhood", "weighted_mean").set_index("key")["estimate"]
-    rows = rows.assign(level=100 * rows["key"].map(level), few=rows["images"] < FEW_IMAGES)
-    few, none = "few images", "none with police"
-    notes = {(True, True): f"{few}, {none}", (True, False): few, (False, True): none, (False, False): ""}
-    rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["hollow"], strict=True)]
-    rows = rows.sort_values("few", kind="stable")
-    boroughs = site.points.areas.dropna(subset=["neighborhood"]).groupby("neighborhood")["borough"].first()
-    rows = rows.assign(borough=rows["key"].map(boroughs))
-    if published is not None:
-        theirs = published[(published["analysis"] == "neighborhood") & (published["quantity"] == "relative_to_average")]
-        rows = rows.assign(published=rows["key"].map(theirs.set_index("key")["estimate"]))
-    columns = [name for name in TABLE if name in rows]
-    return rows[[*columns, "few", "hollow"]].reset_index(drop=True)
 
 
 def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[str], keep: Filter) -> Chart:
@@ -237,58 +203,50 @@ def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[
     )
 
 
-def found_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
-    """Neighborhoods, or those of a borough, whose name holds a text."""
-    if not text.strip():
-        return []
-    found = table["group"].str.contains(text.strip(), case=False, regex=False)
-    return table.loc[found & ~table["few"], "group"].head(most).to_list()
-
-
 # The page.
 
 
 def page(site: Site, state: State) -> pn.viewable.Viewable:
-    """Intervals by race, income, density, zone, borough and neighborhood; what holds whatever is changed."""
+    """Return the page of one session."""
     if site.results is None:
-        return message(not_yet("Estimates are", "run"))
+        return message(missing_html("Estimates are", "run"))
     return _Page(site, state, site.results).view
 
 
 class _Page:
-    """The page of one session."""
+    """Page of one session."""
 
     def __init__(self, site: Site, state: State, results: Results) -> None:
         self.site, self.state = site, state
-        ways = list(ways_of(results))
+        schemes = list(schemes_of(results))
         self.zones = pn.widgets.RadioButtonGroup(label="Images", options=list(ZONES), value="Both")
-        self.way = pn.widgets.Select(label="Intervals from drawing again", options=ways, value=ways[0], width=240)
-        self.beside = pn.widgets.Checkbox(label="Published results beside ours", value=bool(site.published))
-        self.beside.visible = bool(site.published)
+        self.scheme = pn.widgets.Select(label="Resampling unit", options=schemes, value=schemes[0], width=240)
+        self.compare = pn.widgets.Checkbox(label="Show published results", value=bool(site.published))
+        self.compare.visible = bool(site.published)
         self.search = pn.widgets.TextInput(label="Find a neighborhood", placeholder="part of a name", width=280)
         self.status = HtmlPane()
         self.results = self._results(intervals=False)
         self.cards = {kind: Card(self._group(kind), wide=kind == "race") for kind in KINDS}
-        self.table = place_table(site, self.results, self._published())
+        self.table = neighborhood_table(site, self.results, self._published())
         self.listed = tabulator(self.table)
-        tick = HtmlPane(paragraph("A row that is ticked is named in the chart, if it is ranked there.", "note"))
-        self.places = Card(self._place(), beside=(self.search, tick, self.listed), wide=True)
-        self._say()
-        for widget in (self.zones, self.way, self.beside):
+        hint = HtmlPane(paragraph("Select rows to label neighborhoods in the chart.", "note"))
+        self.places = Card(self._place(), beside=(self.search, hint, self.listed), wide=True)
+        self._show_status()
+        for widget in (self.zones, self.scheme, self.compare):
             widget.param.watch(self._changed, "value")
-        self.search.param.watch(self._mark, "value_input")
-        self.listed.param.watch(self._mark, "selection")
+        self.search.param.watch(self._label, "value_input")
+        self.listed.param.watch(self._label, "selection")
         state.param.watch(self._filtered, "filter")
         if not state.filter.is_all:
-            pn.state.onload(self._follow)
+            pn.state.onload(self._add_intervals)
 
     @property
     def view(self) -> pn.viewable.Viewable:
         """Everything on the page."""
         controls = pn.FlexBox(
             pn.Column(HtmlPane(paragraph("Images", "note")), self.zones, width=290, margin=0),
-            self.way,
-            pn.Column(self.beside, margin=(24, 0, 0, 10)),
+            self.scheme,
+            pn.Column(self.compare, margin=(24, 0, 0, 10)),
             sizing_mode="stretch_width",
             margin=(6, 0, 14, -6),
         )
@@ -301,132 +259,99 @@ class _Page:
 
     def _results(self, *, intervals: bool) -> Results:
         if self.state.filter.is_all:
-            return stored_results(self.site, self.way.value)
-        return part_results(self.site, self.state.filter, intervals=intervals)
+            return stored_results(self.site, self.scheme.value)
+        return filtered_results(self.site, self.state.filter, intervals=intervals)
 
     def _published(self) -> pd.DataFrame | None:
-        return published_table(self.site) if self.beside.visible and self.beside.value else None
+        return published_table(self.site) if self.compare.visible and self.compare.value else None
 
     def _group(self, kind: str) -> Chart:
         zones = ZONES[self.zones.value]
         return group_chart(self.site, self.results, kind, zones, self._published(), self.state.filter)
 
     def _place(self) -> Chart:
-        chosen = found_names(self.table, self.search.value_input or "")
+        chosen = matching_names(self.table, self.search.value_input or "")
         chosen += [self.table["group"].iloc[row] for row in self.listed.selection if row < len(self.table)]
         return place_chart(self.site, self.results, self.table, chosen, self.state.filter)
 
-    def _say(self) -> None:
-        self.way.disabled = not self.state.filter.is_all
-        self.status.say(status_of(self.site, self.state.filter, self.results))
+    def _show_status(self) -> None:
+        self.scheme.disabled = not self.state.filter.is_all
+        self.status.set_html(status_of(self.site, self.state.filter, self.results))
 
     def _draw(self) -> None:
         for kind, card in self.cards.items():
             card.show(self._group(kind))
-        self.table = place_table(self.site, self.results, self._published())
+        self.table = neighborhood_table(self.site, self.results, self._published())
         self.listed.selection = []
-        self.listed.value = shown_table(self.table)
+        self.listed.value = displayed_table(self.table)
         self.places.show(self._place())
-        self._say()
+        self._show_status()
 
     def _changed(self, *_: Any) -> None:
         self.results = self._results(intervals=True)
         self._draw()
 
-    def _mark(self, *_: Any) -> None:
+    def _label(self, *_: Any) -> None:
         self.places.show(self._place())
 
     async def _filtered(self, *_: Any) -> None:
-        """Levels at once; the intervals of a part a moment later."""
+        """Show estimates immediately, and add their intervals later."""
         self.results = self._results(intervals=False)
         self._draw()
-        await self._follow()
+        await self._add_intervals()
 
-    async def _follow(self) -> None:
-        """Intervals of a part, unless another filter was set meanwhile; not in the server's own thread."""
+    async def _add_intervals(self) -> None:
+        """Compute intervals in a thread, and show them unless the filter has changed."""
         keep = self.state.filter
         if keep.is_all:
             return
-        results = await asyncio.to_thread(part_results, self.site, keep, intervals=True)
+        results = await asyncio.to_thread(filtered_results, self.site, keep, intervals=True)
         if self.state.filter == keep:
             self.results = results
             self._draw()
 
 
 def status_of(site: Site, keep: Filter, results: Results) -> Markup:
-    """Which images the page is of, and where its numbers come from, as HTML."""
+    """Render the images and the method behind the estimates as HTML."""
     percent = site.study.settings.estimate.interval_percent
-    way = results.summary["ways"][0]
+    scheme = results.summary["ways"][0]
     if keep.is_all:
         images = results.summary["images"]["analyzed"]
-        text = f"All {images:,} analyzed images: the study's own estimates. "
-        few = way.get("without_intervals")
-        text += f"No intervals: {few}. " if few else f"Line: {percent:g} % interval, {results.drawn[0]} drawn again. "
-        return paragraph(f"{text}{MEASURE}; the line at 1 is the average. Hollow: none of the images is positive.")
-    done = results.tables["lower"].notna().any()
-    text = f"{images_left(site, keep)}. "
+        text = f"All {images:,} analyzed images. {_EXPLANATION} "
+        few = scheme.get("without_intervals")
+        text += f"No intervals: {few}." if few else f"Line: {percent:g}% interval, bootstrap of {results.drawn[0]}."
+        return paragraph(f"{text} Open marker: no image is positive.")
+    has_intervals = results.tables["lower"].notna().any()
+    text = f"{images_kept(site, keep)}. "
     if not counts_of(site, keep).sum():
         return paragraph(text)
-    text += "Levels are made again from these images by the two-class prediction; the average, 1, is theirs. "
-    text += "Groups are those of the whole study: quartiles stay as they are. "
-    if done:
-        text += f"Line: {percent:g} % interval from {way['replicates']} draws of single images."
+    text += "Two-class rates, recomputed from these images; 1 is their city average. "
+    text += "Groups and quartiles are those of the whole study. "
+    if has_intervals:
+        text += f"Line: {percent:g}% interval, {scheme['replicates']} bootstrap replicates of single images."
     else:
-        text += "Intervals follow."
+        text += "Computing intervals \u2026"
     return paragraph(text)
 
 
-def shown_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of the table of neighborhoods under the names that a reader sees."""
-    shown = table.drop(columns=["few", "hollow"])
-    # An unknown number is an empty cell; NaN would be written there.
-    return shown.astype(object).where(shown.notna(), None).rename(columns=TABLE)
-
-
-def tabulator(table: pd.DataFrame) -> pn.widgets.Tabulator:
-    """Neighborhoods, to be sorted and searched in the browser; every cell is shown as plain text."""
-    shown = shown_table(table)
-    texts = [TABLE[name] for name in TEXTS]
-    decimals = {TABLE[name]: digits for name, digits in (("level", 3), ("images", 0))}
-    money = {"type": "money", "thousand": ",", "decimal": ".", "symbol": ""}
-    return pn.widgets.Tabulator(
-        shown,
-        show_index=False,
-        disabled=True,
-        pagination="local",
-        page_size=12,
-        layout="fit_data_stretch",
-        selectable="checkbox",
-        sizing_mode="stretch_width",
-        header_filters={name: {"type": "input", "func": "like", "placeholder": "find"} for name in texts[:2]},
-        formatters={
-            name: {"type": "plaintext"} if name in texts else {**money, "precision": decimals.get(name, 3)}
-            for name in TABLE.values()
-        },
-        text_align={name: "left" if name in texts else "right" for name in TABLE.values()},
-        widths={TABLE["note"]: 190},
-        theme="simple",
-        configuration={"headerFilterLiveFilterDelay": 150},
-        margin=(8, 0),
-    )
-
-
-# What holds whatever is changed.
+# Sensitivity.
 
 
 def sensitivity_html(study: Study) -> Markup:
-    """Verdicts and figure of the sensitivity analysis, as HTML."""
-    title = Markup("<h2>Sensitivity: what holds whatever is changed</h2>")
+    """Render the verdicts and the figure of the sensitivity analysis as HTML."""
+    title = Markup("<h2>Sensitivity analysis</h2>")
     if not study.exists(SENSITIVITY_SUMMARY):
-        return title + not_yet("The sensitivity analysis is", "sensitivity")
+        return title + missing_html("The sensitivity analysis is", "sensitivity")
     facts = json.loads(study.read_bytes(SENSITIVITY_SUMMARY))
-    counted = "; ".join(f"{number:,} {VERDICTS[verdict][number != 1]}" for verdict, number in facts["verdicts"].items())
+    verdicts = "; ".join(
+        f"{number:,} {VERDICTS[verdict][number != 1]}" for verdict, number in facts["verdicts"].items()
+    )
     text = (
-        f"The estimates of all images again, {facts['variants']:,} times, each with one thing changed: threshold, "
-        f"calibration, size of areas, dates, time of day. Of {facts['conclusions']:,} conclusions: {counted}."
+        f"{facts['variants']:,} variants of the study with one change each: threshold, calibration, size of areas, "
+        f"dates, or time of day. Of {facts['conclusions']:,} conclusions, {verdicts}."
     )
     address = base64.b64encode(study.read_bytes(SENSITIVITY_FOLDER, "sensitivity.svg")).decode()
-    alt = f"For every group the estimate, its interval and a mark for each variant. {counted}."
+    alt = f"Estimate and interval of every group, with one mark per variant. {verdicts}."
     picture = Markup(
         '<img src="data:image/svg+xml;base64,{}" alt="{}" style="width:100%;max-width:860px;margin:8px 0">'
     ).format(address, alt)
@@ -434,7 +359,7 @@ def sensitivity_html(study: Study) -> Markup:
 
 
 def sensitivity_view(study: Study) -> pn.viewable.Viewable:
-    """The sensitivity analysis in a card, with its files."""
+    """Return the card of the sensitivity analysis, with its files."""
     parts: list[pn.viewable.Viewable] = [HtmlPane(sensitivity_html(study))]
     if study.exists(SENSITIVITY_SUMMARY):
         files = [f"sensitivity.{ending}" for ending in ("png", "svg", "csv")]

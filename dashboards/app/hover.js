@@ -1,5 +1,5 @@
-// What is under the pointer, in a box that only moves. Bokeh's own is put into the page anew at every move of the mouse
-// and after every picture, and the browser then lays out the whole page: 60 to 80 of the 231 ms that a move took.
+// Tooltip of the region under the pointer. Bokeh's own tooltip is rebuilt at every move of the mouse and after every
+// image, and the browser then lays out the whole page: 60 to 80 of the 231 ms that a move took.
 const box = document.createElement("div");
 box.setAttribute("role", "tooltip");
 box.style.cssText =
@@ -9,12 +9,12 @@ box.style.cssText =
 const lines = ["b", "div", "div", "div"].map((kind) => box.appendChild(document.createElement(kind)));
 document.body.append(box);
 
-const BESIDE = 14, WIDEST = 260; // pixels, from the pointer and of the box
-let pressed = false; // while the map is dragged, what is under the pointer stays the same
+const OFFSET = 14, MAX_WIDTH = 260; // pixels
+let pressed = false; // while the map is dragged, the region under the pointer stays the same
 
 function follow({ clientX, clientY }) {
-  const flipped = clientX + BESIDE + WIDEST > window.innerWidth;
-  const left = flipped ? `calc(${clientX - BESIDE}px - 100%)` : `${clientX + BESIDE}px`;
+  const flipped = clientX + OFFSET + MAX_WIDTH > window.innerWidth;
+  const left = flipped ? `calc(${clientX - OFFSET}px - 100%)` : `${clientX + OFFSET}px`;
   box.style.transform = `translate(${left}, calc(${clientY}px - 50%))`;
 }
 
@@ -30,14 +30,14 @@ document.addEventListener("pointerdown", () => { pressed = true; show(null); }, 
 for (const end of ["pointerup", "pointercancel"])
   document.addEventListener(end, () => { pressed = false; }, { capture: true, passive: true });
 
-export default ({ cards, places }, { event_name, x, y }) => {
-  const { image: [numbers], x: [west], y: [south], dw: [wide], dh: [tall] } = places.data;
+export default ({ tooltips, regions }, { event_name, x, y }) => {
+  const { image: [numbers], x: [west], y: [south], dw: [wide], dh: [tall] } = regions.data;
   const [rows, columns] = numbers.shape;
   const column = Math.floor(((x - west) / wide) * columns), row = Math.floor(((y - south) / tall) * rows);
-  const within = column >= 0 && column < columns && row >= 0 && row < rows;
-  const place = within ? numbers[row * columns + column] : -1;
-  const { data } = cards;
-  const placed = box.style.transform !== ""; // this is loaded at the first move, and told the pointer's place at the second
-  const texts = [data.place, data.level, data.images, data.persons].map((column) => column[place]);
-  show(event_name === "mouseleave" || pressed || place < 0 || !placed ? null : texts);
+  const inside = column >= 0 && column < columns && row >= 0 && row < rows;
+  const region = inside ? numbers[row * columns + column] : -1;
+  const { data } = tooltips;
+  const placed = box.style.transform !== ""; // the first move loads this module, the second one places the box
+  const texts = [data.region, data.rate, data.images, data.persons].map((column) => column[region]);
+  show(event_name === "mouseleave" || pressed || region < 0 || !placed ? null : texts);
 };

@@ -1,4 +1,4 @@
-"""What is known of the place that a reader chose: by hour, by day, beside its borough."""
+"""Profile of the selected region: rates by hour and by day, compared with its borough."""
 
 from __future__ import annotations
 
@@ -12,72 +12,93 @@ import pandas as pd
 import panel as pn
 from bokeh.plotting import figure
 
+from patrolscope.analysis.estimators.rates import area_means
 from patrolscope.analysis.stages.calibrate import TwoClass
 from patrolscope.analysis.stages.results import FEW_IMAGES
-from patrolscope.dashboards.app.charts import FONT, HtmlPane, day_ticks, lettered, paragraph
+from patrolscope.dashboards.app.cards import HtmlPane, paragraph
+from patrolscope.dashboards.app.charts import FONT, day_ticks, lettered
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.charts.figures import BLUE, INK, MUTED, ORANGE
 from patrolscope.dashboards.maps.filters import HOURS, Filter
-from patrolscope.dashboards.maps.levels import images_words, level_words
+from patrolscope.dashboards.maps.region_rates import images_text, rate_text
 
 _TALL_PX = 230
-# Hours with fewer images are left out of a curve: a positive one more would move it by a tenth of the scale.
-_LEAST_A_POINT = 50
+# Hours and days with fewer images are omitted: one more positive image would move the rate by 2 percentage points.
+_MIN_IMAGES = 50
 
 
-def profile(site: Site, keep: Filter, level: str, place: str) -> pn.viewable.Viewable:
-    """Numbers and curves of a place; without one, how to choose it."""
-    if not place:
-        return pn.pane.Markdown("Click the map, or find a place by name, to see how its level changes by hour and day.")
-    levels = site.painter.levels(level, keep)
-    row = levels[levels["place"] == place].iloc[0]
-    name = html.escape(site.city.called(level, place))
-    said = [
-        level_words(row),
-        images_words(row, "with a detected police vehicle"),
-        f"{row['persons']:,.0f} people",
-    ]
-    if row["images"] < FEW_IMAGES or row["positives"] == 0:
-        said.append("<b>Too few images to say much</b>")
-    around = borough_of(site, level, place)
-    parts = [pn.pane.HTML(f"<h2 style='margin:10px 0 2px'>{name}</h2>{' · '.join(said)}", sizing_mode="stretch_width")]
-    # A view of one place leaves other places out of the filter.
-    mine = replace(keep, place=(level, place))
-    wider = replace(keep, place=("borough", around)) if around and around != place else None
-    # One pass over the images for both charts.
-    counts = {name: site.points.count(one, by=["hour", "day"]) for name, one in ((place, mine), (around, wider)) if one}
-    for by, other in (("hour", 1), ("day", 0)):
-        times: list[object] = list(range(HOURS)) if by == "hour" else list(site.points.days)
-        curves = {name: by_time(some.sum(axis=other), site.calibration, times, by) for name, some in counts.items()}
-        parts.append(pn.pane.HoloViews(_chart(curves, by), sizing_mode="stretch_width", height=_TALL_PX))
-    charts = pn.FlexBox(*parts[1:], flex_direction="row")
-    left_out = paragraph(f"Hours and days with fewer than {_LEAST_A_POINT} images are left out.", "note")
-    return pn.Column(parts[0], charts, HtmlPane(left_out), sizing_mode="stretch_width")
-
-
-def borough_of(site: Site, level: str, place: str) -> str:
-    """Borough in which most areas of a place lie; empty where the study has none."""
-    areas = site.city.areas
-    if "borough" not in areas or level not in areas:
-        return ""
-    found = areas.loc[areas[level] == place, "borough"].dropna()
-    return str(found.mode().iloc[0]) if len(found) else ""
-
-
-def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels: list[object], by: str) -> pd.DataFrame:
-    """Calibrated probability that an image shows police, in percent, at every hour or day with enough images.
+def profile(site: Site, keep: Filter, geography: str, region: str) -> pn.viewable.Viewable:
+    """Return the numbers and curves of a region, or a hint if none is selected.
 
     Parameters
     ----------
-    counts : (times, 2) images that are not positive, positive
+    site : Site
+        Study to show.
+    keep : Filter
+        Images to use. Its region is replaced.
+    geography : str
+        Geography of the region.
+    region : str
+        Name of the region; empty if none is selected.
+    """
+    if not region:
+        return pn.pane.Markdown("Click the map or find a region to see its deployment rate by hour and by day.")
+    rates = site.painter.rates(geography, keep)
+    row = rates[rates["region"] == region].iloc[0]
+    name = html.escape(site.city.display_name(geography, region))
+    facts = [rate_text(row), images_text(row), f"{row['persons']:,.0f} residents"]
+    if row["images"] < FEW_IMAGES or row["positives"] == 0:
+        facts.append("<b>Too few images for a reliable rate</b>")
+    borough = borough_of(site, geography, region)
+    parts = [pn.pane.HTML(f"<h2 style='margin:10px 0 2px'>{name}</h2>{' · '.join(facts)}", sizing_mode="stretch_width")]
+    filters = {region: replace(keep, region=(geography, region))}
+    if borough and borough != region:
+        filters[borough] = replace(keep, region=("borough", borough))
+    # One pass over the images for both charts.
+    counts = {name: site.points.count(one, by=["hour", "day"]) for name, one in filters.items()}
+    for by, other in (("hour", 1), ("day", 0)):
+        times: list[object] = list(range(HOURS)) if by == "hour" else list(site.points.days)
+        curves = {name: by_time(part.sum(axis=other), site.calibration, times, by) for name, part in counts.items()}
+        parts.append(pn.pane.HoloViews(_chart(curves, by), sizing_mode="stretch_width", height=_TALL_PX))
+    charts = pn.FlexBox(*parts[1:], flex_direction="row")
+    note = paragraph(f"Hours and days with fewer than {_MIN_IMAGES} images are omitted.", "note")
+    return pn.Column(parts[0], charts, HtmlPane(note), sizing_mode="stretch_width")
+
+
+def borough_of(site: Site, geography: str, region: str) -> str:
+    """Return the borough with most of a region's areas; empty if the study has no boroughs."""
+    areas = site.city.areas
+    if "borough" not in areas or geography not in areas:
+        return ""
+    boroughs = areas.loc[areas[geography] == region, "borough"].dropna()
+    return str(boroughs.mode().iloc[0]) if len(boroughs) else ""
+
+
+def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels: list[object], by: str) -> pd.DataFrame:
+    """Compute the deployment rate by hour or by day.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (n_times, 2)
+        Negative and positive images.
+    calibration : TwoClass, optional
+        Calibration of the study's threshold. Without one, the result is the detection rate.
+    labels : list
+        Hours or days, n_times values.
+    by : str
+        Name of their column.
+
+    Returns
+    -------
+    DataFrame
+        Column `by`, percent (missing with too few images), images.
     """
     images = counts.sum(axis=1)
-    share = counts[:, 1] / np.maximum(images, 1)
-    if calibration is not None:
-        share = calibration.p_negative + (calibration.p_positive - calibration.p_negative) * share
-    made = pd.DataFrame({by: labels, "percent": 100 * share, "images": images})
-    made.loc[made["images"] < _LEAST_A_POINT, "percent"] = np.nan
-    return made
+    p_positive, p_negative = (calibration.p_positive, calibration.p_negative) if calibration else (1.0, 0.0)
+    rates = area_means(counts[:, 1], images, p_positive, p_negative)
+    table = pd.DataFrame({by: labels, "percent": 100 * rates, "images": images})
+    table.loc[table["images"] < _MIN_IMAGES, "percent"] = np.nan
+    return table
 
 
 def _chart(curves: dict[str, pd.DataFrame], by: str) -> hv.Overlay:

@@ -1,4 +1,4 @@
-"""The page of the run: stages, how much of each is done, where rows went, how fast it was."""
+"""Run page: stages with finished shards, rows, and processing rates, and the ledger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from patrolscope.analysis.stages.results import UNKNOWN
-from patrolscope.dashboards.app.charts import CARD, Card, Chart, HtmlPane, bar_chart, cards, html_table, paragraph
+from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, html_table, paragraph
+from patrolscope.dashboards.app.charts import Chart, bar_chart
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.charts.figures import (
@@ -33,27 +34,28 @@ from patrolscope.pipeline.study.store import Study
 
 _ROW_PT = 14.0
 _NAME_PT = 96.0
-# A plan asks which workers could do the work; here only how much of it is done.
+# A plan needs workers; this page uses only its finished shards.
 _ANY = {"any": Workers(offers="CPU", memory_gb=2.0, tasks=1, slots=1)}
 
 
-# What is shown.
+# Contents.
 
 
 def stage_table(site: Site) -> pd.DataFrame:
-    """Stages in the order of the work, those with a record or a plan.
+    """Return all stages with a record or a plan, in order.
 
     Returns
     -------
-    stage, shards (planned; missing: not known), done, rows_in, rows_out, dropped, seconds (of workers), rows_a_second
-    (of one worker), first_at, last_at (UTC)
+    DataFrame
+        One row per stage: stage, shards (missing without a plan), done, rows_in, rows_out, dropped, seconds (of all
+        workers), rows_per_second (of one worker), first_at, last_at (UTC).
     """
     study = site.study
-    planned = {one.stage: one for one in plan_stages(study, site.stages, _ANY)} if site.stages else {}
+    planned = {plan.stage: plan for plan in plan_stages(study, site.stages, _ANY)} if site.stages else {}
     last = {name: max(study.finished_at(name), default=None) for name in study.stages()}
     unplanned = sorted((name for name in last if name not in planned), key=lambda name: (str(last[name] or ""), name))
     rows = [_stage_row(study, name, planned.get(name)) for name in (*planned, *unplanned)]
-    columns = ["stage", "shards", "done", "rows_in", "rows_out", "dropped", "seconds", "rows_a_second"]
+    columns = ["stage", "shards", "done", "rows_in", "rows_out", "dropped", "seconds", "rows_per_second"]
     frame = pd.DataFrame(rows, columns=[*columns, "first_at", "last_at"])
     return frame.astype({"shards": "Int64"})
 
@@ -61,23 +63,23 @@ def stage_table(site: Site) -> pd.DataFrame:
 def _stage_row(study: Study, name: str, planned: Any) -> dict[str, Any]:
     records = list(study.records(name).values())
     times = study.finished_at(name)
-    rows_in, seconds = sum(one.rows_in for one in records), sum(one.seconds for one in records)
+    rows_in, seconds = sum(record.rows_in for record in records), sum(record.seconds for record in records)
     return {
         "stage": name,
         "shards": None if planned is None else planned.shards,
         "done": len(records) if planned is None else planned.done,
         "rows_in": rows_in,
-        "rows_out": sum(one.rows_out for one in records),
-        "dropped": sum(rows for one in records for line in one.ledger for rows in line["dropped"].values()),
+        "rows_out": sum(record.rows_out for record in records),
+        "dropped": sum(rows for record in records for line in record.ledger for rows in line["dropped"].values()),
         "seconds": round(seconds, 3),
-        "rows_a_second": rows_in / seconds if seconds else np.nan,
+        "rows_per_second": rows_in / seconds if seconds else np.nan,
         "first_at": times[0] if times else None,
         "last_at": times[-1] if times else None,
     }
 
 
 def ledger_table(study: Study) -> pd.DataFrame:
-    """Where rows went: stage, step, rows_in, rows_out, why (dropped, or noted), rows; a row a reason."""
+    """Return the ledger, one row per reason: stage, step, rows_in, rows_out, kind (dropped or noted), why, rows."""
     rows = []
     for step in read_steps(study):
         known = {"stage": step.stage, "step": step.step, "rows_in": step.rows_in, "rows_out": step.rows_out}
@@ -91,7 +93,7 @@ def ledger_table(study: Study) -> pd.DataFrame:
 
 
 def stages_html(table: pd.DataFrame) -> Markup:
-    """Stages for a reader, as HTML."""
+    """Render the table of stages as HTML."""
 
     def done(row: pd.Series[Any]) -> str:
         return f"{row['done']:,}" if pd.isna(row["shards"]) else f"{row['done']:,} of {row['shards']:,}"
@@ -104,36 +106,36 @@ def stages_html(table: pd.DataFrame) -> Markup:
             "Rows out": [f"{rows:,}" for rows in table["rows_out"]],
             "Dropped": [f"{rows:,}" for rows in table["dropped"]],
             "Worker seconds": [f"{seconds:,.1f}" for seconds in table["seconds"]],
-            "Rows a second": [UNKNOWN if pd.isna(rate) else f"{rate:,.0f}" for rate in table["rows_a_second"]],
-            "Finished, UTC": [UNKNOWN if pd.isna(last) else f"{last:%Y-%m-%d %H:%M}" for last in table["last_at"]],
+            "Rows per second": [UNKNOWN if pd.isna(rate) else f"{rate:,.0f}" for rate in table["rows_per_second"]],
+            "Finished (UTC)": [UNKNOWN if pd.isna(last) else f"{last:%Y-%m-%d %H:%M}" for last in table["last_at"]],
         }
     )
     return html_table(shown, "Stages", text=["Stage"])
 
 
 def ledger_html(table: pd.DataFrame) -> Markup:
-    """The ledger for a reader, as HTML; a step's name stands once."""
-    again = table.duplicated(["stage", "step"])
+    """Render the ledger as HTML. Only the first row of a step shows its name."""
+    repeated = table.duplicated(["stage", "step"])
 
-    def once(values: pd.Series[Any]) -> list[str]:
-        return ["" if repeated else value for value, repeated in zip(values, again, strict=True)]
+    def first_only(values: pd.Series[Any]) -> list[str]:
+        return ["" if repeat else value for value, repeat in zip(values, repeated, strict=True)]
 
     shown = pd.DataFrame(
         {
-            "Stage": once(table["stage"]),
-            "Step": once(table["step"]),
-            "In": once(table["rows_in"].map("{:,}".format)),
-            "Out": once(table["rows_out"].map("{:,}".format)),
+            "Stage": first_only(table["stage"]),
+            "Step": first_only(table["step"]),
+            "In": first_only(table["rows_in"].map("{:,}".format)),
+            "Out": first_only(table["rows_out"].map("{:,}".format)),
             "Rows": ["" if not rows else f"{rows:,}" for rows in table["rows"]],
             "": table["kind"],
-            "Why": table["why"],
+            "Reason": table["why"],
         }
     )
-    return html_table(shown, "Where rows went", text=["Stage", "Step", "", "Why"])
+    return html_table(shown, "Ledger of rows", text=["Stage", "Step", "", "Reason"])
 
 
 def summary_text(table: pd.DataFrame) -> str:
-    """How far the run is, in words."""
+    """Return the progress of the run as text."""
     if table.empty:
         return "No stage has run yet."
     known, others = table.dropna(subset=["shards"]), int(table["shards"].isna().sum())
@@ -143,35 +145,35 @@ def summary_text(table: pd.DataFrame) -> str:
         text = f"{complete} of {len(known)} stages of the run complete, {int(known['done'].sum()):,} of "
         text += f"{int(known['shards'].sum()):,} shards done"
         text += f"; {others} more {'stage' if others == 1 else 'stages'} without a plan" if others else ""
-    return f"{text}, {table['seconds'].sum():,.0f} seconds of work by all workers together."
+    return f"{text}, {table['seconds'].sum():,.0f} worker seconds."
 
 
 def time_chart(site: Site, table: pd.DataFrame) -> Chart:
-    """Where the time went: seconds of workers by stage."""
+    """Return the chart of worker time by stage."""
     spent = table[table["seconds"] > 0].sort_values("seconds", ascending=False, kind="stable")
-    title = "Where the time went"
+    title = "Worker time by stage"
     if spent.empty:
-        return Chart("stages", title, "", "No stage has taken any time yet.", frame=table)
-    told = "; ".join(f"{row['stage']} {row['seconds']:,.1f} s" for _, row in spent.head(5).iterrows())
+        return Chart("stages", title, "", "No stage has run yet.", frame=table)
+    longest = "; ".join(f"{row['stage']} {row['seconds']:,.1f} s" for _, row in spent.head(5).iterrows())
     names, seconds = spent["stage"].to_list(), spent["seconds"].to_numpy()
-    figure = bar_chart(names, seconds, "worker seconds", alt=f"{title}. Longest: {told}.", form="0,0.0")
+    figure = bar_chart(names, seconds, "worker seconds", alt=f"{title}. Longest: {longest}.", form="0,0.0")
     simulated = site.simulated
     return Chart(
-        "stages", title, "Seconds of all workers together.", f"Longest: {told}.", figure, (), table,
+        "stages", title, "Sum over all workers.", f"Longest: {longest}.", figure, (), table,
         lambda: _time_figure(names, seconds, title, simulated),
     )  # fmt: skip
 
 
 def _time_figure(names: list[str], seconds: Any, title: str, simulated: str) -> Figure:
-    """The same for print."""
+    """Draw the print version of `time_chart`."""
     notice = notice_lines(simulated)
     top_pt, bottom_pt = 12 + 2 * LINE_PT + 8, 36 + LINE_PT * len(notice)
     height_pt = top_pt + _ROW_PT * len(names) + bottom_pt
     figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    heading(figure, title, "Seconds of all workers together, by stage", notice)
+    heading(figure, title, "Sum over all workers", notice)
     wide_pt = WIDTH_PT - _NAME_PT - 14
-    place = (_NAME_PT / WIDTH_PT, bottom_pt / height_pt, wide_pt / WIDTH_PT, _ROW_PT * len(names) / height_pt)
-    axes = figure.add_axes(place)
+    box = (_NAME_PT / WIDTH_PT, bottom_pt / height_pt, wide_pt / WIDTH_PT, _ROW_PT * len(names) / height_pt)
+    axes = figure.add_axes(box)
     bare(axes)
     axes.barh(names[::-1], seconds[::-1], height=0.7, color=BLUE)
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -180,37 +182,37 @@ def _time_figure(names: list[str], seconds: Any, title: str, simulated: str) -> 
 
 
 def scheduler_html(address: str) -> Markup:
-    """Link to Dask's own dashboard, as HTML; empty without an address of the web."""
+    """Render a link to Dask's dashboard as HTML; empty unless the address is http or https."""
     if urlsplit(address).scheme not in ("http", "https"):
         return Markup("")
     return Markup(
-        '<p class="status"><a href="{0}" target="_blank" rel="noopener noreferrer">Dask\u2019s own dashboard</a> '
-        "shows what the workers do at this moment.</p>"
+        '<p class="status"><a href="{0}" target="_blank" rel="noopener noreferrer">Dask dashboard</a> '
+        "shows the current tasks of the workers.</p>"
     ).format(address)
 
 
-# The page.
+# Page.
 
 
 def page(site: Site, _state: State) -> pn.viewable.Viewable:
-    """Stages, shards, ledger, rates; the filter does not act on it."""
+    """Return the page. Filters do not apply to it."""
     return _Page(site).view
 
 
 class _Page:
-    """The page of one session."""
+    """Page of one session."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.again = pn.widgets.Button(label="Look again", width=120, margin=(0, 0, 10, 0))
-        self.again.on_click(self._look)
+        self.refresh = pn.widgets.Button(label="Refresh", width=120, margin=(0, 0, 10, 0))
+        self.refresh.on_click(self._refresh)
         self.status, self.stages, self.ledger = HtmlPane(), HtmlPane(), HtmlPane()
         table = stage_table(site)
         self.time = Card(time_chart(site, table))
         self.view = pn.Column(
             self.status,
             HtmlPane(scheduler_html(site.scheduler)),
-            self.again,
+            self.refresh,
             pn.Column(self.stages, styles=CARD, sizing_mode="stretch_width", margin=0),
             cards(self.time.view),
             pn.Column(self.ledger, styles=CARD, sizing_mode="stretch_width", margin=0),
@@ -220,12 +222,12 @@ class _Page:
         self._draw(table, ledger_table(site.study))
 
     def _draw(self, table: pd.DataFrame, ledger: pd.DataFrame) -> None:
-        self.status.say(paragraph(summary_text(table)))
-        self.stages.say(Markup("<h2>Stages</h2>") + stages_html(table))
-        self.ledger.say(Markup("<h2>Where rows went</h2>") + ledger_html(ledger))
+        self.status.set_html(paragraph(summary_text(table)))
+        self.stages.set_html(Markup("<h2>Stages</h2>") + stages_html(table))
+        self.ledger.set_html(Markup("<h2>Ledger of rows</h2>") + ledger_html(ledger))
 
-    async def _look(self, *_: Any) -> None:
-        """Read the records again: thousands of files at full size, so not in the server's own thread."""
+    async def _refresh(self, *_: Any) -> None:
+        """Read the records again in a thread, since a large study has thousands of files."""
         table, ledger = await asyncio.to_thread(lambda: (stage_table(self.site), ledger_table(self.site.study)))
         self._draw(table, ledger)
         self.time.show(time_chart(self.site, table))

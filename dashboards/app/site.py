@@ -1,4 +1,4 @@
-"""What a server of dashboards holds once, for all its readers: never written to."""
+"""Data of a study that all sessions of the dashboards share. They are never written to."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from patrolscope.analysis.stages.calibrate import TwoClass, load_calibration
 from patrolscope.analysis.stages.results import Results, read_results, results_of_way
 from patrolscope.dashboards.maps.city import City
-from patrolscope.dashboards.maps.compose import Painter
 from patrolscope.dashboards.maps.filters import Filter
+from patrolscope.dashboards.maps.painter import Painter
 from patrolscope.dashboards.maps.points import Points
 from patrolscope.pipeline.engine.stage import Stage
 from patrolscope.pipeline.errors import StageNotRunError
@@ -20,16 +20,22 @@ from patrolscope.pipeline.study.store import Study
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A study, as pages see it.
+    """Study with everything that its pages show.
 
     Attributes
     ----------
-    points, city : of the images and of where they are
-    results : estimates; None: there are none yet
-    calibration : of the study's threshold; None: there is none yet
-    published : folder of released results to stand beside; empty: none
-    scheduler : address of the dashboard of the cluster that works for the study, empty where none is known
-    stages : what `run` would do, in order, to say how much of it is done; empty: only what is done is told
+    points, city : Points, City
+        Analyzed images, and the areas and regions of the city.
+    results : Results, optional
+        Estimates; None if stage `estimate` has not run.
+    calibration : TwoClass, optional
+        Calibration of the study's threshold; None if stage `calibrate` has not run.
+    published : str
+        Folder of released results for comparison; empty for none.
+    scheduler : str
+        Address of Dask's dashboard; empty if unknown.
+    stages : tuple
+        Stages of `run` in order, for the progress on the run page; empty to show finished shards only.
     """
 
     study: Study
@@ -43,11 +49,19 @@ class Site:
 
     @classmethod
     def load(cls, study: Study, **options: Any) -> Site:
-        """Read what the study has.
+        """Read the tables of a study.
+
+        Parameters
+        ----------
+        study : Study
+            Study with packed images.
+        **options
+            Attributes `published`, `scheduler`, and `stages`.
 
         Raises
         ------
-        StageNotRunError : it has no annotated images, or they have not been packed for dashboards
+        StageNotRunError
+            If stage `points` or a stage before it has not run.
         """
         try:
             calibration, _, _ = load_calibration(study)
@@ -61,27 +75,27 @@ class Site:
 
     @property
     def name(self) -> str:
-        """Of the study, for a reader."""
+        """Display name of the study."""
         return str(self.study.settings.name)
 
     @property
     def simulated(self) -> str:
-        """Which of the study's data are simulated, in words; empty where none are."""
+        """Notice that data are simulated; empty if none are."""
         return str(self.study.settings.simulated)
 
     @cached_property
     def painter(self) -> Painter:
-        """Makes its maps."""
+        """Painter of the study's maps."""
         return Painter(self.points, self.city, self.calibration, self._two_class())
 
     def _two_class(self) -> Results | None:
-        """Estimates of the prediction that maps are of, with the intervals of its first way of resampling."""
+        """Return the two-class estimates with the intervals of the first resampling unit."""
         ways = self.results.summary["ways"] if self.results else []
-        found = next((way for way in ways if way["prediction"] == "two_class"), None)
-        return results_of_way(self.study, self.results, found) if self.results and found else None
+        first = next((way for way in ways if way["prediction"] == "two_class"), None)
+        return results_of_way(self.study, self.results, first) if self.results and first else None
 
     def warm(self) -> None:
-        """Make now what the first reader would wait for."""
+        """Compute and cache what the first session would wait for."""
         self.painter.scales  # noqa: B018
-        for level in self.city.levels:
-            self.painter.levels(level, Filter())
+        for geography in self.city.geographies:
+            self.painter.rates(geography, Filter())

@@ -1,4 +1,4 @@
-"""What a reader has chosen on a page; it stands in the page's address, so that a view can be sent to somebody."""
+"""State of a page, which is kept in its address so that a view can be shared as a link."""
 
 from __future__ import annotations
 
@@ -11,60 +11,62 @@ from urllib.parse import parse_qsl, urlencode
 import param
 
 from patrolscope.dashboards.maps.city import City
-from patrolscope.dashboards.maps.compose import MEASURES
-from patrolscope.dashboards.maps.filters import LEVELS, Filter, from_query, to_query
+from patrolscope.dashboards.maps.filters import GEOGRAPHIES, Filter, from_query, to_query
+from patrolscope.dashboards.maps.painter import MEASURES
 
-# Of a place and zoom in an address: to the foot, and to a hundredth of one.
 _AT = 3
 
 
 class State(param.Parameterized):  # type: ignore[misc]  # param ships no types
-    """Choices of one reader."""
+    """Filter, measure, geography, selected region, and view of one session."""
 
     filter = param.ClassSelector(class_=Filter, default=Filter())
     measure = param.Selector(objects=list(MEASURES))
-    level = param.Selector(objects=list(LEVELS), default="neighborhood")
-    chosen = param.String(doc="place of the level")
-    at = param.Tuple(length=_AT, default=None, allow_None=True, doc="x_ft, y_ft of the center, feet a pixel")
+    geography = param.Selector(objects=list(GEOGRAPHIES), default="neighborhood")
+    selected = param.String(doc="region of the geography")
+    at = param.Tuple(length=_AT, default=None, allow_None=True, doc="x_ft, y_ft of the center, feet per pixel")
 
     def read(self, query: Mapping[str, str]) -> None:
-        """Take over what an address says, as far as it can be understood."""
+        """Take the state from an address. Invalid values are ignored."""
         new: dict[str, Any] = {"filter": from_query(query)}
         if query.get("measure") in MEASURES:
             new["measure"] = query["measure"]
-        if query.get("level") in LEVELS:
-            new["level"] = query["level"]
-        new["chosen"] = query.get("chosen", "")
+        if query.get("geography") in GEOGRAPHIES:
+            new["geography"] = query["geography"]
+        new["selected"] = query.get("selected", "")
         new["at"] = _numbers(query.get("at", ""))
         self.param.update(**new)
 
     def fit(self, city: City) -> None:
-        """Drop what the city does not have: an address can name any level and any place."""
-        if self.filter.place is not None and not city.has(*self.filter.place):
-            self.filter = replace(self.filter, place=None)
-        if self.level not in city.levels:
-            self.level = self.param.level.default if self.param.level.default in city.levels else city.levels[-1]
-        if not city.has(self.level, self.chosen):
-            self.chosen = ""
+        """Drop geographies and regions that the city does not have."""
+        if self.filter.region is not None and not city.has(*self.filter.region):
+            self.filter = replace(self.filter, region=None)
+        if self.geography not in city.geographies:
+            default = self.param.geography.default
+            self.geography = default if default in city.geographies else city.geographies[-1]
+        if not city.has(self.geography, self.selected):
+            self.selected = ""
 
     def query(self) -> str:
-        """The address's query: what is not as on a fresh page."""
-        written = to_query(self.filter)
-        for name in ("measure", "level", "chosen"):
+        """Return the query of the address: all values that differ from the default."""
+        values = to_query(self.filter)
+        for name in ("measure", "geography", "selected"):
             if getattr(self, name) != self.param[name].default:
-                written[name] = getattr(self, name)
+                values[name] = getattr(self, name)
         if self.at is not None:
             x_ft, y_ft, pixel_ft = self.at
-            written["at"] = f"{x_ft:.0f},{y_ft:.0f},{pixel_ft:.2f}"
-        return urlencode(written)
+            values["at"] = f"{x_ft:.0f},{y_ft:.0f},{pixel_ft:.2f}"
+        return urlencode(values)
 
     def follow(self, location: Any, city: City) -> None:
-        """Read the page's address now, and keep it up to date from now on.
+        """Read the address of the page, and update it with every change of the state.
 
         Parameters
         ----------
-        location : `panel.state.location`
-        city : whose places it can name
+        location : panel.io.location.Location
+            Location of the page.
+        city : City
+            City whose regions an address can name.
         """
         self.read(dict(parse_qsl((location.search or "").removeprefix("?"))))
         self.fit(city)
@@ -73,7 +75,7 @@ class State(param.Parameterized):  # type: ignore[misc]  # param ships no types
             query = self.query()
             location.search = f"?{query}" if query else ""
 
-        self.param.watch(write, ["filter", "measure", "level", "chosen", "at"])
+        self.param.watch(write, ["filter", "measure", "geography", "selected", "at"])
 
 
 def _numbers(text: str) -> tuple[float, ...] | None:
@@ -81,5 +83,5 @@ def _numbers(text: str) -> tuple[float, ...] | None:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         return None
-    fine = len(values) == _AT and all(math.isfinite(value) and abs(value) < 1e8 for value in values) and values[2] > 0
-    return values if fine else None
+    valid = len(values) == _AT and all(math.isfinite(value) and abs(value) < 1e8 for value in values) and values[2] > 0
+    return values if valid else None

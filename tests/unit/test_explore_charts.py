@@ -9,22 +9,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from patrolscope.dashboards.app.charts import (
-    Card,
-    Chart,
-    HtmlPane,
-    hour_chart,
-    html_table,
-    interval_chart,
-    paragraph,
-    ranking_chart,
-)
-from patrolscope.dashboards.app.charts import share as share_in_words
-from patrolscope.dashboards.app.disparities import found_names, tabulator
-from patrolscope.dashboards.app.gallery import BANDS, Shown, read_images, thumbnail
-from patrolscope.dashboards.app.messages import not_yet, told
+from patrolscope.dashboards.app.cards import Card, HtmlPane, html_table, paragraph
+from patrolscope.dashboards.app.cards import share as share_text
+from patrolscope.dashboards.app.charts import Chart, hour_chart, interval_chart, ranking_chart
+from patrolscope.dashboards.app.gallery import BANDS, GalleryImage, read_images, thumbnail
+from patrolscope.dashboards.app.messages import error_html, missing_html
+from patrolscope.dashboards.app.neighborhood_table import matching_names, static_table, tabulator
 from patrolscope.dashboards.app.run_page import scheduler_html
-from patrolscope.dashboards.app.static import Page, Section, found_table
+from patrolscope.dashboards.app.static import Page, Section
 from patrolscope.dashboards.charts.figures import Series
 from patrolscope.pipeline.detect.stages import INDEX, PREFIXES
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
@@ -68,7 +60,7 @@ def groups(*names):
         hollow=False,
         few=False,
         borough=EVIL,
-        level=1.0,
+        deployment_rate=1.0,
     )
 
 
@@ -85,10 +77,10 @@ def evil_chart():
         evil_chart().foot(),
         paragraph(EVIL),
         html_table(pd.DataFrame({EVIL: [EVIL]}), EVIL),
-        found_table(groups(EVIL)),
-        Shown("<script>alert(1)", 0.5, 1, b"").html(),
-        Shown(EVIL, 0.5, 1, None, EVIL).html(),
-        not_yet(EVIL, EVIL),
+        static_table(groups(EVIL)),
+        GalleryImage("<script>alert(1)", 0.5, 1, b"").html(),
+        GalleryImage(EVIL, 0.5, 1, None, EVIL).html(),
+        missing_html(EVIL, EVIL),
         scheduler_html(f"http://localhost/{EVIL}"),
     ],
     ids=range(9),
@@ -107,7 +99,7 @@ def test_a_static_page_with_a_wicked_name_runs_no_script_of_it():
         name, simulated = EVIL, EVIL
 
     content = {}
-    html = Page(EVIL, (Section(evil_chart(), found_table(groups(EVIL)), wide=True),)).render(
+    html = Page(EVIL, (Section(evil_chart(), static_table(groups(EVIL)), wide=True),)).render(
         Site, "index.html", content
     )
     found = Markup(html)
@@ -125,7 +117,7 @@ def test_words_on_a_page_are_escaped_once_whenever_they_change():
         assert "&lt;script&gt;" in pane.object
         sent = pane.get_root().text
         assert "&amp;lt;script&amp;gt;" in sent
-        pane.say(paragraph(EVIL + " again"))
+        pane.set_html(paragraph(EVIL + " again"))
 
 
 def test_a_table_of_names_shows_them_as_plain_text():
@@ -137,9 +129,9 @@ def test_a_table_of_names_shows_them_as_plain_text():
 
 def test_a_search_takes_a_text_as_it_is():
     table = groups("East Harlem (North)", "Harlem (South)", "SoHo").assign(few=[False, True, False])
-    assert found_names(table, "harlem (") == ["East Harlem (North)"]
-    assert found_names(table, "  ") == []
-    assert found_names(table, ".*") == []
+    assert matching_names(table, "harlem (") == ["East Harlem (North)"]
+    assert matching_names(table, "  ") == []
+    assert matching_names(table, ".*") == []
 
 
 # Charts.
@@ -209,10 +201,10 @@ def test_a_card_saves_what_it_shows_at_the_moment():
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "text"), [(1, 3, "33.3 %"), (1, 10_000, "0.01 %"), (0, 5, "0 %"), (0, 0, "\u2013")]
+    ("part", "whole", "text"), [(1, 3, "33.3%"), (1, 10_000, "0.01%"), (0, 5, "0%"), (0, 0, "\u2013")]
 )
 def test_shares_in_words(part, whole, text):
-    assert share_in_words(part, whole) == text
+    assert share_text(part, whole) == text
 
 
 # Messages.
@@ -225,11 +217,11 @@ def test_a_message_names_no_folder(tmp_path):
         SourceError(f"{study.path('estimates/tables.csv')} has no column group; /other/secret/place/file.csv has"),
         SourceError("s3://secret-bucket/secret/file.csv can not be read"),
     ):
-        html = told(study, error)
+        html = error_html(study, error)
         assert "secret" not in html
-    kept = told(study, SourceError(f"{study.path('estimates/tables.csv')} has no column group, 1/2 and/or more"))
+    kept = error_html(study, SourceError(f"{study.path('estimates/tables.csv')} has no column group, 1/2 and/or more"))
     assert "estimates/tables.csv has no column group, 1/2 and/or more" in kept
-    assert "patrolscope run --study STUDY" in told(
+    assert "patrolscope run --study STUDY" in error_html(
         study, StageNotRunError(f"run `patrolscope run --study {study.root}`")
     )
 
@@ -238,10 +230,12 @@ def test_a_message_names_no_folder_with_a_blank_in_its_name(tmp_path):
     gone = str(tmp_path / "my secret" / "the press" / "images of a day.csv")
     settings = {"sources": {"metadata": [gone], "validation": "the labels/validation set.csv"}}
     study = create_study(tmp_path / "study", Settings.model_validate(settings))
-    assert told(study, SourceError(f"{gone} is not there")) == (
+    assert error_html(study, SourceError(f"{gone} is not there")) == (
         '<p class="status warning">images of a day.csv is not there</p>'
     )
-    assert "the labels/validation set.csv" in told(study, SourceError("the labels/validation set.csv is not there"))
+    assert "the labels/validation set.csv" in error_html(
+        study, SourceError("the labels/validation set.csv is not there")
+    )
 
 
 @pytest.mark.parametrize("address", ["", "javascript:alert(1)", "file:///etc/passwd", "tcp://127.0.0.1:8786"])

@@ -113,7 +113,7 @@ def test_every_map_says_what_it_shows_where_it_comes_from_and_that_it_is_simulat
         assert "5 miles (8 km)" in written
         assert "New York City Department of City Planning" in written
     together = texts(figures["map"][0])
-    for title in ("Where images were taken", "Share of images with a police vehicle", "Level by neighborhood"):
+    for title in ("Number of images", "Detection rate", "Relative deployment rate by neighborhood"):
         assert title in together
 
 
@@ -135,7 +135,7 @@ def test_the_scale_bar_is_as_long_as_it_says(study):
 def test_a_neighborhood_without_an_estimate_is_missing_on_the_map_and_not_zero(tmp_path):
     tables = made_tables()
     study = made_study(tmp_path, images=100, tables=tables[tables["group"] != "Gramercy"])
-    level = load_city(study, read_results(study), cells=200).level.set_index("place")
+    level = load_city(study, read_results(study), cells=200).regions.set_index("place")
     assert np.isnan(level.loc["Gramercy", "relative"])
     assert level.loc["Gramercy", "images"] == 0
     assert level["relative"].notna().sum() == len(level) - 1
@@ -145,8 +145,8 @@ def test_neighborhoods_without_boundaries_of_their_own_are_joined_from_their_are
     study = made_study(tmp_path, images=100)
     study.write(BOUNDARIES, places().iloc[:0], "areas/boundaries.parquet")
     city = load_city(study, read_results(study), cells=200)
-    assert city.level_of == "neighborhood"
-    assert set(city.level["place"]) == set(tracts()["neighborhood"])
+    assert city.geography == "neighborhood"
+    assert set(city.regions["place"]) == set(tracts()["neighborhood"])
     assert city.boroughs == ()
 
 
@@ -154,10 +154,10 @@ def test_a_city_without_neighborhoods_is_mapped_by_area(tmp_path):
     tables = made_tables()
     study = made_study(tmp_path, images=100, tables=tables[tables["analysis"] != "neighborhood"], truth=False)
     city = load_city(study, read_results(study), cells=200)
-    assert city.level_of == "area"
-    assert len(city.level) == len(tracts())
+    assert city.geography == "area"
+    assert len(city.regions) == len(tracts())
     figure, _ = draw_maps(study, city, Counts.none(city.extent))["map_level"]
-    assert "Level by area" in texts(figure)
+    assert "Relative deployment rate by area" in texts(figure)
 
 
 def test_a_map_without_a_single_image_is_drawn(tmp_path):
@@ -166,7 +166,7 @@ def test_a_map_without_a_single_image_is_drawn(tmp_path):
     maps = draw_maps(study, city, Counts.none(city.extent))
     for figure, _ in maps.values():
         assert len(to_png(figure, 20)) > 1000
-    assert "Too few images for a share anywhere" in texts(maps["map_share"][0])
+    assert "Too few images for a detection rate anywhere" in texts(maps["map_share"][0])
 
 
 def test_a_city_whose_projection_is_in_meters_is_mapped_in_feet(tmp_path):
@@ -285,7 +285,7 @@ def test_a_neighborhood_without_a_positive_image_is_hollow_and_hatched(tmp_path)
     assert "Hollow" not in texts(figures["borough"])
     (hollow,) = [line for line in figures["neighborhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
     assert hollow.get_xdata() == [0.01]
-    level = load_city(study, read_results(study), cells=200).level.set_index("place")
+    level = load_city(study, read_results(study), cells=200).regions.set_index("place")
     assert level.loc["Gramercy", "few"]
     assert set(level.index[level["few"]]) == {"Gramercy", *groups.index[groups["images"] < FEW_IMAGES]}
 

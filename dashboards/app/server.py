@@ -1,4 +1,4 @@
-"""The server of the dashboards: one application a page, on loopback unless told otherwise."""
+"""Server of the dashboards: one application per page, on loopback by default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import panel as pn
 from patrolscope.dashboards.app import coverage, detector, disparities, run_page
 from patrolscope.dashboards.app.filter_panel import filter_panel
 from patrolscope.dashboards.app.map_page import map_page
-from patrolscope.dashboards.app.messages import message, told
+from patrolscope.dashboards.app.messages import error_html, message
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.pipeline.errors import PatrolscopeError, SettingsError
@@ -27,14 +27,14 @@ PAGES: dict[str, tuple[str, Page]] = {
     "coverage": ("Coverage", coverage.page),
     "run": ("Run", run_page.page),
 }
-UNFILTERED = ("run",)  # of records, not of images
+UNFILTERED = ("run",)
 LOOPBACK = ("127.0.0.1", "localhost")
 _TEMPLATE = Path(__file__).with_name("page.html")
 _logger = logging.getLogger(__name__)
 
 
 def applications(site: Site) -> dict[str, Callable[[], pn.Template]]:
-    """An application for every page, by its path."""
+    """Return the application of every page by its path."""
     hv.extension("bokeh", logo=False)
     pn.extension("tabulator", notifications=False)
     return {path: _application(site, path) for path in PAGES}
@@ -43,7 +43,7 @@ def applications(site: Site) -> dict[str, Callable[[], pn.Template]]:
 def _application(site: Site, path: str) -> Callable[[], pn.Template]:
     title, page = PAGES[path]
 
-    def make() -> pn.Template:
+    def build() -> pn.Template:
         state = State()
         if pn.state.location is not None:
             state.follow(pn.state.location, site.city)
@@ -52,51 +52,61 @@ def _application(site: Site, path: str) -> Callable[[], pn.Template]:
             ("page_title", title),
             ("study_name", site.name),
             ("simulated", site.simulated),
-            ("here", path),
+            ("current", path),
             ("filtered", path not in UNFILTERED),
-            ("pages", [(name, shown) for name, (shown, _) in PAGES.items()]),
+            ("pages", [(name, page_title) for name, (page_title, _) in PAGES.items()]),
         ):
             template.add_variable(name, value)
         if path not in UNFILTERED:
-            template.add_panel("filters", _tried(site, "filters", lambda: filter_panel(site, state)))
-        template.add_panel("main", _tried(site, title, lambda: page(site, state)))
+            template.add_panel("filters", _view_or_error(site, "filters", lambda: filter_panel(site, state)))
+        template.add_panel("main", _view_or_error(site, title, lambda: page(site, state)))
         return template
 
-    return make
+    return build
 
 
-def _tried(site: Site, what: str, make: Callable[[], pn.viewable.Viewable]) -> pn.viewable.Viewable:
-    """What a page holds, or a box that says what is wrong with its tables."""
+def _view_or_error(site: Site, name: str, build: Callable[[], pn.viewable.Viewable]) -> pn.viewable.Viewable:
+    """Build a view. If its tables are missing or damaged, return a message instead."""
     try:
-        return make()
+        return build()
     except PatrolscopeError as error:
-        _logger.warning("%s: %s", what, error)
-        return message(told(site.study, error))
+        _logger.warning("%s: %s", name, error)
+        return message(error_html(site.study, error))
 
 
 def serve(
-    site: Site, *, address: str, port: int, origins: Sequence[str], show: bool, say: Callable[[str], None]
+    site: Site, *, address: str, port: int, origins: Sequence[str], show: bool, echo: Callable[[str], None]
 ) -> None:
-    """Serve until stopped.
+    """Serve the pages until stopped.
 
     Parameters
     ----------
-    address : that is listened at
-    port : 0 for any that is free
-    origins : host:port under which browsers may open it; empty: the address itself
+    site : Site
+        Study to show.
+    address : str
+        Address to listen on.
+    port : int
+        Port to listen on; 0 selects a free one.
+    origins : sequence of str
+        Origins (host:port) from which browsers may open the pages; empty for loopback only.
+    show : bool
+        Open the browser.
+    echo : callable
+        Called with each line of output.
 
     Raises
     ------
-    SettingsError : the address or port can not be had, or browsers could not open it
+    SettingsError
+        If the address or port is not available, or `address` is not loopback and `origins` is empty.
     """
     if address not in LOOPBACK and not origins:
-        raise SettingsError(f"--address {address}: say with --allow host:port under which name browsers open it")
-    port = _free(address, port)
+        raise SettingsError(f"--address {address} is not loopback; expected --allow host:port; add it for each origin")
+    port = _free_port(address, port)
     apps = applications(site)
     site.warm()
-    say(f"http://{address}:{port}/map (Ctrl-C ends it)")
+    echo(f"http://{address}:{port}/map (stop with Ctrl-C)")
     if address not in LOOPBACK:
-        say(f"{address} is open to the network: whoever reaches it sees the study")
+        echo(f"{address} is open to the network: anyone who reaches it can see the study")
     pn.serve(
         {"": apps["map"], **apps},
         address=address,
@@ -108,14 +118,14 @@ def serve(
     )
 
 
-def _free(address: str, port: int) -> int:
-    """The port, or a free one for 0."""
+def _free_port(address: str, port: int) -> int:
+    """Return the port if it is available, or a free one for 0."""
     try:
-        with socket.socket() as knock:
-            knock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            knock.bind((address, port))
-            return int(knock.getsockname()[1])
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            return int(probe.getsockname()[1])
     except OSError as error:
         raise SettingsError(
-            f"{address}:{port} can not be listened at ({error.strerror}): take another --port or --address"
+            f"cannot listen on {address}:{port} ({error.strerror}); choose a different --port or --address"
         ) from error
