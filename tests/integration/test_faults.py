@@ -234,7 +234,7 @@ def test_a_killed_scheduler_is_reported_and_the_same_command_resumes_with_anothe
         time.sleep(0.1)
     with (
         connection(str(file)) as client,
-        pytest.raises(SchedulerLostError, match=r"lost the scheduler.*rerun the command"),
+        pytest.raises(SchedulerLostError, match=r"lost the scheduler.*rerun"),
     ):
         run_stages(study, TO_ESTIMATES, client, KillAt("annotate", launched))
     launched.wait()
