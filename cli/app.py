@@ -20,7 +20,7 @@ class GroupedHelp(typer.core.TyperGroup):
             command = self.get_command(ctx, name)
             if command is not None and not command.hidden:
                 sentence = " ".join((command.help or "").partition("\n\n")[0].split())
-                sections[command.rich_help_panel].append((name, sentence))
+                sections.setdefault(str(vars(command).get("rich_help_panel")), []).append((name, sentence))
         for title, rows in sections.items():
             with formatter.section(title):
                 formatter.write_dl(rows)

@@ -93,7 +93,7 @@ def _print_evaluation(study: Study) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    from patrolscope.analysis.stages.evaluate import QUANTITIES
+    from patrolscope.analysis.estimators.detector_quality import QUANTITIES
     from patrolscope.dashboards.charts.evaluation import EVALUATION_FOLDER
 
     summary = json.loads(study.read_bytes(EVALUATION_FOLDER, "summary.json"))

@@ -62,7 +62,7 @@ def _streets(study: str, cluster: str, *, required: bool, images: int = 300) -> 
         echo("\nA second study, of rendered street scenes:")
     _simulate(study, images=images, city="embedded", scenes=True, cluster=cluster)
     run(study, cluster)
-    from patrolscope.pipeline.simulation.simulate import IMAGES_SHOWN_FILE
+    from patrolscope.pipeline.simulation.files import IMAGES_SHOWN_FILE
 
     evaluate(study, ground_truth=f"{study}/{IMAGES_SHOWN_FILE}", cluster=cluster)
     with handle_errors():

@@ -116,13 +116,13 @@ def train(
             if ours:
                 from patrolscope.pipeline.train.loop import train as train_yolov7
 
-                train_yolov7(options, out, resume=resume, say=echo, ranks=ranks)
+                train_yolov7(options, out, resume=resume, log=echo, ranks=ranks)
             else:
                 from patrolscope.pipeline.train.ultralytics_engine import train_ultralytics
 
                 if resume or ranks.world > 1:
                     raise SettingsError("--resume and torchrun need --engine yolov7; remove them, or change --engine")
-                train_ultralytics(options, out, trust=trust_weights, say=echo)
+                train_ultralytics(options, out, trust=trust_weights, log=echo)
             if ranks.is_first:
                 echo(f"weights: {out / BEST_FILE}; curves: {out / 'curves.png'}")
 

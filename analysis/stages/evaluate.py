@@ -31,9 +31,9 @@ from patrolscope.pipeline.matching.annotate import (
     ReferenceLayers,
     area_columns,
     distance_columns,
-    load_reference_layers,
     time_columns,
 )
+from patrolscope.pipeline.matching.stages import load_reference_layers
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study

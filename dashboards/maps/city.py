@@ -142,8 +142,8 @@ def _geography(city: City, name: str) -> Geography:
         shapes = in_feet(city.study.read(AREAS_FILE, geometry=True), city.study.settings.city.crs)
         shapes = shapes.rename(columns={"area": "region"})
     else:
-        regions = city.study.read(BOUNDARIES_FILE, geometry=True)
-        shapes = in_feet(regions[regions["geography"] == name], city.study.settings.city.crs)
+        boundaries = city.study.read(BOUNDARIES_FILE, geometry=True)
+        shapes = in_feet(boundaries[boundaries["geography"] == name], city.study.settings.city.crs)
     moved = gpd.GeoSeries(shapes.geometry).translate(-city.box[0], -city.box[1])
     # Rounding in the projection can make a boundary cross itself (three of the embedded city's community districts).
     invalid = ~moved.is_valid

@@ -145,8 +145,8 @@ def _regions(results: Results, areas: gpd.GeoDataFrame, boundaries: gpd.GeoDataF
     rows = results.groups("neighborhood").set_index("key")[["images", "estimate", "hollow"]]
     shapes = boundaries.loc[boundaries["geography"] == "neighborhood", ["region", "geometry"]]
     if shapes.empty:
-        shapes = areas[["neighborhood", "geometry"]].dissolve("neighborhood").reset_index(names="place")
-    return _joined(shapes, "place", rows), "neighborhood"
+        shapes = areas[["neighborhood", "geometry"]].dissolve("neighborhood").reset_index(names="region")
+    return _joined(shapes, "region", rows), "neighborhood"
 
 
 def _joined(shapes: gpd.GeoDataFrame, key: str, rows: pd.DataFrame) -> gpd.GeoDataFrame:

@@ -172,7 +172,11 @@ def render_report(study: Study, results: Results) -> str:
         covariates=COVARIATES,
         few_images=FEW_IMAGES,
         units_for_an_interval=UNITS_FOR_AN_INTERVAL,
-        steps=[step for step in read_steps(study) if step.stage not in registry.ORDER or registry.ORDER[step.stage].in_report],
+        steps=[
+            step
+            for step in read_steps(study)
+            if step.stage not in registry.ORDER or registry.ORDER[step.stage].in_report
+        ],
         settings_text=dump_settings(settings),
         files={path: meaning for path, meaning in FILES.items() if study.exists(path.rstrip("/"))},
         versions={"Python": python_version(), **{package: version(package) for package in PACKAGES}},

@@ -10,8 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from patrolscope.pipeline.contract.tables import DIFFERENCES, annotated_table
-from patrolscope.pipeline.detect.image_index import FOLDER as INDEX_FOLDER
-from patrolscope.pipeline.detect.image_index import INDEX
+from patrolscope.pipeline.detect.stages import INDEX, INDEX_FOLDER
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS

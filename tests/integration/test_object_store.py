@@ -1,4 +1,4 @@
-"""A study that lies on an object store, with its sources, as a user runs it: workers are processes of their own."""
+"""Runs of a study on an object store, with its sources and with workers as separate processes."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_a_study_on_an_object_store_has_the_tables_of_one_on_disk(tmp_path, s3):
     local = simulated(tmp_path / "study", images=1_000, days=1)
     settings = local.settings.model_dump(mode="json")
     settings["estimate"]["replicates"] = 50
-    for layer in settings["layers"].values():  # data sets are read from this machine
+    for layer in settings["layers"].values():  # data sets stay on this machine
         if layer is not None:
             layer["path"] = local.path(layer["path"])
     local = create_study(local.root, Settings.model_validate(settings))
@@ -41,6 +41,6 @@ def test_a_study_on_an_object_store_has_the_tables_of_one_on_disk(tmp_path, s3):
     assert tables[0].keys() == tables[1].keys()
     assert [name for name in tables[0] if tables[0][name] != tables[1][name]] == []
     assert remote.read_bytes("ledger.jsonl") == local.read_bytes("ledger.jsonl")
-    # Nothing is left to do, and nothing half written.
+    # Nothing is left to do, and no unfinished file remains.
     assert not re.search(r" in +[\d,]+ out", run(remote))
     assert [name for name in remote.find("") if name.endswith((".tmp", ".lock"))] == []

@@ -1,4 +1,4 @@
-"""The whole path, on a real cluster: what it leaves, what it does not depend on, what it survives."""
+"""Whole runs on a real cluster: their output, and its independence of partitions and interruptions."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import pytest
 from patrolscope.analysis.stages.estimate import SUMMARY_FILE
 from patrolscope.analysis.stages.published import Released
 from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, METADATA
+from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.distribute import over_partitions, read_table
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.errors import StudyLockedError
@@ -42,7 +43,7 @@ def test_a_whole_run_leaves_a_map_a_report_and_nine_analyses(finished):
     assert summary["truth"]["neighborhoods"] > 150
 
 
-def test_every_row_of_the_raw_files_is_accounted_for(finished):
+def test_every_row_of_the_raw_files_is_in_the_ledger(finished):
     records = {stage: finished.records(stage).values() for stage in ("read", "quarantine", "ingest", "annotate")}
     lines = sum(record.rows_in for record in records["read"])
     raw = sum(file.read_bytes().count(b"\n") - 1 for file in Path(finished.path("source/metadata")).glob("*.csv"))
@@ -56,7 +57,7 @@ def test_every_row_of_the_raw_files_is_accounted_for(finished):
 
 def test_an_up_to_date_study_needs_no_cluster_and_repeats_nothing(finished):
     def no_cluster():
-        raise AssertionError("an up-to-date study asked for a cluster")
+        raise AssertionError("an up-to-date study started a cluster")
 
     before = estimates(finished)
     outcomes = run_stages(finished, EVERY_STAGE, no_cluster)
@@ -64,7 +65,7 @@ def test_an_up_to_date_study_needs_no_cluster_and_repeats_nothing(finished):
     assert estimates(finished) == before
 
 
-def test_the_tables_do_not_depend_on_how_the_work_was_cut(finished, simulated, client):
+def test_the_tables_do_not_depend_on_the_shards(finished, simulated, client):
     cut = branch(simulated, "cut", ingest={"block_bytes": 300_000, "slice_rows": 7_000})
     run_stages(cut, TO_ESTIMATES, lambda: client)
     assert len(cut.records("read")) > 3 * len(finished.records("read"))
@@ -117,11 +118,11 @@ def patrolscope(*arguments: str, **options) -> subprocess.Popen:
     )
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_tables(finished, simulated):
+def test_a_run_that_was_killed_resumes_to_the_same_tables(finished, simulated):
     killed = branch(simulated, "killed", ingest={"block_bytes": 100_000, "slice_rows": 5_000})
     times: dict[str, float] = {}
-    # Killed at three moments, each as soon as another stage has begun to leave records.
-    for stage in ("read", "annotate", "cells"):
+    # Killed three times, each time as soon as another stage has its first record.
+    for stage in ("read", "annotate", registry.filtering()[-1]):
         process = patrolscope("run", "--study", killed.root)
         folder = Path(killed.path("manifest", stage))
         deadline = time.monotonic() + 120
@@ -137,7 +138,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_tables(finished, simulated):
     assert run.returncode == 0, output
     pd.testing.assert_frame_equal(table(killed, "annotated", ROW), table(finished, "annotated", ROW))
     assert estimates(killed) == estimates(finished)
-    # What was finished before a kill was not made again.
+    # Shards that were finished before a kill were not rebuilt.
     now = {file.name: file.stat().st_mtime for file in Path(killed.path("manifest", "annotate")).glob("*.json")}
     assert times
     assert {name: now[name] for name in times} == times
@@ -156,7 +157,7 @@ def test_a_second_run_into_one_study_is_refused_by_name(finished):
             pass
 
 
-def test_a_run_that_is_asked_to_end_puts_its_keys_away(finished, tmp_path):
+def test_a_terminated_run_removes_its_keys(finished, tmp_path):
     home = tmp_path / "home"
     profile = tmp_path / "secured.yaml"
     profile.write_text(
@@ -171,11 +172,11 @@ def test_a_run_that_is_asked_to_end_puts_its_keys_away(finished, tmp_path):
         time.sleep(0.01)
     process.terminate()
     output, _ = process.communicate(timeout=60)
-    assert (process.returncode, "stopped; the same command goes on" in output) == (130, True)
+    assert (process.returncode, "stopped; run the same command to resume" in output) == (130, True)
     assert not list(home.rglob("*.pem"))
 
 
-def test_a_folder_of_images_that_is_not_there_is_said_before_a_row_is_read(simulated):
+def test_a_missing_folder_of_images_is_reported_before_a_row_is_read(simulated):
     study = branch(simulated, "nowhere", images={"sources": ["nowhere"]})
     process = patrolscope("run", "--study", study.root)
     output, _ = process.communicate(timeout=120)
@@ -190,7 +191,7 @@ def test_on_the_real_city_intervals_cover_the_published_levels(shared_data, tmp_
     """Block groups, ACS tables and station houses are real; the images are simulated at the published levels.
 
     A million images leave half of the 217 neighborhoods with fewer than 20 positive ones, where no percentile
-    interval can be trusted (all together: 89 %; at the full 24.8 million images 93 %). Coverage is asked of the others.
+    interval can be trusted (all together: 89%; at the full 24.8 million images 93%). Coverage is asked of the others.
     """
     from patrolscope.pipeline.geography.download import fetch_all
     from patrolscope.pipeline.simulation.simulate import simulate

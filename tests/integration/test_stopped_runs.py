@@ -1,4 +1,4 @@
-"""Workers that stay after a run was stopped: what it left there can not reach the study of a later run."""
+"""Workers that stay after a stopped run: its remaining tasks cannot write into the study of a later run."""
 
 import time
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def wait_for(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Write:
-    """Two shards that write the size of the settings; of size 640 one fails, and the other is held up meanwhile."""
+    """Two shards that write the size of the settings; of size 640 one fails, and the other is delayed meanwhile."""
 
     marks: Path
 
@@ -35,10 +35,10 @@ class Write:
     def process(self, study: Study, shard: Shard) -> Output:
         size = shard.work["size"]
         if size == 640 and shard.name == "failing":
-            wait_for(self.marks / "begun")
+            wait_for(self.marks / "started")
             raise SourceError("a file is damaged")
         if size == 640:
-            (self.marks / "begun").touch()
+            (self.marks / "started").touch()
             wait_for(self.marks / "others are done")
         try:
             file = study.write_bytes(str(size).encode(), "sizes", shard.name)

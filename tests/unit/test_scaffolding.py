@@ -1,4 +1,4 @@
-"""Files that say the same thing twice say the same."""
+"""Dependencies, imports between rooms, and the speed of --help."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-# Names under which conda-forge knows a package differently.
+# Packages with another name on conda-forge.
 CONDA_NAMES = {"matplotlib-base": "matplotlib", "python-tzdata": "tzdata"}
 
 
@@ -27,7 +27,7 @@ def test_environment_yml_and_pyproject_name_the_same_dependencies():
 
 
 def test_imports_point_one_way():
-    """cli -> dashboards -> analysis -> pipeline; cluster stands apart."""
+    """cli -> dashboards -> analysis -> pipeline; cluster imports none of them."""
     forbidden = {
         "pipeline": ("analysis", "dashboards", "cluster", "cli"),
         "analysis": ("dashboards", "cluster", "cli"),
@@ -42,7 +42,7 @@ def test_imports_point_one_way():
                     assert words[1].split(".")[1] not in others, f"{file.name}: {line}"
 
 
-def test_only_distribute_knows_dask():
+def test_only_distribute_imports_dask():
     for file in (ROOT / "pipeline").rglob("*.py"):
         lines = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
         knows = any(line.split()[1].split(".")[0] in ("dask", "distributed", "dask_geopandas") for line in lines)

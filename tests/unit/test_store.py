@@ -242,6 +242,12 @@ def write_numbers(study: Study, shard: Shard) -> Record:
     return Output((file,), upto, upto)
 
 
+FINGERPRINT = """
+from patrolscope.pipeline.study.store import fingerprint
+print(fingerprint('a', {'b': [1, 2.5]}))
+"""
+
+
 def test_the_fingerprint_is_the_same_in_every_process_and_differs_with_every_part():
     parts = [("a", 1), ("a", 2), ("a", "1"), (["a", 1],), ({"a": 1},), ({"a": [1, 2]},), ({"a": [2, 1]},)]
     assert len({fingerprint(*part) for part in parts}) == len(parts)
