@@ -347,7 +347,7 @@ def test_a_study_with_detection_files_and_weights_must_select_one(source, tmp_pa
     (tmp_path / "labels" / "00.txt").write_text("1 0.5 0.5 0.1 0.1 0.75\n")
     study = study_of(tmp_path, source, sources={"metadata": "1601856000000.csv", "detections": "labels"})
     stages = [*TO_METADATA, LABELS, *DETECT, KEYS, MATCH]
-    with pytest.raises(SettingsError, match=r"detection\.source: labels or detect"):
+    with pytest.raises(SettingsError, match=r"set detection\.source to labels or detect"):
         run_stages(study, stages, lambda: client)
     imported = create_study(study.root, with_changes(study.settings, {"detection": {"source": "labels"}}))
     run_stages(imported, stages, lambda: client)
