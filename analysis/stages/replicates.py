@@ -273,8 +273,8 @@ def refuse_empty(study: Study, counted: BootstrapInputs, cells: pd.DataFrame) ->
         sources = study.settings.sources
         if not (sources.detections or sources.processed or from_images(study)):
             raise SourceError(
-                f"{study.root} has no detections: name detection files (`patrolscope import-detections`) or images and a "
-                "detector's weights (`patrolscope detect`)"
+                f"{study.root} has no detections: name detection files (`patrolscope import-detections`) or images and "
+                "a detector's weights (`patrolscope detect`)"
             )
         raise SourceError(
             f"no image is left to analyze: of split {rules.split}, from {rules.first_day} on, run through the "

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.pipeline.errors import SourceError
-from patrolscope.pipeline.study.remote import remote_errors
 from patrolscope.pipeline.study.files import modified_at
+from patrolscope.pipeline.study.remote import remote_errors
 from patrolscope.pipeline.study.store import Study
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
