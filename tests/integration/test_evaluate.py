@@ -150,7 +150,7 @@ def test_the_command_says_the_threshold_and_the_line_to_put_into_the_settings(st
         assert word in output
     assert study.read_bytes("study.yaml") == settings
     code, output = evaluate(study)
-    assert f"threshold {study.settings.estimate.threshold!r} (given)\ntables" in output
+    assert f"threshold {study.settings.estimate.threshold!r} (study.yaml)\ntables" in output
 
 
 def test_a_threshold_that_no_image_exceeds_leaves_precision_missing_and_the_figures_drawn(study):
@@ -238,4 +238,4 @@ def test_a_study_without_its_city_says_which_command_makes_it(study, tmp_path):
 def test_a_threshold_that_can_not_be_understood_is_refused_before_anything_starts(study):
     code, output = evaluate(study, "--threshold", "best")
     assert code == 2
-    assert "--threshold best: expected given" in output
+    assert "--threshold best: expected study" in output
