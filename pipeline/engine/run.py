@@ -85,7 +85,8 @@ def run_stages(
     outcomes = []
     with study.lock() as held:
         ledger: Ledgers = {}
-        for progress.number, stage in enumerate(stages, 1):
+        for number, stage in enumerate(stages, 1):
+            progress.number = number
             made = stage if isinstance(stage, Stage) else stage(held)
             outcomes.append(_run_stage(held, made, client, progress, ledger))
     return outcomes

@@ -149,7 +149,7 @@ def test_the_command_prints_the_threshold_and_the_line_for_the_settings(study):
         assert word in output
     assert study.read_bytes("study.yaml") == settings
     code, output = evaluate(study)
-    assert f"threshold {study.settings.estimate.threshold!r} (study)\ntables" in output
+    assert f"threshold {study.settings.estimate.threshold!r} (study.yaml)\ntables" in output
 
 
 def test_a_threshold_that_no_image_exceeds_leaves_precision_missing_and_the_figures_drawn(study):

@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine: complete, interrupted, resumed, and refused; files from a folder."""
+"""Downloads from a real server: complete, interrupted, resumed, and refused; and files from a folder."""
 
 import hashlib
 import re
