@@ -196,7 +196,7 @@ def test_results_that_can_not_be_read_end_with_one_line(tmp_path):
         code, output = invoke(*arguments)
         assert code == 2
         (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-        assert "race_bootstraps.json is not whole JSON" in line
+        assert "race_bootstraps.json is not valid JSON" in line
     assert not (tmp_path / "out").exists()
 
 
