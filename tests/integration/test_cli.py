@@ -198,7 +198,7 @@ def test_unreadable_results_end_with_one_line(tmp_path):
         code, output = invoke(*arguments)
         assert code == 2
         (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-        assert "race_bootstraps.json is not whole JSON" in line
+        assert "race_bootstraps.json is not valid JSON" in line
     assert not (tmp_path / "out").exists()
 
 
