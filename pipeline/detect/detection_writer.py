@@ -1,8 +1,8 @@
 """Writer of detections as YOLO text files for other tools, with a list of the processed images.
 
-`patrolscope labels` reads both. A file holds the boxes of one image with their confidence, highest first. An image on
-the list without a file has no box; an image that is not on the list is unprocessed. Images that share an ID, which
-would be the name of their file, are left out of both.
+A study imports both through `sources.detections` and `sources.processed`. A file holds the boxes of one image with
+their confidence, highest first. An image on the list without a file has no box; an image that is not on the list is
+unprocessed. Images that share an ID, which would be the name of their file, are left out of both.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def test_a_missing_folder_of_images_is_reported_before_a_row_is_read(simulated):
     process = patrolscope("run", "--study", study.root)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "images.sources: nowhere is not there" in output
+    assert "images.sources: nowhere does not exist" in output
     assert "Traceback" not in output
     assert not study.exists("metadata")
 
