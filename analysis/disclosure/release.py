@@ -17,7 +17,15 @@ from scipy import sparse
 from patrolscope.analysis.disclosure.suppression import ALWAYS, CanNotBeProtected, Quantity, Withheld, withhold
 from patrolscope.analysis.disclosure.synthetic_replicates import imagine, redraw
 from patrolscope.analysis.estimators.bootstrap import Counts
-from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Population, analyses, area_means, frames, panels
+from patrolscope.analysis.estimators.rates import (
+    TOTAL_KEY,
+    Analysis,
+    Population,
+    analyses,
+    area_means,
+    panels,
+    populations,
+)
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.result_tables import AVERAGE, released_table
 from patrolscope.pipeline.contract.columns import Column, Table
@@ -179,7 +187,7 @@ def release(
     lowest = min(one.total for one in results.values())
     if round(lowest, LEVEL_DECIMALS) == 0:
         raise SourceError(f"the overall level is {lowest:.2g}: levels are released to {LEVEL_DECIMALS} decimals")
-    made, all_frames = [one for one in analyses(areas, images)[0] if one.name in results], frames(areas)
+    made, all_frames = [one for one in analyses(areas, images)[0] if one.name in results], populations(areas)
     groups = _groups(areas, images, made, all_frames, results, minimum)
     state = _withheld(areas, inside, groups, probabilities, minimum, all_frames)
 
@@ -187,17 +195,20 @@ def release(
     skipped = {
         one.name: SKIPPED
         for one in made
-        if hidden[None, TOTAL_KEY, one.frame]
+        if hidden[None, TOTAL_KEY, one.population]
         or all(hidden[group.analysis, group.key, group.frame] for group in groups if group.analysis == one.name)
     }
     made = [one for one in made if one.name not in skipped]
     published = {one.name: _published(results[one.name], one, hidden) for one in made}
-    average = next((published[one.name].total for one in made if one.frame == "all"), np.nan)
+    average = next((published[one.name].total for one in made if one.population == "all"), np.nan)
     shown = _area_rows(areas, inside, state.areas, probabilities, average)
     places = _places(published, groups, images)
     published = _with_replicates(published, made, areas, (shown, places), probabilities, drawn, minimum)
     table = pd.concat(
-        [_group_rows(one, all_frames[one.frame], published[one.name], groups, hidden, images, percent) for one in made]
+        [
+            _group_rows(one, all_frames[one.population], published[one.name], groups, hidden, images, percent)
+            for one in made
+        ]
         or [RELEASED_GROUPS.empty()],
         ignore_index=True,
     )
@@ -227,18 +238,18 @@ def _groups(
     persons, seen = areas["persons"].to_numpy(), images > 0
     step = float(ROUNDED_TO * minimum)
     groups = []
-    for name in dict.fromkeys(one.frame for one in made):
+    for name in dict.fromkeys(one.population for one in made):
         inside = all_frames[name].areas
-        total = next(results[one.name].total for one in made if one.frame == name)
+        total = next(results[one.name].total for one in made if one.population == name)
         groups.append(_Group(None, TOTAL_KEY, name, np.where(inside & seen, persons, 0.0), inside & seen, total, step))
     for one in made:
         released = results[one.name]
         levels = dict(zip(released.keys, released.means, strict=True))
         for key, column in zip(one.keys, one.weights.T, strict=True):
-            weights = np.where(all_frames[one.frame].areas & seen, column, 0.0)
+            weights = np.where(all_frames[one.population].areas & seen, column, 0.0)
             if not np.isnan(levels.get(key, np.nan)):
                 exact = 0.0 if one.name == "neighborhood" else step
-                groups.append(_Group(one.name, key, one.frame, weights, weights > 0, levels[key], exact))
+                groups.append(_Group(one.name, key, one.population, weights, weights > 0, levels[key], exact))
     return groups
 
 
@@ -364,7 +375,7 @@ def _to_step(total: float, step: float) -> float:
 
 def _published(released: Released, one: Analysis, hidden: dict[tuple[str | None, str, str], bool]) -> Released:
     """Rounded levels of the groups that are not withheld, without replicates."""
-    shown = np.array([not hidden.get((one.name, key, one.frame), True) for key in released.keys], dtype=np.bool_)
+    shown = np.array([not hidden.get((one.name, key, one.population), True) for key in released.keys], dtype=np.bool_)
     means = np.where(shown, released.means, np.nan).astype(np.float64).round(LEVEL_DECIMALS)
     empty = np.empty((0, len(means)))
     return Released(released.keys, round(released.total, LEVEL_DECIMALS), means, empty[:, 0], empty)
@@ -422,7 +433,7 @@ def _group_rows(
     percent: float,
 ) -> pd.DataFrame:
     """Rows of groups.csv of one analysis: estimates as the JSON file gives them, and what stands behind each."""
-    of_it = [group for group in groups if group.frame == one.frame and group.analysis in (None, one.name)]
+    of_it = [group for group in groups if group.frame == one.population and group.analysis in (None, one.name)]
     behind = pd.DataFrame(
         {
             "key": [group.key for group in of_it],

@@ -29,15 +29,16 @@ from patrolscope.analysis.disclosure.release import (
     round_to_digits,
 )
 from patrolscope.analysis.disclosure.synthetic_replicates import SEED
-from patrolscope.analysis.estimators.bootstrap import Floats, counts_by_area, redraw_probabilities
+from patrolscope.analysis.estimators.area_class_counts import counts_by_area
+from patrolscope.analysis.estimators.bootstrap import Floats, resample_probabilities
 from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
+from patrolscope.analysis.estimators.replicates import probabilities_of
 from patrolscope.analysis.estimators.spatial_statistics import describe_map
 from patrolscope.analysis.stages.calibrate import CALIBRATE, load_calibration
-from patrolscope.analysis.stages.cells import CELLS_STAGE
-from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
-from patrolscope.analysis.stages.estimate import CELLS_FILE, ESTIMATE, SUMMARY_FILE
+from patrolscope.analysis.stages.counts import COUNTS, UNIT_COUNTS
+from patrolscope.analysis.stages.estimate import AREA_CLASS_COUNTS_FILE, ESTIMATE, SUMMARY_FILE
 from patrolscope.analysis.stages.published import read_released
-from patrolscope.analysis.stages.replicates import REPLICATE, probabilities_of
+from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.pipeline.engine.run import outdated
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
 from patrolscope.pipeline.geography.layers import AREAS_FILE, LAYERS
@@ -48,7 +49,7 @@ from patrolscope.pipeline.study.store import Study
 
 CHECKSUMS = "SHA256SUMS"
 # Stages whose output a release is made from, in order.
-_BEHIND = (LAYERS, ANNOTATE, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE)
+_BEHIND = (LAYERS, ANNOTATE, CALIBRATE, COUNTS, UNIT_COUNTS, REPLICATE, ESTIMATE)
 _SETTINGS_LEFT_OUT = (
     "cache, sources and the path of every layer (where files lie is private), estimate.seed (whoever knows it could "
     "draw the study's own replicates again)"
@@ -90,7 +91,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         raise SettingsError(f"--minimum-images {minimum}: at least 1, which withholds nothing")
     if not force:
         check_folder(out, known_by=CHECKSUMS)
-    if missing := [name for name in (CELLS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
+    if missing := [name for name in (AREA_CLASS_COUNTS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
         raise StageNotRunError(
             f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`"
         )
@@ -100,9 +101,9 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
             f"date): run `patrolscope run --study {study.root}` first"
         )
     areas = study.read(AREAS_FILE, geometry=True)
-    inside, _ = counts_by_area(study.read(CELLS_FILE), areas["area"])
+    inside, _ = counts_by_area(study.read(AREA_CLASS_COUNTS_FILE), areas["area"])
     summary = json.loads(study.read_bytes(SUMMARY_FILE))
-    way = next((way for way in summary["ways"] if way["prediction"] == "two_class"), None)
+    way = next((way for way in summary["schemes"] if way["prediction"] == "two_class"), None)
     if way is None:
         raise SourceError(
             "a release withholds what levels by class give away, and this study has none: put two_class under "
@@ -114,7 +115,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         areas,
         inside,
         results,
-        (calibration["p_positive"], calibration["p_negative"]),
+        (calibration["ppv"], calibration["false_omission_rate"]),
         drawn=_drawn_probabilities(study),
         minimum=minimum,
         percent=summary["interval_percent"],
@@ -132,7 +133,7 @@ def _drawn_probabilities(study: Study) -> Floats:
     """Pr(police vehicle) of negative and positive images in each replicate, (2, replicates): no image counts in it."""
     rules, (calibration, _, _) = study.settings.estimate, load_calibration(study)
     if rules.resample_calibration:
-        return redraw_probabilities(calibration, replicates=range(rules.replicates), seed=SEED)
+        return resample_probabilities(calibration, replicates=range(rules.replicates), seed=SEED)
     return np.repeat(probabilities_of(calibration), rules.replicates, axis=1)
 
 

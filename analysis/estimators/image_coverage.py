@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from patrolscope.analysis.estimators.hourly_counts import HOURS, HourlyCounts
 from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.estimators.variants import Variant
-from patrolscope.analysis.stages.hourly import HOURS, HourlyCounts
 
 FEW = (10, 100)  # images of an area below which its mean says little
 QUIET_HOURS = 3

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.analysis.estimators.rates import level_of_share
-from patrolscope.analysis.stages.hourly import Calibrations, HourlyCounts
+from patrolscope.analysis.estimators.calibration import Calibrations
+from patrolscope.analysis.estimators.hourly_counts import HourlyCounts
+from patrolscope.analysis.estimators.rates import deployment_rate
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Settings
@@ -90,7 +91,7 @@ class Variant:
                 (drawn @ counts[:, part].reshape(days, -1).astype(np.float64)).reshape(len(drawn), -1, strata)
                 for counts in (self.images, self.sums)
             )
-            means[:, part] = level_of_share(_mean_share(sums, images), *self.probabilities)
+            means[:, part] = deployment_rate(_mean_share(sums, images), *self.probabilities)
         means[:, self.area_images == 0] = np.nan
         return means
 
@@ -146,7 +147,7 @@ def make_base(counts: HourlyCounts, areas: pd.DataFrame, calibrations: Calibrati
     if given is None:
         raise ValueError("the first threshold is the study's own, and has a calibration")
     images, positives = _by_day(counts, days, calibrations.steps.index(given.threshold))
-    base = Variant(BASE, BASE, days, areas, images, positives, (given.p_positive, given.p_negative))
+    base = Variant(BASE, BASE, days, areas, images, positives, (given.ppv, given.false_omission_rate))
     if base.persons_seen == 0:
         raise SourceError(
             f"none of {int(counts.images.sum())} images of split {settings.estimate.split} lies in an area with people "
@@ -198,7 +199,7 @@ def _thresholds(
             yield InfeasibleVariant("threshold", name, one.reason)
             continue
         _, positives = _by_day(counts, base.days, calibrations.steps.index(one.calibration.threshold))
-        probabilities = (one.calibration.p_positive, one.calibration.p_negative)
+        probabilities = (one.calibration.ppv, one.calibration.false_omission_rate)
         yield replace(base, kind="threshold", name=name, sums=positives, probabilities=probabilities)
 
 

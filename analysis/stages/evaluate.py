@@ -17,9 +17,10 @@ import pandas as pd
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from patrolscope.analysis.estimators.calibration import refuse_one_class
 from patrolscope.analysis.estimators.intervals import percentile_interval
 from patrolscope.analysis.estimators.subgroups import Split, locate, split_images
-from patrolscope.analysis.stages.calibrate import labeled_contents, read_labeled_sets, refuse_one_class
+from patrolscope.analysis.stages.calibrate import labeled_contents, read_labeled_sets
 from patrolscope.analysis.stages.ground_truth import join_labels, labeled_images, labels_content, read_labels
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.layers import AREAS_FILE

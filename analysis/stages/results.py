@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from patrolscope.analysis.estimators.rates import analyses, frames
+from patrolscope.analysis.estimators.rates import analyses, populations
 from patrolscope.analysis.stages.estimate import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
 from patrolscope.analysis.stages.result_tables import AVERAGE, from_the_highest
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
@@ -49,7 +49,7 @@ _TEXT = {
 }
 _NUMBERS = {
     TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"],
-    AREAS_CSV_FILE: ["images", "positives", "level", "relative_to_average"],
+    AREAS_CSV_FILE: ["images", "positives", "deployment_rate", "relative_to_average"],
     TRUTH_FILE: ["level"],
 }
 
@@ -70,12 +70,12 @@ class Results:
     @property
     def prediction(self) -> str:
         """What the tables average: two_class or station_adjusted."""
-        return str(self.summary["ways"][0]["prediction"])
+        return str(self.summary["schemes"][0]["prediction"])
 
     @property
     def drawn(self) -> list[str]:
         """What is drawn again for the intervals: first those of `lower` and `upper`, then the second ones, in words."""
-        ways = self.summary["ways"]
+        ways = self.summary["schemes"]
         same = [way for way in ways if way["prediction"] == self.prediction]
         return [UNITS[way["unit"]] for way in same[: 1 if self.second is None else 2]]
 
@@ -103,7 +103,7 @@ class Results:
         if self.prediction != "two_class":
             return groups.assign(hollow=[(analysis, key) in self.all_negative for key in groups["key"]])
         means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
-        p_negative = self.summary["calibration"]["p_negative"]
+        p_negative = self.summary["calibration"]["false_omission_rate"]
         negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
         return groups.assign(hollow=groups["key"].isin(negative))
 
@@ -139,16 +139,16 @@ def read_results(study: Study) -> Results:
         tables=_read_csv(study.read_bytes(TABLES_FILE), TABLES_FILE),
         areas=areas,
         summary=summary,
-        second=_read_second(study, summary["ways"]),
+        second=_read_second(study, summary["schemes"]),
         truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
-        all_negative=_all_negative(study, areas, summary["ways"]),
+        all_negative=_all_negative(study, areas, summary["schemes"]),
     )
 
 
 def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Results:
-    """The same study's results with the intervals of one of its ways of resampling (`summary["ways"]`) alone."""
+    """The same study's results with the intervals of one of its ways of resampling (`summary["schemes"]`) alone."""
     tables = _read_csv(study.read_bytes(way["folder"], "tables.csv"), TABLES_FILE)
-    return replace(results, tables=tables, summary=results.summary | {"ways": [way]}, second=None)
+    return replace(results, tables=tables, summary=results.summary | {"schemes": [way]}, second=None)
 
 
 def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | None:
@@ -173,12 +173,12 @@ def _all_negative(study: Study, counts: pd.DataFrame, ways: list[dict[str, Any]]
     found = counts.set_index("area")[["images", "positives"]].reindex(areas["area"]).fillna(0).astype("int64")
     images, positive = (found[column].to_numpy() for column in found)
     made, _, _ = analyses(areas, images)
-    within = frames(areas)
+    within = populations(areas)
     return frozenset(
         (one.name, key)
         for one in made
         for key, weights in zip(one.keys, one.weights.T, strict=True)
-        if not positive[(weights > 0) & within[one.frame].areas].any()
+        if not positive[(weights > 0) & within[one.population].areas].any()
     )
 
 

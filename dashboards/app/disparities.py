@@ -90,7 +90,7 @@ def stored_results(site: Site, way: str) -> Results:
 def ways_of(results: Results) -> dict[str, dict[str, Any]]:
     """The study's ways of resampling, in words for a reader."""
     names = {"two_class": "", "station_adjusted": ", station-adjusted"}
-    return {f"{UNITS[way['unit']]}{names[way['prediction']]}": way for way in results.summary["ways"]}
+    return {f"{UNITS[way['unit']]}{names[way['prediction']]}": way for way in results.summary["schemes"]}
 
 
 @lru_cache(maxsize=2)
@@ -356,7 +356,7 @@ class _Page:
 def status_of(site: Site, keep: Filter, results: Results) -> Markup:
     """Which images the page is of, and where its numbers come from, as HTML."""
     percent = site.study.settings.estimate.interval_percent
-    way = results.summary["ways"][0]
+    way = results.summary["schemes"][0]
     if keep.is_all:
         images = results.summary["images"]["analyzed"]
         text = f"All {images:,} analyzed images: the study's own estimates. "

@@ -12,7 +12,7 @@ import pandas as pd
 import panel as pn
 from bokeh.plotting import figure
 
-from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.stages.results import FEW_IMAGES
 from patrolscope.dashboards.app.charts import FONT, HtmlPane, day_ticks, lettered, paragraph
 from patrolscope.dashboards.app.site import Site
@@ -74,7 +74,7 @@ def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels:
     images = counts.sum(axis=1)
     share = counts[:, 1] / np.maximum(images, 1)
     if calibration is not None:
-        share = calibration.p_negative + (calibration.p_positive - calibration.p_negative) * share
+        share = calibration.false_omission_rate + (calibration.ppv - calibration.false_omission_rate) * share
     made = pd.DataFrame({by: labels, "percent": 100 * share, "images": images})
     made.loc[made["images"] < _LEAST_A_POINT, "percent"] = np.nan
     return made

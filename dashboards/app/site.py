@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from patrolscope.analysis.stages.calibrate import TwoClass, load_calibration
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.stages.calibrate import load_calibration
 from patrolscope.analysis.stages.results import Results, read_results, results_of_way
 from patrolscope.dashboards.maps.city import City
 from patrolscope.dashboards.maps.compose import Painter
@@ -76,7 +77,7 @@ class Site:
 
     def _two_class(self) -> Results | None:
         """Estimates of the prediction that maps are of, with the intervals of its first way of resampling."""
-        ways = self.results.summary["ways"] if self.results else []
+        ways = self.results.summary["schemes"] if self.results else []
         found = next((way for way in ways if way["prediction"] == "two_class"), None)
         return results_of_way(self.study, self.results, found) if self.results and found else None
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.dashboards.maps.city_maps import in_feet
+from patrolscope.analysis.estimators.raster import in_feet
 from patrolscope.dashboards.maps.filters import LEVELS
 from patrolscope.dashboards.maps.points import Box, Window, load_ground, read_levels
 from patrolscope.pipeline.geography.layers import AREAS_FILE, PLACES_FILE, load_stations

@@ -26,10 +26,9 @@ from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullLocator
 
+from patrolscope.analysis.estimators.raster import MAP_CELLS, Counts, Extent, coarsen, in_feet, smoothed_share
 from patrolscope.analysis.stages.results import FEW_IMAGES, Results
 from patrolscope.dashboards.charts.figures import INK, MUTED, PT_PER_INCH, WARNING
-from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, smoothed_share
-from patrolscope.pipeline.crs import feet_per_unit
 from patrolscope.pipeline.geography.catalog import load_catalog, study_entries
 from patrolscope.pipeline.geography.layers import AREAS_FILE, PLACES_FILE
 from patrolscope.pipeline.study.store import Study
@@ -37,8 +36,6 @@ from patrolscope.pipeline.study.store import Study
 FEET_PER_MILE = 5280
 KM_PER_MILE = 1.609344
 
-# Cells along the longer side: about one a pixel of a single map.
-CELLS = 1800
 # Occupied cells hold at least so many images on average; where images are few, cells are wider.
 IMAGES_A_CELL = 4
 # 10 images with police at a share of 1 %: the share is then known to about a third.
@@ -88,7 +85,7 @@ class Panel:
     draw: Callable[[Axes, Axes], None]
 
 
-def load_city(study: Study, results: Results, *, cells: int = CELLS) -> City:
+def load_city(study: Study, results: Results, *, cells: int = MAP_CELLS) -> City:
     """Outlines of a study's city, for a map of `cells` cells along its longer side.
 
     The land is that of the boroughs where the study has them, as areas can reach into the water.
@@ -114,7 +111,7 @@ def outline_city(
     *,
     level_of: str,
     few_means: str,
-    cells: int = CELLS,
+    cells: int = MAP_CELLS,
 ) -> City:
     """City of shapes in feet, simplified to what a map of `cells` cells along its longer side shows.
 
@@ -134,13 +131,6 @@ def outline_city(
         level_of=level_of,
         few_means=few_means,
     )
-
-
-def in_feet(frame: pd.DataFrame, crs: str) -> gpd.GeoDataFrame:
-    """Shapes in feet of the projected system `crs`."""
-    projected = gpd.GeoDataFrame(frame).to_crs(crs)
-    factor = feet_per_unit(crs)
-    return projected.set_geometry(projected.geometry.affine_transform([factor, 0, 0, factor, 0, 0]))
 
 
 def _level_places(results: Results, areas: gpd.GeoDataFrame, places: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, str]:

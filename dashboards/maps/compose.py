@@ -18,7 +18,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from scipy import ndimage
 
-from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.estimators.raster import Counts, smoothed_share
 from patrolscope.analysis.stages.results import FEW_IMAGES, Results
 from patrolscope.dashboards.charts.figures import INK
 from patrolscope.dashboards.maps.city import OUTSIDE, City
@@ -36,7 +37,6 @@ from patrolscope.dashboards.maps.city_maps import (
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.levels import place_levels, with_bootstrap
 from patrolscope.dashboards.maps.points import Points, Window, area_counts
-from patrolscope.dashboards.maps.raster import Counts, smoothed_share
 
 Measure = Literal["images", "share", "level"]
 MEASURES: dict[Measure, str] = {

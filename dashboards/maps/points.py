@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from patrolscope.analysis.stages.cells import analyzed, annotated_shards
+from patrolscope.analysis.stages.counts import analyzed, annotated_shards
 from patrolscope.dashboards.maps.filters import HOURS, LEVELS, Filter
 from patrolscope.dashboards.maps.merged import Merged
 from patrolscope.pipeline.engine.stage import Shard, Stage
@@ -57,7 +57,7 @@ Grid = npt.NDArray[np.uint32]
 @lru_cache(maxsize=4)
 def load_ground(study: Study, _made_from: str) -> tuple[pd.Index[str], Box]:
     """Codes of the areas, and west, south, east, north of them all in feet; `_made_from` is their fingerprint."""
-    from patrolscope.dashboards.maps.city_maps import in_feet
+    from patrolscope.analysis.estimators.raster import in_feet
 
     areas = in_feet(study.read(AREAS_FILE, geometry=True)[["area", "geometry"]], study.settings.city.crs)
     west, south, east, north = map(float, areas.total_bounds)

@@ -641,8 +641,8 @@ DIFFERENCES = Table(
     made_by="patrolscope annotate",
 )
 
-CELLS = Table(
-    "cells",
+AREA_CLASS_COUNTS = Table(
+    "area_class_counts",
     row="all analyzed images of one area and one class: what the estimators see of them",
     key=("area", "positive"),
     columns=(
@@ -687,7 +687,7 @@ CELLS = Table(
         ),
     ),
     made_by="patrolscope estimate",
-    stored="estimates/cells.parquet",
+    stored="estimates/area_class_counts.parquet",
 )
 
 REPLICATES = Table(
@@ -733,7 +733,7 @@ HOURLY = Table(
         Column("isotonic_sum", "float64", "sum of the probabilities by isotonic regression", unit="images", low=0),
     ),
     made_by="patrolscope sensitivity",
-    stored="staging/hourly",
+    stored="staging/counts/hourly",
 )
 
 LABELED = Table(
@@ -848,7 +848,7 @@ TABLES = (
     FELONIES,
     ANNOTATED,
     DIFFERENCES,
-    CELLS,
+    AREA_CLASS_COUNTS,
     REPLICATES,
     HOURLY,
     LABELED,

@@ -21,9 +21,8 @@ CORE_SECONDS = {
     "match": 0.47,
     "annotate": 3.7e-6,
     "calibrate": 0.23,
-    "cells": 1.2e-6,
-    "clustered": 1.1e-6,
-    "clusters": 0.05,
+    "counts": 2.0e-6,
+    "unit_counts": 0.05,
     # One by image takes 3 ms, of 24.8 million images too; one by ride, of which there are as many, 10 ms there.
     "replicates": 0.0065,
     "estimate": 0.9,

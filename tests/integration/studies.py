@@ -6,10 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from patrolscope.analysis.stages.calibrate import CALIBRATE
-from patrolscope.analysis.stages.cells import CELLS_STAGE
-from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
+from patrolscope.analysis.stages.counts import COUNTS, UNIT_COUNTS
 from patrolscope.analysis.stages.estimate import ESTIMATE
-from patrolscope.analysis.stages.hourly import HOURLY_STAGE, RECALIBRATE
+from patrolscope.analysis.stages.recalibrate import RECALIBRATE
 from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
 from patrolscope.dashboards.stages import MAPS, REPORT
@@ -23,8 +22,8 @@ from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Study, create_study
 
 TO_ANNOTATED = [LAYERS, READ, SET_ASIDE, ARRANGE, LABELS, KEYS, MATCH, ANNOTATE]
-TO_ESTIMATES = [*TO_ANNOTATED, CALIBRATE, CELLS_STAGE, PARTS, CLUSTERS, REPLICATE, ESTIMATE]
-EVERY_STAGE = [*TO_ESTIMATES, RECALIBRATE, HOURLY_STAGE, SENSITIVITY, MAPS, REPORT]
+TO_ESTIMATES = [*TO_ANNOTATED, CALIBRATE, RECALIBRATE, COUNTS, UNIT_COUNTS, REPLICATE, ESTIMATE]
+EVERY_STAGE = [*TO_ESTIMATES, SENSITIVITY, MAPS, REPORT]
 
 
 def branch(study: Study, name: str, **changes: dict) -> Study:

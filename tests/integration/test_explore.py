@@ -83,7 +83,7 @@ def kept(images, areas, keep):
 
 def levels(images, areas, cuts, calibration, threshold):
     """Relative level by (analysis, group), as docs/method.md has it, in plain pandas; cuts are the whole study's."""
-    probability = np.where(images["conf"] > threshold, calibration.p_positive, calibration.p_negative)
+    probability = np.where(images["conf"] > threshold, calibration.ppv, calibration.false_omission_rate)
     means = pd.Series(probability).groupby(images["area"].to_numpy()).mean()
     seen = areas.assign(mean=areas["area"].map(means)).dropna(subset=["mean"])
 
@@ -449,10 +449,10 @@ def test_the_report_stays_as_it_is_when_points_are_made_for_dashboards(site):
 
 def test_a_stage_that_is_not_finished_is_told(site, tmp_path):
     study = copy_of(site.study, tmp_path / "study")
-    record = next(iter(study.records("hourly").values()))
-    study.discard("hourly", record)
+    record = next(iter(study.records("counts").values()))
+    study.discard("counts", record)
     table = run_page.stage_table(replace(site, study=study)).set_index("stage")
-    assert table.loc["hourly", "done"] == table.loc["hourly", "shards"] - 1
+    assert table.loc["counts", "done"] == table.loc["counts", "shards"] - 1
     table = run_page.stage_table(site)
     planned = table["shards"].notna().sum()
     assert 0 < planned < len(table)

@@ -65,9 +65,9 @@ def test_without_a_filter_a_place_has_the_images_and_the_interval_of_the_tables(
 
 
 def test_maps_are_of_the_two_class_prediction_whatever_comes_first(site):
-    ways = [{"prediction": "station_adjusted", "unit": "image"}, *site.results.summary["ways"]]
+    ways = [{"prediction": "station_adjusted", "unit": "image"}, *site.results.summary["schemes"]]
     adjusted = site.results.tables.assign(lower=0.0, upper=9.0)
-    results = replace(site.results, tables=adjusted, summary=site.results.summary | {"ways": ways})
+    results = replace(site.results, tables=adjusted, summary=site.results.summary | {"schemes": ways})
     made = replace(site, results=results).painter.levels("neighborhood", Filter())
     pd.testing.assert_frame_equal(made, site.painter.levels("neighborhood", Filter()))
 

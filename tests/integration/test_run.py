@@ -119,7 +119,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_tables(finished, simulated):
     killed = branch(simulated, "killed", ingest={"block_bytes": 100_000, "slice_rows": 5_000})
     times: dict[str, float] = {}
     # Killed at three moments, each as soon as another stage has begun to leave records.
-    for stage in ("read", "annotate", "cells"):
+    for stage in ("read", "annotate", "counts"):
         process = patrolscope("run", "--study", killed.root)
         folder = Path(killed.path("manifest", stage))
         deadline = time.monotonic() + 120
