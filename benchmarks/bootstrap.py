@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measure import Comparison, best_of
-from patrolscope.analysis.estimators.bootstrap import draw_clusters
+from patrolscope.analysis.estimators.bootstrap import draw_units
 from patrolscope.analysis.estimators.rates import analyses, panels
-from patrolscope.analysis.stages.clusters import UnitCounts
-from patrolscope.analysis.stages.replicates import (
+from patrolscope.analysis.estimators.replicates import (
     BootstrapInputs,
-    block_frame,
-    cluster_sums,
     image_replicates,
+    replicates_table,
     two_class_means,
+    unit_sums,
 )
+from patrolscope.analysis.estimators.unit_counts import UnitCounts
 
 P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
 PROBABILITIES = np.array([[P_NEGATIVE], [P_POSITIVE]])
@@ -45,7 +45,7 @@ def run(*, quick: bool) -> list[Comparison]:
     def images(of: BootstrapInputs) -> float:
         def one_block() -> None:
             values = image_replicates(of, PROBABILITIES, replicates=range(block), seed=1)
-            block_frame(of.panels, values, range(block))
+            replicates_table(of.panels, values, range(block))
 
         one_block()  # compiles
         return best_of(one_block, repeats=20) / block  # 0.15 s each; the best of three varies by a fifth
@@ -56,9 +56,9 @@ def run(*, quick: bool) -> list[Comparison]:
     clusters = rides(20_000 if quick else RIDES)
 
     def by_ride() -> None:
-        times = draw_clusters(clusters.number, "ride", replicates=range(block), seed=1)
-        means = two_class_means(cluster_sums(clusters, clusters.images, times, AREAS), PROBABILITIES)
-        block_frame(large.panels, [panel.means(means) for panel in large.panels], range(block))
+        times = draw_units(clusters.number, "ride", replicates=range(block), seed=1)
+        means = two_class_means(unit_sums(clusters, clusters.images, times, AREAS), PROBABILITIES)
+        replicates_table(large.panels, [panel.means(means) for panel in large.panels], range(block))
 
     by_ride()
     return [
@@ -178,8 +178,8 @@ def draw_both() -> None:
     areas, clusters = city(), rides(RIDES)
     of = counted(areas, IMAGES)
     image_replicates(of, PROBABILITIES, replicates=range(100), seed=1)
-    times = draw_clusters(clusters.number, "ride", replicates=range(100), seed=1)
-    two_class_means(cluster_sums(clusters, clusters.images, times, AREAS), PROBABILITIES)
+    times = draw_units(clusters.number, "ride", replicates=range(100), seed=1)
+    two_class_means(unit_sums(clusters, clusters.images, times, AREAS), PROBABILITIES)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

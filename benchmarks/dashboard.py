@@ -21,15 +21,15 @@ import psutil
 
 from benchmarks.measure import Comparison, best_of, two_workers
 from benchmarks.workloads import simulated_study
+from patrolscope.analysis.estimators.raster import Extent, count
 from patrolscope.analysis.stages.calibrate import CALIBRATE
-from patrolscope.analysis.stages.cells import analyzed
+from patrolscope.analysis.stages.counts import analyzed
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.maps.aggregated_grid import CELLS, COARSE
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.packing import TILES
 from patrolscope.dashboards.maps.painter import View, window_around
 from patrolscope.dashboards.maps.points import Window
-from patrolscope.dashboards.maps.raster import Extent, count, read_batches
 from patrolscope.dashboards.maps.stages import POINTS
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.intake.stages import LABELS
@@ -89,7 +89,9 @@ def compare_rasters(site: Site) -> list[Comparison]:
     """
     rules = site.study.settings.estimate
     ledger = Ledger("benchmark", 0)
-    every = pd.concat([analyzed(batch, rules, ledger) for batch in read_batches(site.study)], ignore_index=True)
+    columns = ["x_ft", "y_ft", "conf", "processed", "split", "captured_local"]
+    annotated = (site.study.read(name, columns) for name in site.study.files("annotated"))
+    every = pd.concat([analyzed(images, rules, ledger) for images in annotated], ignore_index=True)
     rows = []
     for name, pixel_ft in PIXELS_FT.items():
         window = next(walk(site, pixel_ft, 1))

@@ -25,7 +25,8 @@ import yaml
 
 from benchmarks.measure import Comparison, workers
 from benchmarks.workloads import simulated_study
-from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE, TwoClass
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE
 from patrolscope.analysis.stages.replicates import BLOCK, REPLICATE
 from patrolscope.pipeline.detect.image_index import BUCKETS
 from patrolscope.pipeline.detect.stages import INDEX, WEIGHTS, detect_stage, plan_weights

@@ -166,13 +166,13 @@ def _print_summary(study: Study) -> None:
     if summary["truth"]:
         truth = summary["truth"]
         echo(
-            f"{truth['covered']} of {truth['neighborhoods']} true rates of neighborhoods are in their "
+            f"{truth['contained']} of {truth['neighborhoods']} true rates of neighborhoods are in their "
             f"{summary['interval_percent']:g}% intervals"
             + ("" if truth["share"] is None else f" ({100 * truth['share']:.1f}%)")
         )
         if truth["with_enough_positives"]:
             echo(
-                f"{truth['covered_with_enough']} of the {truth['with_enough_positives']} with at least "
+                f"{truth['contained_with_enough']} of the {truth['with_enough_positives']} with at least "
                 f"{truth['enough_positives']} positive images; below that, intervals are too narrow"
             )
     for name, file in (("map", "figures/map.png"), ("report", "report.html"), ("tables", "estimates/tables.csv")):

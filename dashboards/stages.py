@@ -1,21 +1,22 @@
-"""The stages that make pictures: figures/ from annotated images and estimates, and the report from those."""
+"""Stages of the figures and the report."""
 
 from __future__ import annotations
 
+from patrolscope.analysis.stages.counts import load_raster
 from patrolscope.analysis.stages.results import read_results
 from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
-from patrolscope.dashboards.maps.raster import count_study
 from patrolscope.dashboards.report.report import REPORT_FILE, render_report
 from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.stage import Shard, Stage
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 FIGURES_FOLDER = "figures"
 
 
 def plan_map(study: Study) -> list[Shard]:
-    """One shard: every figure, made from the annotated images, the estimates and what the lettering says."""
+    """Plan one shard, which depends on the counts, the estimates, and the settings that figures show."""
     settings = study.settings
     work = {
         "name": settings.name,
@@ -25,32 +26,39 @@ def plan_map(study: Study) -> list[Shard]:
         "rules": settings.estimate.model_dump(mode="json"),
         "truth": settings.sources.truth,
     }
-    return [Shard("figures", work, made_from=_made_by(study, "annotate", "estimate"))]
+    return [Shard("figures", work, made_from=_made_from(study, "counts", "estimate"))]
 
 
 def process_map(study: Study, _shard: Shard) -> Output:
-    """Write figures/: maps as PNG, intervals as SVG and PNG."""
+    """Write figures/: maps as PNG, charts as SVG and PNG."""
     results = read_results(study)
     settings = study.settings
     city = load_city(study, results)
-    counts, ledger = count_study(study, city.extent)
+    raster = load_raster(study)
     files = [
         study.write_bytes(to_png(figure, dpi), FIGURES_FOLDER, f"{name}.png")
-        for name, (figure, dpi) in draw_maps(study, city, counts).items()
+        for name, (figure, dpi) in draw_maps(study, city, raster).items()
     ]
     figures = draw_figures(results, interval_percent=settings.estimate.interval_percent, simulated=settings.simulated)
     for name, figure in figures.items():
         files.append(study.write_bytes(to_svg(figure), FIGURES_FOLDER, f"{name}.svg"))
         files.append(study.write_bytes(to_png(figure), FIGURES_FOLDER, f"{name}.png"))
-    drawn = int(counts.images.sum(dtype="int64"))
-    return Output(tuple(files), ledger.rows_in, drawn, (ledger.close(drawn),))
+    records = study.records("counts").values()
+    ledger = Ledger("count images into cells of the map", sum(record.rows_in for record in records))
+    for record in records:
+        for line in record.ledger:
+            for why, rows in line["dropped"].items():
+                ledger.drop(rows, why=why)
+    shown = int(raster.images.sum(dtype="int64"))
+    ledger.drop(sum(record.rows_out for record in records) - shown, why="outside the map")
+    return Output(tuple(files), ledger.rows_in, shown, (ledger.close(shown),))
 
 
 def plan_report(study: Study) -> list[Shard]:
-    """One shard: the page, made from the figures, the estimates, the settings and the ledger of what came before."""
+    """Plan one shard, which depends on the settings and on all earlier stages."""
     others = {name for name, entry in registry.ORDER.items() if not entry.in_report}
     stages = [name for name in study.stages() if name not in (REPORT.name, *others)]
-    return [Shard("report", {"settings": study.settings.model_dump(mode="json")}, made_from=_made_by(study, *stages))]
+    return [Shard("report", {"settings": study.settings.model_dump(mode="json")}, made_from=_made_from(study, *stages))]
 
 
 def process_report(study: Study, _shard: Shard) -> Output:
@@ -59,9 +67,9 @@ def process_report(study: Study, _shard: Shard) -> Output:
     return Output((file,), 0, 0)
 
 
-def _made_by(study: Study, *stages: str) -> str:
+def _made_from(study: Study, *stages: str) -> str:
     return fingerprint([[record.fingerprint for record in study.records(name).values()] for name in stages])
 
 
-MAPS = Stage("figures", unit="files", folders=(FIGURES_FOLDER,), plan=plan_map, process=process_map)
+MAPS = Stage("figures", unit="files", folders=(FIGURES_FOLDER,), plan=plan_map, process=process_map, version=2)
 REPORT = Stage("report", unit="files", folders=(), plan=plan_report, process=process_report)

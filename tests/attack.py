@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.linalg import null_space
 from scipy.optimize import linprog
 
-from patrolscope.analysis.estimators.bootstrap import draw_clusters
+from patrolscope.analysis.estimators.bootstrap import draw_units
 from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
 
 RACES = {
@@ -159,7 +159,7 @@ class Attacker:
     def share_sums(self) -> list[Sum]:
         """Return every published sum of detection rates, from the rates in the JSON files."""
         calibration = self.summary["calibration"]
-        negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
+        negative, scale = calibration["false_omission_rate"], calibration["ppv"] - calibration["false_omission_rate"]
         sums = []
         for analysis in self.groups["analysis"].unique():
             point = json.loads((self.folder / PUBLISHED_FILES[analysis]).read_text())["point_estimate"]
@@ -229,7 +229,7 @@ class Attacker:
         weights = np.where(lives, self.areas["persons"], 0.0)[seen]
         levels = self.areas["deployment_rate"].fillna(0).to_numpy()[seen]
         for seed in candidates:
-            times = draw_clusters(len(seen), "area", replicates=range(5), seed=seed) * weights[:, None]
+            times = draw_units(len(seen), "area", replicates=range(5), seed=seed) * weights[:, None]
             if np.allclose(levels @ times / times.sum(axis=0), drawn[shown[1]][:5], atol=3e-5):
                 return seed
         return None
@@ -242,7 +242,7 @@ class Attacker:
         row = self.rows("neighborhood").loc[place]
         persons = np.where(self.areas["neighborhood"] == place, self.areas["persons"], 0.0)
         calibration = self.summary["calibration"]
-        negative, scale = calibration["p_negative"], calibration["p_positive"] - calibration["p_negative"]
+        negative, scale = calibration["false_omission_rate"], calibration["ppv"] - calibration["false_omission_rate"]
         weights, shares = persons[~self.hidden], self.known_shares[~self.hidden]
         rest = (row["estimate"] - negative) / scale * persons.sum() - weights @ shares
         known = weights**2 @ (shares * (1 - shares) / np.maximum(self.known_images[~self.hidden], 1))

@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.estimators.rates import Analysis, Population, analyses, panels
-from patrolscope.analysis.stages.published import Released
-from patrolscope.analysis.stages.replicates import (
+from patrolscope.analysis.estimators.replicates import (
     BootstrapInputs,
     area_replicates,
     image_replicates,
-    released,
     two_class_means,
 )
+from patrolscope.analysis.stages.published import Released
+from patrolscope.analysis.stages.replicates import released
 
 
 def by_images(

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.stages.calibrate import CALIBRATE
-from patrolscope.analysis.stages.cells import CELLS_STAGE
-from patrolscope.analysis.stages.clusters import CLUSTERS
+from patrolscope.analysis.stages.counts import COUNTS, UNIT_COUNTS
 from patrolscope.analysis.stages.estimate import ESTIMATE
+from patrolscope.analysis.stages.recalibrate import RECALIBRATE
 from patrolscope.analysis.stages.replicates import REPLICATE
 from patrolscope.pipeline.contract.tables import ANNOTATED, METADATA
 from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, WEIGHTS, detect_stage
@@ -27,7 +27,8 @@ from tests.official_form import save
 
 TO_METADATA = [LAYERS, READ, SET_ASIDE, ARRANGE]
 TO_DETECTIONS = [*TO_METADATA, WEIGHTS, PREFIXES, INDEX, detect_stage]
-TO_ESTIMATES = [*TO_DETECTIONS, KEYS, MATCH, ANNOTATE, CALIBRATE, CELLS_STAGE, CLUSTERS, REPLICATE, ESTIMATE]
+TO_ANNOTATED = [*TO_DETECTIONS, KEYS, MATCH, ANNOTATE]
+TO_ESTIMATES = [*TO_ANNOTATED, CALIBRATE, RECALIBRATE, COUNTS, UNIT_COUNTS, REPLICATE, ESTIMATE]
 
 
 def image_study(folder: Path, client: distributed.Client, images: int = 400) -> Study:

@@ -168,14 +168,14 @@ def made_summary() -> dict:
             "true_positive": 205,
             "negative": 19_736,
             "false_negative": 42,
-            "p_positive": 0.776515,
-            "p_negative": 0.0021281,
+            "ppv": 0.776515,
+            "false_omission_rate": 0.0021281,
             "precision": 0.776515,
             "recall": 0.829960,
             "adjusted": {"intercept": -6.21, "score": 8.03, "station_ft": -1.25e-05},
         },
         "interval": "percentile",
-        "ways": [
+        "schemes": [
             {"prediction": "two_class", "unit": "image", "folder": "estimates", "resample_calibration": False},
             {"prediction": "two_class", "unit": "ride", "folder": "estimates/ride", "resample_calibration": False},
         ],
@@ -194,7 +194,7 @@ def made_summary() -> dict:
         "skipped": {},
         "truth": {
             "neighborhoods": 262,
-            "covered": 247,
+            "contained": 247,
             "share": 0.942748,
             "interval_percent": 95,
             "rank_correlation": 0.98765,
@@ -286,7 +286,7 @@ def made_areas() -> pd.DataFrame:
             "area": tracts()["area"],
             "images": images,
             "positives": images // 100,
-            "level": relative * 0.0098,
+            "deployment_rate": relative * 0.0098,
             "relative_to_average": relative,
         }
     )

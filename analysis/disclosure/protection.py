@@ -94,18 +94,20 @@ def groups_of(
     persons, seen = areas["persons"].to_numpy(), images > 0
     step = float(ROUNDED_TO * minimum)
     groups = []
-    for name in dict.fromkeys(analysis.frame for analysis in chosen):
+    for name in dict.fromkeys(analysis.population for analysis in chosen):
         inside = populations[name].areas
-        total = next(results[analysis.name].total for analysis in chosen if analysis.frame == name)
+        total = next(results[analysis.name].total for analysis in chosen if analysis.population == name)
         groups.append(Group(None, TOTAL_KEY, name, np.where(inside & seen, persons, 0.0), inside & seen, total, step))
     for analysis in chosen:
         released = results[analysis.name]
         rates = dict(zip(released.keys, released.means, strict=True))
         for key, column in zip(analysis.keys, analysis.weights.T, strict=True):
-            weights = np.where(populations[analysis.frame].areas & seen, column, 0.0)
+            weights = np.where(populations[analysis.population].areas & seen, column, 0.0)
             if not np.isnan(rates.get(key, np.nan)):
                 own_step = 0.0 if analysis.name == "neighborhood" else step
-                groups.append(Group(analysis.name, key, analysis.frame, weights, weights > 0, rates[key], own_step))
+                groups.append(
+                    Group(analysis.name, key, analysis.population, weights, weights > 0, rates[key], own_step)
+                )
     return groups
 
 

@@ -29,7 +29,15 @@ from patrolscope.analysis.disclosure.tables import (
     RELEASED_NEIGHBORHOODS,
 )
 from patrolscope.analysis.estimators.bootstrap import Counts
-from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Population, analyses, area_means, frames, panels
+from patrolscope.analysis.estimators.rates import (
+    TOTAL_KEY,
+    Analysis,
+    Population,
+    analyses,
+    area_means,
+    panels,
+    populations,
+)
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.result_tables import AVERAGE, released_table
 from patrolscope.pipeline.errors import SourceError
@@ -121,26 +129,26 @@ def release(
         raise SourceError(
             f"the city average is {lowest:.2g}; expected at least {10.0**-RATE_DECIMALS:g}, the last digit"
         )
-    populations = frames(areas)
+    by_name = populations(areas)
     chosen = [analysis for analysis in analyses(areas, images)[0] if analysis.name in results]
-    groups = groups_of(areas, images, chosen, populations, results, minimum)
-    state = choose_withheld(areas, inside, groups, probabilities, minimum, populations)
+    groups = groups_of(areas, images, chosen, by_name, results, minimum)
+    state = choose_withheld(areas, inside, groups, probabilities, minimum, by_name)
 
     hidden: Hidden = {group.identity: bool(flag) for group, flag in zip(groups, state.groups, strict=True)}
     skipped = {
         analysis.name: SKIPPED
         for analysis in chosen
-        if hidden[None, TOTAL_KEY, analysis.frame]
+        if hidden[None, TOTAL_KEY, analysis.population]
         or all(hidden[group.identity] for group in groups if group.analysis == analysis.name)
     }
     chosen = [analysis for analysis in chosen if analysis.name not in skipped]
     published = {analysis.name: _published(results[analysis.name], analysis, hidden) for analysis in chosen}
-    average = next((published[analysis.name].total for analysis in chosen if analysis.frame == "all"), np.nan)
+    average = next((published[analysis.name].total for analysis in chosen if analysis.population == "all"), np.nan)
     shown = _area_rows(areas, inside, state.areas, probabilities, average)
     neighborhoods = _neighborhood_rates(published, groups, images)
     published = _with_replicates(published, chosen, areas, (shown, neighborhoods), probabilities, resampled, minimum)
     tables = [
-        _group_rows(analysis, populations[analysis.frame], published[analysis.name], groups, hidden, images, percent)
+        _group_rows(analysis, by_name[analysis.population], published[analysis.name], groups, hidden, images, percent)
         for analysis in chosen
     ]
     table = pd.concat(tables or [RELEASED_GROUPS.empty()], ignore_index=True)
@@ -157,7 +165,9 @@ def release(
 
 def _published(released: Released, analysis: Analysis, hidden: Hidden) -> Released:
     """Round the rates of the groups that are not withheld, and drop the replicates."""
-    shown = np.array([not hidden.get((analysis.name, key, analysis.frame), True) for key in released.keys], dtype=bool)
+    shown = np.array(
+        [not hidden.get((analysis.name, key, analysis.population), True) for key in released.keys], dtype=bool
+    )
     means = np.where(shown, released.means, np.nan).astype(np.float64).round(RATE_DECIMALS)
     empty = np.empty((0, len(means)))
     return Released(released.keys, round(released.total, RATE_DECIMALS), means, empty[:, 0], empty)
@@ -217,7 +227,7 @@ def _group_rows(
     percent: float,
 ) -> pd.DataFrame:
     """Build the rows of groups.csv for one analysis, with the estimates of its JSON file."""
-    members = [group for group in groups if group.population == analysis.frame]
+    members = [group for group in groups if group.population == analysis.population]
     members = [group for group in members if group.analysis in (None, analysis.name)]
     facts = pd.DataFrame(
         {

@@ -26,13 +26,14 @@ from patrolscope.analysis.disclosure.tables import (
     RELEASED_TABLES,
     ROUNDED_TO,
 )
-from patrolscope.analysis.estimators.bootstrap import Floats, counts_by_area, redraw_probabilities
+from patrolscope.analysis.estimators.area_class_counts import counts_by_area
+from patrolscope.analysis.estimators.bootstrap import Floats, resample_probabilities
 from patrolscope.analysis.estimators.rates import PUBLISHED_FILES
+from patrolscope.analysis.estimators.replicates import probabilities_of
 from patrolscope.analysis.estimators.spatial_statistics import LEVEL, describe_map
 from patrolscope.analysis.stages.calibrate import load_calibration
-from patrolscope.analysis.stages.estimate import CELLS_FILE, SUMMARY_FILE
+from patrolscope.analysis.stages.estimate import AREA_CLASS_COUNTS_FILE, SUMMARY_FILE
 from patrolscope.analysis.stages.published import read_released
-from patrolscope.analysis.stages.replicates import probabilities_of
 from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.run import outdated
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
@@ -98,7 +99,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         raise SettingsError(f"--minimum-images {minimum} is out of range; expected at least 1, which withholds nothing")
     if not force:
         check_folder(out, known_by=CHECKSUMS)
-    if missing := [name for name in (CELLS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
+    if missing := [name for name in (AREA_CLASS_COUNTS_FILE, SUMMARY_FILE, AREAS_FILE) if not study.exists(name)]:
         raise StageNotRunError(
             f"{study.root} has no {', '.join(missing)} yet: run `patrolscope run --study {study.root}`"
         )
@@ -108,9 +109,9 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
             f"`patrolscope run --study {study.root}` first"
         )
     areas = study.read(AREAS_FILE, geometry=True)
-    inside, _ = counts_by_area(study.read(CELLS_FILE), areas["area"])
+    inside, _ = counts_by_area(study.read(AREA_CLASS_COUNTS_FILE), areas["area"])
     summary = json.loads(study.read_bytes(SUMMARY_FILE))
-    way = next((way for way in summary["ways"] if way["prediction"] == "two_class"), None)
+    way = next((way for way in summary["schemes"] if way["prediction"] == "two_class"), None)
     if way is None:
         raise SourceError(
             "the study has no estimates by class, which disclosure control requires; put two_class under "
@@ -122,7 +123,7 @@ def write_release(study: Study, out: Path, *, minimum: int, force: bool) -> list
         areas,
         inside,
         results,
-        (calibration["p_positive"], calibration["p_negative"]),
+        (calibration["ppv"], calibration["false_omission_rate"]),
         resampled=_resampled_probabilities(study),
         minimum=minimum,
         percent=summary["interval_percent"],
@@ -145,7 +146,7 @@ def _resampled_probabilities(study: Study) -> Floats:
     """Return FOR and PPV in each replicate, shape (2, n_replicates); they depend on the validation set only."""
     rules, (calibration, _, _) = study.settings.estimate, load_calibration(study)
     if rules.resample_calibration:
-        return redraw_probabilities(calibration, replicates=range(rules.replicates), seed=SEED)
+        return resample_probabilities(calibration, replicates=range(rules.replicates), seed=SEED)
     return np.repeat(probabilities_of(calibration), rules.replicates, axis=1)
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from patrolscope.analysis.estimators.hourly_counts import HourlyCounts
 from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.estimators.variants import Variant
-
-if TYPE_CHECKING:
-    from patrolscope.analysis.stages.hourly import HourlyCounts
 
 FEW = (10, 100)  # rates of areas with fewer images are unreliable
 QUIET_HOURS = 3

@@ -1,8 +1,9 @@
-"""How much single observations move an estimate: the acceleration of BCa intervals.
+"""Influence of single observations on an estimate: the acceleration of BCa intervals.
 
-The acceleration is a sixth of the skewness of the empirical influence values U, sum U^3 / (6 (sum U^2)^1.5) (Efron
-1987, section 7), of all observations of all samples. Group means are smooth in the means of areas, so U comes from
-derivatives, not from leaving observations out one by one.
+The acceleration is a = sum(U**3) / (6 sum(U**2)**1.5), a sixth of the skewness of the empirical influence values U of
+all observations in all samples (B. Efron, "Better bootstrap confidence intervals", Journal of the American Statistical
+Association 82 (1987), section 7). Group means are smooth functions of the means of areas, so U follows from
+derivatives; no observation is left out in turn.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import numpy.typing as npt
 from scipy import sparse
 
 from patrolscope.analysis.estimators.bootstrap import Counts
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.rates import Panel
-from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.stages.clusters import UnitCounts
+from patrolscope.analysis.estimators.unit_counts import UnitCounts
 
 Floats = npt.NDArray[np.float64]
-_ROWS_AT_ONCE = 8  # groups: of 200,000 rides some 100 MB with squares and cubes
+_ROWS_AT_ONCE = 8  # groups; 200,000 rides take about 100 MB with squares and cubes
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums of squares and cubes of influence values, (2, 1 + groups) each: of weighted means, of relative levels."""
+    """Sums of squares and cubes of influence values, shape (2, 1 + n_groups): of weighted means and relative rates."""
 
     squares: Floats
     cubes: Floats
@@ -35,19 +36,21 @@ class Moments:
 
     @property
     def acceleration(self) -> Floats:
-        """(2, 1 + groups); missing where no observation moves the estimate."""
+        """Acceleration, shape (2, 1 + n_groups); NaN where no observation influences the estimate."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(self.cubes / (6 * self.squares**1.5))
 
 
 @dataclass(frozen=True)
 class Slopes:
-    """What the groups of a panel gain from the means of areas.
+    """Derivatives of the weighted means of a panel.
 
     Attributes
     ----------
-    by_area : (1 + groups, areas) derivative of a weighted mean by the mean of an area
-    means : (1 + groups,) weighted means
+    by_area : csr_array, shape (1 + n_groups, n_areas)
+        Derivative of a weighted mean with respect to the mean of an area.
+    means : ndarray of float64, shape (1 + n_groups,)
+        Weighted means.
     """
 
     by_area: sparse.csr_array
@@ -55,31 +58,34 @@ class Slopes:
 
     @classmethod
     def of(cls, panel: Panel, means: Floats) -> Slopes:
-        """Slopes at the means of areas, (areas,), missing where an area has no image."""
-        seen = (~np.isnan(means)).astype(np.float64)
-        weights = panel.weights * seen
+        """Return the slopes at the means of areas, shape (n_areas,), which are NaN for areas without images."""
+        with_images = (~np.isnan(means)).astype(np.float64)
+        weights = panel.weights * with_images
         with np.errstate(invalid="ignore", divide="ignore"):
             scale = np.nan_to_num(1 / weights.sum(axis=1), posinf=0.0)
         return cls(sparse.csr_array(sparse.diags_array(scale) @ weights), panel.means(means[:, None])[:, 0])
 
     def in_parts(self) -> Iterator[Slopes]:
-        """The slopes of some groups at a time, everyone's before them."""
+        """Yield the slopes of a few groups at a time, each time with those of everyone first."""
         rows = self.by_area.shape[0]
         for start in range(0, rows, _ROWS_AT_ONCE):
             part = [0, *range(start, min(start + _ROWS_AT_ONCE, rows))]
             yield Slopes(self.by_area[part], self.means[part])
 
     def relative(self, changes: Floats) -> Floats:
-        """Changes of relative levels, (..., 1 + groups), from those of weighted means."""
+        """Return changes of relative rates, shape (..., 1 + n_groups), from changes of weighted means."""
         average = self.means[0]
         return np.asarray((changes - changes[..., :1] * (self.means / average)) / average)
 
     def moments(self, changes: Floats, times: Floats | None = None) -> Moments:
-        """Moments of observations that change the weighted means by (observations, 1 + groups).
+        """Compute the moments of observations.
 
         Parameters
         ----------
-        times : (observations,) how many observations have these changes; None: one
+        changes : ndarray of float64, shape (n, 1 + n_groups)
+            Changes of the weighted means.
+        times : ndarray of float64, shape (n,), optional
+            Number of observations with these changes, by default 1.
         """
         both = np.stack([changes, self.relative(changes)])
         weights = np.ones(len(changes)) if times is None else times
@@ -87,70 +93,78 @@ class Slopes:
 
 
 def image_moments(slopes: Slopes, images: Counts, second: Floats, third: Floats) -> Moments:
-    """Moments of single images.
+    """Compute the moments of single images.
 
     Parameters
     ----------
-    images : (areas,)
-    second, third : (areas,) sums over the images of an area of the squared and cubed distance of the prediction from
-        the area's mean
+    slopes : Slopes
+    images : ndarray of int64, shape (n_areas,)
+    second, third : ndarray of float64, shape (n_areas,)
+        Sums over the images of an area of the squared and cubed deviation of the prediction from the mean of the area.
     """
-    seen = images > 0
-    squares, cubes = second[seen] / images[seen] ** 2.0, third[seen] / images[seen] ** 3.0
+    with_images = images > 0
+    squares = second[with_images] / images[with_images] ** 2.0
+    cubes = third[with_images] / images[with_images] ** 3.0
     parts = []
     for part in slopes.in_parts():
-        by_area = part.by_area.toarray().T[seen]
+        by_area = part.by_area.toarray().T[with_images]
         both = np.stack([by_area, part.relative(by_area)])
         parts.append(Moments(np.einsum("a,qag->qg", squares, both**2), np.einsum("a,qag->qg", cubes, both**3)))
     return _side_by_side(parts)
 
 
-def cluster_moments(slopes: Slopes, clusters: UnitCounts, images: Counts, means: Floats, values: Floats) -> Moments:
-    """Moments of whole clusters.
+def unit_moments(slopes: Slopes, counts: UnitCounts, images: Counts, means: Floats, values: Floats) -> Moments:
+    """Compute the moments of rides or days.
 
     Parameters
     ----------
-    images, means : (areas,)
-    values : (n,) sum of predictions in each row of `clusters`
+    slopes : Slopes
+    counts : UnitCounts
+    images : ndarray of int64, shape (n_areas,)
+    means : ndarray of float64, shape (n_areas,)
+        Mean prediction.
+    values : ndarray of float64, shape (n,)
+        Sum of predictions in each row of `counts`.
     """
-    inside = clusters.cell < 2 * len(images)
-    area = clusters.cell[inside] // 2
-    gain = (values[inside] - means[area] * clusters.images[inside]) / images[area]
-    by_cluster = sparse.csr_array((gain, (clusters.cluster[inside], area)), shape=(clusters.number, len(images)))
-    return _side_by_side(
-        [part.moments(np.asarray(by_cluster @ part.by_area.T.toarray())) for part in slopes.in_parts()]
-    )
+    inside = counts.area_class < 2 * len(images)
+    area = counts.area_class[inside] // 2
+    change = (values[inside] - means[area] * counts.images[inside]) / images[area]
+    by_unit = sparse.csr_array((change, (counts.unit[inside], area)), shape=(counts.number, len(images)))
+    return _side_by_side([part.moments(np.asarray(by_unit @ part.by_area.T.toarray())) for part in slopes.in_parts()])
 
 
 def area_moments(slopes: Slopes, means: Floats) -> Moments:
-    """Moments of whole areas, which bring their people along."""
-    seen = np.flatnonzero(~np.isnan(means))
-    by_area = slopes.by_area.toarray()[:, seen]
-    return slopes.moments((by_area * (means[seen] - slopes.means[:, None])).T)
+    """Compute the moments of areas, which are resampled together with their residents."""
+    with_images = np.flatnonzero(~np.isnan(means))
+    by_area = slopes.by_area.toarray()[:, with_images]
+    return slopes.moments((by_area * (means[with_images] - slopes.means[:, None])).T)
 
 
 def validation_moments(slopes: Slopes, inside: Counts, calibration: TwoClass) -> Moments:
-    """Moments of the validation images, through the two probabilities that they give.
+    """Compute the moments of the validation images, which act through the two probabilities.
 
     Parameters
     ----------
-    inside : (areas, 2) images that are negative, positive
+    slopes : Slopes
+    inside : ndarray of int64, shape (n_areas, 2)
+        Negative and positive images.
+    calibration : TwoClass
     """
     images = inside.sum(axis=1)
     shares = np.divide(inside, images[:, None], where=images[:, None] > 0, out=np.zeros(inside.shape))
     by_probability = (slopes.by_area @ shares).T
     changes, times = [], []
-    for class_slope, right, total in (
+    for class_slope, true, total in (
         (by_probability[0], calibration.false_negative, calibration.negative),
         (by_probability[1], calibration.true_positive, calibration.positive),
     ):
-        share = right / total
+        share = true / total
         changes += [class_slope * (1 - share) / total, -class_slope * share / total]
-        times += [right, total - right]
+        times += [true, total - true]
     return slopes.moments(np.array(changes), np.array(times, dtype=np.float64))
 
 
 def _side_by_side(parts: list[Moments]) -> Moments:
-    """Moments of all groups from those of `Slopes.in_parts`, everyone's once."""
+    """Join the moments of `Slopes.in_parts`, with those of everyone once."""
     squares = [part.squares[:, 1:] for part in parts]
     return Moments(np.concatenate(squares, axis=1), np.concatenate([part.cubes[:, 1:] for part in parts], axis=1))

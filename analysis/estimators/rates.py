@@ -1,6 +1,6 @@
-"""Group means of the calibrated prediction, and the nine published analyses.
+"""Deployment rates of groups, and the nine published analyses.
 
-The estimators take counts by area, for one data set or for many replicates at once, and know nothing of images.
+The estimators take counts per area, for one data set or for many replicates at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RACES = {
 QUARTILE_NAMES = ("Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)")
 QUARTILE_STEMS = {"density": "density_cbg", "income": "median_household_income"}
 
-# The nine analyses in the paper's order, and the file in which its authors released each.
+# The nine analyses in the order of the paper, and the file in which its authors released each.
 PUBLISHED_FILES = {
     "race": "race_bootstraps.json",
     "race_residential": "race_residential_zones_only_bootstraps.json",
@@ -44,7 +44,7 @@ PUBLISHED_FILES = {
 
 
 def group_labels(analysis: str) -> dict[str, str]:
-    """Published key of every group of an analysis -> its name for a reader; empty for places, which name themselves."""
+    """Return the display name of each group by its published key; empty for regions, whose keys are their names."""
     kind = analysis.removesuffix("_residential")
     if kind == "race":
         return {PEOPLE_PUBLISHED[race]: name for race, name in RACES.items()}
@@ -53,7 +53,7 @@ def group_labels(analysis: str) -> dict[str, str]:
     return ZONE_NAMES if kind == "zone" else {}
 
 
-# Why a frame has no area.
+# Reasons for a population without areas.
 _NO_AREA = {
     "all": "the study has no area",
     "residential": "no area is known to be residential",
@@ -64,18 +64,23 @@ _NO_AREA = {
 
 @dataclass(frozen=True)
 class Analysis:
-    """One question: groups of people or places, and the images that answer it.
+    """Groups of residents or regions, and the population of images that they are estimated from.
 
     Attributes
     ----------
-    frame : which areas' images are resampled; only "all" has the images outside every area
-    weights : (areas, groups) persons of each group in each area
-    keys, labels : name of each group in the published files, and for a reader
+    name : str
+    published_file : str
+    population : str
+        Name of a `Population`.
+    keys, labels : tuple of str
+        Names of the groups in the published files, and display names.
+    weights : ndarray of float64, shape (n_areas, n_groups)
+        Residents of each group in each area.
     """
 
     name: str
     published_file: str
-    frame: str
+    population: str
     keys: tuple[str, ...]
     labels: tuple[str, ...]
     weights: Floats
@@ -83,20 +88,20 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Population:
-    """Areas whose images an analysis uses, with or without the images outside every area."""
+    """Areas whose images an analysis resamples, with or without the images outside all areas."""
 
     name: str
     areas: Bools
     with_outside: bool
 
 
-def frames(areas: pd.DataFrame) -> dict[str, Population]:
-    """The four frames of docs/method.md: all, residential, with income, residential with income."""
+def populations(areas: pd.DataFrame) -> dict[str, Population]:
+    """Return the four populations of docs/method.md: all, residential, with income, and both."""
     residential = (areas["zone"] == "R").to_numpy()
     income = areas["income_usd"].notna().to_numpy()
     return {
-        frame.name: frame
-        for frame in (
+        population.name: population
+        for population in (
             Population("all", np.ones(len(areas), dtype=np.bool_), with_outside=True),
             Population("residential", residential, with_outside=False),
             Population("income", income, with_outside=False),
@@ -106,12 +111,16 @@ def frames(areas: pd.DataFrame) -> dict[str, Population]:
 
 
 def weighted_percentiles(values: Floats, counts: npt.NDArray[np.int64], percents: list[float]) -> Floats:
-    """Percentiles of `values` where each stands `counts` times: as numpy's linear interpolation on the long list.
+    """Compute percentiles of values that occur several times, equal to those of numpy for the repeated values.
 
     Parameters
     ----------
-    values : (n,) without missing values
-    counts : (n,) how often each stands, at least one in total
+    values : ndarray of float64, shape (n,)
+        Without missing values.
+    counts : ndarray of int64, shape (n,)
+        How often each value occurs, at least once in total.
+    percents : list of float
+        Between 0 and 100; interpolation is linear.
     """
     order = np.argsort(values, kind="stable")
     values, ends = values[order], np.cumsum(counts[order])
@@ -120,51 +129,56 @@ def weighted_percentiles(values: Floats, counts: npt.NDArray[np.int64], percents
     below = np.floor(at)
     low = values[np.searchsorted(ends, below, side="right")]
     high = values[np.searchsorted(ends, np.minimum(below + 1, total - 1), side="right")]
-    # The same two forms as numpy's, so that both round alike.
+    # The same two expressions as in numpy, so that both round alike.
     share = at - below
     return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
 
 
 def quartile_of(values: Floats, cuts: Floats) -> npt.NDArray[np.int64]:
-    """Quartile 0..3 of each value, -1 where it is missing; a value on a cut goes up."""
+    """Return the quartile of each value, 0 to 3, or -1 if missing; a value on a cut point belongs to the upper one."""
     return np.where(np.isnan(values), -1, np.searchsorted(cuts, values, side="right"))
 
 
 def analyses(
     areas: pd.DataFrame, images: npt.NDArray[np.int64]
 ) -> tuple[list[Analysis], dict[str, str], dict[str, Floats]]:
-    """The published analyses that the study's areas allow.
+    """Return the published analyses that the areas of the study allow.
 
     Parameters
     ----------
-    areas : `AREAS`
-    images : (areas,) analyzed images of each area, from which the quartile cut points are taken
+    areas : DataFrame
+        `AREAS`.
+    images : ndarray of int64, shape (n_areas,)
+        Analyzed images, from which the quartile cut points are computed.
 
     Returns
     -------
-    analyses : in the paper's order
-    skipped : name of an analysis -> why it can not be made
-    cut_points : name of a quartile analysis -> its three cut points
+    analyses : list of Analysis
+        In the order of the paper.
+    skipped : dict of str to str
+        Reason for each analysis that is not possible.
+    cut_points : dict of str to ndarray
+        The three cut points of each quartile analysis.
     """
-    people = areas["persons"].to_numpy()
-    all_frames = frames(areas)
-    made: list[Analysis] = []
+    persons = areas["persons"].to_numpy()
+    by_name = populations(areas)
+    found: list[Analysis] = []
     skipped: dict[str, str] = {}
     cuts: dict[str, Floats] = {}
 
-    for name, frame in (("race", "all"), ("race_residential", "residential")):
+    for name, population in (("race", "all"), ("race_residential", "residential")):
         labels = group_labels(name)
         weights = areas[list(RACES)].to_numpy()
-        made.append(Analysis(name, PUBLISHED_FILES[name], frame, tuple(labels), tuple(labels.values()), weights))
+        found.append(Analysis(name, PUBLISHED_FILES[name], population, tuple(labels), tuple(labels.values()), weights))
 
-    for name, column, frame in (
+    for name, column, population in (
         ("density", "density_per_sqmi", "all"),
         ("density_residential", "density_per_sqmi", "residential"),
         ("income", "income_usd", "income"),
         ("income_residential", "income_usd", "residential_income"),
     ):
         values = areas[column].to_numpy(dtype=np.float64)
-        counted = np.where(all_frames[frame].areas & ~np.isnan(values), images, 0)
+        counted = np.where(by_name[population].areas & ~np.isnan(values), images, 0)
         if counted.sum() == 0:
             skipped[name] = f"no analyzed image lies in an area with a known {column}"
             continue
@@ -172,8 +186,8 @@ def analyses(
         cuts[name] = weighted_percentiles(values[known], counted[known], [25, 50, 75])
         member = quartile_of(values, cuts[name])[:, None] == np.arange(4)
         labels = group_labels(name)
-        weights = member * people[:, None]
-        made.append(Analysis(name, PUBLISHED_FILES[name], frame, tuple(labels), tuple(labels.values()), weights))
+        weights = member * persons[:, None]
+        found.append(Analysis(name, PUBLISHED_FILES[name], population, tuple(labels), tuple(labels.values()), weights))
 
     for name in ("zone", "borough", "neighborhood"):
         groups = sorted(areas[name].dropna().unique())
@@ -183,42 +197,66 @@ def analyses(
         member = areas[name].to_numpy()[:, None] == np.array(groups, dtype=object)
         labels = group_labels(name) or {group: group for group in groups}
         names = tuple(labels[group] for group in groups)
-        made.append(Analysis(name, PUBLISHED_FILES[name], "all", tuple(groups), names, member * people[:, None]))
+        found.append(Analysis(name, PUBLISHED_FILES[name], "all", tuple(groups), names, member * persons[:, None]))
 
-    for one in made:
-        inside = all_frames[one.frame].areas
-        if one.name in skipped or people[inside & (images > 0)].sum() > 0:
+    for analysis in found:
+        inside = by_name[analysis.population].areas
+        if analysis.name in skipped or persons[inside & (images > 0)].sum() > 0:
             continue
-        nobody = "nobody lives in an area of its frame with an analyzed image"
-        skipped[one.name] = nobody if inside.any() else _NO_AREA[one.frame]
-    return [analysis for analysis in made if analysis.name not in skipped], skipped, cuts
+        without_residents = "the areas of its population with analyzed images have no residents"
+        skipped[analysis.name] = without_residents if inside.any() else _NO_AREA[analysis.population]
+    return [analysis for analysis in found if analysis.name not in skipped], skipped, cuts
 
 
 def area_means(
     positives: npt.NDArray[np.int64] | Floats,
     images: npt.NDArray[np.int64] | Floats,
-    p_positive: float | Floats,
-    p_negative: float | Floats,
+    ppv: float | Floats,
+    false_omission_rate: float | Floats,
 ) -> Floats:
-    """Mean calibrated prediction of each area, (..., areas); missing where an area has no image."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return level_of_share(positives / images, p_positive, p_negative)
+    """Compute the deployment rate of each area, its mean calibrated prediction.
 
+    Parameters
+    ----------
+    positives, images : ndarray, shape (..., n_areas)
+    ppv, false_omission_rate : float or ndarray
+        Pr(police vehicle) of positive and negative images.
 
-def level_of_share(share: Floats, p_positive: float | Floats, p_negative: float | Floats) -> Floats:
-    """Mean calibrated prediction of images of which a share is positive.
-
-    Equal shares have levels that are equal to the last digit: ranks, correlations and ties see no rounding. The sum of
-    both classes by the images, which is the same number, rounds differently from one number of images to the next.
+    Returns
+    -------
+    ndarray of float64, shape (..., n_areas)
+        NaN for areas without images.
     """
-    return np.asarray(p_negative + (p_positive - p_negative) * share)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return deployment_rate(positives / images, ppv, false_omission_rate)
+
+
+def deployment_rate(detection_rate: Floats, ppv: float | Floats, false_omission_rate: float | Floats) -> Floats:
+    """Return the deployment rate of images, FOR + (PPV - FOR) * detection rate.
+
+    Parameters
+    ----------
+    detection_rate : ndarray of float64
+        Share of the images that are positive.
+    ppv, false_omission_rate : float or ndarray
+        Pr(police vehicle) of positive and negative images.
+
+    Notes
+    -----
+    Equal detection rates give rates that are equal to the last digit, as ranks and ties require. Dividing the sum over
+    both classes by the images would round differently for different numbers of images.
+    """
+    return np.asarray(false_omission_rate + (ppv - false_omission_rate) * detection_rate)
 
 
 def _weighted(weights: sparse.csr_array, means: Floats, times: npt.NDArray[np.integer] | None = None) -> Floats:
-    """(groups, areas) weights and (areas, n) means to (groups, n); `times` says how often each area counts."""
+    """Return weighted means, shape (n_groups, n), of means of areas, shape (n_areas, n).
+
+    `times` is how often each area counts.
+    """
     seen = ~np.isnan(means)
-    # What lies above the lowest mean is weighed: a group of which every area has that one, as all without a positive
-    # image have, then has exactly it, and is tied with the others of its kind, not some rounding above or below them.
+    # Deviations from the lowest mean are weighted: groups of which all areas have that mean, such as those without a
+    # positive image, then have exactly the same mean, without rounding.
     lowest = np.fmin.reduce(means, axis=0, initial=np.inf)
     values, counted = means - lowest, seen.astype(np.float64)
     values[~seen] = 0.0
@@ -226,58 +264,68 @@ def _weighted(weights: sparse.csr_array, means: Floats, times: npt.NDArray[np.in
         values *= times
         counted *= times
     with np.errstate(invalid="ignore", divide="ignore"):
-        people = weights.sum(axis=1)[:, None] if counted.all() and times is None else weights @ counted
-        return np.asarray(lowest + (weights @ values) / people)
+        total = weights.sum(axis=1)[:, None] if counted.all() and times is None else weights @ counted
+        return np.asarray(lowest + (weights @ values) / total)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Everyone and all groups of the analyses of one frame, as the rows of one sparse matrix.
+    """Everyone and all groups of the analyses of one population, as the rows of one sparse matrix.
 
     Attributes
     ----------
-    analyses : whose groups these are, in order
-    weights : (1 + groups, areas) persons, of everyone first; none in areas outside the frame
+    population : Population
+    analyses : tuple of Analysis
+    weights : csr_array, shape (1 + n_groups, n_areas)
+        Residents: everyone, then the groups of each analysis; 0 in areas outside the population.
     """
 
-    frame: Population
+    population: Population
     analyses: tuple[Analysis, ...]
     weights: sparse.csr_array
 
     @property
     def rows(self) -> dict[str, slice]:
-        """Rows of the groups of each analysis."""
+        """Rows of the groups of each analysis, by its name."""
         ends = np.cumsum([1, *(len(analysis.keys) for analysis in self.analyses)])
         return {analysis.name: slice(ends[at], ends[at + 1]) for at, analysis in enumerate(self.analyses)}
 
     def means(self, means: Floats, times: npt.NDArray[np.integer] | None = None) -> Floats:
-        """Means of everyone and of each group, (1 + groups, n), from those of areas, (areas, n).
+        """Compute the weighted means of everyone and of each group.
 
         Parameters
         ----------
-        means : (areas, n), missing where an area has no image
-        times : (areas, n) how often each area counts; None: once
+        means : ndarray of float64, shape (n_areas, n)
+            NaN for areas without images.
+        times : ndarray of integers, shape (n_areas, n), optional
+            How often each area counts, by default once.
+
+        Returns
+        -------
+        ndarray of float64, shape (1 + n_groups, n)
+            M_g = sum_a(w_ag m_a) / sum_a(w_ag) over areas with images (docs/method.md, "Estimators").
         """
         return _weighted(self.weights, means, times)
 
 
 def panels(analyses: list[Analysis], areas: pd.DataFrame) -> list[Panel]:
-    """Analyses by frame; frames without an analysis have no panel.
+    """Group analyses by population; populations without an analysis have no panel.
 
     Raises
     ------
-    SourceError : a number of people is missing or below 0
+    SourceError
+        If a number of residents is missing or negative.
     """
     persons = areas["persons"].to_numpy()
-    made = []
-    for frame in frames(areas).values():
-        members = tuple(analysis for analysis in analyses if analysis.frame == frame.name)
+    found = []
+    for population in populations(areas).values():
+        members = tuple(analysis for analysis in analyses if analysis.population == population.name)
         if members:
             columns = np.column_stack([persons, *(analysis.weights for analysis in members)])
             if wrong := int((~(columns >= 0)).any(axis=1).sum()):
                 raise SourceError(
-                    f"{wrong} areas have a number of people that is missing or below 0 ({members[0].name}): people are "
-                    "the weights of every mean; check layers.population"
+                    f"{wrong} areas have a missing or negative number of residents ({members[0].name}); residents are "
+                    "the weights of all means; check layers.population"
                 )
-            made.append(Panel(frame, members, sparse.csr_array((columns * frame.areas[:, None]).T)))
-    return made
+            found.append(Panel(population, members, sparse.csr_array((columns * population.areas[:, None]).T)))
+    return found

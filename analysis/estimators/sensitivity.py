@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from patrolscope.analysis.estimators.bootstrap import draw_clusters
+from patrolscope.analysis.estimators.bootstrap import draw_units
 from patrolscope.analysis.estimators.intervals import percentile_interval
-from patrolscope.analysis.estimators.rates import analyses, frames, panels
+from patrolscope.analysis.estimators.rates import analyses, panels, populations
 from patrolscope.analysis.estimators.variants import BASE, InfeasibleVariant, Variant
 
 Floats = npt.NDArray[np.float64]
@@ -57,7 +57,7 @@ def draw_days(analyzed: npt.NDArray[np.bool_], *, replicates: int, seed: int) ->
     drawn = np.zeros((replicates, len(analyzed)), dtype=np.int64)
     for unit, days in (("day", analyzed), ("earlier day", ~analyzed)):
         if days.any():
-            drawn[:, days] = draw_clusters(int(days.sum()), unit, replicates=range(replicates), seed=seed).T
+            drawn[:, days] = draw_units(int(days.sum()), unit, replicates=range(replicates), seed=seed).T
     return drawn
 
 
@@ -126,10 +126,10 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
         often[days < DAYS_FOR_AN_INTERVAL] = np.nan
         for name, rows in panel.rows.items():
             relative[name] = once[rows, 0] / once[0, 0], (often[rows] / often[0]).T
-    all_frames = frames(variant.areas)
+    all_frames = populations(variant.areas)
     groups = []
     for analysis in wanted:
-        counted = (analysis.weights > 0) & all_frames[analysis.frame].areas[:, None]
+        counted = (analysis.weights > 0) & all_frames[analysis.population].areas[:, None]
         groups.append(
             pd.DataFrame(
                 {

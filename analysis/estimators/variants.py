@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.analysis.estimators.rates import level_of_share
+from patrolscope.analysis.estimators.calibration import Calibrations
+from patrolscope.analysis.estimators.hourly_counts import HourlyCounts
+from patrolscope.analysis.estimators.rates import deployment_rate
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
 from patrolscope.pipeline.errors import SourceError
-
-if TYPE_CHECKING:
-    from patrolscope.analysis.stages.hourly import Calibrations, HourlyCounts
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -142,7 +141,7 @@ class Variant:
                 (drawn @ counts[:, part].reshape(days, -1).astype(np.float64)).reshape(len(drawn), -1, strata)
                 for counts in (self.images, self.sums)
             )
-            means[:, part] = level_of_share(_mean_share(sums, images), *self.probabilities)
+            means[:, part] = deployment_rate(_mean_share(sums, images), *self.probabilities)
         means[:, self.area_images == 0] = np.nan
         return means
 
@@ -214,7 +213,7 @@ def make_base(
     if own is None:
         raise ValueError("the first threshold has no calibration; expected that of the study")
     images, positives = _by_day(counts, days, calibrations.steps.index(own.threshold))
-    base = Variant(BASE, BASE, days, areas, images, positives, (own.p_positive, own.p_negative))
+    base = Variant(BASE, BASE, days, areas, images, positives, (own.ppv, own.false_omission_rate))
     if base.persons_seen == 0:
         raise SourceError(
             f"0 of {int(counts.images.sum())} images of split {options.split} are in an area with residents since "
@@ -266,7 +265,7 @@ def _thresholds(
             yield InfeasibleVariant("threshold", name, threshold.reason)
             continue
         _, positives = _by_day(counts, base.days, calibrations.steps.index(threshold.calibration.threshold))
-        probabilities = (threshold.calibration.p_positive, threshold.calibration.p_negative)
+        probabilities = (threshold.calibration.ppv, threshold.calibration.false_omission_rate)
         yield replace(base, kind="threshold", name=name, sums=positives, probabilities=probabilities)
 
 

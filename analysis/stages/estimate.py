@@ -1,4 +1,4 @@
-"""The estimate stage: from cells to tables, replicates and a summary."""
+"""Stage `estimate`: tables of estimates with intervals, replicates in the released form, and a summary."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import fsspec
 import numpy as np
 import pandas as pd
 
+from patrolscope.analysis.estimators.area_class_counts import PROBABILITY_STEP
 from patrolscope.analysis.estimators.bootstrap import Counts, Floats
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.influence import (
     Moments,
     Slopes,
     area_moments,
-    cluster_moments,
     image_moments,
+    unit_moments,
     validation_moments,
 )
-from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, frames
+from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, populations
+from patrolscope.analysis.estimators.replicates import BootstrapInputs, ResamplingScheme, point_means
 from patrolscope.analysis.estimators.spatial_statistics import describe_map
-from patrolscope.analysis.stages.calibrate import TwoClass, load_calibration
-from patrolscope.analysis.stages.cells import PROBABILITY_STEP
-from patrolscope.analysis.stages.clusters import clusters_touching, load_clusters
+from patrolscope.analysis.estimators.unit_counts import units_touching
+from patrolscope.analysis.stages.calibrate import load_calibration
+from patrolscope.analysis.stages.counts import load_unit_counts
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.replicates import (
-    BootstrapInputs,
-    ResamplingScheme,
-    count,
+    bootstrap_inputs,
     load_replicates,
-    point_means,
-    possible_ways,
+    possible_schemes,
     released,
     without_replicates,
 )
@@ -43,7 +43,7 @@ from patrolscope.analysis.stages.result_tables import (
     released_table,
     with_counts,
 )
-from patrolscope.pipeline.contract.tables import CELLS
+from patrolscope.pipeline.contract.tables import AREA_CLASS_COUNTS
 from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
@@ -51,16 +51,16 @@ from patrolscope.pipeline.study.config import Estimate
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 ESTIMATES = "estimates"
-# Rides, days or areas that touch a group: with fewer, draws of them say nothing. Of 4 one draw in 64 is a single one.
+# Resampling units with images of a group: with fewer, no interval is shown. Of 4 units, 1 draw in 64 has a single one.
 UNITS_FOR_AN_INTERVAL = 5
 TABLES_FILE = f"{ESTIMATES}/tables.csv"
 AREAS_CSV_FILE = f"{ESTIMATES}/areas.csv"
 SUMMARY_FILE = f"{ESTIMATES}/summary.json"
-CELLS_FILE = f"{ESTIMATES}/cells.parquet"
+AREA_CLASS_COUNTS_FILE = AREA_CLASS_COUNTS.stored
 
 
 def plan_estimate(study: Study) -> list[Shard]:
-    """One shard, made from all cells, all replicates and the rules of estimation."""
+    """Plan one shard, which depends on the counts, the replicates, and the settings of the estimates."""
     stages = dict.fromkeys([*registry.filtering(), *registry.inputs("estimate")])
     made_from = [[record.fingerprint for record in study.records(stage).values()] for stage in stages]
     work = {"rules": study.settings.estimate.model_dump(mode="json"), "truth": study.settings.sources.truth}
@@ -68,49 +68,52 @@ def plan_estimate(study: Study) -> list[Shard]:
 
 
 def process_estimate(study: Study, _shard: Shard) -> Output:
-    """Write estimates/: cells, replicates by analysis, tables, levels by area, summary; a folder a further way."""
+    """Write estimates/; every further resampling scheme has a folder of its own."""
     rules = study.settings.estimate
-    counted, wanted, skipped, cuts, cells = count(study, geometry=True)
+    inputs, analyses, skipped, cuts, counts = bootstrap_inputs(study, geometry=True)
     calibration, adjusted, evaluation = load_calibration(study)
-    inside, areas = counted.inside, counted.areas
-    files = [study.write(CELLS, cells, CELLS_FILE)]
+    inside, areas = inputs.inside, inputs.areas
+    files = [study.write(AREA_CLASS_COUNTS, counts, AREA_CLASS_COUNTS_FILE)]
     tables: dict[str, pd.DataFrame] = {}
-    made: list[dict[str, Any]] = []
-    possible, impossible = possible_ways(study)
-    for way in possible:
-        folder = f"{ESTIMATES}/{way.folder}" if tables else ESTIMATES
-        results, accelerated = _results(study, way, counted, cells, calibration)
-        units = _units(study, way, counted)
-        if way.unit != "image":
+    described: list[dict[str, Any]] = []
+    schemes, schemes_skipped = possible_schemes(study)
+    for scheme in schemes:
+        folder = f"{ESTIMATES}/{scheme.folder}" if tables else ESTIMATES
+        results, accelerated = _results(study, scheme, inputs, counts, calibration)
+        units = _units(study, scheme, inputs)
+        if scheme.unit != "image":
             results = {
-                name: without_replicates(one, units[name] < UNITS_FOR_AN_INTERVAL) for name, one in results.items()
+                name: without_replicates(result, units[name] < UNITS_FOR_AN_INTERVAL)
+                for name, result in results.items()
             }
-        tables[folder] = _tables(wanted, results, accelerated, units, counted, rules)
+        tables[folder] = _tables(analyses, results, accelerated, units, inputs, rules)
         replicates = next(iter(results.values())).replicate_totals
-        made.append(
+        described.append(
             {
-                "prediction": way.prediction,
-                "unit": way.unit,
+                "prediction": scheme.prediction,
+                "unit": scheme.unit,
                 "folder": folder,
                 "replicates": len(replicates),
                 "without_an_estimate": int(np.isnan(replicates).sum()),
-                "without_intervals": _too_few(way, units),
-                "resample_calibration": rules.resample_calibration and way.prediction == "two_class",
+                "without_intervals": _too_few(scheme, units),
+                "resample_calibration": rules.resample_calibration and scheme.prediction == "two_class",
             }
         )
-        for one in wanted:
-            parts = (part.encode() for part in results[one.name].json_parts())
-            files.append(study.write_text(parts, f"{folder}/{one.published_file}"))
+        for analysis in analyses:
+            parts = (part.encode() for part in results[analysis.name].json_parts())
+            files.append(study.write_text(parts, f"{folder}/{analysis.published_file}"))
         files.append(study.write_bytes(tables[folder].to_csv(index=False).encode(), folder, "tables.csv"))
-        every = pd.concat(
+        intervals = pd.concat(
             [
-                interval_table(one.name, results[one.name], rules.interval_percent, accelerated[one.name])
-                for one in wanted
+                interval_table(
+                    analysis.name, results[analysis.name], rules.interval_percent, accelerated[analysis.name]
+                )
+                for analysis in analyses
             ]
         )
-        files.append(study.write_bytes(every.to_csv(index=False).encode(), folder, "intervals.csv"))
+        files.append(study.write_bytes(intervals.to_csv(index=False).encode(), folder, "intervals.csv"))
     table = tables[ESTIMATES]
-    levels = area_table(areas, cells, inside, (calibration.p_positive, calibration.p_negative))
+    rates = area_table(areas, counts, inside, (calibration.ppv, calibration.false_omission_rate))
     summary: dict[str, Any] = {
         "calibration": {
             "threshold": calibration.threshold,
@@ -119,36 +122,36 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
             "true_positive": calibration.true_positive,
             "negative": calibration.negative,
             "false_negative": calibration.false_negative,
-            "p_positive": calibration.p_positive,
-            "p_negative": calibration.p_negative,
-            "precision": calibration.precision,
+            "ppv": calibration.ppv,
+            "false_omission_rate": calibration.false_omission_rate,
+            "precision": calibration.ppv,
             "recall": calibration.recall,
             "adjusted": None if adjusted is None else adjusted.__dict__,
         },
         "evaluation": evaluation,
         "images": {
-            "analyzed": int(cells["images"].sum()),
-            "positive": int(cells.loc[cells["positive"], "images"].sum()),
-            "outside_every_area": int(counted.outside.sum()),
+            "analyzed": int(counts["images"].sum()),
+            "positive": int(counts.loc[counts["positive"], "images"].sum()),
+            "outside_every_area": int(inputs.outside.sum()),
             "funnel": funnel(study),
         },
         "interval_percent": rules.interval_percent,
         "interval": rules.interval,
         "replicates": rules.replicates,
-        "ways": made,
-        "ways_skipped": impossible,
+        "schemes": described,
+        "schemes_skipped": schemes_skipped,
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
         "skipped": skipped,
-        **describe_map(areas, levels, rules, study.settings.city.crs),
+        **describe_map(areas, rates.rename(columns={"deployment_rate": "level"}), rules, study.settings.city.crs),
         "truth": _truth(study, table, areas, inside),
     }
-    files.append(study.write_bytes(levels.to_csv(index=False).encode(), AREAS_CSV_FILE))
+    files.append(study.write_bytes(rates.to_csv(index=False).encode(), AREAS_CSV_FILE))
     files.append(study.write_bytes(json.dumps(summary, indent=1).encode(), SUMMARY_FILE))
-    return Output(tuple(files), len(cells), len(table))
+    return Output(tuple(files), len(counts), len(table))
 
 
 def funnel(study: Study) -> list[tuple[str, int]]:
-    """From the lines of the raw files to the analyzed images: what is left after every reason to drop."""
+    """Return the rows left after each reason for dropping some, from the lines of the raw files to analyzed images."""
     steps: list[tuple[str, int]] = []
     for stage in registry.filtering():
         records = list(study.records(stage).values())
@@ -167,99 +170,99 @@ def funnel(study: Study) -> list[tuple[str, int]]:
 
 
 def _results(
-    study: Study, way: ResamplingScheme, counted: BootstrapInputs, cells: pd.DataFrame, calibration: TwoClass
+    study: Study, scheme: ResamplingScheme, inputs: BootstrapInputs, counts: pd.DataFrame, calibration: TwoClass
 ) -> tuple[dict[str, Released], dict[str, Accelerations]]:
-    """Point estimates and replicates of every analysis, and their accelerations."""
-    means = point_means(counted, cells, way.prediction, calibration)
-    point = [panel.means(means[:, None])[:, 0] for panel in counted.panels]
+    """Return the estimates and replicates of every analysis, and their accelerations."""
+    means = point_means(inputs, counts, scheme.prediction, calibration)
+    point = [panel.means(means[:, None])[:, 0] for panel in inputs.panels]
     accelerated: dict[str, Accelerations] = {}
-    for panel in counted.panels:
+    for panel in inputs.panels:
         slopes = Slopes.of(panel, means)
-        moments = _moments(study, way, counted, cells, slopes, means, calibration)
-        if study.settings.estimate.resample_calibration and way.prediction == "two_class":
-            moments += validation_moments(slopes, counted.inside, calibration)
+        moments = _moments(study, scheme, inputs, counts, slopes, means, calibration)
+        if study.settings.estimate.resample_calibration and scheme.prediction == "two_class":
+            moments += validation_moments(slopes, inputs.inside, calibration)
         for name, rows in panel.rows.items():
             both = np.hstack([moments.acceleration[:, :1], moments.acceleration[:, rows]])
             accelerated[name] = dict(zip(QUANTITIES, both, strict=True))
-    return released(counted.panels, point, load_replicates(study, way, counted.panels)), accelerated
+    return released(inputs.panels, point, load_replicates(study, scheme, inputs.panels)), accelerated
 
 
 def _moments(
     study: Study,
-    way: ResamplingScheme,
-    counted: BootstrapInputs,
-    cells: pd.DataFrame,
+    scheme: ResamplingScheme,
+    inputs: BootstrapInputs,
+    counts: pd.DataFrame,
     slopes: Slopes,
     means: Floats,
     calibration: TwoClass,
 ) -> Moments:
-    """Moments of the observations that a way draws."""
-    images = counted.inside.sum(axis=1)
-    if way.unit == "area":
+    """Compute the moments of the resampling units of a scheme."""
+    images = inputs.inside.sum(axis=1)
+    if scheme.unit == "area":
         return area_moments(slopes, means)
-    if way.unit == "image":
-        second, third = _spread_within(counted, cells, way.prediction, means, calibration)
+    if scheme.unit == "image":
+        second, third = _deviations(inputs, counts, scheme.prediction, means, calibration)
         return image_moments(slopes, images, second, third)
-    clusters = load_clusters(study, way.unit)
-    if way.prediction == "two_class":
-        probability = np.array([calibration.p_negative, calibration.p_positive])
-        sums = clusters.images * probability[clusters.cell % 2]
+    units = load_unit_counts(study, scheme.unit)
+    if scheme.prediction == "two_class":
+        probability = np.array([calibration.false_omission_rate, calibration.ppv])
+        sums = units.images * probability[units.area_class % 2]
     else:
-        sums = clusters.steps * PROBABILITY_STEP
-    return cluster_moments(slopes, clusters, images, means, sums)
+        sums = units.steps * PROBABILITY_STEP
+    return unit_moments(slopes, units, images, means, sums)
 
 
-def _spread_within(
-    counted: BootstrapInputs, cells: pd.DataFrame, prediction: str, means: Floats, calibration: TwoClass
+def _deviations(
+    inputs: BootstrapInputs, counts: pd.DataFrame, prediction: str, means: Floats, calibration: TwoClass
 ) -> tuple[Floats, Floats]:
-    """Sums of the squared and cubed distance of predictions from the mean of their area, (areas,) each."""
+    """Return sums of squared and cubed deviations of predictions from the mean of their area, shape (n_areas,) each."""
     if prediction == "two_class":
-        away = np.array([calibration.p_negative, calibration.p_positive]) - means[:, None]
-        return (counted.inside * away**2).sum(axis=1), (counted.inside * away**3).sum(axis=1)
+        deviation = np.array([calibration.false_omission_rate, calibration.ppv]) - means[:, None]
+        return (inputs.inside * deviation**2).sum(axis=1), (inputs.inside * deviation**3).sum(axis=1)
     powers = ["adjusted_sum", "adjusted_sum_2", "adjusted_sum_3"]
-    sums = cells.groupby("area")[powers].sum().reindex(counted.areas["area"], fill_value=0.0)
+    sums = counts.groupby("area")[powers].sum().reindex(inputs.areas["area"], fill_value=0.0)
     first, second, third = sums.to_numpy().T
     return second - means * first, third - 3 * means * second + 2 * means**2 * first
 
 
-def _units(study: Study, way: ResamplingScheme, counted: BootstrapInputs) -> dict[str, Counts]:
-    """How many units of a way have an image where someone of a group lives, (1 + groups,) of each analysis."""
-    images = counted.inside.sum(axis=1)
-    clusters = load_clusters(study, way.unit) if way.unit in ("ride", "day") else None
+def _units(study: Study, scheme: ResamplingScheme, inputs: BootstrapInputs) -> dict[str, Counts]:
+    """Count the resampling units with an image where a group has residents, shape (1 + n_groups,) per analysis."""
+    images = inputs.inside.sum(axis=1)
+    counts = load_unit_counts(study, scheme.unit) if scheme.unit in ("ride", "day") else None
     units = {}
-    for panel in counted.panels:
-        if clusters is not None:
-            touching = clusters_touching(clusters, panel.weights)
+    for panel in inputs.panels:
+        if counts is not None:
+            touching = units_touching(counts, panel.weights)
         else:
-            touching = (panel.weights > 0) @ (images if way.unit == "image" else images > 0).astype(np.int64)
+            touching = (panel.weights > 0) @ (images if scheme.unit == "image" else images > 0).astype(np.int64)
         for name, rows in panel.rows.items():
             units[name] = np.concatenate([touching[:1], touching[rows]])
     return units
 
 
-def _too_few(way: ResamplingScheme, units: dict[str, Counts]) -> str:
-    """Why no group has an interval, where the units of a way are too few for everyone, else empty."""
+def _too_few(scheme: ResamplingScheme, units: dict[str, Counts]) -> str:
+    """Return the reason if the resampling units are too few for any interval, else an empty text."""
     number = max(int(touching[0]) for touching in units.values())
-    few = way.unit != "image" and number < UNITS_FOR_AN_INTERVAL
-    return f"{number} {way.unit}s: fewer than {UNITS_FOR_AN_INTERVAL} say nothing" if few else ""
+    few = scheme.unit != "image" and number < UNITS_FOR_AN_INTERVAL
+    return f"{number} {scheme.unit}s; an interval needs at least {UNITS_FOR_AN_INTERVAL}" if few else ""
 
 
 def _tables(
-    wanted: list[Analysis],
+    analyses: list[Analysis],
     results: dict[str, Released],
     accelerated: dict[str, Accelerations],
     units: dict[str, Counts],
-    counted: BootstrapInputs,
+    inputs: BootstrapInputs,
     rules: Estimate,
 ) -> pd.DataFrame:
-    all_frames, images = frames(counted.areas), counted.inside.sum(axis=1)
+    by_name, images = populations(inputs.areas), inputs.inside.sum(axis=1)
     rows = []
-    for one in wanted:
-        table = released_table(
-            one.name, results[one.name], rules.interval_percent, rules.interval, accelerated[one.name]
-        )
-        touching = dict(zip((TOTAL_KEY, *one.keys), units[one.name], strict=True))
-        rows.append(with_counts(table, one, all_frames[one.frame], images).assign(units=table["key"].map(touching)))
+    for analysis in analyses:
+        name = analysis.name
+        table = released_table(name, results[name], rules.interval_percent, rules.interval, accelerated[name])
+        touching = dict(zip((TOTAL_KEY, *analysis.keys), units[name], strict=True))
+        table = with_counts(table, analysis, by_name[analysis.population], images)
+        rows.append(table.assign(resampling_units=table["key"].map(touching)))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -275,5 +278,5 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
 
 
 ESTIMATE = Stage(
-    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=4
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=5
 )

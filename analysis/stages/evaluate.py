@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from patrolscope.analysis.estimators.calibration import refuse_one_class
 from patrolscope.analysis.estimators.detector_quality import (
     QUANTITIES,
     ThresholdRule,
@@ -22,7 +23,7 @@ from patrolscope.analysis.estimators.detector_quality import (
     quality_table,
 )
 from patrolscope.analysis.estimators.subgroups import Split, split_images
-from patrolscope.analysis.stages.calibrate import labeled_contents, read_labeled_sets, refuse_one_class
+from patrolscope.analysis.stages.calibrate import labeled_contents, read_labeled_sets
 from patrolscope.analysis.stages.ground_truth import join_labels, labeled_images, labels_content, read_labels
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.errors import SourceError

@@ -1,4 +1,4 @@
-"""From counts to tables: estimates with intervals, levels by area, agreement with a known truth."""
+"""Tables of estimates with intervals, of rates by area, and of the agreement with a known truth."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from scipy import stats
 
 from patrolscope.analysis.estimators.bootstrap import Counts
 from patrolscope.analysis.estimators.intervals import Method, intervals, spread
-from patrolscope.analysis.estimators.rates import (
-    TOTAL_KEY,
-    Analysis,
-    Population,
-    area_means,
-    group_labels,
-)
+from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Population, area_means, group_labels
 from patrolscope.analysis.stages.published import Released
 
 Floats = npt.NDArray[np.float64]
+Accelerations = Mapping[str, Floats]  # by quantity, shape (1 + n_groups,), everyone first
 
-AVERAGE = "All"  # the group that holds everyone: the average that others are relative to
-
-
+AVERAGE = "All"  # the group of everyone, whose rate is the city average
 QUANTITIES = ("weighted_mean", "relative_to_average")
-Accelerations = Mapping[str, Floats]  # by quantity, (1 + groups,), everyone first
+# With fewer positive images a percentile interval is too narrow: k of them have a standard deviation of about sqrt(k)
+# and are far from normal, and without any the interval is degenerate.
+POSITIVES_FOR_AN_INTERVAL = 20
 
 
 def released_table(
@@ -37,20 +32,25 @@ def released_table(
     method: Method = "percentile",
     acceleration: Accelerations | None = None,
 ) -> pd.DataFrame:
-    """One row a group and quantity of one analysis, as released: estimate, interval and spread over its replicates.
-
-    The overall mean, to which groups are relative, is the group `All`. A group without an estimate has no row.
+    """Return the estimates of one analysis with intervals, one row per group and quantity.
 
     Parameters
     ----------
-    percent : of the replicates that an interval holds, in the middle
-    method : of the interval
-    acceleration : needed for bca
+    analysis : str
+    released : Released
+    percent : float
+        Nominal interval coverage.
+    method : str, default "percentile"
+        Method of the interval.
+    acceleration : mapping of str to ndarray, optional
+        Required for BCa intervals.
 
     Returns
     -------
-    analysis, group (name for a reader), key (name in the released file), quantity, estimate, lower, upper, sd,
-    replicates (those that touch the group)
+    DataFrame
+        analysis, group (display name), key (name in the released file), quantity, estimate, lower, upper, sd,
+        replicates (those with an estimate). The city average is the group `All`. Groups without an estimate have no
+        row.
     """
     labels = group_labels(analysis)
     parts = []
@@ -66,12 +66,22 @@ def released_table(
 
 
 def interval_table(analysis: str, released: Released, percent: float, acceleration: Accelerations) -> pd.DataFrame:
-    """Intervals of one analysis by every method, with the sums that BCa rests on.
+    """Return the intervals of one analysis by every method.
+
+    Parameters
+    ----------
+    analysis : str
+    released : Released
+    percent : float
+        Nominal interval coverage.
+    acceleration : mapping of str to ndarray
+        For BCa intervals.
 
     Returns
     -------
-    analysis, key, quantity, method, lower, upper, one row a group, quantity and method; groups without an estimate have
-    none
+    DataFrame
+        analysis, key, quantity, method, lower, upper, one row per group, quantity, and method. Groups without an
+        estimate have no row.
     """
     parts = []
     for quantity, keys, estimate, replicates, accelerated in _quantities(released, acceleration):
@@ -84,7 +94,7 @@ def interval_table(analysis: str, released: Released, percent: float, accelerati
 def _quantities(
     released: Released, acceleration: Accelerations | None
 ) -> Iterator[tuple[str, tuple[str, ...], Floats, Floats, Floats | None]]:
-    """Quantity, keys, estimates, replicates and acceleration: relative levels, means, and the mean of everyone."""
+    """Yield quantity, keys, estimates, replicates, and acceleration: relative rates, rates, and the city average."""
     total, replicate_totals = np.array([released.total]), released.replicate_totals[:, None]
     for quantity, keys, estimate, replicates, rows in (
         ("relative_to_average", released.keys, released.relative, released.replicate_relative, slice(1, None)),
@@ -94,17 +104,29 @@ def _quantities(
         yield quantity, keys, estimate, replicates, None if acceleration is None else acceleration[quantity][rows]
 
 
-def with_counts(table: pd.DataFrame, analysis: Analysis, frame: Population, images: Counts) -> pd.DataFrame:
-    """Rows of `released_table`, and what stands behind each: areas, images, persons.
+def with_counts(table: pd.DataFrame, analysis: Analysis, population: Population, images: Counts) -> pd.DataFrame:
+    """Add the areas, images, and residents behind each row of `released_table`.
 
-    `images` counts the images in areas where the group lives: for population groups nearly all.
+    Parameters
+    ----------
+    table : DataFrame
+        From `released_table`.
+    analysis : Analysis
+    population : Population
+        That of the analysis.
+    images : ndarray of int64, shape (n_areas,)
+
+    Returns
+    -------
+    DataFrame
+        With areas, images, and persons. Images count where the group has residents: for population groups, nearly all.
     """
-    behind = (analysis.weights > 0) & frame.areas[:, None]
+    behind = (analysis.weights > 0) & population.areas[:, None]
     counts = pd.DataFrame(
         {
-            "areas": [*(behind & (images > 0)[:, None]).sum(axis=0), (frame.areas & (images > 0)).sum()],
-            "images": [*(behind.T @ images), images[frame.areas].sum()],
-            "persons": [*np.where(frame.areas[:, None], analysis.weights, 0).sum(axis=0), np.nan],
+            "areas": [*(behind & (images > 0)[:, None]).sum(axis=0), (population.areas & (images > 0)).sum()],
+            "images": [*(behind.T @ images), images[population.areas].sum()],
+            "persons": [*np.where(population.areas[:, None], analysis.weights, 0).sum(axis=0), np.nan],
         },
         index=[*analysis.keys, TOTAL_KEY],
     )
@@ -112,28 +134,40 @@ def with_counts(table: pd.DataFrame, analysis: Analysis, frame: Population, imag
 
 
 def from_the_highest(groups: pd.DataFrame) -> pd.DataFrame:
-    """Groups by falling estimate; ties by name."""
+    """Sort groups by descending estimate, then by name."""
     return groups.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")
 
 
 def area_table(
-    areas: pd.DataFrame, cells: pd.DataFrame, inside: Counts, probabilities: tuple[float, float]
+    areas: pd.DataFrame, counts: pd.DataFrame, inside: Counts, probabilities: tuple[float, float]
 ) -> pd.DataFrame:
-    """Level of every area: images, positives, mean calibrated probability, the same relative to the overall mean."""
+    """Return images, rates, and mean distances of every area.
+
+    Parameters
+    ----------
+    areas : DataFrame
+        `AREAS`.
+    counts : DataFrame
+        `AREA_CLASS_COUNTS`.
+    inside : ndarray of int64, shape (n_areas, 2)
+        Negative and positive images.
+    probabilities : tuple of float
+        Pr(police vehicle) of positive and negative images.
+    """
     images = inside.sum(axis=1)
-    level = area_means(inside[:, 1], images, *probabilities)
+    rate = area_means(inside[:, 1], images, *probabilities)
     seen = images > 0
     persons = areas["persons"].to_numpy()
-    overall = (level[seen] * persons[seen]).sum() / persons[seen].sum() if persons[seen].sum() else np.nan
-    by_area = cells.groupby("area").sum(numeric_only=True, min_count=1).reindex(areas["area"])
+    average = (rate[seen] * persons[seen]).sum() / persons[seen].sum() if persons[seen].sum() else np.nan
+    by_area = counts.groupby("area").sum(numeric_only=True, min_count=1).reindex(areas["area"])
     with np.errstate(invalid="ignore", divide="ignore"):
         return pd.DataFrame(
             {
                 "area": areas["area"].to_numpy(),
                 "images": images,
                 "positives": inside[:, 1],
-                "level": level,
-                "relative_to_average": level / overall,
+                "deployment_rate": rate,
+                "relative_to_average": rate / average,
                 "adjusted_level": by_area["adjusted_sum"].to_numpy() / images,
                 "felony_distance_ft": (by_area["felony_ft_sum"] / by_area["felony_images"]).to_numpy(),
                 "station_distance_ft": by_area["station_ft_sum"].to_numpy() / images,
@@ -141,47 +175,46 @@ def area_table(
         )
 
 
-# Below this many positive images a percentile interval is known to be too narrow: with k of them its spread is some
-# sqrt(k) of k, far from normal, and with none it has no width at all.
-POSITIVES_FOR_AN_INTERVAL = 20
-
-
-def agreement(
-    table: pd.DataFrame, true_levels: pd.Series[float], areas: pd.DataFrame, inside: Counts
-) -> dict[str, Any]:
-    """How many true neighborhood levels, relative to average, lie in their intervals.
+def agreement(table: pd.DataFrame, true_rates: pd.Series[float], areas: pd.DataFrame, inside: Counts) -> dict[str, Any]:
+    """Count the neighborhoods whose true relative rate lies in its interval.
 
     Parameters
     ----------
-    table : rows of `with_counts`
-    true_levels : by area, the probability that an image there shows a police vehicle
-    inside : (areas, 2) images that are negative, positive; the truth, too, is averaged over areas with an image
+    table : DataFrame
+        Rows of `with_counts`.
+    true_rates : Series of float
+        True deployment rate by area.
+    areas : DataFrame
+        `AREAS`.
+    inside : ndarray of int64, shape (n_areas, 2)
+        Negative and positive images. The truth, too, is averaged over areas with images.
 
     Returns
     -------
-    counts and shares over all neighborhoods, and over those with enough positive images for an interval
+    dict of str to Any
+        Counts and shares over all neighborhoods, and over those with enough positive images for an interval.
     """
-    level = areas["area"].map(true_levels).to_numpy(dtype=np.float64)
+    rate = areas["area"].map(true_rates).to_numpy(dtype=np.float64)
     persons = np.where(inside.sum(axis=1) > 0, areas["persons"].to_numpy(), 0.0)
-    overall = (level * persons).sum() / persons.sum()
-    by_place = pd.DataFrame(
-        {"place": areas["neighborhood"], "sum": level * persons, "persons": persons, "positives": inside[:, 1]}
+    average = (rate * persons).sum() / persons.sum()
+    neighborhoods = pd.DataFrame(
+        {"name": areas["neighborhood"], "sum": rate * persons, "persons": persons, "positives": inside[:, 1]}
     )
-    by_place = by_place.groupby("place").sum()
+    neighborhoods = neighborhoods.groupby("name").sum()
     rows = table[(table["analysis"] == "neighborhood") & (table["quantity"] == "relative_to_average")].set_index("key")
-    # A place without people has no estimate, and so no row; one without an interval holds and misses nothing.
+    # A neighborhood without residents has no estimate and no row; one without an interval is not counted.
     rows = rows[rows["lower"].notna()]
-    places = by_place.loc[rows.index]
-    truth = places["sum"] / places["persons"] / overall
-    covered = truth.between(rows["lower"], rows["upper"])
-    enough = places["positives"] >= POSITIVES_FOR_AN_INTERVAL
+    behind = neighborhoods.loc[rows.index]
+    truth = behind["sum"] / behind["persons"] / average
+    contained = truth.between(rows["lower"], rows["upper"])
+    enough = behind["positives"] >= POSITIVES_FOR_AN_INTERVAL
     return {
         "neighborhoods": len(rows),
-        "covered": int(covered.sum()),
-        "share": float(covered.mean()) if len(rows) else None,
+        "contained": int(contained.sum()),
+        "share": float(contained.mean()) if len(rows) else None,
         "with_enough_positives": int(enough.sum()),
         "enough_positives": POSITIVES_FOR_AN_INTERVAL,
-        "covered_with_enough": int(covered[enough].sum()),
-        "share_with_enough": float(covered[enough].mean()) if enough.any() else None,
+        "contained_with_enough": int(contained[enough].sum()),
+        "share_with_enough": float(contained[enough].mean()) if enough.any() else None,
         "rank_correlation": float(stats.spearmanr(truth, rows["estimate"]).statistic) if len(rows) > 2 else None,
     }

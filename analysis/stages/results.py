@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from patrolscope.analysis.estimators.rates import analyses, frames
+from patrolscope.analysis.estimators.rates import analyses, populations
 from patrolscope.analysis.stages.estimate import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
 from patrolscope.analysis.stages.result_tables import AVERAGE, from_the_highest
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
@@ -49,7 +49,7 @@ _TEXT = {
 }
 _NUMBERS = {
     TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"],
-    AREAS_CSV_FILE: ["images", "positives", "level", "relative_to_average"],
+    AREAS_CSV_FILE: ["images", "positives", "deployment_rate", "relative_to_average"],
     TRUTH_FILE: ["deployment_rate"],
 }
 
@@ -86,13 +86,13 @@ class Results:
     @property
     def prediction(self) -> str:
         """Prediction that the tables average: two_class or station_adjusted."""
-        return str(self.summary["ways"][0]["prediction"])
+        return str(self.summary["schemes"][0]["prediction"])
 
     @property
     def drawn(self) -> list[str]:
         """Display names of the resampling units: that of `lower` and `upper`, then that of the second intervals."""
-        ways = self.summary["ways"]
-        same = [way for way in ways if way["prediction"] == self.prediction]
+        schemes = self.summary["schemes"]
+        same = [way for way in schemes if way["prediction"] == self.prediction]
         return [UNITS[way["unit"]] for way in same[: 1 if self.second is None else 2]]
 
     @property
@@ -119,7 +119,7 @@ class Results:
         if self.prediction != "two_class":
             return groups.assign(hollow=[(analysis, key) in self.all_negative for key in groups["key"]])
         means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
-        p_negative = self.summary["calibration"]["p_negative"]
+        p_negative = self.summary["calibration"]["false_omission_rate"]
         negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
         return groups.assign(hollow=groups["key"].isin(negative))
 
@@ -157,21 +157,21 @@ def read_results(study: Study) -> Results:
         tables=_read_csv(study.read_bytes(TABLES_FILE), TABLES_FILE),
         areas=areas,
         summary=summary,
-        second=_read_second(study, summary["ways"]),
+        second=_read_second(study, summary["schemes"]),
         truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
-        all_negative=_all_negative(study, areas, summary["ways"]),
+        all_negative=_all_negative(study, areas, summary["schemes"]),
     )
 
 
 def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Results:
-    """Return the results with the intervals of a single resampling scheme, an entry of `summary["ways"]`."""
+    """Return the results with the intervals of a single resampling scheme, an entry of `summary["schemes"]`."""
     tables = _read_csv(study.read_bytes(way["folder"], "tables.csv"), TABLES_FILE)
-    return replace(results, tables=tables, summary=results.summary | {"ways": [way]}, second=None)
+    return replace(results, tables=tables, summary=results.summary | {"schemes": [way]}, second=None)
 
 
-def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | None:
+def _read_second(study: Study, schemes: list[dict[str, Any]]) -> pd.DataFrame | None:
     """Read the intervals of the second resampling unit for the same prediction, if it has any."""
-    further = [way for way in ways[1:] if way["prediction"] == ways[0]["prediction"]]
+    further = [way for way in schemes[1:] if way["prediction"] == schemes[0]["prediction"]]
     if not further:
         return None
     table = _read_csv(study.read_bytes(further[0]["folder"], "tables.csv"), TABLES_FILE)
@@ -180,23 +180,23 @@ def _read_second(study: Study, ways: list[dict[str, Any]]) -> pd.DataFrame | Non
     return table[[*_KEY, "lower", "upper"]].rename(columns={"lower": "second_lower", "upper": "second_upper"})
 
 
-def _all_negative(study: Study, counts: pd.DataFrame, ways: list[dict[str, Any]]) -> frozenset[tuple[str, str]]:
+def _all_negative(study: Study, counts: pd.DataFrame, schemes: list[dict[str, Any]]) -> frozenset[tuple[str, str]]:
     """Find groups without a positive image in areas with residents, by analysis and key.
 
     Empty if all predictions are two_class, whose rates show it.
     """
-    if all(way["prediction"] == "two_class" for way in ways):
+    if all(way["prediction"] == "two_class" for way in schemes):
         return frozenset()
     areas = study.read(AREAS_FILE)
     found = counts.set_index("area")[["images", "positives"]].reindex(areas["area"]).fillna(0).astype("int64")
     images, positive = (found[column].to_numpy() for column in found)
     made, _, _ = analyses(areas, images)
-    within = frames(areas)
+    within = populations(areas)
     return frozenset(
         (one.name, key)
         for one in made
         for key, weights in zip(one.keys, one.weights.T, strict=True)
-        if not positive[(weights > 0) & within[one.frame].areas].any()
+        if not positive[(weights > 0) & within[one.population].areas].any()
     )
 
 

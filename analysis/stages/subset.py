@@ -1,4 +1,4 @@
-"""The published analyses of part of a study's images, from counts by area: levels at once, and quick intervals."""
+"""Published analyses of a subset of the images, from counts by area: rates, and quick intervals."""
 
 from __future__ import annotations
 
@@ -8,58 +8,64 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.analysis.estimators.bootstrap import Counts, redraw_probabilities, resample_images
-from patrolscope.analysis.estimators.rates import Analysis, Panel, Population, analyses, frames, panels
-from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.estimators.bootstrap import Counts, resample_images, resample_probabilities
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.estimators.rates import Analysis, Panel, Population, analyses, panels, populations
+from patrolscope.analysis.estimators.replicates import probabilities_of, two_class_means
 from patrolscope.analysis.stages.published import Released
-from patrolscope.analysis.stages.replicates import probabilities_of, released, two_class_means
+from patrolscope.analysis.stages.replicates import released
 from patrolscope.analysis.stages.result_tables import released_table, with_counts
 
-# Enough for an interval to look at: a percentile of 200 draws is off by a tenth of the interval's width.
+# Enough for the screen: a percentile of 200 replicates has an error of a tenth of the width of the interval.
 QUICK_REPLICATES = 200
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of people and places as the whole study has them, whatever part of its images is looked at.
+    """Groups of residents and regions of the whole study, for estimates from subsets of its images.
 
-    Quartiles are cut over all analyzed images, as the method cuts them once: a part has the same areas in a quartile,
-    so that two parts can be compared.
+    The cut points of quartiles are those of all analyzed images, so that subsets can be compared.
 
     Attributes
     ----------
-    areas : `AREAS`
-    wanted : the analyses that the whole study allows, in the paper's order
+    areas : DataFrame
+        `AREAS`.
+    analyses : tuple of Analysis
+        Those that the whole study allows, in the order of the paper.
+    panels : tuple of Panel
+    populations : dict of str to Population
     """
 
     areas: pd.DataFrame
-    wanted: tuple[Analysis, ...]
+    analyses: tuple[Analysis, ...]
     panels: tuple[Panel, ...]
-    frames: dict[str, Population]
+    populations: dict[str, Population]
 
     @classmethod
     def of(cls, areas: pd.DataFrame, images: npt.NDArray[np.int64]) -> Groups:
-        """Groups of a study.
+        """Return the groups of a study.
 
         Parameters
         ----------
-        areas : `AREAS`
-        images : (areas,) all analyzed images of each
+        areas : DataFrame
+            `AREAS`.
+        images : ndarray of int64, shape (n_areas,)
+            All analyzed images.
         """
-        wanted, _, _ = analyses(areas, images)
-        return cls(areas, tuple(wanted), tuple(panels(wanted, areas)), frames(areas))
+        possible, _, _ = analyses(areas, images)
+        return cls(areas, tuple(possible), tuple(panels(possible, areas)), populations(areas))
 
     def levels(self, counts: Counts, calibration: TwoClass) -> dict[str, Released]:
-        """Every analysis of the images of a part, without replicates.
+        """Estimate every analysis from a subset of the images, without replicates.
 
         Parameters
         ----------
-        counts : (areas + 1, 2) images that are negative, positive; the last place is outside every area
+        counts : ndarray of int64, shape (n_areas + 1, 2)
+            Negative and positive images; the last row is outside all areas.
+        calibration : TwoClass
         """
-        means = two_class_means(counts[:-1, :, None], probabilities_of(calibration))
-        point = [panel.means(means)[:, 0] for panel in self.panels]
-        none = [np.full((len(row), 1), np.nan) for row in point]
-        return released(list(self.panels), point, none)
+        point = self._estimates(counts, calibration)
+        return released(list(self.panels), point, [np.full((len(rates), 1), np.nan) for rates in point])
 
     def with_replicates(
         self,
@@ -70,24 +76,55 @@ class Groups:
         resample_calibration: bool = False,
         replicates: int = QUICK_REPLICATES,
     ) -> dict[str, Released]:
-        """The same with replicates: single images of each frame drawn with replacement, from their counts by area.
+        """Estimate every analysis with replicates of the image bootstrap.
 
-        The first replicates of the study's own bootstrap, where the part is the whole.
+        From all images, these are the first replicates of the study itself.
+
+        Parameters
+        ----------
+        counts : ndarray of int64, shape (n_areas + 1, 2)
+            Negative and positive images; the last row is outside all areas.
+        calibration : TwoClass
+        seed : int
+        resample_calibration : bool, default False
+            Whether the validation set is resampled, too.
+        replicates : int, default 200
         """
-        means = two_class_means(counts[:-1, :, None], probabilities_of(calibration))
         numbers = range(replicates)
-        drawn = resample_images(counts[:-1], counts[-1], list(self.frames.values()), replicates=numbers, seed=seed)
+        resampled = resample_images(
+            counts[:-1], counts[-1], list(self.populations.values()), replicates=numbers, seed=seed
+        )
         probabilities = probabilities_of(calibration)
         if resample_calibration:
-            probabilities = redraw_probabilities(calibration, replicates=numbers, seed=seed)
-        often = [panel.means(two_class_means(drawn[panel.frame.name], probabilities)) for panel in self.panels]
-        return released(list(self.panels), [panel.means(means)[:, 0] for panel in self.panels], often)
+            probabilities = resample_probabilities(calibration, replicates=numbers, seed=seed)
+        values = [
+            panel.means(two_class_means(resampled[panel.population.name], probabilities)) for panel in self.panels
+        ]
+        return released(list(self.panels), self._estimates(counts, calibration), values)
+
+    def _estimates(self, counts: Counts, calibration: TwoClass) -> list[npt.NDArray[np.float64]]:
+        means = two_class_means(counts[:-1, :, None], probabilities_of(calibration))
+        return [panel.means(means)[:, 0] for panel in self.panels]
 
     def table(self, results: dict[str, Released], counts: Counts, *, percent: float) -> pd.DataFrame:
-        """Rows as estimates/tables.csv has them; a group that no image of the part touches has none."""
+        """Return rows as in estimates/tables.csv; groups without images in the subset have none.
+
+        Parameters
+        ----------
+        results : dict of str to Released
+        counts : ndarray of int64, shape (n_areas + 1, 2)
+            Negative and positive images; the last row is outside all areas.
+        percent : float
+            Nominal interval coverage.
+        """
         images = counts[:-1].sum(axis=1)
         rows = [
-            with_counts(released_table(one.name, results[one.name], percent), one, self.frames[one.frame], images)
-            for one in self.wanted
+            with_counts(
+                released_table(analysis.name, results[analysis.name], percent),
+                analysis,
+                self.populations[analysis.population],
+                images,
+            )
+            for analysis in self.analyses
         ]
         return pd.concat(rows, ignore_index=True)

@@ -12,8 +12,9 @@ from bokeh.models import ColumnDataSource, HoverTool, Span
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from patrolscope.analysis.estimators.calibration import TwoClass, two_class
 from patrolscope.analysis.estimators.detector_quality import ScoreCounts, quality_at
-from patrolscope.analysis.stages.calibrate import TwoClass, read_labeled_sets, two_class
+from patrolscope.analysis.stages.calibrate import read_labeled_sets
 from patrolscope.analysis.stages.evaluate import Evaluation, evaluate_sets
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import UNKNOWN

@@ -78,7 +78,7 @@ def stored_results(site: Site, scheme: str) -> Results:
 def schemes_of(results: Results) -> dict[str, dict[str, Any]]:
     """Return the study's resampling schemes by display name."""
     names = {"two_class": "", "station_adjusted": ", station-adjusted"}
-    return {f"{UNITS[way['unit']]}{names[way['prediction']]}": way for way in results.summary["ways"]}
+    return {f"{UNITS[way['unit']]}{names[way['prediction']]}": way for way in results.summary["schemes"]}
 
 
 @lru_cache(maxsize=2)
@@ -314,7 +314,7 @@ class _Page:
 def status_of(site: Site, keep: Filter, results: Results) -> Markup:
     """Render the images and the method behind the estimates as HTML."""
     percent = site.study.settings.estimate.interval_percent
-    scheme = results.summary["ways"][0]
+    scheme = results.summary["schemes"][0]
     if keep.is_all:
         images = results.summary["images"]["analyzed"]
         text = f"All {images:,} analyzed images. {_EXPLANATION} "

@@ -8,7 +8,7 @@ from functools import lru_cache
 import pandas as pd
 
 from patrolscope.analysis.estimators.bootstrap import Counts
-from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.stages.results import Results
 from patrolscope.analysis.stages.subset import QUICK_REPLICATES, Groups
 from patrolscope.dashboards.app.cards import share
@@ -75,7 +75,7 @@ def filtered_results(site: Site, keep: Filter, *, intervals: bool) -> Results:
     else:
         rates = groups.levels(counts, site.calibration)
     table = groups.table(rates, counts, percent=rules.interval_percent)
-    summary = site.results.summary | {"ways": [{**_QUICK, "replicates": QUICK_REPLICATES}]}
+    summary = site.results.summary | {"schemes": [{**_QUICK, "replicates": QUICK_REPLICATES}]}
     return replace(site.results, tables=table, summary=summary, second=None)
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 import panel as pn
 from bokeh.plotting import figure
 
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.rates import area_means
-from patrolscope.analysis.stages.calibrate import TwoClass
 from patrolscope.analysis.stages.results import FEW_IMAGES
 from patrolscope.dashboards.app.cards import HtmlPane, paragraph
 from patrolscope.dashboards.app.charts import FONT, day_ticks, lettered
@@ -94,7 +94,7 @@ def by_time(counts: npt.NDArray[np.int64], calibration: TwoClass | None, labels:
         Column `by`, percent (missing with too few images), images.
     """
     images = counts.sum(axis=1)
-    p_positive, p_negative = (calibration.p_positive, calibration.p_negative) if calibration else (1.0, 0.0)
+    p_positive, p_negative = (calibration.ppv, calibration.false_omission_rate) if calibration else (1.0, 0.0)
     rates = area_means(counts[:, 1], images, p_positive, p_negative)
     table = pd.DataFrame({by: labels, "percent": 100 * rates, "images": images})
     table.loc[table["images"] < _MIN_IMAGES, "percent"] = np.nan

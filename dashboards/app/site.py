@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from patrolscope.analysis.stages.calibrate import TwoClass, load_calibration
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.stages.calibrate import load_calibration
 from patrolscope.analysis.stages.results import Results, read_results, results_of_way
 from patrolscope.dashboards.maps.city import City
 from patrolscope.dashboards.maps.filters import Filter
@@ -90,8 +91,8 @@ class Site:
 
     def _two_class(self) -> Results | None:
         """Return the two-class estimates with the intervals of the first resampling unit."""
-        ways = self.results.summary["ways"] if self.results else []
-        first = next((way for way in ways if way["prediction"] == "two_class"), None)
+        schemes = self.results.summary["schemes"] if self.results else []
+        first = next((way for way in schemes if way["prediction"] == "two_class"), None)
         return results_of_way(self.study, self.results, first) if self.results and first else None
 
     def warm(self) -> None:

@@ -431,7 +431,7 @@ def truth_figure(results: Results, *, interval_percent: float, simulated: str) -
     ]
     subtitle = f"{MEASURE}\nA dot a neighborhood. Line: {interval_percent:g} % interval"
     if (found := results.summary["truth"]) is not None:
-        subtitle += f"; {found['covered']:,} of {found['neighborhoods']:,} hold the truth"
+        subtitle += f"; {found['contained']:,} of {found['neighborhoods']:,} hold the truth"
     top_pt, bottom_pt = heading_pt(subtitle, WIDTH_PT) + 13, 40.0 + LINE_PT * len(notice)
     left_pt, right_pt = 44.0, 12.0
     side_pt = WIDTH_PT - left_pt - right_pt

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, MultipleLocator, NullLocator, PercentFormatter
 
+from patrolscope.analysis.estimators.hourly_counts import HOURS
 from patrolscope.analysis.estimators.image_coverage import EVERYONE, ImageCoverage, cumulative
 from patrolscope.analysis.estimators.rates import RACES
-from patrolscope.analysis.stages.hourly import HOURS
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     INK,

@@ -28,7 +28,8 @@ from patrolscope.analysis.estimators.sensitivity import (
     variants_table,
 )
 from patrolscope.analysis.estimators.variants import BASE, KINDS, InfeasibleVariant, Variant, make_variants
-from patrolscope.analysis.stages.hourly import load_calibrations, load_hourly
+from patrolscope.analysis.stages.counts import load_hourly
+from patrolscope.analysis.stages.recalibrate import load_calibrations
 from patrolscope.analysis.stages.variant_options import variant_options
 from patrolscope.dashboards.charts.figures import (
     BLUE,
@@ -284,7 +285,7 @@ def _legend(figure: Figure, table: pd.DataFrame, kinds: list[str], top_pt: float
 def plan_sensitivity(study: Study) -> list[Shard]:
     """One shard, made from the counts of all files, the areas and the rules."""
     settings = study.settings
-    stages = ("layers", "recalibrate", "hourly")
+    stages = ("layers", "recalibrate", "counts")
     made_from = [record.fingerprint for stage in stages for record in study.records(stage).values()]
     work = {
         "estimate": settings.estimate.model_dump(mode="json"),

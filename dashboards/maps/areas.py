@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import geopandas as gpd
 import pandas as pd
 
 from patrolscope.dashboards.maps.filters import GEOGRAPHIES
-from patrolscope.pipeline.crs import feet_per_unit
 from patrolscope.pipeline.geography.layers import AREAS_FILE, CENSUS_FILE
 from patrolscope.pipeline.study.store import Study
 
 Box = tuple[float, float, float, float]
-
-
-def in_feet(frame: pd.DataFrame, crs: str) -> gpd.GeoDataFrame:
-    """Project shapes to `crs`, with coordinates in feet."""
-    projected = gpd.GeoDataFrame(frame).to_crs(crs)
-    factor = feet_per_unit(crs)
-    return projected.set_geometry(projected.geometry.affine_transform([factor, 0, 0, factor, 0, 0]))
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.dashboards.maps.areas import Box, in_feet, load_extent, read_areas
+from patrolscope.analysis.estimators.raster import in_feet
+from patrolscope.dashboards.maps.areas import Box, load_extent, read_areas
 from patrolscope.dashboards.maps.filters import GEOGRAPHIES
 from patrolscope.dashboards.maps.points import Window
 from patrolscope.pipeline.geography.layers import AREAS_FILE, BOUNDARIES_FILE, load_stations

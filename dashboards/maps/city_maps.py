@@ -24,8 +24,8 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from patrolscope.analysis.estimators.raster import Counts, Extent, coarsen, in_feet, smoothed_share
 from patrolscope.analysis.stages.results import FEW_IMAGES, Results
-from patrolscope.dashboards.maps.areas import in_feet
 from patrolscope.dashboards.maps.map_layout import (
     FEET_PER_MILE,
     OUTLINE,
@@ -36,7 +36,6 @@ from patrolscope.dashboards.maps.map_layout import (
     add_swatches,
     compose,
 )
-from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, smoothed_share
 from patrolscope.pipeline.geography.catalog import load_catalog, study_entries
 from patrolscope.pipeline.geography.layers import AREAS_FILE, BOUNDARIES_FILE
 from patrolscope.pipeline.study.store import Study

@@ -18,7 +18,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from scipy import ndimage
 
-from patrolscope.analysis.stages.calibrate import TwoClass
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.estimators.raster import Counts, smoothed_share
 from patrolscope.analysis.stages.results import FEW_IMAGES, Results
 from patrolscope.dashboards.charts.figures import INK
 from patrolscope.dashboards.maps.city import OUTSIDE, City
@@ -26,7 +27,6 @@ from patrolscope.dashboards.maps.city_maps import EMPTY, HATCH, LEAST_IMAGES, RA
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.map_layout import LAND, OUTLINE, WATER
 from patrolscope.dashboards.maps.points import Points, Window, area_counts
-from patrolscope.dashboards.maps.raster import Counts, smoothed_share
 from patrolscope.dashboards.maps.region_rates import region_rates, with_bootstrap
 
 Measure = Literal["images", "detection-rate", "deployment-rate"]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.rates import area_means
-from patrolscope.analysis.stages.calibrate import TwoClass
 from patrolscope.analysis.stages.results import UNKNOWN, Results
 from patrolscope.dashboards.maps.city import OUTSIDE, City
 
@@ -75,9 +75,9 @@ def region_rates(
         return table
     weights = np.where(images > 0, persons, 0.0)
     own = np.where(images > 0, 1.0, 0.0) if is_area else weights
-    means = np.nan_to_num(area_means(positives, images, calibration.p_positive, calibration.p_negative))
+    means = np.nan_to_num(area_means(positives, images, calibration.ppv, calibration.false_omission_rate))
     share = positives / np.maximum(images, 1)
-    spread = (calibration.p_positive - calibration.p_negative) ** 2 * share * (1 - share) / np.maximum(images, 1)
+    spread = (calibration.ppv - calibration.false_omission_rate) ** 2 * share * (1 - share) / np.maximum(images, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         average = (weights * means).sum() / weights.sum()
         of_all = weights / weights.sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patrolscope.analysis.stages.cells import analyzed, annotated_shards
+from patrolscope.analysis.stages.counts import analyzed, annotated_shards
 from patrolscope.dashboards.maps.areas import load_extent
 from patrolscope.dashboards.maps.packing import SCHEMA, pack
 from patrolscope.pipeline.engine.stage import Shard, Stage

@@ -32,9 +32,9 @@ from patrolscope.dashboards.charts.sensitivity import (
 )
 from patrolscope.pipeline.contract.tables import (
     ANNOTATED,
+    AREA_CLASS_COUNTS,
     AREAS,
     BOUNDARIES,
-    CELLS,
     CENSUS,
     DETECTIONS,
     METADATA,
@@ -104,8 +104,8 @@ FILES = {
     "annotated/": ANNOTATED.row,
     "estimates/tables.csv": "every estimate of this page: one row a group and quantity, with interval, spread, and the "
     "areas, images, people and units drawn behind it",
-    "estimates/areas.csv": "one row an area: images, positives, level",
-    "estimates/cells.parquet": CELLS.row,
+    "estimates/areas.csv": "one row per area: images, positives, deployment rate",
+    "estimates/area_class_counts.parquet": AREA_CLASS_COUNTS.row,
     "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
     "evaluation/": "the detector against labeled images: quality by subgroup, curves, calibration, pictures",
     "sensitivity/": "the estimates with one thing changed at a time, and which conclusions hold",
@@ -150,7 +150,7 @@ def render_report(study: Study, results: Results) -> str:
         prediction=results.prediction,
         without_intervals={
             DRAWN[way["unit"]]: way["without_intervals"]
-            for way in results.summary["ways"]
+            for way in results.summary["schemes"]
             if way.get("without_intervals") and way["prediction"] == results.prediction
         },
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),

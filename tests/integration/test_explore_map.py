@@ -66,9 +66,9 @@ def test_without_a_filter_images_and_intervals_equal_those_of_the_tables(site, g
 
 
 def test_maps_show_the_two_class_prediction_whatever_scheme_comes_first(site):
-    ways = [{"prediction": "station_adjusted", "unit": "image"}, *site.results.summary["ways"]]
+    schemes = [{"prediction": "station_adjusted", "unit": "image"}, *site.results.summary["schemes"]]
     adjusted = site.results.tables.assign(lower=0.0, upper=9.0)
-    results = replace(site.results, tables=adjusted, summary=site.results.summary | {"ways": ways})
+    results = replace(site.results, tables=adjusted, summary=site.results.summary | {"schemes": schemes})
     rates = replace(site, results=results).painter.rates("neighborhood", Filter())
     pd.testing.assert_frame_equal(rates, site.painter.rates("neighborhood", Filter()))
 

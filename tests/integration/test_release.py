@@ -153,7 +153,7 @@ def test_a_study_with_station_adjusted_rates_only_is_refused_with_the_setting_to
         if folder.is_dir() and not folder.is_symlink():
             shutil.copytree(folder, other.path(folder.name))
     summary = json.loads(other.read_bytes("estimates/summary.json"))
-    summary["ways"] = [way | {"prediction": "station_adjusted"} for way in summary["ways"]]
+    summary["schemes"] = [way | {"prediction": "station_adjusted"} for way in summary["schemes"]]
     other.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json")
     code, output = invoke("--study", other.root, "--out", str(tmp_path / "out"))
     assert (code, "put two_class under estimate.predictions" in output.replace("\n", " ")) == (2, True)

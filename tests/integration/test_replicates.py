@@ -41,7 +41,7 @@ def replicates(study) -> dict[str, pd.DataFrame]:
 
 def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estimates(every_way):
     summary = json.loads(every_way.read_bytes("estimates/summary.json"))
-    made = {(way["prediction"], way["unit"]): way for way in summary["ways"]}
+    made = {(way["prediction"], way["unit"]): way for way in summary["schemes"]}
     assert len(made) == 8
     assert {way["replicates"] for way in made.values()} == {130}
     for prediction in ("two_class", "station_adjusted"):
@@ -54,7 +54,7 @@ def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estima
         # Races are estimated from nearly all images: there, the mean of the replicates is close to the estimate.
         race = {unit: one[one["analysis"] == "race"] for unit, one in tables.items()}
         assert race.pop("day")[["lower", "upper", "sd"]].isna().all(axis=None)  # three days say nothing
-        assert made[prediction, "day"]["without_intervals"] == "3 days: fewer than 5 say nothing"
+        assert made[prediction, "day"]["without_intervals"] == "3 days; an interval needs at least 5"
         for unit, one in race.items():
             assert one["estimate"].between(one["lower"] - one["sd"], one["upper"] + one["sd"]).all(), unit
         assert race["area"]["sd"].mean() > race["image"]["sd"].mean()
@@ -79,14 +79,14 @@ def test_a_group_has_an_interval_when_five_rides_days_or_areas_touch_it(every_wa
     place = lived_in["area"].map(areas["neighborhood"])
     unit_of = {"ride": lived_in["ride_id"], "day": lived_in["captured_local"].dt.date, "area": lived_in["area"]}
     unit_of["image"] = lived_in["image_ref"]
-    for way in json.loads(every_way.read_bytes("estimates/summary.json"))["ways"]:
+    for way in json.loads(every_way.read_bytes("estimates/summary.json"))["schemes"]:
         unit, folder = way["unit"], way["folder"]
         rows = pd.read_csv(every_way.path(folder, "tables.csv"))
         rows = rows[rows["analysis"] == "neighborhood"].set_index("key")
         expected = unit_of[unit].groupby(place).nunique()
         expected["Estimate_Total"] = unit_of[unit].nunique()
-        assert rows["units"].to_dict() == expected[rows.index].to_dict()
-        few = (rows["units"] < 5) & (unit != "image")
+        assert rows["resampling_units"].to_dict() == expected[rows.index].to_dict()
+        few = (rows["resampling_units"] < 5) & (unit != "image")
         assert unit == "image" or few.sum() > 0
         columns = ["lower", "upper", "sd"]
         assert rows.loc[few, columns].isna().all(axis=None)
@@ -140,7 +140,7 @@ def test_more_replicates_leave_those_there_as_they_are(simulated, every_way, cli
     content["estimate"]["replicates"] = 130
     grown = study.__class__(study.root, study.settings.__class__.model_validate(content))
     outcomes = {outcome.stage: outcome for outcome in run_stages(grown, TO_ESTIMATES, lambda: client)}
-    assert outcomes["cells"].done_now == outcomes["clustered"].done_now == outcomes["clusters"].done_now == 0
+    assert outcomes["counts"].done_now == outcomes["unit_counts"].done_now == 0
     assert outcomes["replicates"].done_now == 8
     assert all(Path(study.path(file)).stat().st_mtime_ns == time_ns for file, time_ns in blocks.items())
     for name, expected in replicates(every_way).items():
@@ -195,8 +195,8 @@ def test_a_study_without_stations_has_no_station_adjusted_way_and_says_so(simula
     )
     run_stages(study, TO_ESTIMATES, lambda: client)
     summary = json.loads(study.read_bytes("estimates/summary.json"))
-    assert "no stations" in summary["ways_skipped"]["image-station_adjusted"]
-    assert [way["prediction"] for way in summary["ways"]] == ["two_class", "two_class"]
+    assert "no stations" in summary["schemes_skipped"]["image-station_adjusted"]
+    assert [way["prediction"] for way in summary["schemes"]] == ["two_class", "two_class"]
     alone = branch(simulated, "alone", layers={"stations": None}, estimate={"predictions": ["station_adjusted"]})
     with pytest.raises(SourceError, match=r"no stations.*two_class under estimate\.predictions"):
         run_stages(alone, TO_ESTIMATES, lambda: client)

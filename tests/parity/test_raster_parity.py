@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import patrolscope.dashboards.maps.raster
-from patrolscope.dashboards.maps.raster import Counts, Extent, count, count_study
+from patrolscope.analysis.estimators.raster import Counts, Extent, count
+from patrolscope.analysis.stages.counts import load_raster, map_extent
 from patrolscope.pipeline.contract.tables import annotated_table
-from tests.picture_study import made_study
+from patrolscope.pipeline.study.store import Record
+from tests.picture_study import count_made, made_study, raster_of
 
 EXTENT = Extent.around((913_000.0, 120_000.0, 1_067_000.0, 273_000.0), cells=300)
 THRESHOLD = 0.770508
@@ -59,16 +61,23 @@ def test_two_parts_give_the_same_counts_as_the_whole(rows, cut, seed):
 
 
 @pytest.mark.parametrize("files", [1, 3, 8])
-def test_a_study_gives_the_same_counts_from_any_number_of_files_and_batches(tmp_path, monkeypatch, files):
+def test_a_study_gives_the_same_counts_from_any_number_of_files(tmp_path, files):
     study = made_study(tmp_path, images=4000)
-    expected, whole_ledger = count_study(study, EXTENT)
     (name,) = study.files("annotated")
     frame = study.read(name)
     study.fs.rm_file(study.path(name))
+    study.fs.rm(study.path("manifest", "annotate"), recursive=True)
     for number, cut in enumerate(np.array_split(np.arange(len(frame)), files)):
-        study.write(annotated_table(), frame.iloc[cut], f"annotated/day=2020-10-{number + 5:02}/part-0.parquet")
-    monkeypatch.setattr(patrolscope.dashboards.maps.raster, "BATCH_ROWS", 700)
-    counts, ledger = count_study(study, EXTENT)
+        file = study.write(annotated_table(), frame.iloc[cut], f"annotated/day=2020-10-{number + 5:02}/part-0.parquet")
+        study.commit("annotate", Record((file,), len(cut), len(cut), shard=f"{number}", fingerprint=f"{number}"))
+    count_made(study)
+    expected, whole_ledger = raster_of(study, map_extent(study))
+    counts, records = load_raster(study), study.records("counts")
     np.testing.assert_array_equal(counts.images, expected.images)
     np.testing.assert_array_equal(counts.positives, expected.positives)
-    assert ledger == whole_ledger
+    assert len(records) == files
+    dropped: Counter[str] = Counter()
+    for record in records.values():
+        dropped.update(record.ledger[0]["dropped"])
+    assert dropped == whole_ledger.dropped
+    assert sum(record.rows_in for record in records.values()) == whole_ledger.rows_in

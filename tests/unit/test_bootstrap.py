@@ -11,15 +11,15 @@ from scipy import stats
 
 from patrolscope.analysis.estimators.bootstrap import (
     _alias_table,
-    add_clusters,
+    add_units,
     add_weighted_images,
-    draw_clusters,
+    draw_units,
     image_streams,
-    redraw_probabilities,
     resample_images,
+    resample_probabilities,
 )
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.rates import Population
-from patrolscope.analysis.stages.calibrate import TwoClass
 
 
 def frame(name: str, areas: list[bool], *, with_outside: bool = False) -> Population:
@@ -90,9 +90,9 @@ def test_an_alias_table_gives_every_cell_its_share(weights):
 )
 def test_clusters_add_up_like_rows_repeated_as_often_as_their_cluster_is_taken(rows, replicates):
     cell, cluster, values = np.array(sorted(rows), dtype=np.int32).reshape(-1, 3).T
-    times = draw_clusters(5, "ride", replicates=range(replicates), seed=4)
+    times = draw_units(5, "ride", replicates=range(replicates), seed=4)
     assert (times.sum(axis=0) == 5).all()
-    got = add_clusters(cell, cluster, values, times, 4)
+    got = add_units(cell, cluster, values, times, 4)
     for replicate in range(replicates):
         often = times[cluster, replicate]
         long = pd.Series(np.repeat(values, often)).groupby(np.repeat(cell, often)).sum()
@@ -102,14 +102,14 @@ def test_clusters_add_up_like_rows_repeated_as_often_as_their_cluster_is_taken(r
 def test_sums_beyond_32_bits_are_right():
     cell, cluster = np.zeros(2, dtype=np.int32), np.arange(2, dtype=np.int32)
     values = np.array([2**40, 2**41])
-    times = draw_clusters(2, "day", replicates=range(20), seed=1)
-    np.testing.assert_array_equal(add_clusters(cell, cluster, values, times, 1)[0], values @ times.astype(np.int64))
+    times = draw_units(2, "day", replicates=range(20), seed=1)
+    np.testing.assert_array_equal(add_units(cell, cluster, values, times, 1)[0], values @ times.astype(np.int64))
 
 
 def test_draws_of_clusters_depend_on_their_number_and_unit_alone():
-    together = draw_clusters(50, "ride", replicates=range(12), seed=9)
-    np.testing.assert_array_equal(together[:, 7:9], draw_clusters(50, "ride", replicates=range(7, 9), seed=9))
-    assert (together != draw_clusters(50, "day", replicates=range(12), seed=9)).any()
+    together = draw_units(50, "ride", replicates=range(12), seed=9)
+    np.testing.assert_array_equal(together[:, 7:9], draw_units(50, "ride", replicates=range(7, 9), seed=9))
+    assert (together != draw_units(50, "day", replicates=range(12), seed=9)).any()
 
 
 def test_weights_of_images_are_poisson_and_depend_on_key_and_replicate_alone():
@@ -150,18 +150,18 @@ def test_weights_of_images_are_poisson_and_depend_on_key_and_replicate_alone():
 
 def test_a_redrawn_validation_set_spreads_its_probabilities_as_binomials_do():
     calibration = TwoClass(0.77, positive=264, true_positive=205, negative=19_736, false_negative=42)
-    drawn = redraw_probabilities(calibration, replicates=range(4_000), seed=1)
+    drawn = resample_probabilities(calibration, replicates=range(4_000), seed=1)
     for row, (right, total) in enumerate(((42, 19_736), (205, 264))):
         share = right / total
         sd = np.sqrt(share * (1 - share) / total)
         assert abs(drawn[row].mean() - share) < 5 * sd / np.sqrt(4_000)
         assert abs(np.log(drawn[row].std() / sd)) < 0.06
-    np.testing.assert_array_equal(drawn[:, 9:10], redraw_probabilities(calibration, replicates=range(9, 10), seed=1))
+    np.testing.assert_array_equal(drawn[:, 9:10], resample_probabilities(calibration, replicates=range(9, 10), seed=1))
 
 
 def test_a_redrawn_validation_set_without_a_positive_image_gives_no_probability():
     tiny = TwoClass(0.5, positive=1, true_positive=1, negative=2, false_negative=1)
-    drawn = redraw_probabilities(tiny, replicates=range(400), seed=1)
+    drawn = resample_probabilities(tiny, replicates=range(400), seed=1)
     missing = np.isnan(drawn).any(axis=0)
     assert np.isnan(drawn).all(axis=0)[missing].all()
     # (2/3)^3 of the replicates hold no positive image, (1/3)^3 no negative one.

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from patrolscope.analysis.stages.calibrate import quality, read_labeled, station_adjusted, two_class
+from patrolscope.analysis.estimators.calibration import quality, station_adjusted, two_class
+from patrolscope.analysis.stages.calibrate import read_labeled
 from patrolscope.pipeline.errors import ContractError, SourceError
 
 
@@ -18,9 +19,9 @@ def published_set() -> tuple[np.ndarray, np.ndarray]:
 def test_the_published_calibration_is_read_off_the_published_counts():
     classes = two_class(*published_set(), 0.770508)
     assert (classes.positive, classes.true_positive, classes.negative, classes.false_negative) == (264, 205, 19_736, 42)
-    assert round(classes.p_positive, 3) == 0.777
-    assert round(classes.p_negative, 6) == 0.002128
-    assert round(classes.precision, 2) == 0.78
+    assert round(classes.ppv, 3) == 0.777
+    assert round(classes.false_omission_rate, 6) == 0.002128
+    assert round(classes.ppv, 2) == 0.78
     assert round(classes.recall, 2) == 0.83
 
 

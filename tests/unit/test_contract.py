@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patrolscope.pipeline.contract.columns import POINT_COLUMN, Column, Table
-from patrolscope.pipeline.contract.tables import ANNOTATED, AREAS, CELLS, METADATA, TABLES, annotated_table
+from patrolscope.pipeline.contract.tables import ANNOTATED, AREA_CLASS_COUNTS, AREAS, METADATA, TABLES, annotated_table
 from patrolscope.pipeline.errors import ContractError
 from patrolscope.pipeline.study.geoparquet import to_arrow, to_frame
 from tests.strategies import frames
@@ -210,4 +210,4 @@ def test_a_table_with_a_geometry_conforms_to_a_geodataframe_with_its_crs():
 
 
 def test_a_key_may_hold_a_missing_area():
-    CELLS.check_key(pd.DataFrame({"area": [None, None, "a"], "positive": [True, False, True]}))
+    AREA_CLASS_COUNTS.check_key(pd.DataFrame({"area": [None, None, "a"], "positive": [True, False, True]}))

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patrolscope.analysis.estimators.bootstrap import counts_by_area, resample_images
+from patrolscope.analysis.estimators.area_class_counts import add_area_class_counts, counts_by_area
+from patrolscope.analysis.estimators.bootstrap import resample_images
 from patrolscope.analysis.estimators.intervals import percentile_interval, spread
 from patrolscope.analysis.estimators.rates import (
     RACES,
     analyses,
     area_means,
-    frames,
+    populations,
     quartile_of,
     weighted_percentiles,
 )
-from patrolscope.analysis.stages.cells import add_cells
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.result_tables import area_table, released_table, with_counts
 from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED
@@ -89,15 +89,15 @@ PROBABILITIES = np.array([[P_NEGATIVE], [P_POSITIVE]])
 
 
 def estimated(areas: pd.DataFrame, images: pd.DataFrame, replicates: int) -> dict[str, Released]:
-    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    inside, outside = counts_by_area(counts_of(images), areas["area"])
     assert analyses(areas, inside.sum(axis=1))[1] == {}
     return by_images(areas, inside, (P_POSITIVE, P_NEGATIVE), outside=outside, replicates=replicates, seed=1)
 
 
-def cells_of(images: pd.DataFrame) -> pd.DataFrame:
+def counts_of(images: pd.DataFrame) -> pd.DataFrame:
     missing = dict.fromkeys(("adjusted_sum", "adjusted_sum_2", "adjusted_sum_3"), np.nan)
     counted = images.assign(images=1, **missing, felony_ft_sum=0.0, felony_images=0, station_ft_sum=0.0)
-    return add_cells([counted])
+    return add_area_class_counts([counted])
 
 
 NAMES = [
@@ -123,11 +123,11 @@ def test_every_published_analysis_agrees_with_the_method_written_out_in_pandas(a
         assert got[key] == pytest.approx(value, rel=1e-12)
 
 
-def test_cells_do_not_depend_on_how_the_images_were_split(images):
-    whole = cells_of(images)
+def test_area_class_counts_do_not_depend_on_how_the_images_are_split(images):
+    whole = counts_of(images)
     for parts in (3, 8):
-        split = [cells_of(part) for _, part in images.groupby(np.arange(len(images)) % parts)]
-        pd.testing.assert_frame_equal(add_cells(split), whole)
+        split = [counts_of(part) for _, part in images.groupby(np.arange(len(images)) % parts)]
+        pd.testing.assert_frame_equal(add_area_class_counts(split), whole)
 
 
 @given(
@@ -147,21 +147,21 @@ def test_a_value_on_a_cut_goes_to_the_upper_quartile_and_a_missing_value_to_none
 
 
 def test_images_outside_every_area_are_resampled_only_in_the_frame_of_all_images(areas, images):
-    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    inside, outside = counts_by_area(counts_of(images), areas["area"])
     assert outside.sum() == images["area"].isna().sum() > 0
-    all_frames = frames(areas)
-    drawn = resample_images(inside, outside, list(all_frames.values()), replicates=range(40), seed=3)
-    for name, frame in all_frames.items():
+    by_name = populations(areas)
+    drawn = resample_images(inside, outside, list(by_name.values()), replicates=range(40), seed=3)
+    for name, frame in by_name.items():
         images_drawn = drawn[name].sum(axis=(0, 1))
         assert (images_drawn == inside[frame.areas].sum()).all() if name != "all" else np.ptp(images_drawn) > 0
         assert not drawn[name][~frame.areas].any()
 
 
 def test_a_replicate_does_not_depend_on_which_others_are_drawn(areas, images):
-    inside, outside = counts_by_area(cells_of(images), areas["area"])
-    all_frames = list(frames(areas).values())
-    together = resample_images(inside, outside, all_frames, replicates=range(10), seed=5)
-    alone = resample_images(inside, outside, all_frames, replicates=range(6, 7), seed=5)
+    inside, outside = counts_by_area(counts_of(images), areas["area"])
+    by_name = list(populations(areas).values())
+    together = resample_images(inside, outside, by_name, replicates=range(10), seed=5)
+    alone = resample_images(inside, outside, by_name, replicates=range(6, 7), seed=5)
     for name, drawn in together.items():
         np.testing.assert_array_equal(drawn[..., 6:7], alone[name])
         assert (drawn[..., 0] != drawn[..., 1]).any()
@@ -170,24 +170,24 @@ def test_a_replicate_does_not_depend_on_which_others_are_drawn(areas, images):
 @pytest.mark.slow
 def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images):
     """600 replicates by multinomial draws against 600 by drawing the images' rows themselves."""
-    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    inside, outside = counts_by_area(counts_of(images), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     borough = next(one for one in wanted if one.name == "borough")
-    frame, persons = frames(areas)["all"], areas["persons"].to_numpy()
+    frame, persons = populations(areas)["all"], areas["persons"].to_numpy()
 
     def relative(counts: np.ndarray) -> np.ndarray:
         means = area_means(counts[..., 1], counts.sum(axis=-1), P_POSITIVE, P_NEGATIVE)
         return relative_levels(borough, frame, means, persons)
 
     replicates = 600
-    drawn = resample_images(inside, outside, list(frames(areas).values()), replicates=range(replicates), seed=11)
+    drawn = resample_images(inside, outside, list(populations(areas).values()), replicates=range(replicates), seed=11)
     ours = relative(np.moveaxis(drawn["all"], -1, 0))
     rng = np.random.default_rng(12)
     rows = images.to_numpy()
     theirs = []
     for _ in range(replicates):
         drawn = pd.DataFrame(rows[rng.integers(0, len(rows), len(rows))], columns=["area", "positive"])
-        theirs.append(relative(counts_by_area(cells_of(drawn.astype({"positive": bool})), areas["area"])[0]))
+        theirs.append(relative(counts_by_area(counts_of(drawn.astype({"positive": bool})), areas["area"])[0]))
     theirs = np.array(theirs)
     for group in range(2):  # borough Z is never seen
         sd = theirs[:, group].std()
@@ -199,7 +199,7 @@ def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images)
 def test_groups_without_a_positive_image_have_one_level_to_the_last_digit(areas, images):
     """That of negative images, in the estimate and in every replicate: tied, and with intervals of no width."""
     images.loc[images["area"].isin(["c", "d", "e", "f"]), "positive"] = False
-    inside, outside = counts_by_area(cells_of(images), areas["area"])
+    inside, outside = counts_by_area(counts_of(images), areas["area"])
     results = by_images(areas, inside, (162 / 209, 33 / 19_791), outside=outside, replicates=50, seed=1)
     places = results["neighborhood"]
     negative = [key in ("n2", "n3", "n4") for key in places.keys]
@@ -217,40 +217,40 @@ def test_a_group_that_a_replicate_does_not_touch_is_left_out_of_its_interval():
 
 
 def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(areas, images):
-    inside, _ = counts_by_area(cells_of(images), areas["area"])
+    inside, _ = counts_by_area(counts_of(images), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     borough = next(one for one in wanted if one.name == "borough")
     results = estimated(areas, images, replicates=5)
     table = released_table("borough", results["borough"], 95)
-    table = with_counts(table, borough, frames(areas)["all"], inside.sum(axis=1))
+    table = with_counts(table, borough, populations(areas)["all"], inside.sum(axis=1))
     assert set(table["group"]) == {"X", "Y", "All"}
     assert "Z_weighted_mean" not in results["borough"].to_json()
 
 
 def test_no_image_makes_no_cell():
-    assert len(add_cells([])) == 0
+    assert len(add_area_class_counts([])) == 0
 
 
 def test_an_analysis_whose_frame_nobody_lives_in_is_skipped_and_said_so(areas, images):
     rural = areas.assign(persons=areas["persons"].where(areas["zone"] != "R", 0.0))
-    inside, _ = counts_by_area(cells_of(images), areas["area"])
+    inside, _ = counts_by_area(counts_of(images), areas["area"])
     wanted, skipped, _ = analyses(rural, inside.sum(axis=1))
     residential = {name for name in NAMES if "residential" in name}
     assert set(skipped) == residential
-    assert set(skipped.values()) == {"nobody lives in an area of its frame with an analyzed image"}
+    assert set(skipped.values()) == {"the areas of its population with analyzed images have no residents"}
     assert {one.name for one in wanted} == set(NAMES) - residential
 
 
 def test_of_a_study_without_stations_no_distance_is_known_rather_than_zero(areas, images):
-    cells = cells_of(images).assign(station_ft_sum=np.nan, felony_ft_sum=np.nan)
-    inside, _ = counts_by_area(cells, areas["area"])
-    levels = area_table(areas, add_cells([cells]), inside, (P_POSITIVE, P_NEGATIVE))
-    assert levels["level"].notna().sum() == 7
+    counts = counts_of(images).assign(station_ft_sum=np.nan, felony_ft_sum=np.nan)
+    inside, _ = counts_by_area(counts, areas["area"])
+    levels = area_table(areas, add_area_class_counts([counts]), inside, (P_POSITIVE, P_NEGATIVE))
+    assert levels["deployment_rate"].notna().sum() == 7
     assert levels[["station_distance_ft", "felony_distance_ft", "adjusted_level"]].isna().all(axis=None)
 
 
 def test_a_level_of_zero_has_no_multiples_and_its_file_reads_back(areas, images):
-    inside, _ = counts_by_area(cells_of(images.assign(positive=False)), areas["area"])
+    inside, _ = counts_by_area(counts_of(images.assign(positive=False)), areas["area"])
     borough = by_images(areas, inside, (P_POSITIVE, 0.0), replicates=3, seed=1)["borough"]
     assert borough.total == 0
     assert np.isnan(borough.relative).all()
@@ -262,7 +262,7 @@ def test_a_level_of_zero_has_no_multiples_and_its_file_reads_back(areas, images)
 
 
 def test_without_zones_the_residential_analyses_are_skipped_and_said_so(areas, images):
-    inside, _ = counts_by_area(cells_of(images), areas["area"])
+    inside, _ = counts_by_area(counts_of(images), areas["area"])
     wanted, skipped, _ = analyses(
         areas.assign(zone=pd.Series(np.nan, index=areas.index, dtype="str")), inside.sum(axis=1)
     )
@@ -273,7 +273,7 @@ def test_without_zones_the_residential_analyses_are_skipped_and_said_so(areas, i
 @pytest.mark.parametrize("people", [np.nan, -1.0])
 def test_a_number_of_people_that_is_missing_or_below_zero_is_refused(areas, images, people):
     areas.loc[2, "persons_black"] = people
-    with pytest.raises(SourceError, match=r"1 areas have a number of people that is missing or below 0 \(race\)"):
+    with pytest.raises(SourceError, match=r"1 areas have a missing or negative number of residents \(race\)"):
         estimated(areas, images, replicates=2)
 
 

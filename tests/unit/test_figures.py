@@ -15,18 +15,27 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from patrolscope.analysis.estimators.raster import Counts
 from patrolscope.analysis.stages.results import FEW_IMAGES, RANKED, read_results
 from patrolscope.dashboards.charts.figures import PNG_DPI, draw_figures, linear_ticks, to_png, to_svg
 from patrolscope.dashboards.charts.street_scenes import _free_place
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
-from patrolscope.dashboards.maps.raster import Counts, count_study
 from patrolscope.dashboards.stages import MAPS
 from patrolscope.pipeline.contract.tables import BOUNDARIES
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.study.config import City
 from patrolscope.pipeline.study.store import Record
-from tests.picture_study import SIMULATED, made_study, made_summary, made_tables, places, tracts
+from tests.picture_study import (
+    SIMULATED,
+    count_made,
+    made_study,
+    made_summary,
+    made_tables,
+    places,
+    raster_of,
+    tracts,
+)
 
 MAP_NAMES = {"map", "map_density", "map_share", "map_level"}
 FIGURE_NAMES = {"race", "density", "income", "zone", "borough", "neighborhood", "truth"}
@@ -34,7 +43,9 @@ FIGURE_NAMES = {"race", "density", "income", "zone", "borough", "neighborhood", 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return made_study(tmp_path_factory.mktemp("study"), images=30_000)
+    made = made_study(tmp_path_factory.mktemp("study"), images=30_000)
+    count_made(made)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +61,7 @@ def figures_of(study, **changes):
 def maps_of(study):
     """The maps on a coarse grid, which is drawn faster."""
     city = load_city(study, read_results(study), cells=200)
-    return draw_maps(study, city, count_study(study, city.extent)[0])
+    return draw_maps(study, city, raster_of(study, city.extent)[0])
 
 
 def texts(figure):
@@ -274,7 +285,7 @@ def test_neighborhoods_with_few_images_are_not_ranked_and_none_stands_at_both_en
 def test_a_neighborhood_without_a_positive_image_is_hollow_and_hatched(tmp_path):
     tables = made_tables()
     means = (tables["group"] == "Gramercy") & (tables["quantity"] == "weighted_mean")
-    tables.loc[means, "estimate"] = made_summary()["calibration"]["p_negative"]
+    tables.loc[means, "estimate"] = made_summary()["calibration"]["false_omission_rate"]
     tables.loc[tables["group"] == "Gramercy", "images"] = 5000
     tables.loc[(tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average"), "estimate"] = 0.01
     study = made_study(tmp_path, images=10, tables=tables)
@@ -292,7 +303,7 @@ def test_a_neighborhood_without_a_positive_image_is_hollow_and_hatched(tmp_path)
 
 def test_under_a_logistic_prediction_places_without_a_positive_image_are_marked_by_their_images(tmp_path):
     summary = made_summary()
-    for way in summary["ways"]:
+    for way in summary["schemes"]:
         way["prediction"] = "station_adjusted"
     study = made_study(tmp_path, images=10, summary=summary)
     areas = pd.read_csv(study.path("estimates/areas.csv"), dtype={"area": str})
@@ -364,9 +375,9 @@ def test_the_truth_is_averaged_over_people_in_areas_with_images(tmp_path):
     study.write_bytes(seen.to_csv(index=False).encode(), "estimates", "areas.csv")
     truth = read_results(study).truth
     frame = areas.merge(levels, on="area").merge(seen[["area", "images"]], on="area").query("images > 0")
-    overall = np.average(frame["level"], weights=frame["persons"])
+    overall = np.average(frame["deployment_rate"], weights=frame["persons"])
     one = frame[frame["neighborhood"] == "Gramercy"]
-    assert truth["Gramercy"] == pytest.approx(np.average(one["level"], weights=one["persons"]) / overall)
+    assert truth["Gramercy"] == pytest.approx(np.average(one["deployment_rate"], weights=one["persons"]) / overall)
 
 
 def test_the_map_stage_is_out_of_date_when_an_input_or_the_lettering_changes(study):

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from patrolscope.analysis.estimators.bootstrap import draw_clusters, redraw_probabilities, resample_images
+from patrolscope.analysis.estimators.bootstrap import draw_units, resample_images, resample_probabilities
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.intervals import percentile_interval
-from patrolscope.analysis.estimators.rates import Analysis, Panel, frames, panels
-from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.stages.clusters import UnitCounts
-from patrolscope.analysis.stages.replicates import BootstrapInputs, area_replicates, cluster_sums, two_class_means
+from patrolscope.analysis.estimators.rates import Analysis, Panel, panels, populations
+from patrolscope.analysis.estimators.replicates import BootstrapInputs, area_replicates, two_class_means, unit_sums
+from patrolscope.analysis.estimators.unit_counts import UnitCounts
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,9 @@ def test_the_image_bootstrap_covers_where_images_are_independent():
     truth, held = truth_of(panel, rates), []
     for study in range(800):
         inside = images_of(rates, np.random.default_rng([3, study]), 6_000)
-        drawn = resample_images(inside, NOTHING, list(frames(areas).values()), replicates=range(REPLICATES), seed=study)
+        drawn = resample_images(
+            inside, NOTHING, list(populations(areas).values()), replicates=range(REPLICATES), seed=study
+        )
         held.append(holds(panel, panel.means(two_class_means(drawn["all"], PROBABILITIES)), truth))
     near_nominal(np.array(held))
 
@@ -92,7 +94,7 @@ def test_the_ride_bootstrap_covers_where_the_image_bootstrap_does_not():
         cell = (2 * area[:, None] + [0, 1]).ravel()
         order = np.argsort(cell, kind="stable")
         ride = np.repeat(np.arange(rides), 2)
-        clusters = UnitCounts(
+        units = UnitCounts(
             rides,
             cell[order].astype(np.int32),
             ride[order].astype(np.int32),
@@ -100,10 +102,12 @@ def test_the_ride_bootstrap_covers_where_the_image_bootstrap_does_not():
             np.zeros(2 * rides, dtype=np.int64),
         )
         inside = np.bincount(cell, counts, minlength=2 * AREAS).astype(np.int64).reshape(AREAS, 2)
-        drawn = resample_images(inside, NOTHING, list(frames(areas).values()), replicates=range(REPLICATES), seed=study)
+        drawn = resample_images(
+            inside, NOTHING, list(populations(areas).values()), replicates=range(REPLICATES), seed=study
+        )
         by_image.append(holds(panel, panel.means(two_class_means(drawn["all"], PROBABILITIES)), truth))
-        times = draw_clusters(rides, "ride", replicates=range(REPLICATES), seed=study)
-        sums = cluster_sums(clusters, clusters.images, times, AREAS)
+        times = draw_units(rides, "ride", replicates=range(REPLICATES), seed=study)
+        sums = unit_sums(units, units.images, times, AREAS)
         by_ride.append(holds(panel, panel.means(two_class_means(sums, PROBABILITIES)), truth))
     near_nominal(np.array(by_ride))
     # Alike by 1 / 5, twenty images tell as much as twenty over 1 + 19 / 5: an interval of half the width it needs.
@@ -122,11 +126,13 @@ def test_redrawing_the_calibration_covers_the_mean_level_where_a_fixed_one_does_
         right = int(generator.binomial(classified, true_probabilities[1]))
         missed = int(generator.binomial(800 - classified, true_probabilities[0]))
         calibration = TwoClass(0.5, classified, right, 800 - classified, missed)
-        drawn = resample_images(inside, NOTHING, list(frames(areas).values()), replicates=range(REPLICATES), seed=study)
-        held_fixed = np.array([[calibration.p_negative], [calibration.p_positive]])
+        drawn = resample_images(
+            inside, NOTHING, list(populations(areas).values()), replicates=range(REPLICATES), seed=study
+        )
+        held_fixed = np.array([[calibration.false_omission_rate], [calibration.ppv]])
         for kept, probabilities in (
             (fixed, held_fixed),
-            (redrawn, redraw_probabilities(calibration, replicates=range(REPLICATES), seed=study)),
+            (redrawn, resample_probabilities(calibration, replicates=range(REPLICATES), seed=study)),
         ):
             kept.append(holds(panel, panel.means(two_class_means(drawn["all"], probabilities)), truth))
     near_nominal(np.array(redrawn))

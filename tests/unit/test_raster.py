@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, count, count_study, smoothed_share
+from patrolscope.analysis.estimators.raster import Counts, Extent, coarsen, count, smoothed_share
+from patrolscope.analysis.stages.counts import COUNTS, load_raster
 from patrolscope.pipeline.errors import StageNotRunError
-from tests.picture_study import made_study
+from tests.picture_study import count_made, made_study
 
 EXTENT = Extent(west_ft=1000.0, south_ft=2000.0, cell_ft=10.0, columns=4, rows=3)
 
@@ -77,17 +78,20 @@ def test_only_analyzed_images_of_a_study_are_counted_and_the_others_have_a_reaso
     frame = study.read(study.files("annotated")[0])
     late = frame["captured_local"] >= pd.Timestamp("2020-10-05")
     wanted = frame[(frame["split"] == 1) & late & frame["processed"]]
-    extent = Extent.around((900_000.0, 110_000.0, 1_080_000.0, 280_000.0), cells=50)
-    counts, ledger = count_study(study, extent)
+    count_made(study)
+    counts, record = load_raster(study), study.record("counts")
     assert counts.images.sum() == len(wanted)
     assert counts.positives.sum() == (wanted["conf"] > 0.770508).sum() > 0
-    assert ledger.rows_in == 3000
-    assert ledger.close(len(wanted))["rows_out"] == len(wanted)
-    assert len(ledger.dropped) == 3
+    assert record.rows_in == 3000
+    (line,) = record.ledger
+    assert line["rows_out"] == len(wanted)
+    assert len(line["dropped"]) == 3
 
 
 def test_without_annotated_images_the_error_names_the_command(tmp_path):
     study = made_study(tmp_path, images=10)
+    with pytest.raises(StageNotRunError, match="patrolscope run"):
+        load_raster(study)
     study.fs.rm(study.path("annotated"), recursive=True)
     with pytest.raises(StageNotRunError, match="patrolscope run"):
-        count_study(study, EXTENT)
+        COUNTS.plan(study)

@@ -63,7 +63,7 @@ def counts(seed: int, areas: int, mean: float) -> np.ndarray:
 
 def made_summary(inside: np.ndarray) -> dict:
     """Entries of summary.json that a release reads."""
-    calibration = {"p_positive": PROBABILITIES[0], "p_negative": PROBABILITIES[1]}
+    calibration = {"ppv": PROBABILITIES[0], "false_omission_rate": PROBABILITIES[1]}
     return {
         "calibration": calibration,
         "images": {"analyzed": int(inside.sum()) + 5, "outside_every_area": 5},

@@ -149,7 +149,9 @@ def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_p
     assert "interval, single images" in page.text
     assert "the same, whole rides" in page.text
     assert "images of one ride are not: those intervals are too narrow" in page.text.replace("\n", " ")
-    alone = made_summary() | {"ways": [{**made_summary()["ways"][0], "unit": "ride", "resample_calibration": True}]}
+    alone = made_summary() | {
+        "schemes": [{**made_summary()["schemes"][0], "unit": "ride", "resample_calibration": True}]
+    }
     text = render_report(made := made_study(tmp_path / "alone", summary=alone), read_results(made))
     assert "the same, " not in text
     assert "Here whole rides are drawn again." in text
@@ -238,7 +240,7 @@ def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_ope
 
 def test_a_second_way_without_intervals_is_not_shown_and_its_reason_is_said(tmp_path):
     summary = made_summary()
-    summary["ways"][1]["without_intervals"] = "3 rides: fewer than 5 say nothing"
+    summary["schemes"][1]["without_intervals"] = "3 rides: fewer than 5 say nothing"
     study = made_study(tmp_path, images=10, summary=summary)
     none = made_tables().assign(lower=np.nan, upper=np.nan)
     study.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
@@ -251,7 +253,7 @@ def test_a_second_way_without_intervals_is_not_shown_and_its_reason_is_said(tmp_
 def test_the_page_names_the_prediction_that_its_tables_average(page, tmp_path):
     assert "Every image of the study counts with the one or the other of these two probabilities" in page.text
     summary = made_summary()
-    for way in summary["ways"]:
+    for way in summary["schemes"]:
         way["prediction"] = "station_adjusted"
     adjusted = Page(report_of(made_study(tmp_path, images=10, summary=summary)))
     assert "the one or the other" not in adjusted.text
@@ -303,7 +305,7 @@ def test_an_analysis_that_was_skipped_is_said_with_its_reason_and_not_shown_empt
 def test_a_group_without_a_positive_image_is_marked_in_its_table(tmp_path):
     tables = made_tables()
     means = (tables["group"] == "Queens") & (tables["quantity"] == "weighted_mean")
-    tables.loc[means, "estimate"] = made_summary()["calibration"]["p_negative"]
+    tables.loc[means, "estimate"] = made_summary()["calibration"]["false_omission_rate"]
     rows = Page(report_of(made_study(tmp_path, images=10, tables=tables))).rows
     marked = [row[0] for row in rows if row[0].endswith("(none positive)")]
     assert marked == ["Queens (none positive)"]

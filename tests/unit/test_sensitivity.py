@@ -12,6 +12,8 @@ import pytest
 from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 
+from patrolscope.analysis.estimators.calibration import Calibrations
+from patrolscope.analysis.estimators.hourly_counts import HourlyCounts, count_hourly
 from patrolscope.analysis.estimators.image_coverage import cover, cumulative, gini, people_table
 from patrolscope.analysis.estimators.intervals import percentile_interval
 from patrolscope.analysis.estimators.rates import RACES
@@ -33,15 +35,9 @@ from patrolscope.analysis.estimators.variants import (
     make_variants,
     tracts_of,
 )
+from patrolscope.analysis.stages.counts import COUNTS
 from patrolscope.analysis.stages.estimate import TABLES_FILE
-from patrolscope.analysis.stages.hourly import (
-    HOURLY_STAGE,
-    RECALIBRATE,
-    Calibrations,
-    HourlyCounts,
-    count_hourly,
-    recalibrate,
-)
+from patrolscope.analysis.stages.recalibrate import recalibrate
 from patrolscope.analysis.stages.results import read_results
 from patrolscope.analysis.stages.variant_options import variant_options
 from patrolscope.dashboards.charts.figures import to_png, to_svg
@@ -658,7 +654,7 @@ def test_the_cumulative_share_of_people_counts_areas_of_the_same_number_together
 def study(tmp_path_factory):
     """A simulated study of 25 tracts and three days, up to its estimates and their sensitivity."""
     made = simulated(tmp_path_factory.mktemp("sensitivity") / "study")
-    for stage in (*TO_ESTIMATES, RECALIBRATE, HOURLY_STAGE, SENSITIVITY):
+    for stage in (*TO_ESTIMATES, SENSITIVITY):
         for shard in stage.plan(made):
             stage.finish(made, shard)
     return made
@@ -687,7 +683,7 @@ def test_a_study_of_three_days_of_tracts_lists_infeasible_variants(study):
 
 
 def test_every_image_that_is_not_counted_is_in_the_ledger(study):
-    counted = [line for record in study.records("hourly").values() for line in record.ledger]
+    counted = [line for record in study.records("counts").values() for line in record.ledger]
     annotated = sum(record.rows_out for record in study.records("annotate").values())
     assert sum(line["rows_in"] for line in counted) == annotated
     dropped = sum(sum(line["dropped"].values()) for line in counted)
@@ -709,12 +705,12 @@ def test_no_table_depends_on_how_many_files_the_annotated_images_lie_in(study, t
         copied.commit(
             "annotate", Record((file,), len(part), len(part, shard=f"part-{number}", fingerprint=f"{partitions}"))
         )
-    for stage in (HOURLY_STAGE, SENSITIVITY):
+    for stage in (COUNTS, SENSITIVITY):
         for record in copied.records(stage.name).values():
             copied.discard(stage.name, record)
         for shard in stage.plan(copied):
             stage.finish(copied, shard)
-    assert len(copied.records("hourly")) == partitions
+    assert len(copied.records("counts")) == partitions
     for folder, names in (
         ("sensitivity", ("sensitivity", "conclusions", "variants")),
         ("coverage", ("coverage", "people")),
@@ -737,4 +733,4 @@ def test_a_study_not_yet_annotated_says_which_command_to_run(tmp_path):
     study.commit("calibrate", Record((), 0, 0, shard="calibration", fingerprint="x"))
     study.commit("recalibrate", Record((), 0, 0, shard="calibrations", fingerprint="x"))
     with pytest.raises(StageNotRunError, match=r"has no annotated/ yet; run `patrolscope run --study"):
-        HOURLY_STAGE.plan(study)
+        COUNTS.plan(study)

@@ -12,7 +12,8 @@ import pytest
 import shapely
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from patrolscope.analysis.stages.calibrate import read_labeled, two_class
+from patrolscope.analysis.estimators.calibration import two_class
+from patrolscope.analysis.stages.calibrate import read_labeled
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.layers import build_areas, read_layer
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
@@ -205,7 +206,7 @@ def test_calibrating_on_the_validation_set_gives_the_true_probabilities_exactly(
     frame = read_labeled(study.path("source/validation.csv"), where="sources.validation")
     found = two_class(frame["ground_truth"], frame["score"], THRESHOLD)
     assert len(frame) == 2_000
-    assert (found.p_positive, found.p_negative) == (truth["p_positive"], truth["p_negative"])
+    assert (found.ppv, found.false_omission_rate) == (truth["p_positive"], truth["p_negative"])
 
 
 def test_the_published_validation_set_follows_from_precision_recall_and_mean_rate():

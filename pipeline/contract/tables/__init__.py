@@ -27,7 +27,7 @@ from patrolscope.pipeline.contract.tables.images import (
     published_table,
     supplied_table,
 )
-from patrolscope.pipeline.contract.tables.results import CELLS, HOURLY, LABELED, REPLICATES
+from patrolscope.pipeline.contract.tables.results import AREA_CLASS_COUNTS, HOURLY, LABELED, REPLICATES
 
 TABLES = (
     METADATA,
@@ -44,7 +44,7 @@ TABLES = (
     FELONIES,
     ANNOTATED,
     DIFFERENCES,
-    CELLS,
+    AREA_CLASS_COUNTS,
     REPLICATES,
     HOURLY,
     LABELED,
@@ -54,9 +54,9 @@ TABLES = (
 __all__ = [
     "ANNOTATED",
     "AREAS",
+    "AREA_CLASS_COUNTS",
     "B03002_PUBLISHED",
     "BOUNDARIES",
-    "CELLS",
     "CENSUS",
     "DETECTIONS",
     "DETECTION_STATUSES",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from patrolscope.pipeline.contract.columns import LAT, LNG, Column, Table
 
-CELLS = Table(
-    "cells",
+AREA_CLASS_COUNTS = Table(
+    "area_class_counts",
     row="all analyzed images of one area and one class: what the estimators see of them",
     key=("area", "positive"),
     columns=(
@@ -50,7 +50,7 @@ CELLS = Table(
         ),
     ),
     made_by="patrolscope estimate",
-    stored="estimates/cells.parquet",
+    stored="estimates/area_class_counts.parquet",
 )
 
 REPLICATES = Table(
@@ -96,7 +96,7 @@ HOURLY = Table(
         Column("isotonic_sum", "float64", "sum of the probabilities by isotonic regression", unit="images", low=0),
     ),
     made_by="patrolscope sensitivity",
-    stored="staging/hourly",
+    stored="staging/counts/hourly",
 )
 
 LABELED = Table(

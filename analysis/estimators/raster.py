@@ -1,34 +1,33 @@
-"""Images of the city counted into square cells, by Datashader: small grids from any number of rows.
+"""Rasters of the city: images per square cell of a grid, and the detection rate around each cell.
 
-A grid's first row is the southernmost. Counts of parts add up to the counts of the whole.
+The first row of a grid is the southernmost. The counts of parts add up to the counts of the whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import datashader as ds
+import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.analysis.stages.cells import analyzed
-from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.study.store import Study
+from patrolscope.pipeline.crs import feet_per_unit
+
+if TYPE_CHECKING:
+    import datashader
 
 Grid = npt.NDArray[np.uint32]
 Shares = npt.NDArray[np.float64]
 
-COLUMNS = ("x_ft", "y_ft", "conf", "processed", "split", "captured_local")
-# Rows in memory at once: about 50 MB with the six columns, and few enough calls that their fixed cost vanishes.
-BATCH_ROWS = 1_000_000
+MAP_CELLS = 1800  # along the longer side of the map of the city: about one per pixel
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Rectangle of square cells in the city's projection, in feet."""
+    """Rectangle of square cells in the projection of the city, in feet."""
 
     west_ft: float
     south_ft: float
@@ -38,9 +37,16 @@ class Extent:
 
     @classmethod
     def around(cls, bounds_ft: tuple[float, float, float, float], *, cells: int, margin: float = 0.03) -> Extent:
-        """Extent that holds the bounds (west, south, east, north) with a margin, `cells` along its longer side.
+        """Return the extent that contains the bounds and a margin.
 
-        `margin` is a share of the longer side. The shorter side ends on a whole cell.
+        Parameters
+        ----------
+        bounds_ft : tuple of float
+            West, south, east, north, feet.
+        cells : int
+            Cells along the longer side; the shorter side ends on a whole cell.
+        margin : float, default 0.03
+            Share of the longer side.
         """
         west, south, east, north = map(float, bounds_ft)
         room_ft = margin * max(east - west, north - south)
@@ -64,32 +70,54 @@ class Extent:
 
 @dataclass(frozen=True)
 class Counts:
-    """Images of each cell, and those of them that are classified positive: two (rows, columns) grids."""
+    """Images and positive images per cell: two grids of shape (rows, columns)."""
 
     images: Grid
     positives: Grid
 
     @classmethod
     def none(cls, extent: Extent) -> Counts:
-        """Counts of no images."""
+        """Return counts of 0."""
         shape = (extent.rows, extent.columns)
         return cls(np.zeros(shape, np.uint32), np.zeros(shape, np.uint32))
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.images + other.images, self.positives + other.positives)
 
+    def occupied(self) -> tuple[npt.NDArray[np.int32], Grid, Grid]:
+        """Return the index, images, and positive images of the cells with images, row by row, shape (n,) each."""
+        cells = np.flatnonzero(self.images)
+        return cells.astype(np.int32), self.images.ravel()[cells], self.positives.ravel()[cells]
+
+    def add_occupied(self, cells: npt.NDArray[np.int32], images: Grid, positives: Grid) -> None:
+        """Add the counts of `occupied` in place."""
+        self.images.reshape(-1)[cells] += images
+        self.positives.reshape(-1)[cells] += positives
+
+
+def in_feet(frame: pd.DataFrame, crs: str) -> gpd.GeoDataFrame:
+    """Return the frame with its shapes in `crs`, a projected system, scaled to feet."""
+    projected = gpd.GeoDataFrame(frame).to_crs(crs)
+    factor = feet_per_unit(crs)
+    return projected.set_geometry(projected.geometry.affine_transform([factor, 0, 0, factor, 0, 0]))
+
 
 def count(images: pd.DataFrame, extent: Extent, *, threshold: float) -> Counts:
-    """Images and positives of each cell.
+    """Count images and positive images per cell with Datashader.
+
+    A point on a shared edge belongs to the cell east or north of it. Points outside the extent are not counted.
 
     Parameters
     ----------
-    images : one row an image, with x_ft, y_ft (feet in the city's projection) and conf (missing counts as 0)
-    threshold : an image is positive when conf is above it
-
-    A point on a shared edge belongs to the cell east or north of it; points outside the extent are not counted.
+    images : DataFrame
+        x_ft, y_ft (feet in the projection of the city) and conf (missing counts as 0).
+    extent : Extent
+    threshold : float
+        An image is positive if its conf is above it.
     """
-    canvas = ds.Canvas(
+    import datashader  # loads Dask
+
+    canvas = datashader.Canvas(
         plot_width=extent.columns,
         plot_height=extent.rows,
         x_range=(extent.west_ft, extent.east_ft),
@@ -99,37 +127,13 @@ def count(images: pd.DataFrame, extent: Extent, *, threshold: float) -> Counts:
     return Counts(*(_points(canvas, part) for part in (images, images[positive])))
 
 
-def _points(canvas: ds.Canvas, frame: pd.DataFrame) -> Grid:
-    grid = canvas.points(frame[["x_ft", "y_ft"]], "x_ft", "y_ft", ds.count())
+def _points(canvas: datashader.Canvas, frame: pd.DataFrame) -> Grid:
+    grid = canvas.points(frame[["x_ft", "y_ft"]], "x_ft", "y_ft")  # the default aggregation counts
     return np.asarray(grid.to_numpy(), dtype=np.uint32)
 
 
-def count_study(study: Study, extent: Extent) -> tuple[Counts, Ledger]:
-    """Counts over the analyzed images of a study, and the ledger of the rows read; memory is flat.
-
-    Raises
-    ------
-    StageNotRunError : the study has no annotated images
-    """
-    ledger = Ledger("count images into cells of the map", 0)
-    rules = study.settings.estimate
-    counts = Counts.none(extent)
-    for batch in read_batches(study):
-        ledger.rows_in += len(batch)
-        counts += count(analyzed(batch, rules, ledger), extent, threshold=rules.threshold)
-    inside = int(counts.images.sum(dtype=np.int64))
-    ledger.drop(ledger.rows_in - sum(ledger.dropped.values()) - inside, why="outside the map")
-    return counts, ledger
-
-
-def read_batches(study: Study) -> Iterator[pd.DataFrame]:
-    """Annotated images in batches of at most `BATCH_ROWS` rows, with the columns that a raster needs."""
-    for name in study.files("annotated"):
-        yield from study.batches(name, list(COLUMNS), BATCH_ROWS)
-
-
 def coarsen(grid: Grid, factor: int) -> Grid:
-    """Sums over blocks of `factor` by `factor` cells; blocks at the northern and eastern edge may be cut."""
+    """Sum over blocks of `factor` by `factor` cells; blocks at the northern and eastern edges may be smaller."""
     rows, columns = (-side % factor for side in grid.shape)
     whole = np.pad(grid, ((0, rows), (0, columns)))
     blocks = whole.reshape(whole.shape[0] // factor, factor, whole.shape[1] // factor, factor)
@@ -137,10 +141,22 @@ def coarsen(grid: Grid, factor: int) -> Grid:
 
 
 def smoothed_share(counts: Counts, *, least_images: int, widest_cells: int) -> Shares:
-    """Share of images that are positive, around each cell: (rows, columns), missing where images are too few.
+    """Compute the detection rate around each cell.
 
-    Each cell shows the smallest square centered on it that holds at least `least_images` images: of 1, 3, 5, 7, 9, 13
-    ... cells, up to `widest_cells`. So the map is sharp where images are many and smooth where they are few.
+    The rate of a cell is that of the smallest square centered on it with at least `least_images` images. The map is
+    therefore sharp where images are many and smooth where they are few.
+
+    Parameters
+    ----------
+    counts : Counts
+    least_images : int
+    widest_cells : int
+        Largest side of a square. Sides are 1, 3, 5, 7, 9, 13, ... cells.
+
+    Returns
+    -------
+    ndarray of float64, shape (rows, columns)
+        NaN where even the largest square has fewer images.
     """
     share = np.full(counts.images.shape, np.nan)
     images, positives = _integral(counts.images), _integral(counts.positives)
@@ -152,7 +168,7 @@ def smoothed_share(counts: Counts, *, least_images: int, widest_cells: int) -> S
 
 
 def _half_widths(widest: int) -> list[int]:
-    """0, 1, 2, 3, 4, 6, 9 ... and at the end `widest`."""
+    """Return 0, 1, 2, 3, 4, 6, 9, ..., ending with `widest`."""
     halves = [0]
     while halves[-1] < widest:
         halves.append(min(widest, max(halves[-1] + 1, halves[-1] * 3 // 2)))
@@ -160,12 +176,12 @@ def _half_widths(widest: int) -> list[int]:
 
 
 def _integral(grid: Grid) -> npt.NDArray[np.int64]:
-    """Sums over all cells south and west: any rectangle is then four look-ups."""
+    """Return the sums over all cells to the south and west, which give the sum of any rectangle in four lookups."""
     return np.pad(grid.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
 
 
 def _square_sums(integral: npt.NDArray[np.int64], half: int) -> npt.NDArray[np.int64]:
-    """Sums over the square of 2 half + 1 cells centered on each cell, cut at the edges of the grid."""
+    """Return the sums over squares of 2 half + 1 cells centered on each cell, cut at the edges of the grid."""
     rows, columns = (np.arange(side - 1) for side in integral.shape)
     south, north = np.maximum(rows - half, 0), np.minimum(rows + half + 1, len(rows))
     west, east = np.maximum(columns - half, 0), np.minimum(columns + half + 1, len(columns))

@@ -1,33 +1,41 @@
-"""Images by ride and day, and what estimates gain from them, held against rows in plain pandas."""
+"""Unit counts and accelerations against rows in plain pandas."""
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from patrolscope.analysis.estimators.bootstrap import Counts, counts_by_area, draw_clusters
+from patrolscope.analysis.estimators.area_class_counts import PROBABILITY_STEP, area_classes, counts_by_area
+from patrolscope.analysis.estimators.bootstrap import Counts, draw_units
+from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.influence import (
     Moments,
     Slopes,
     area_moments,
-    cluster_moments,
     image_moments,
+    unit_moments,
     validation_moments,
 )
-from patrolscope.analysis.estimators.rates import analyses, frames, panels
-from patrolscope.analysis.stages.calibrate import TwoClass
-from patrolscope.analysis.stages.cells import PROBABILITY_STEP
-from patrolscope.analysis.stages.clusters import UnitCounts, clusters_touching, gather, part_of
-from patrolscope.analysis.stages.replicates import (
+from patrolscope.analysis.estimators.rates import analyses, panels, populations
+from patrolscope.analysis.estimators.replicates import (
     BootstrapInputs,
     adjusted_means,
     area_replicates,
-    cluster_sums,
     two_class_means,
+    unit_sums,
+)
+from patrolscope.analysis.estimators.unit_counts import (
+    UnitCounts,
+    add_unit_counts,
+    count_units,
+    probability_steps,
+    single_images,
+    unit_keys,
+    units_touching,
 )
 from patrolscope.pipeline.hashing import text_keys
 from tests.estimated import weighted_levels
-from tests.unit.test_estimate import PROBABILITIES, areas, cells_of  # noqa: F401 - a fixture
+from tests.unit.test_estimate import PROBABILITIES, areas, counts_of  # noqa: F401 - a fixture
 
 P_NEGATIVE, P_POSITIVE = PROBABILITIES[:, 0]
 
@@ -54,72 +62,64 @@ def images() -> pd.DataFrame:
     )
 
 
-class Known:
-    """A calibration that knows the prediction of every image."""
-
-    def __init__(self, steps: pd.Series) -> None:
-        self.steps = steps.to_numpy()
-
-    def probability(self, score: np.ndarray, station_ft: np.ndarray) -> np.ndarray:
-        return self.steps * PROBABILITY_STEP
-
-
 def part(images: pd.DataFrame, codes: pd.Series, unit: str) -> pa.RecordBatch:
-    scored = images.assign(conf=images["positive"].astype(float), station_distance_ft=0.0)
-    return part_of(scored, unit, pd.Index(codes), 0.5, Known(images["steps"]))
+    scored = images.assign(conf=images["positive"].astype(float))
+    area_class = area_classes(scored, pd.Index(codes), 0.5)
+    steps = probability_steps(images["steps"].to_numpy() * PROBABILITY_STEP)
+    return (single_images if unit == "image" else count_units)(unit_keys(images, unit), area_class, steps)
 
 
 def gathered(images: pd.DataFrame, codes: pd.Series, unit: str, parts: int = 1) -> UnitCounts:
     split = [rows for _, rows in images.groupby(np.arange(len(images)) % parts)]
-    made, number = gather([part(rows, codes, unit) for rows in split])
-    cluster, cell, counts, steps = (made.column(at).to_numpy() for at in range(4))
-    return UnitCounts(number, cell, cluster.astype(np.int32), counts, steps)
+    added, number = add_unit_counts([part(rows, codes, unit) for rows in split])
+    units, area_class, counts, steps = (added.column(at).to_numpy() for at in range(4))
+    return UnitCounts(number, area_class, units.astype(np.int32), counts, steps)
 
 
 @pytest.mark.parametrize("unit", ["ride", "day"])
-def test_clusters_do_not_depend_on_how_the_images_were_split(areas, images, unit):  # noqa: F811
+def test_unit_counts_do_not_depend_on_how_the_images_are_split(areas, images, unit):  # noqa: F811
     whole = gathered(images, areas["area"], unit)
     assert whole.number == images["ride_id" if unit == "ride" else "captured_local"].nunique()
     for parts in (3, 8):
         split = gathered(images.sample(frac=1, random_state=parts), areas["area"], unit, parts)
-        for name in ("cell", "cluster", "images", "steps"):
+        for name in ("area_class", "unit", "images", "steps"):
             np.testing.assert_array_equal(getattr(split, name), getattr(whole, name))
 
 
-def test_no_image_makes_no_cluster(areas, images):  # noqa: F811
+def test_no_images_give_no_units(areas, images):  # noqa: F811
     for parts in ([part(images.head(0), areas["area"], "ride")], []):
-        rows, number = gather(parts)
+        rows, number = add_unit_counts(parts)
         assert (len(rows), number) == (0, 0)
 
 
-def test_of_single_images_each_has_its_row_and_key(areas, images):  # noqa: F811
+def test_every_single_image_has_a_row_and_a_key(areas, images):  # noqa: F811
     rows = part(images, areas["area"], "image").to_pandas()
-    assert len(rows) == len(images) == rows["cluster"].nunique()
+    assert len(rows) == len(images) == rows["unit"].nunique()
     assert (rows["images"] == 1).all()
     assert rows["steps"].tolist() == images["steps"].tolist()
     outside = images["area"].isna().to_numpy()
-    assert ((rows["cell"] >= 2 * len(areas)) == outside).all()
+    assert ((rows["area_class"] >= 2 * len(areas)) == outside).all()
 
 
 @pytest.mark.parametrize("unit", ["ride", "day"])
-def test_drawing_clusters_is_repeating_their_rows(areas, images, unit):  # noqa: F811
-    """Every analysis of every replicate, from the rows of the clusters that were drawn."""
-    clusters = gathered(images, areas["area"], unit)
-    times = draw_clusters(clusters.number, unit, replicates=range(5), seed=2)
-    counts = cluster_sums(clusters, clusters.images, times, len(areas))
-    steps = cluster_sums(clusters, clusters.steps, times, len(areas)).sum(axis=1)
-    cells = cells_of(images[["area", "positive"]])
-    inside, _ = counts_by_area(cells, areas["area"])
+def test_drawing_units_repeats_their_rows(areas, images, unit):  # noqa: F811
+    """Compare every analysis of every replicate with the rows of the units drawn."""
+    units = gathered(images, areas["area"], unit)
+    times = draw_units(units.number, unit, replicates=range(5), seed=2)
+    counts = unit_sums(units, units.images, times, len(areas))
+    steps = unit_sums(units, units.steps, times, len(areas)).sum(axis=1)
+    totals = counts_of(images[["area", "positive"]])
+    inside, _ = counts_by_area(totals, areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     persons = areas["persons"].to_numpy()
 
-    # Clusters are numbered in the order of their keys.
+    # Units are numbered in the order of their keys.
     keys = text_keys(pa.array(images["ride_id"])) if unit == "ride" else images["captured_local"].to_numpy()
     number = np.unique(keys, return_inverse=True)[1]
 
     for replicate in range(5):
         long = images.loc[np.repeat(images.index, times[number, replicate])]
-        expected, _ = counts_by_area(cells_of(long[["area", "positive"]]), areas["area"])
+        expected, _ = counts_by_area(counts_of(long[["area", "positive"]]), areas["area"])
         np.testing.assert_array_equal(counts[..., replicate], expected)
         sums = (long["steps"] * PROBABILITY_STEP).groupby(long["area"]).mean().reindex(areas["area"])
         ours = adjusted_means(steps[:, replicate], expected.sum(axis=1))
@@ -128,22 +128,22 @@ def test_drawing_clusters_is_repeating_their_rows(areas, images, unit):  # noqa:
     for panel in panels(wanted, areas):
         together = panel.means(means)
         for analysis in panel.analyses:
-            total, levels = weighted_levels(analysis, panel.frame, means.T, persons)
+            total, levels = weighted_levels(analysis, panel.population, means.T, persons)
             np.testing.assert_allclose(together[0], total, rtol=1e-12)
             np.testing.assert_allclose(together[panel.rows[analysis.name]].T, levels, rtol=1e-12)
 
 
 @pytest.mark.parametrize("unit", ["ride", "day"])
-def test_a_cluster_touches_a_group_when_it_has_an_image_where_someone_of_it_lives(areas, images, unit):  # noqa: F811
+def test_a_unit_touches_a_group_with_an_image_where_the_group_has_residents(areas, images, unit):  # noqa: F811
     images = images.assign(area=images["area"].mask((images["area"] == "c") & (images["ride_id"] > "ride005")))
-    clusters = gathered(images, areas["area"], unit)
-    cells = cells_of(images[["area", "positive"]])
-    inside, _ = counts_by_area(cells, areas["area"])
+    units = gathered(images, areas["area"], unit)
+    totals = counts_of(images[["area", "positive"]])
+    inside, _ = counts_by_area(totals, areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     name = "ride_id" if unit == "ride" else "captured_local"
     counted = set()
     for panel in panels(wanted, areas):
-        touching = clusters_touching(clusters, panel.weights)
+        touching = units_touching(units, panel.weights)
         for row, people in enumerate(panel.weights.toarray()):
             homes = areas["area"][people > 0]
             assert touching[row] == images[name][images["area"].isin(homes)].nunique()
@@ -152,31 +152,31 @@ def test_a_cluster_touches_a_group_when_it_has_an_image_where_someone_of_it_live
 
 
 def test_an_area_drawn_twice_counts_as_two_areas(areas, images):  # noqa: F811
-    inside, outside = counts_by_area(cells_of(images[["area", "positive"]]), areas["area"])
+    inside, outside = counts_by_area(counts_of(images[["area", "positive"]]), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     counted = BootstrapInputs(areas, inside, outside, panels(wanted, areas))
     means = two_class_means(inside[:, :, None], PROBABILITIES)
     got = area_replicates(counted, means, replicates=range(4), seed=6)
     seen = np.flatnonzero(inside.sum(axis=1))
     times = np.zeros((len(areas), 4), dtype=int)
-    times[seen] = draw_clusters(len(seen), "area", replicates=range(4), seed=6)
+    times[seen] = draw_units(len(seen), "area", replicates=range(4), seed=6)
     assert set(times.ravel()) - {0, 1}
     for replicate in range(4):
         rows = np.repeat(np.arange(len(areas)), times[:, replicate])
         long = areas.iloc[rows].reset_index(drop=True)
         for panel, values in zip(counted.panels, got, strict=True):
-            frame = frames(long)[panel.frame.name]
+            population = populations(long)[panel.population.name]
             for analysis in panel.analyses:
                 weights = analysis.weights[rows]
-                inside_frame = np.where(frame.areas, means[rows, 0], np.nan)
-                known = ~np.isnan(inside_frame)
+                inside_population = np.where(population.areas, means[rows, 0], np.nan)
+                known = ~np.isnan(inside_population)
                 for group, row in enumerate(range(*panel.rows[analysis.name].indices(len(values)))):
                     people = weights[known, group]
-                    expected = (inside_frame[known] * people).sum() / people.sum() if people.sum() else np.nan
+                    expected = (inside_population[known] * people).sum() / people.sum() if people.sum() else np.nan
                     assert values[row, replicate] == pytest.approx(expected, nan_ok=True)
 
 
-# Accelerations, against leaving a little of every observation out.
+# Accelerations against numerical derivatives with respect to the weight of each observation.
 
 EPSILON = 1e-5
 
@@ -193,14 +193,14 @@ def brute(influences: np.ndarray) -> np.ndarray:
 
 
 def agree(moments: Moments, influences: np.ndarray) -> None:
-    # A group that nothing moves has influences that are rounding alone.
+    # Influences of groups without influential observations are rounding errors.
     moved = (influences**2).sum(axis=0) > 1e-12 * np.nanmax((influences**2).sum(axis=0))
     np.testing.assert_allclose(moments.acceleration[moved], brute(influences)[moved], rtol=2e-3, atol=1e-5)
     assert moved.sum() > 4
 
 
 def setting(areas, images) -> tuple[BootstrapInputs, Counts]:  # noqa: F811
-    inside, outside = counts_by_area(cells_of(images[["area", "positive"]]), areas["area"])
+    inside, outside = counts_by_area(counts_of(images[["area", "positive"]]), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     return BootstrapInputs(areas, inside, outside, panels(wanted, areas)), inside
 
@@ -213,11 +213,11 @@ def weighted_means(images: pd.DataFrame, areas: pd.DataFrame, weights: np.ndarra
 
 
 @pytest.mark.parametrize("unit", ["image", "ride"])
-def test_the_acceleration_is_the_skewness_of_what_single_observations_move(areas, images, unit):  # noqa: F811
+def test_the_acceleration_is_the_skewness_of_the_influence_of_observations(areas, images, unit):  # noqa: F811
     counted, inside = setting(areas, images)
     number = images.groupby("ride_id").ngroup().to_numpy() if unit == "ride" else np.arange(len(images))
     means = weighted_means(images, areas, np.ones(len(images)))
-    clusters = gathered(images, areas["area"], "ride")
+    units = gathered(images, areas["area"], "ride")
     for panel in counted.panels:
         base = estimates(panel, means)
         influences = np.array(
@@ -233,12 +233,12 @@ def test_the_acceleration_is_the_skewness_of_what_single_observations_move(areas
                 slopes, inside.sum(axis=1), (inside * away**2).sum(axis=1), (inside * away**3).sum(axis=1)
             )
         else:
-            values = clusters.images * PROBABILITIES[clusters.cell % 2, 0]
-            moments = cluster_moments(slopes, clusters, inside.sum(axis=1), means, values)
+            values = units.images * PROBABILITIES[units.area_class % 2, 0]
+            moments = unit_moments(slopes, units, inside.sum(axis=1), means, values)
         agree(moments, influences)
 
 
-def test_the_acceleration_of_whole_areas_takes_their_people_along(areas, images):  # noqa: F811
+def test_the_acceleration_of_areas_includes_their_residents(areas, images):  # noqa: F811
     counted, _ = setting(areas, images)
     means = weighted_means(images, areas, np.ones(len(images)))
     for panel in counted.panels:
@@ -252,7 +252,7 @@ def test_the_acceleration_of_whole_areas_takes_their_people_along(areas, images)
         agree(area_moments(Slopes.of(panel, means), means), influences)
 
 
-def test_the_acceleration_of_the_validation_set_goes_through_both_probabilities(areas, images):  # noqa: F811
+def test_the_acceleration_of_the_validation_set_includes_both_probabilities(areas, images):  # noqa: F811
     counted, inside = setting(areas, images)
     calibration = TwoClass(0.5, positive=30, true_positive=20, negative=100, false_negative=5)
     truth = np.repeat([1.0, 0, 1, 0], [20, 10, 5, 95])
