@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from patrolscope.pipeline.detect.stage import stage_name
+from patrolscope.pipeline.simulation.files import BOXES_SHOWN_FILE, IMAGES_SHOWN_FILE
 from patrolscope.pipeline.simulation.scenes.compose import HEIGHT, WIDTH
 from patrolscope.pipeline.simulation.scenes.scene import CLASS_NAMES, VEHICLE
-from patrolscope.pipeline.simulation.files import BOXES_SHOWN_FILE, IMAGES_SHOWN_FILE
 from patrolscope.pipeline.study.store import Study
 
 _FOUND = [*(f"box_{edge}" for edge in ("x1", "y1", "x2", "y2")), "box_score", "box_class"]
