@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import pandas as pd
 
+from patrolscope.analysis.estimators.raster import in_feet
 from patrolscope.dashboards.maps.filters import GEOGRAPHIES
 from patrolscope.pipeline.geography.layers import AREAS_FILE, CENSUS_FILE
 from patrolscope.pipeline.study.store import Study

@@ -61,12 +61,32 @@ _MEANINGS = {
 
 
 def write_csv(study: Study, frame: pd.DataFrame, name: str) -> str:
-    """Write a frame as CSV; return the name of the file."""
+    """Write a frame as CSV; return the name of the file.
+
+    Parameters
+    ----------
+    study : Study
+        Study to write to.
+    frame : DataFrame
+        Rows.
+    name : str
+        Path in the study folder.
+    """
     return study.write_bytes(frame.to_csv(index=False, lineterminator="\n").encode(), name)
 
 
 def write_census(study: Study, areas: gpd.GeoDataFrame, seed: int) -> list[str]:
-    """Write simulated population, income, and zoning; return the names of the files."""
+    """Write simulated population, income, and zoning; return the names of the files.
+
+    Parameters
+    ----------
+    study : Study
+        Study to write to.
+    areas : GeoDataFrame
+        Column `area` (code) and polygons, EPSG:4326.
+    seed : int
+        Seed of the study.
+    """
     residents = public.population(areas, seed)
     income = public.income(areas, residents["Estimate_Total"].to_numpy(), seed)
     # Every line of the official file ends with a comma.
@@ -79,7 +99,19 @@ def write_census(study: Study, areas: gpd.GeoDataFrame, seed: int) -> list[str]:
 
 
 def write_police_data(study: Study, streets: Streets, arguments: Arguments, areas: int) -> list[str]:
-    """Write simulated complaints and, for the embedded city, police stations; return the names of the files."""
+    """Write simulated complaints and, for the embedded city, police stations; return the names of the files.
+
+    Parameters
+    ----------
+    study : Study
+        Study to write to.
+    streets : Streets
+        Street network of the city.
+    arguments : Arguments
+        Arguments of the study.
+    areas : int
+        Number of areas.
+    """
     days = day_plan(arguments)
     complaints = public.complaints(
         streets, first_day=days[0].day, last_day=days[-1].day, crs=study.settings.city.crs, seed=arguments.seed

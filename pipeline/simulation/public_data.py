@@ -229,7 +229,17 @@ def zoning(areas: gpd.GeoDataFrame, seed: int) -> pd.DataFrame:
 
 
 def stations(streets: Streets, areas: int, seed: int) -> pd.DataFrame:
-    """Simulate police stations, about one per 30 areas as in New York's tracts: columns lat, lng."""
+    """Simulate police stations, about one per 30 areas as in New York's tracts: columns lat, lng.
+
+    Parameters
+    ----------
+    streets : Streets
+        Street network of the city.
+    areas : int
+        Number of areas.
+    seed : int
+        Seed of the study.
+    """
     locations = streets.positions(*streets.draw_locations(max(1, round(areas / 30)), stream(seed, "stations")))
     return pd.DataFrame({"lat": np.round(locations[:, 1], 6), "lng": np.round(locations[:, 0], 6)})
 

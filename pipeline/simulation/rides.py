@@ -109,11 +109,11 @@ def draw_rides(streets: Streets, lengths: Ints, day: LocalDay, generator: np.ran
     after_ms = _since_start(np.round(interval_ms).astype(np.int64), first, ride)
     speed = _SPEED_M_PER_S * np.exp(0.3 * generator.standard_normal(rides))
     # From 0 (at a red light) to twice the speed of the ride.
-    travelled_m = _since_start(speed[ride] * interval_ms / 1000 * generator.uniform(0.0, 2.0, images), first, ride)
+    traveled_m = _since_start(speed[ride] * interval_ms / 1000 * generator.uniform(0.0, 2.0, images), first, ride)
     last = first + lengths - 1
-    walks = streets.draw_walks(travelled_m[last], generator)
+    walks = streets.draw_walks(traveled_m[last], generator)
     scatter_m = np.clip(generator.normal(0.0, _GPS_SD_M, (2, images)), -_GPS_LIMIT_M, _GPS_LIMIT_M)
-    locations = displace(walks.positions(ride, travelled_m), *scatter_m)
+    locations = displace(walks.positions(ride, traveled_m), *scatter_m)
     start_ms = day.draw_starts(after_ms[last], generator)
     number = np.arange(images) - first[ride]
     return Rides(ride, number, start_ms[ride] + after_ms, np.round(locations, _POSITION_DECIMALS))

@@ -176,10 +176,8 @@ class Walks:
         step = np.clip(step, 0, self.route.shape[1] - 1)
         direction = self.route[walk, step]
         street, lengths_m = direction // 2, self.streets.lengths_m
-        travelled_m = np.clip(at_m - (self.covered_m[walk, step] - lengths_m[street]), 0.0, lengths_m[street])
-        return self.streets.positions(
-            street, np.where(direction % 2 == 0, travelled_m, lengths_m[street] - travelled_m)
-        )
+        traveled_m = np.clip(at_m - (self.covered_m[walk, step] - lengths_m[street]), 0.0, lengths_m[street])
+        return self.streets.positions(street, np.where(direction % 2 == 0, traveled_m, lengths_m[street] - traveled_m))
 
 
 def displace(locations: Floats, east_m: Floats, north_m: Floats) -> Floats:

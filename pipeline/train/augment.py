@@ -152,7 +152,17 @@ def _compose(images: ImageCache, number: int, recipe: Recipe, generator: Generat
 
 
 def mosaic_four(images: ImageCache, number: int, generator: Generator) -> tuple[Pixels, Floats]:
-    """Place four images around a random point on a canvas of twice the sample's height and width."""
+    """Place four images around a random point on a canvas of twice the sample's height and width.
+
+    Parameters
+    ----------
+    images : ImageCache
+        Images of the train split.
+    number : int
+        Number of the first image; the others are random.
+    generator : numpy.random.Generator
+        Source of randomness.
+    """
     high, wide = images.shape
     x, y = (int(generator.uniform(side / 2, 1.5 * side)) for side in (wide, high))
     canvas, found = np.full((2 * high, 2 * wide, 3), BORDER, np.uint8), []
@@ -166,7 +176,17 @@ def mosaic_four(images: ImageCache, number: int, generator: Generator) -> tuple[
 
 
 def mosaic_nine(images: ImageCache, number: int, generator: Generator) -> tuple[Pixels, Floats]:
-    """Place nine images in a grid and cut out a canvas of twice the sample's height and width."""
+    """Place nine images in a grid and cut out a canvas of twice the sample's height and width.
+
+    Parameters
+    ----------
+    images : ImageCache
+        Images of the train split.
+    number : int
+        Number of the central image; the others are random.
+    generator : numpy.random.Generator
+        Source of randomness.
+    """
     high, wide = images.shape
     canvas, found = np.full((3 * high, 3 * wide, 3), BORDER, np.uint8), []
     middle, _ = images.read(number)
@@ -239,7 +259,17 @@ def large_enough(before: Floats, after: Floats) -> npt.NDArray[np.bool_]:
 
 
 def jitter_colors(pixels: Pixels, recipe: Recipe, generator: Generator) -> Pixels:
-    """Multiply hue, saturation, and brightness by random factors."""
+    """Multiply hue, saturation, and brightness by random factors.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (h, w, 3)
+        RGB pixels.
+    recipe : Recipe
+        Hyperparameters.
+    generator : numpy.random.Generator
+        Source of randomness.
+    """
     gains = np.array([recipe.hue, recipe.saturation, recipe.value])
     if not gains.any():
         return pixels

@@ -79,8 +79,8 @@ def test_walks_connect_junctions_and_do_not_turn_back(shapes, seed, reach_m):
 def test_walks_stay_on_boundaries_and_cover_at_most_their_length(shapes, seed):
     streets = Streets.build(shapes)
     walks = streets.draw_walks(np.full(4, 3_000.0), np.random.default_rng(seed))
-    walk, travelled_m = np.repeat(np.arange(4), 61), np.tile(np.linspace(0, 3_000, 61), 4)
-    locations = walks.positions(walk, travelled_m)
+    walk, traveled_m = np.repeat(np.arange(4), 61), np.tile(np.linspace(0, 3_000, 61), 4)
+    locations = walks.positions(walk, traveled_m)
     boundary = shapely.union_all(shapely.boundary(shapes))
     assert shapely.distance(shapely.points(locations), boundary).max() < 1e-12
     east_m = np.diff(locations[:, 0]) * M_PER_DEGREE * np.cos(np.radians(locations[1:, 1]))

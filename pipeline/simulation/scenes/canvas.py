@@ -30,12 +30,28 @@ class Canvas:
     # The methods below are written out without arrays, since a scene has about 1,000 polygons.
 
     def at(self, x: float, y: float, z: float) -> tuple[float, float]:
-        """Project a point in meters to supersampled pixels."""
+        """Project a point in meters to supersampled pixels.
+
+        Parameters
+        ----------
+        x, y, z : float
+            Meters right of the center of the road, above the road, and ahead of the camera.
+        """
         scale = self.focal / (max(z, NEAREST_M))
         return self.middle + scale * (x - self.camera.x), self.horizon + scale * (self.camera.y - y)
 
     def lit(self, color: Color, z: float, shade: float = 1.0) -> Color:
-        """Return a color under the light of the scene at distance z, meters."""
+        """Return a color under the light of the scene at distance z, meters.
+
+        Parameters
+        ----------
+        color : tuple of int
+            RGB in daylight.
+        z : float
+            Meters ahead of the camera.
+        shade : float, default 1.0
+            Brightness of the surface.
+        """
         light = self.light
         clear = math.exp(-z / light.haze_m)
         # Headlights of the camera car.
@@ -49,7 +65,17 @@ class Canvas:
         )
 
     def shining(self, color: Color, z: float, strength: float) -> Color:
-        """Return the color of a light source at distance z, meters."""
+        """Return the color of a light source at distance z, meters.
+
+        Parameters
+        ----------
+        color : tuple of int
+            RGB of the light source.
+        z : float
+            Meters ahead of the camera.
+        strength : float
+            Brightness, 0 to 1.
+        """
         clear = math.exp(-z / self.light.haze_m / 1.5)
         red, green, blue = (
             int(value * strength * clear + far * (1 - clear))
@@ -58,12 +84,32 @@ class Canvas:
         return red, green, blue
 
     def polygon(self, points: Sequence[tuple[float, float, float]], color: Color, shade: float = 1.0) -> None:
-        """Paint a polygon with corners in meters."""
+        """Paint a polygon with corners in meters.
+
+        Parameters
+        ----------
+        points : sequence of tuple of float
+            Corners x, y, z, as in `at`.
+        color : tuple of int
+            RGB in daylight.
+        shade : float, default 1.0
+            Brightness of the surface.
+        """
         z = max(sum([point[2] for point in points]) / len(points), NEAREST_M)
         self.draw.polygon([self.at(x, y, z) for x, y, z in points], fill=self.lit(color, z, shade))
 
     def glow(self, points: Sequence[tuple[float, float, float]], color: Color, strength: float) -> None:
-        """Paint a polygon that is a light source."""
+        """Paint a polygon that is a light source.
+
+        Parameters
+        ----------
+        points : sequence of tuple of float
+            Corners x, y, z, as in `at`.
+        color : tuple of int
+            RGB of the light source.
+        strength : float
+            Brightness, 0 to 1.
+        """
         fill = self.shining(color, sum([point[2] for point in points]) / len(points), strength)
         self.draw.polygon([self.at(*point) for point in points], fill=fill)
 

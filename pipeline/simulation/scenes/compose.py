@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from patrolscope.pipeline.simulation.scenes.palette import PLAIN, SHOPS, WALLS, pick, vary
-from patrolscope.pipeline.simulation.scenes.pavement import draw_people, draw_posts
 from patrolscope.pipeline.simulation.scenes.scene import (
     PARKING_M,
     Camera,
@@ -18,6 +17,7 @@ from patrolscope.pipeline.simulation.scenes.scene import (
     Street,
     Vehicle,
 )
+from patrolscope.pipeline.simulation.scenes.sidewalk import draw_people, draw_posts
 from patrolscope.pipeline.simulation.scenes.traffic import draw_cross_traffic, draw_parked, draw_traffic, place_police
 
 Generator = np.random.Generator
@@ -90,7 +90,7 @@ def _lines(half_road: float, lanes: int) -> list[float]:
 
 
 def _draw_street(generator: Generator, half_road: float, lanes: list[float], crossing: float | None) -> Street:
-    pavement = float(generator.uniform(2.5, 4.5))
+    sidewalk = float(generator.uniform(2.5, 4.5))
     half_crossing = float(generator.uniform(4.5, 7.5))
     houses: list[House] = []
     for side in (-1, 1):
@@ -106,14 +106,14 @@ def _draw_street(generator: Generator, half_road: float, lanes: list[float], cro
                 z = crossing + half_crossing + 3 if z > crossing - half_crossing - 12 else z
                 length = min(length, crossing - half_crossing - 3 - z) if z < crossing else length
             if not open_from < z < open_from + 40 and length > 3:
-                houses.append(_draw_house(generator, side * (half_road + pavement), z, z + length))
+                houses.append(_draw_house(generator, side * (half_road + sidewalk), z, z + length))
             z += max(length, 1.0)
     dark = float(generator.uniform(72, 112))
     asphalt = (int(dark), int(dark), int(dark + 4))
     light = float(generator.uniform(140, 178))
     return Street(
         half_road,
-        pavement,
+        sidewalk,
         tuple(lanes),
         crossing,
         half_crossing,
@@ -125,13 +125,13 @@ def _draw_street(generator: Generator, half_road: float, lanes: list[float], cro
 
 
 def _draw_house(generator: Generator, x: float, near: float, far: float) -> House:
-    storeys = int(generator.integers(2, 8))
+    floors = int(generator.integers(2, 8))
     return House(
         x,
         near,
         far,
-        storeys * float(generator.uniform(3.1, 3.7)),
-        storeys,
+        floors * float(generator.uniform(3.1, 3.7)),
+        floors,
         max(2, int((far - near) / generator.uniform(2.8, 4.2))),
         vary(generator, pick(generator, WALLS)),
         vary(generator, (70, 80, 92), 14),

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patrolscope.pipeline.simulation.scenes.canvas import SMOOTH, Canvas
-from patrolscope.pipeline.simulation.scenes.paint_pavement import paint_person, paint_post
+from patrolscope.pipeline.simulation.scenes.paint_sidewalk import paint_person, paint_post
 from patrolscope.pipeline.simulation.scenes.paint_street import paint_own_hood, paint_street
 from patrolscope.pipeline.simulation.scenes.paint_vehicle import paint_vehicle
 from patrolscope.pipeline.simulation.scenes.scene import Person, Post, Scene, Vehicle

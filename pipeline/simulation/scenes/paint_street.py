@@ -1,4 +1,4 @@
-"""Painting of the street: road, pavements, houses, and the hood of the camera car."""
+"""Painting of the street: road, sidewalks, houses, and the hood of the camera car."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from patrolscope.pipeline.simulation.scenes.scene import House
 
 
 def paint_street(canvas: Canvas) -> None:
-    """Paint road, pavements, houses, and crossing."""
+    """Paint road, sidewalks, houses, and crossing."""
     street, far = canvas.scene.street, 160.0
-    inner, outer = street.half_road, street.half_road + street.pavement
+    inner, outer = street.half_road, street.half_road + street.sidewalk
     canvas.polygon([(-400, 0, far), (400, 0, far), (400, 0, 1), (-400, 0, 1)], street.concrete, 0.85)
     for house in sorted(street.houses, key=lambda house: -house.far):
         _paint_house(canvas, house)
@@ -75,10 +75,13 @@ def _paint_house(canvas: Canvas, house: House) -> None:
     out = x + math.copysign(15, x)
     canvas.polygon([(x, 0, near), (out, 0, near), (out, top, near), (x, top, near)], house.color, 0.7)
     canvas.polygon([(x, top, near), (x, top, far), (x, top - 0.5, far), (x, top - 0.5, near)], house.color, 0.6)
-    storey = top / house.storeys
-    _paint_windows(canvas, house, near, storey)
+    floor_height = top / house.floors
+    _paint_windows(canvas, house, near, floor_height)
     if house.shop is not None:
-        for low, high, color in ((0.4, 0.7 * storey, house.glass), (0.75 * storey, storey, house.shop)):
+        for low, high, color in (
+            (0.4, 0.7 * floor_height, house.glass),
+            (0.75 * floor_height, floor_height, house.shop),
+        ):
             quad = [(x, low, near), (x, low, far), (x, high, far), (x, high, near)]
             if canvas.light.lamps > 0.5 and house.lit & 1:
                 canvas.glow(quad, (240, 214, 160) if color is house.glass else color, 0.75)
@@ -86,7 +89,7 @@ def _paint_house(canvas: Canvas, house: House) -> None:
                 canvas.polygon(quad, color)
 
 
-def _paint_windows(canvas: Canvas, house: House, near: float, storey: float) -> None:
+def _paint_windows(canvas: Canvas, house: House, near: float, floor_height: float) -> None:
     step = (house.far - house.near) / house.windows
     first = 0 if house.shop is None else 1
     for column in range(house.windows):
@@ -100,8 +103,8 @@ def _paint_windows(canvas: Canvas, house: House, near: float, storey: float) -> 
         )
         (left, _), (right, _) = canvas.at(house.x, 0, start), canvas.at(house.x, 0, end)
         near_scale, far_scale = canvas.focal / start, canvas.focal / end
-        for row in range(first, house.storeys):
-            low, high = canvas.camera.y - (row + 0.3) * storey, canvas.camera.y - (row + 0.75) * storey
+        for row in range(first, house.floors):
+            low, high = canvas.camera.y - (row + 0.3) * floor_height, canvas.camera.y - (row + 0.75) * floor_height
             is_lit = canvas.light.lamps and house.lit >> (row * house.windows + column) % 60 & 1
             canvas.draw.polygon(
                 [

@@ -17,7 +17,17 @@ _LIT = {"head", "tail", "sign"}  # shine at night
 
 
 def paint_vehicle(canvas: Canvas, vehicle: Vehicle, number: int) -> float | None:
-    """Paint a vehicle; return the share of its bounding box inside the image, or None if it is too close."""
+    """Paint a vehicle; return the share of its bounding box inside the image, or None if it is too close.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        Canvas of the scene.
+    vehicle : Vehicle
+        Vehicle to paint.
+    number : int
+        Value of its pixels in the mask.
+    """
     model, camera = vehicle.model, canvas.camera
     turn = np.array([[math.cos(vehicle.yaw), 0, math.sin(vehicle.yaw)], [0, 1, 0]])
     turn = np.vstack([turn, [-math.sin(vehicle.yaw), 0, math.cos(vehicle.yaw)]])
@@ -78,7 +88,7 @@ def _face_color(canvas: Canvas, vehicle: Vehicle, material: str, shade: float) -
         strength = canvas.light.lamps
         day = canvas.lit(color, vehicle.z, shade)
         return tuple(int((1 - strength) * a + strength * b) for a, b in zip(day, color, strict=True))  # type: ignore[return-value]
-    if material in ("glass", "windscreen"):
+    if material in ("glass", "windshield"):
         # Reflection of the sky.
         sky = canvas.light.sky[1]
         color = tuple(int(0.75 * a + 0.25 * b) for a, b in zip(color, sky, strict=True))  # type: ignore[assignment]

@@ -33,7 +33,7 @@ VEHICLE_PARTS: Mapping[str, Color] = {
     "rim": (140, 142, 146),
     "trim": (34, 35, 38),
     "glass": (44, 52, 60),
-    "windscreen": (64, 76, 86),
+    "windshield": (64, 76, 86),
     "tail": (204, 30, 30),
     "head": (244, 244, 232),
     "plate": (226, 206, 120),
@@ -55,5 +55,15 @@ def pick(generator: Generator, choices: Sequence[Color]) -> Color:
 
 
 def vary(generator: Generator, color: Color, spread: float = 8) -> Color:
-    """Add normal noise of standard deviation `spread` to a color."""
+    """Add normal noise of standard deviation `spread` to a color.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of randomness.
+    color : tuple of int
+        RGB.
+    spread : float, default 8
+        Standard deviation per channel.
+    """
     return tuple(int(value) for value in np.clip(np.array(color) + generator.normal(0, spread), 5, 250))  # type: ignore[return-value]

@@ -60,7 +60,7 @@ def photograph(seed: int, key: str, *, police: bool | None = None) -> Photograph
 
 
 def expose(pixels: npt.NDArray[np.uint8], scene: Scene, generator: np.random.Generator) -> bytes:
-    """Encode rendered pixels as a JPEG of an inexpensive camera behind a windscreen.
+    """Encode rendered pixels as a JPEG of an inexpensive camera behind a windshield.
 
     Parameters
     ----------

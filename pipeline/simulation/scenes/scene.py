@@ -71,7 +71,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Post:
-    """Lamp, tree, sign, or traffic light on a pavement."""
+    """Lamp, tree, sign, or traffic light on a sidewalk."""
 
     sort: str  # tree, lamp, sign, light
     x: float
@@ -83,14 +83,14 @@ class Post:
 
 @dataclass(frozen=True)
 class House:
-    """House front along the street, at the outer edge of the pavement."""
+    """House front along the street, at the outer edge of the sidewalk."""
 
     x: float
     near: float  # meters ahead
     far: float
     height: float
-    storeys: int
-    windows: int  # per storey
+    floors: int
+    windows: int  # per floor
     color: Color
     glass: Color
     shop: Color | None
@@ -99,10 +99,10 @@ class House:
 
 @dataclass(frozen=True)
 class Street:
-    """Road, pavements, and houses; lengths in meters."""
+    """Road, sidewalks, and houses; lengths in meters."""
 
     half_road: float
-    pavement: float
+    sidewalk: float
     lanes: tuple[float, ...]  # positions of painted lines
     crossing: float | None  # distance of a cross street
     crossing_half: float

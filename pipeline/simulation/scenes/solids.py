@@ -153,7 +153,7 @@ class _Car:
     roof: float
     hood: float  # height of the front of the hood
     rear: tuple[float, float]  # z of the bottom and top of the rear window
-    front: tuple[float, float]  # z of the top and bottom of the windscreen
+    front: tuple[float, float]  # z of the top and bottom of the windshield
     trunk: float  # height of the rear end
 
 
@@ -215,7 +215,7 @@ def _cabin(build: _Builder, size: _Car) -> None:
         "body",
     )
     build.on(across[0], (0.08, 0.92, 0.1, 0.88), "glass")
-    build.on(across[2], (0.06, 0.94, 0.08, 0.92), "windscreen")
+    build.on(across[2], (0.06, 0.94, 0.08, 0.92), "windshield")
     low, high = size.belt + 0.04, size.roof - 0.07
     widths = [wide, wide, narrow + 0.03, narrow + 0.03]
     middle = (back_foot + front_foot) / 2 - 0.1
@@ -285,7 +285,7 @@ def van(livery: str) -> Model:
     build.on(back, (0.92, 0.99, 0.2, 0.45), "tail")
     build.on(back, (0.4, 0.6, 0.1, 0.18), "plate")
     build.on(back, (0.0, 1.0, 0.0, 0.07), "trim")
-    build.on(screen, (0.06, 0.94, 0.1, 0.92), "windscreen")
+    build.on(screen, (0.06, 0.94, 0.1, 0.92), "windshield")
     build.on(front, (0.2, 0.8, 0.3, 0.85), "grille")
     build.on(front, (0.02, 0.18, 0.05, 0.4), "head")
     build.on(front, (0.82, 0.98, 0.05, 0.4), "head")
@@ -320,7 +320,7 @@ def bus() -> Model:
     build.on(across[0], (0.0, 1.0, 0.2, 0.27), "stripe")
     build.on(across[0], (0.02, 0.1, 0.3, 0.45), "tail")
     build.on(across[0], (0.9, 0.98, 0.3, 0.45), "tail")
-    build.on(across[2], (0.05, 0.95, 0.18, 0.62), "windscreen")
+    build.on(across[2], (0.05, 0.95, 0.18, 0.62), "windshield")
     build.on(across[2], (0.2, 0.8, 0.05, 0.14), "sign")
     build.on(across[2], (0.04, 0.16, 0.78, 0.88), "head")
     build.on(across[2], (0.84, 0.96, 0.78, 0.88), "head")
@@ -343,7 +343,7 @@ def truck() -> Model:
         build.on(across[0], (0.02, 0.98, 0.12 + 0.14 * rib, 0.13 + 0.14 * rib), "rib")
     build.letters((-2.9, 0.8), (1.7, 2.4), half, "stripe", 6)
     build.on(across[4], (0.0, 1.0, 0.0, 1.0), "cab")
-    build.on(across[4], (0.06, 0.94, 0.06, 0.94), "windscreen")
+    build.on(across[4], (0.06, 0.94, 0.06, 0.94), "windshield")
     build.sides([(2.4, 1.5), (3.4, 1.5), (3.0, 2.3), (2.4, 2.3)], half + 0.005, "glass")
     build.on(across[5], (0.0, 1.0, 0.0, 1.0), "cab")
     build.on(across[5], (0.2, 0.8, 0.3, 0.8), "grille")

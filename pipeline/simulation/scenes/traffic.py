@@ -110,7 +110,17 @@ def draw_traffic(generator: Generator, middles: list[float], own: int, lanes: in
 
 
 def draw_parked(generator: Generator, street: Street, *, one_way: bool) -> list[Vehicle]:
-    """Draw parked cars on both sides of the street."""
+    """Draw parked cars on both sides of the street.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of randomness.
+    street : Street
+        Street of the scene.
+    one_way : bool
+        Whether cars on both sides face away from the camera.
+    """
     found = []
     for side in (-1, 1):
         if generator.random() < 0.12:
@@ -130,7 +140,17 @@ def draw_parked(generator: Generator, street: Street, *, one_way: bool) -> list[
 
 
 def draw_cross_traffic(generator: Generator, crossing: float, half: float) -> list[Vehicle]:
-    """Draw traffic of the cross street, seen from the side."""
+    """Draw traffic of the cross street, seen from the side.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of randomness.
+    crossing : float
+        Distance of the cross street, meters.
+    half : float
+        Half its width, meters.
+    """
     found = []
     for direction, z in ((1, crossing - half / 2), (-1, crossing + half / 2)):
         if generator.random() < 0.5:

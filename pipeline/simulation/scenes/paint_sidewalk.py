@@ -11,7 +11,17 @@ from patrolscope.pipeline.simulation.scenes.scene import Color, Person, Post
 
 
 def paint_person(canvas: Canvas, person: Person, number: int) -> float | None:
-    """Paint a person; return the share of the bounding box inside the image, or None if it is too close."""
+    """Paint a person; return the share of the bounding box inside the image, or None if it is too close.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        Canvas of the scene.
+    person : Person
+        Person to paint.
+    number : int
+        Value of its pixels in the mask.
+    """
     if person.z < 2:
         return None
     camera = canvas.camera
@@ -61,7 +71,17 @@ def paint_person(canvas: Canvas, person: Person, number: int) -> float | None:
 
 
 def paint_post(canvas: Canvas, post: Post, number: int) -> None:
-    """Paint a tree, lamp, sign, or traffic light."""
+    """Paint a tree, lamp, sign, or traffic light.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        Canvas of the scene.
+    post : Post
+        Thing to paint.
+    number : int
+        Value of its pixels in the mask.
+    """
     if post.z < 2:
         return
     thick = {"tree": 0.16, "lamp": 0.08, "light": 0.09, "sign": 0.035}[post.sort]

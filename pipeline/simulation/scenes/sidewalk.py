@@ -19,13 +19,13 @@ def draw_people(generator: Generator, street: Street) -> list[Person]:
             x = float(generator.uniform(-street.half_road, street.half_road))
         else:
             side = 1 if generator.random() < 0.5 else -1
-            x = side * (street.half_road + float(generator.uniform(0.6, street.pavement)))
+            x = side * (street.half_road + float(generator.uniform(0.6, street.sidewalk)))
             z = float(generator.uniform(6, 45))
         if z > 4:
             found.append(_draw_pedestrian(generator, x, z))
     if generator.random() < 0.25:
         side = 1 if generator.random() < 0.5 else -1
-        x = side * (street.half_road + float(generator.uniform(-1.2, street.pavement)))
+        x = side * (street.half_road + float(generator.uniform(-1.2, street.sidewalk)))
         officers = 1 + int(generator.random() < 0.3)
         found += [
             _draw_officer(generator, x + 0.8 * number, float(generator.uniform(7, 24))) for number in range(officers)
