@@ -55,8 +55,8 @@ def test_conform_keeps_the_index():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"image_id": ["a", None]}, r"images\.image_id: 1 of 2 values are invalid, first .*a value in every row"),
-        ({"score": [0.5, 1.5]}, r"images\.score: 1 of 2 values are invalid, first 1\.5; expected between 0 and 1 1"),
+        ({"image_id": ["a", None]}, r"images\.image_id: 1 of 2 values are wrong, first .*a value in every row"),
+        ({"score": [0.5, 1.5]}, r"images\.score: 1 of 2 values are wrong, first 1\.5; expected between 0 and 1 1"),
         ({"status": ["scored", "lost"]}, r"images\.status: .*'lost'; expected one of scored, missing"),
         ({"boxes": [1, -1]}, r"images\.boxes: .*-1; expected between 0 and inf"),
         ({"boxes": [1, 2.5]}, r"images\.boxes: float64 does not fit int32"),

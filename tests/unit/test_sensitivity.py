@@ -703,7 +703,7 @@ def test_no_table_depends_on_how_many_files_the_annotated_images_lie_in(study, t
         part = images.iloc[number::partitions]
         file = copied.write(annotated_table(), part, f"annotated/part-{number}.parquet")
         copied.commit(
-            "annotate", Record((file,), len(part), len(part, shard=f"part-{number}", fingerprint=f"{partitions}"))
+            "annotate", Record((file,), len(part), len(part), shard=f"part-{number}", fingerprint=f"{partitions}")
         )
     for stage in (COUNTS, SENSITIVITY):
         for record in copied.records(stage.name).values():
