@@ -46,6 +46,7 @@ def hold_folder(path: Path, root: str, run: str) -> Iterator[None]:
         other = (_holder(path.read_bytes()) if path.exists() else "") or "another process"
         raise StudyLockedError(f"{root} is in use by {other}; wait for it, or stop it") from error
     try:
+        path.unlink(missing_ok=True)  # not written through a link, which a study from elsewhere can hold
         path.write_bytes(_description(run))
         yield
     finally:

@@ -312,6 +312,15 @@ def test_a_run_writes_nothing_once_another_one_holds_the_study(where, tmp_path):
     assert sorted(name for name in study.find("") if not name.startswith(".lock")) == ["file", "study.yaml"]
 
 
+def test_the_lock_is_not_written_through_a_link(local, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "file"
+    outside.write_text("mine")
+    Path(local.path(".lock")).symlink_to(outside)
+    with local.lock() as held:
+        held.write_bytes(b"1", "file")
+    assert outside.read_text() == "mine"
+
+
 def test_records_are_found_in_a_study_whose_path_looks_like_a_pattern(tmp_path):
     for root in (tmp_path / "study [2020]", f"memory://{uuid.uuid4().hex}/study [2020]"):
         study = create_study(root, Settings())
