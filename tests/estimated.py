@@ -1,4 +1,4 @@
-"""Estimates with replicates from counts, for tests that need some."""
+"""Estimates with replicates from counts, for tests."""
 
 import numpy as np
 import pandas as pd
@@ -23,12 +23,16 @@ def by_images(
     replicates: int,
     seed: int,
 ) -> dict[str, Released]:
-    """Every analysis that the areas allow, with single images drawn again.
+    """Estimate every analysis that the areas allow, with the image bootstrap.
 
     Parameters
     ----------
-    inside, outside : (areas, 2) and (2,) images that are negative, positive
-    probabilities : Pr(police vehicle) of a positive and of a negative image
+    areas : DataFrame
+        `AREAS`.
+    inside, outside : ndarray of int64, shapes (n_areas, 2) and (2,)
+        Negative and positive images.
+    probabilities : tuple of float
+        Pr(police vehicle) of positive and negative images.
     """
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     outside = np.zeros(2, dtype=np.int64) if outside is None else outside
@@ -42,7 +46,7 @@ def by_images(
 def by_areas(
     areas: pd.DataFrame, inside: np.ndarray, probabilities: tuple[float, float], *, replicates: int, seed: int
 ) -> dict[str, Released]:
-    """The same with whole areas drawn again."""
+    """Estimate every analysis that the areas allow, with the area bootstrap."""
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     counted = BootstrapInputs(areas, inside, np.zeros(2, dtype=np.int64), panels(wanted, areas))
     means = two_class_means(inside[:, :, None], np.array(probabilities)[::-1, None])
@@ -51,7 +55,7 @@ def by_areas(
 
 
 def relative_levels(analysis: Analysis, frame: Population, means: np.ndarray, persons: np.ndarray) -> np.ndarray:
-    """Levels of groups by the overall mean, (..., groups), from means of areas, (..., areas), in plain matrices."""
+    """Return relative rates, shape (..., n_groups), from means of areas, shape (..., n_areas), in plain matrices."""
     total, levels = weighted_levels(analysis, frame, means, persons)
     return levels / total[..., None]
 
@@ -59,7 +63,7 @@ def relative_levels(analysis: Analysis, frame: Population, means: np.ndarray, pe
 def weighted_levels(
     analysis: Analysis, frame: Population, means: np.ndarray, persons: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Overall mean, (...,), and means of groups, (..., groups)."""
+    """Return the overall mean, shape (...,), and means of groups, shape (..., n_groups)."""
     seen = ~np.isnan(means) & frame.areas
     weights = np.column_stack([persons, analysis.weights])
     with np.errstate(invalid="ignore", divide="ignore"):

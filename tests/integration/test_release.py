@@ -109,7 +109,7 @@ def test_a_second_release_replaces_the_first_with_the_same_bytes(finished, folde
 def test_a_study_without_estimates_is_refused(simulated, tmp_path):
     code, output = invoke("--study", simulated.root, "--out", str(tmp_path / "out"))
     assert code == 2
-    assert "has no estimates/cells.parquet" in output
+    assert "has no estimates/area_class_counts.parquet" in output
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,7 @@ from patrolscope.pipeline.errors import SourceError
 from tests.integration.studies import TO_ESTIMATES, branch, table
 
 pytestmark = pytest.mark.slow
-EVERY_WAY = {
+ALL_SCHEMES = {
     "bootstrap": ["image", "ride", "day", "area"],
     "predictions": ["two_class", "station_adjusted"],
     "resample_calibration": True,
@@ -28,8 +28,8 @@ KEY = ["analysis", "key", "replicate"]
 
 
 @pytest.fixture(scope="module")
-def every_way(simulated, client):
-    study = branch(simulated, "every-way", estimate={**EVERY_WAY, "replicates": 130})
+def all_schemes(simulated, client):
+    study = branch(simulated, "all-schemes", estimate={**ALL_SCHEMES, "replicates": 130})
     run_stages(study, TO_ESTIMATES, lambda: client)
     return study
 
@@ -39,27 +39,27 @@ def replicates(study) -> dict[str, pd.DataFrame]:
     return {name: table(study, f"replicates/{name}", KEY) for name in folders}
 
 
-def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estimates(every_way):
-    summary = json.loads(every_way.read_bytes("estimates/summary.json"))
-    made = {(way["prediction"], way["unit"]): way for way in summary["schemes"]}
+def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estimates(all_schemes):
+    summary = json.loads(all_schemes.read_bytes("estimates/summary.json"))
+    made = {(scheme["prediction"], scheme["unit"]): scheme for scheme in summary["schemes"]}
     assert len(made) == 8
-    assert {way["replicates"] for way in made.values()} == {130}
+    assert {scheme["replicates"] for scheme in made.values()} == {130}
     for prediction in ("two_class", "station_adjusted"):
         tables = {
-            unit: pd.read_csv(every_way.path(made[prediction, unit]["folder"], "tables.csv"))
-            for unit in EVERY_WAY["bootstrap"]
+            unit: pd.read_csv(all_schemes.path(made[prediction, unit]["folder"], "tables.csv"))
+            for unit in ALL_SCHEMES["bootstrap"]
         }
         for unit, one in tables.items():
             pd.testing.assert_series_equal(one["estimate"], tables["image"]["estimate"], obj=unit)
         # Races are estimated from nearly all images: there, the mean of the replicates is close to the estimate.
         race = {unit: one[one["analysis"] == "race"] for unit, one in tables.items()}
-        assert race.pop("day")[["lower", "upper", "sd"]].isna().all(axis=None)  # three days say nothing
+        assert race.pop("day")[["lower", "upper", "sd"]].isna().all(axis=None)  # fewer than five days
         assert made[prediction, "day"]["without_intervals"] == "3 days; an interval needs at least 5"
         for unit, one in race.items():
             assert one["estimate"].between(one["lower"] - one["sd"], one["upper"] + one["sd"]).all(), unit
         assert race["area"]["sd"].mean() > race["image"]["sd"].mean()
     two, adjusted = (
-        pd.read_csv(every_way.path(made[prediction, "image"]["folder"], "tables.csv")).set_index(
+        pd.read_csv(all_schemes.path(made[prediction, "image"]["folder"], "tables.csv")).set_index(
             ["analysis", "key", "quantity"]
         )["sd"]
         for prediction in ("two_class", "station_adjusted")
@@ -69,19 +69,19 @@ def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estima
     assert two[everyone] > 1.2 * adjusted[everyone]
 
 
-def test_a_group_has_an_interval_when_five_rides_days_or_areas_touch_it(every_way):
+def test_a_group_has_an_interval_when_five_rides_days_or_areas_touch_it(all_schemes):
     """Units counted on the annotated images in plain pandas: those with an image where someone of a group lives."""
-    images = table(every_way, "annotated", ["image_ref"])
-    rules, areas = every_way.settings.estimate, every_way.read("areas/areas.parquet").set_index("area")
+    images = table(all_schemes, "annotated", ["image_ref"])
+    rules, areas = all_schemes.settings.estimate, all_schemes.read("areas/areas.parquet").set_index("area")
     analyzed = (images["split"] == rules.split) & images["processed"]
     images = images[analyzed & (images["captured_local"] >= pd.Timestamp(rules.first_day)) & images["area"].notna()]
     lived_in = images[images["area"].map(areas["persons"]) > 0]
     place = lived_in["area"].map(areas["neighborhood"])
     unit_of = {"ride": lived_in["ride_id"], "day": lived_in["captured_local"].dt.date, "area": lived_in["area"]}
     unit_of["image"] = lived_in["image_ref"]
-    for way in json.loads(every_way.read_bytes("estimates/summary.json"))["schemes"]:
-        unit, folder = way["unit"], way["folder"]
-        rows = pd.read_csv(every_way.path(folder, "tables.csv"))
+    for scheme in json.loads(all_schemes.read_bytes("estimates/summary.json"))["schemes"]:
+        unit, folder = scheme["unit"], scheme["folder"]
+        rows = pd.read_csv(all_schemes.path(folder, "tables.csv"))
         rows = rows[rows["analysis"] == "neighborhood"].set_index("key")
         expected = unit_of[unit].groupby(place).nunique()
         expected["Estimate_Total"] = unit_of[unit].nunique()
@@ -93,47 +93,49 @@ def test_a_group_has_an_interval_when_five_rides_days_or_areas_touch_it(every_wa
         assert rows.loc[~few, columns].notna().all(axis=None)
         assert (rows.loc[few, "replicates"] == 0).all()
         assert rows["estimate"].notna().all()
-        every = pd.read_csv(every_way.path(folder, "intervals.csv"))
+        every = pd.read_csv(all_schemes.path(folder, "intervals.csv"))
         every = every[every["analysis"] == "neighborhood"].set_index("key")
         assert every.loc[rows.index[few].unique(), ["lower", "upper"]].isna().all(axis=None)
         # Who reads the released form and takes percentiles of it finds no interval of them, either.
-        again = tabulate(read_released(every_way.path(folder))[0]).query("analysis == 'neighborhood'").set_index("key")
+        again = (
+            tabulate(read_released(all_schemes.path(folder))[0]).query("analysis == 'neighborhood'").set_index("key")
+        )
         assert set(again.index[again["lower"].isna()]) == set(rows.index[few])
 
 
-def test_further_ways_lie_in_the_released_form_in_folders_of_their_own(every_way):
+def test_further_schemes_are_in_the_released_form_in_folders_of_their_own(all_schemes):
     for folder in ("estimates", "estimates/ride", "estimates/area-station_adjusted"):
-        results, absent = read_released(every_way.path(folder))
+        results, absent = read_released(all_schemes.path(folder))
         assert not absent
         assert results["race"].replicate_means.shape == (130, 4)
 
 
-def test_every_method_has_its_intervals(every_way):
-    rows = pd.read_csv(every_way.path("estimates/ride/intervals.csv"))
+def test_every_method_has_its_intervals(all_schemes):
+    rows = pd.read_csv(all_schemes.path("estimates/ride/intervals.csv"))
     assert set(rows["method"]) == {"percentile", "basic", "normal", "bca"}
     race = rows[(rows["analysis"] == "race") & (rows["quantity"] == "relative_to_average")]
     assert race[["lower", "upper"]].notna().all(axis=None)
     wide = race.assign(width=race["upper"] - race["lower"]).pivot_table(index="key", columns="method", values="width")
     assert (wide.max(axis=1) < 2 * wide.min(axis=1)).all()
-    table_rows = pd.read_csv(every_way.path("estimates/ride/tables.csv"))
+    table_rows = pd.read_csv(all_schemes.path("estimates/ride/tables.csv"))
     chosen = rows[rows["method"] == "percentile"].merge(table_rows, on=["analysis", "key", "quantity"])
     assert len(chosen) == len(table_rows)
     assert chosen["lower_x"].equals(chosen["lower_y"])
 
 
-def test_replicates_do_not_depend_on_how_the_images_lie_in_files(simulated, every_way, client):
-    other = branch(simulated, "sliced", ingest={"slice_rows": 4_000}, estimate={**EVERY_WAY, "replicates": 130})
+def test_replicates_do_not_depend_on_how_the_images_lie_in_files(simulated, all_schemes, client):
+    other = branch(simulated, "sliced", ingest={"slice_rows": 4_000}, estimate={**ALL_SCHEMES, "replicates": 130})
     run_stages(other, TO_ESTIMATES, lambda: client)
-    assert len(other.files("annotated")) > 2 * len(every_way.files("annotated"))
-    for name, expected in replicates(every_way).items():
+    assert len(other.files("annotated")) > 2 * len(all_schemes.files("annotated"))
+    for name, expected in replicates(all_schemes).items():
         pd.testing.assert_frame_equal(replicates(other)[name], expected, obj=name)
     for file in ("tables.csv", "intervals.csv"):
         for folder in ("estimates", "estimates/ride"):
-            assert other.read_bytes(folder, file) == every_way.read_bytes(folder, file)
+            assert other.read_bytes(folder, file) == all_schemes.read_bytes(folder, file)
 
 
-def test_more_replicates_leave_those_there_as_they_are(simulated, every_way, client):
-    study = branch(simulated, "growing", estimate={**EVERY_WAY, "replicates": 100})
+def test_more_replicates_keep_the_first_ones(simulated, all_schemes, client):
+    study = branch(simulated, "growing", estimate={**ALL_SCHEMES, "replicates": 100})
     run_stages(study, TO_ESTIMATES, lambda: client)
     blocks = {file: Path(study.path(file)).stat().st_mtime_ns for file in study.files("replicates")}
     content = study.settings.model_dump(mode="json")
@@ -143,27 +145,28 @@ def test_more_replicates_leave_those_there_as_they_are(simulated, every_way, cli
     assert outcomes["counts"].done_now == outcomes["unit_counts"].done_now == 0
     assert outcomes["replicates"].done_now == 8
     assert all(Path(study.path(file)).stat().st_mtime_ns == time_ns for file, time_ns in blocks.items())
-    for name, expected in replicates(every_way).items():
+    for name, expected in replicates(all_schemes).items():
         pd.testing.assert_frame_equal(replicates(grown)[name], expected, obj=name)
 
 
-def test_another_way_leaves_the_replicates_of_those_there_as_they_are(simulated, client):
+def test_another_scheme_keeps_the_replicates_of_the_others(simulated, client):
     study = branch(simulated, "another", estimate={"bootstrap": ["image", "ride"]})
     run_stages(study, TO_ESTIMATES, lambda: client)
     content = study.settings.model_dump(mode="json")
     content["estimate"] |= {"bootstrap": ["image", "ride", "day"], "predictions": ["two_class", "station_adjusted"]}
     more = study.__class__(study.root, study.settings.__class__.model_validate(content))
     outcomes = {outcome.stage: outcome for outcome in run_stages(more, TO_ESTIMATES, lambda: client)}
-    assert outcomes["cells"].done_now == 0
-    assert outcomes["clusters"].done_now == 1
+    # One row per image is needed now; the other counts come out the same, and so what depends on them stays.
+    assert outcomes["counts"].done_now == len(study.files("annotated"))
+    assert outcomes["unit_counts"].done_now == 1
     assert (outcomes["replicates"].shards, outcomes["replicates"].done_now) == (6, 4)
 
 
-def test_a_run_killed_among_its_replicates_goes_on_with_the_next_block(simulated, every_way, client):
+def test_a_run_killed_during_its_replicates_resumes_with_the_next_block(simulated, all_schemes, client):
     study = branch(
         simulated,
         "killed-replicates",
-        estimate={**EVERY_WAY, "replicates": 60_000, "bootstrap": ["ride"], "predictions": ["two_class"]},
+        estimate={**ALL_SCHEMES, "replicates": 60_000, "bootstrap": ["ride"], "predictions": ["two_class"]},
     )
     run_stages(study, TO_ESTIMATES[:-2], lambda: client)
     command = [sys.executable, "-m", "patrolscope", "estimate", "--study", study.root]
@@ -182,21 +185,21 @@ def test_a_run_killed_among_its_replicates_goes_on_with_the_next_block(simulated
     (outcome,) = run_stages(shorter, [REPLICATE], lambda: client)
     assert outcome.done_now == outcome.shards - len(finished)
     held = replicates(shorter)["ride"]
-    expected = replicates(every_way)["ride"]
+    expected = replicates(all_schemes)["ride"]
     expected = expected[expected["replicate"] < 100].reset_index(drop=True)
     got = held[held["replicate"] < 100].reset_index(drop=True)
     pd.testing.assert_frame_equal(got, expected)
     assert not held["weighted_mean"][held["key"] == "Estimate_Total"].isna().any()
 
 
-def test_a_study_without_stations_has_no_station_adjusted_way_and_says_so(simulated, client):
+def test_a_study_without_stations_skips_the_station_adjusted_scheme_with_the_reason(simulated, client):
     study = branch(
         simulated, "no-stations", layers={"stations": None}, estimate={"predictions": ["station_adjusted", "two_class"]}
     )
     run_stages(study, TO_ESTIMATES, lambda: client)
     summary = json.loads(study.read_bytes("estimates/summary.json"))
     assert "no stations" in summary["schemes_skipped"]["image-station_adjusted"]
-    assert [way["prediction"] for way in summary["schemes"]] == ["two_class", "two_class"]
+    assert [scheme["prediction"] for scheme in summary["schemes"]] == ["two_class", "two_class"]
     alone = branch(simulated, "alone", layers={"stations": None}, estimate={"predictions": ["station_adjusted"]})
     with pytest.raises(SourceError, match=r"no stations.*two_class under estimate\.predictions"):
         run_stages(alone, TO_ESTIMATES, lambda: client)

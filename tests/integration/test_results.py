@@ -1,4 +1,4 @@
-"""What a study found, read back from its files in the released form."""
+"""Results of a study, read back from its files in the released form."""
 
 import numpy as np
 import pandas as pd

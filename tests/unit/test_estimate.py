@@ -1,4 +1,4 @@
-"""The estimators, held against docs/method.md written out in plain pandas over single images."""
+"""The estimators against docs/method.md, written out in plain pandas over single images."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ P_POSITIVE, P_NEGATIVE = 0.777, 0.002128
 
 @pytest.fixture
 def areas() -> pd.DataFrame:
-    """Eight areas; one without people, one without income, one without borough, one in no zone."""
+    """Eight areas: one without residents, one without income, one without borough, one without zone."""
     return pd.DataFrame(
         {
             "area": list("abcdefgh"),
@@ -48,14 +48,14 @@ def areas() -> pd.DataFrame:
 
 @pytest.fixture
 def images(areas) -> pd.DataFrame:
-    """Single images: area h is never seen, some images lie outside every area."""
+    """Single images: none in area h, some outside all areas."""
     rng = np.random.default_rng(7)
     area = rng.choice([*"abcdefg", None], 4_000, p=[0.2, 0.2, 0.1, 0.05, 0.2, 0.1, 0.1, 0.05])
     return pd.DataFrame({"area": area, "positive": rng.random(4_000) < 0.1})
 
 
 def reference(images: pd.DataFrame, areas: pd.DataFrame, name: str) -> dict[str, float]:
-    """docs/method.md, "Estimators", step by step on a frame of images."""
+    """Compute the estimators of docs/method.md step by step from single images."""
     frame = images.merge(areas, on="area", how="left")
     frame["prediction"] = np.where(frame["positive"], P_POSITIVE, P_NEGATIVE)
     if "residential" in name:
@@ -146,7 +146,7 @@ def test_a_value_on_a_cut_goes_to_the_upper_quartile_and_a_missing_value_to_none
     assert quartile_of(np.array([0.5, 1.0, 2.5, 3.0, 9.0, np.nan]), cuts).tolist() == [0, 1, 2, 3, 3, -1]
 
 
-def test_images_outside_every_area_are_resampled_only_in_the_frame_of_all_images(areas, images):
+def test_images_outside_all_areas_are_resampled_only_in_the_population_of_all_images(areas, images):
     inside, outside = counts_by_area(counts_of(images), areas["area"])
     assert outside.sum() == images["area"].isna().sum() > 0
     by_name = populations(areas)
@@ -169,7 +169,7 @@ def test_a_replicate_does_not_depend_on_which_others_are_drawn(areas, images):
 
 @pytest.mark.slow
 def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images):
-    """600 replicates by multinomial draws against 600 by drawing the images' rows themselves."""
+    """Compare 600 replicates by multinomial draws with 600 by resampling rows."""
     inside, outside = counts_by_area(counts_of(images), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     borough = next(one for one in wanted if one.name == "borough")
@@ -196,8 +196,8 @@ def test_the_bootstrap_has_the_mean_and_spread_of_resampling_rows(areas, images)
         assert abs(np.log(ours[:, group].std() / sd)) < 5 / np.sqrt(replicates)
 
 
-def test_groups_without_a_positive_image_have_one_level_to_the_last_digit(areas, images):
-    """That of negative images, in the estimate and in every replicate: tied, and with intervals of no width."""
+def test_groups_without_a_positive_image_have_the_same_rate_to_the_last_digit(areas, images):
+    """All have the false omission rate, in the estimate and in every replicate: ties, with degenerate intervals."""
     images.loc[images["area"].isin(["c", "d", "e", "f"]), "positive"] = False
     inside, outside = counts_by_area(counts_of(images), areas["area"])
     results = by_images(areas, inside, (162 / 209, 33 / 19_791), outside=outside, replicates=50, seed=1)
@@ -208,7 +208,7 @@ def test_groups_without_a_positive_image_have_one_level_to_the_last_digit(areas,
     assert len(set(places.relative[negative])) == 1
 
 
-def test_a_group_that_a_replicate_does_not_touch_is_left_out_of_its_interval():
+def test_a_replicate_without_an_estimate_is_ignored_in_the_interval():
     replicates = np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, np.nan], [3.0, np.nan]])
     lower, upper = percentile_interval(replicates, 50)
     np.testing.assert_array_equal(lower, [1.5, np.nan])
@@ -216,7 +216,7 @@ def test_a_group_that_a_replicate_does_not_touch_is_left_out_of_its_interval():
     np.testing.assert_array_equal(spread(replicates), [np.std([1, 2, 3]), np.nan])
 
 
-def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(areas, images):
+def test_a_group_without_images_has_no_row_rather_than_a_zero(areas, images):
     inside, _ = counts_by_area(counts_of(images), areas["area"])
     wanted, _, _ = analyses(areas, inside.sum(axis=1))
     borough = next(one for one in wanted if one.name == "borough")
@@ -227,11 +227,11 @@ def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(areas, imag
     assert "Z_weighted_mean" not in results["borough"].to_json()
 
 
-def test_no_image_makes_no_cell():
+def test_no_images_give_no_area_class_counts():
     assert len(add_area_class_counts([])) == 0
 
 
-def test_an_analysis_whose_frame_nobody_lives_in_is_skipped_and_said_so(areas, images):
+def test_an_analysis_whose_population_has_no_residents_is_skipped_with_the_reason(areas, images):
     rural = areas.assign(persons=areas["persons"].where(areas["zone"] != "R", 0.0))
     inside, _ = counts_by_area(counts_of(images), areas["area"])
     wanted, skipped, _ = analyses(rural, inside.sum(axis=1))
@@ -241,7 +241,7 @@ def test_an_analysis_whose_frame_nobody_lives_in_is_skipped_and_said_so(areas, i
     assert {one.name for one in wanted} == set(NAMES) - residential
 
 
-def test_of_a_study_without_stations_no_distance_is_known_rather_than_zero(areas, images):
+def test_without_stations_distances_are_missing_rather_than_zero(areas, images):
     counts = counts_of(images).assign(station_ft_sum=np.nan, felony_ft_sum=np.nan)
     inside, _ = counts_by_area(counts, areas["area"])
     levels = area_table(areas, add_area_class_counts([counts]), inside, (P_POSITIVE, P_NEGATIVE))
@@ -249,7 +249,7 @@ def test_of_a_study_without_stations_no_distance_is_known_rather_than_zero(areas
     assert levels[["station_distance_ft", "felony_distance_ft", "adjusted_level"]].isna().all(axis=None)
 
 
-def test_a_level_of_zero_has_no_multiples_and_its_file_reads_back(areas, images):
+def test_a_city_average_of_zero_has_no_relative_rates_and_its_file_reads_back(areas, images):
     inside, _ = counts_by_area(counts_of(images.assign(positive=False)), areas["area"])
     borough = by_images(areas, inside, (P_POSITIVE, 0.0), replicates=3, seed=1)["borough"]
     assert borough.total == 0
@@ -261,7 +261,7 @@ def test_a_level_of_zero_has_no_multiples_and_its_file_reads_back(areas, images)
     assert set(table["quantity"]) == {"weighted_mean"}
 
 
-def test_without_zones_the_residential_analyses_are_skipped_and_said_so(areas, images):
+def test_without_zones_the_residential_analyses_are_skipped(areas, images):
     inside, _ = counts_by_area(counts_of(images), areas["area"])
     wanted, skipped, _ = analyses(
         areas.assign(zone=pd.Series(np.nan, index=areas.index, dtype="str")), inside.sum(axis=1)
@@ -271,13 +271,13 @@ def test_without_zones_the_residential_analyses_are_skipped_and_said_so(areas, i
 
 
 @pytest.mark.parametrize("people", [np.nan, -1.0])
-def test_a_number_of_people_that_is_missing_or_below_zero_is_refused(areas, images, people):
+def test_a_missing_or_negative_number_of_residents_is_rejected(areas, images, people):
     areas.loc[2, "persons_black"] = people
     with pytest.raises(SourceError, match=r"1 areas have a missing or negative number of residents \(race\)"):
         estimated(areas, images, replicates=2)
 
 
-def test_a_group_of_which_nobody_lives_where_an_image_is_has_no_estimate_and_no_replicate(areas, images):
+def test_a_group_without_residents_in_areas_with_images_has_no_estimate_and_no_replicates(areas, images):
     areas["persons_asian"] = 0.0
     race = estimated(areas, images, replicates=5)["race"]
     asian = race.keys.index(PEOPLE_PUBLISHED["persons_asian"])

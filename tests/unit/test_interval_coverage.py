@@ -1,7 +1,6 @@
-"""How often intervals hold the truth, over many simulated studies: the promise that an interval makes.
+"""Interval coverage over many simulated studies.
 
-The truth lies in a 95 % percentile interval of B replicates with odds 0.95 (B - 1) / (B + 1): its ends are themselves
-drawn.
+A 95% percentile interval from B replicates has coverage 0.95 (B - 1) / (B + 1), because its ends are random.
 """
 
 import numpy as np
@@ -44,7 +43,7 @@ def truth_of(panel: Panel, rates: np.ndarray, probabilities: np.ndarray = PREDIC
 
 
 def quantities(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Levels of both groups relative to the average, and everyone's mean, with replicates along the last axis."""
+    """Return relative rates of both groups and the city average, with replicates along the last axis."""
     return means[1:] / means[0], means[:1]
 
 
@@ -54,7 +53,7 @@ def holds(panel: Panel, replicated: np.ndarray, truth: np.ndarray) -> np.ndarray
 
 
 def near_nominal(held: np.ndarray) -> None:
-    """(studies, quantities): each share within four standard errors of nominal."""
+    """Check that the coverage of each quantity is within four standard errors of nominal."""
     error = np.sqrt(NOMINAL * (1 - NOMINAL) / len(held))
     shares = held.mean(axis=0)
     assert (np.abs(shares - NOMINAL) < 4 * error).all(), shares
@@ -80,7 +79,7 @@ def test_the_image_bootstrap_covers_where_images_are_independent():
 
 
 def test_the_ride_bootstrap_covers_where_the_image_bootstrap_does_not():
-    """Rides of 20 images in one area, that see much police or little: the images of a ride are alike."""
+    """Simulate rides of 20 images in one area each, whose images are correlated."""
     areas = city()
     panel, rates = panel_of(areas), np.random.default_rng(2).uniform(0.05, 0.3, AREAS)
     truth, by_image, by_ride = truth_of(panel, rates), [], []
@@ -110,11 +109,11 @@ def test_the_ride_bootstrap_covers_where_the_image_bootstrap_does_not():
         sums = unit_sums(units, units.images, times, AREAS)
         by_ride.append(holds(panel, panel.means(two_class_means(sums, PROBABILITIES)), truth))
     near_nominal(np.array(by_ride))
-    # Alike by 1 / 5, twenty images tell as much as twenty over 1 + 19 / 5: an interval of half the width it needs.
+    # With intraclass correlation 1 / 5, twenty images are worth 20 / (1 + 19 / 5): the interval has half the width.
     assert (np.array(by_image).mean(axis=0) < 0.75).all()
 
 
-def test_redrawing_the_calibration_covers_the_mean_level_where_a_fixed_one_does_not():
+def test_resampling_the_calibration_covers_the_city_average_where_a_fixed_one_does_not():
     areas = city()
     panel, rates = panel_of(areas), np.random.default_rng(2).uniform(0.05, 0.3, AREAS)
     true_probabilities = np.array([0.05, 0.8])
@@ -136,11 +135,11 @@ def test_redrawing_the_calibration_covers_the_mean_level_where_a_fixed_one_does_
         ):
             kept.append(holds(panel, panel.means(two_class_means(drawn["all"], probabilities)), truth))
     near_nominal(np.array(redrawn))
-    assert np.array(fixed).mean(axis=0)[2] < 0.85  # the mean level; relative levels hardly feel the calibration
+    assert np.array(fixed).mean(axis=0)[2] < 0.85  # the city average; relative rates hardly depend on the calibration
 
 
-def test_the_area_bootstrap_covers_what_holds_of_all_areas_like_these():
-    """Each study sees 150 areas of a large city; the truth is that of the city."""
+def test_the_area_bootstrap_covers_the_rates_of_the_city_that_the_areas_are_sampled_from():
+    """Sample 150 areas of a large city per study; the truth is that of the city."""
     everywhere = city(areas=200_000, seed=6)
     generator = np.random.default_rng(7)
     share = (everywhere["some"] / everywhere["persons"]).to_numpy()

@@ -42,7 +42,7 @@ P_NEGATIVE, P_POSITIVE = PROBABILITIES[:, 0]
 
 @pytest.fixture
 def images() -> pd.DataFrame:
-    """Rides of 20 images in a few areas each, on three days, with a prediction of their own."""
+    """Rides of 20 images in a few areas each, on three days, with individual predictions."""
     generator = np.random.default_rng(3)
     rides, each = 60, 20
     ride = np.repeat(np.arange(rides), each)
@@ -187,7 +187,7 @@ def estimates(panel, means: np.ndarray, times: np.ndarray | None = None) -> np.n
 
 
 def brute(influences: np.ndarray) -> np.ndarray:
-    """(observations, 2, rows) influence values to accelerations."""
+    """Compute accelerations from influence values, shape (n, 2, n_groups)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (influences**3).sum(axis=0) / (6 * (influences**2).sum(axis=0) ** 1.5)
 
