@@ -188,7 +188,7 @@ def plan_study(folder: Path, times: float) -> Study:
         day = date(2020, 8, 15) + timedelta(days=number)
         file = f"metadata/day={day}/0.parquet"
         study.commit("ingest", Record((file,), 326_000, 326_000, shard=f"{day}", fingerprint=f"{number}"))
-    for stage in ("layers", MATCH.name, "cells", "calibrate"):
+    for stage in ("layers", MATCH.name, "calibrate"):
         study.commit(stage, Record((), 1, 1, shard=stage, fingerprint=stage))
     calibration = {"two_class": asdict(TwoClass(0.77, 700, 540, 9_300, 20)), "adjusted": None, "quality": {}}
     study.write_bytes(json.dumps(calibration).encode(), CALIBRATION_FILE)

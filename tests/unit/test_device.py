@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from benchmarks.detect import driver, measure_loop, utilization
+from benchmarks.detect import gpu_utilization, measure_loop, sampled_utilization
 from patrolscope.pipeline.detect import device_jpeg
 from patrolscope.pipeline.detect.boxes import Letterbox
 from patrolscope.pipeline.detect.decode import decode
@@ -457,10 +457,10 @@ def test_utilization_is_sampled_during_the_work_and_unknown_without_a_driver():
             return 60
         return value
 
-    with utilization(ask, every_s=0.001) as percent:
+    with sampled_utilization(ask, every_s=0.001) as percent:
         assert exhausted.wait(timeout=60)
     assert percent[:3] == [40, 60, 80]
-    with utilization(None) as percent:
+    with sampled_utilization(None) as percent:
         pass
     assert percent == []
 
@@ -469,7 +469,7 @@ def test_the_benchmark_line_of_a_gpu_is_also_printed_on_a_cpu(weights):
     line = measure_loop(load(weights), noisy_jpegs(4), 8, threads=1, ask=None)
     assert "images/s in batches of 1, utilization of the device unknown, waiting for images" in line
     if not torch.cuda.is_available():
-        assert driver() is None
+        assert gpu_utilization() is None
 
 
 # A real GPU.
@@ -619,7 +619,7 @@ def test_the_measured_batch_fits(gpu, network):
 
 @pytest.mark.gpu
 def test_the_driver_reports_the_utilization_of_a_gpu(gpu):
-    ask = driver()
+    ask = gpu_utilization()
     if ask is None:
         pytest.skip("no nvidia-ml-py, or a part of a GPU")
     assert 0 <= ask() <= 100

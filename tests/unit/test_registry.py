@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from patrolscope.pipeline.detect.stage import WEIGHTS
+from patrolscope.pipeline.detect.stages import WEIGHTS
 from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.engine.stage import Stage
 from patrolscope.pipeline.study.config import Settings

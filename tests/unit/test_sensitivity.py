@@ -287,7 +287,7 @@ def test_every_variant_of_the_settings_is_feasible_or_has_a_reason(variants):
     assert made == MADE
     assert {name: one.reason for name, one in variants.items() if isinstance(one, InfeasibleVariant)} == {
         "threshold 0.7": "0.7 is the threshold 'given'",
-        "threshold 0.999": "all 800 validation images are at or below 0.999: one class can not be known",
+        "threshold 0.999": "all 800 validation images are at or below 0.999: one class cannot be calibrated",
         "at least 1 images": "it has the same images and probabilities as the base",
         "at least 100,000 images": "no area has 100,000 images",
     }
