@@ -81,7 +81,7 @@ def _streets(study: str, cluster: str, *, wanted: bool, images: int = 300) -> No
 
     evaluate(study, threshold="given", labels=f"{study}/{IMAGES_SHOWN_FILE}", replicates=1_000, cluster=cluster)
     with _errors():
-        from patrolscope.dashboards.charts.street_scenes import STREETS
+        from patrolscope.dashboards.stages import STREETS
         from patrolscope.pipeline.study.store import open_study
 
         made = open_study(study)
@@ -522,7 +522,7 @@ def evaluate(
     """
     with _errors():
         from patrolscope.analysis.stages.ground_truth import labeled_stage
-        from patrolscope.dashboards.charts.evaluation import evaluate_stage
+        from patrolscope.dashboards.stages import evaluate_stage
 
         labels = None if labels is None else _absolute(labels)
         stages = [labeled_stage(labels), evaluate_stage(threshold=threshold, replicates=replicates, labels=labels)]
@@ -534,7 +534,7 @@ def _print_evaluation(study: Study) -> None:
     from rich.table import Table as Grid
 
     from patrolscope.analysis.stages.evaluate import QUANTITIES
-    from patrolscope.dashboards.charts.evaluation import EVALUATION_FOLDER
+    from patrolscope.dashboards.stages import EVALUATION_FOLDER
 
     summary = json.loads(study.read_bytes(EVALUATION_FOLDER, "summary.json"))
     grid = Grid(
@@ -565,7 +565,7 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
     What is changed stands under sensitivity: of study.yaml. Needs annotated images.
     """
     from patrolscope.analysis.stages.calibrate import CALIBRATE
-    from patrolscope.dashboards.charts.sensitivity import COVERAGE_FOLDER, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
+    from patrolscope.analysis.stages.sensitivity import COVERAGE_FOLDER, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 
     made = _run(study, [*_annotated_stages(), CALIBRATE, *_sensitivity_stages()], cluster)
     summary = json.loads(made.read_bytes(SENSITIVITY_SUMMARY))
@@ -1053,7 +1053,7 @@ def _stages_of_scenes(root: str) -> list[Stage]:
 
     if not open_study(root).exists(IMAGES_SHOWN_FILE):
         return []
-    from patrolscope.dashboards.charts.street_scenes import STREETS
+    from patrolscope.dashboards.stages import STREETS
 
     return [STREETS]
 
@@ -1071,7 +1071,7 @@ def _estimate_stages() -> list[Stage]:
 
 def _sensitivity_stages() -> list[Stage]:
     from patrolscope.analysis.stages.hourly import HOURLY_STAGE, RECALIBRATE
-    from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
+    from patrolscope.dashboards.stages import SENSITIVITY
 
     return [RECALIBRATE, HOURLY_STAGE, SENSITIVITY]
 

@@ -19,6 +19,7 @@ from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import tabulate
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_way
+from patrolscope.analysis.stages.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from patrolscope.dashboards.app.charts import (
     CARD,
     Card,
@@ -36,7 +37,6 @@ from patrolscope.dashboards.app.parts import counts_of, images_left, part_result
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
 from patrolscope.dashboards.charts.figures import BLUE, MEASURE, ORANGE, Series, draw_groups
-from patrolscope.dashboards.charts.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.pipeline.study.store import Study
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
-from patrolscope.analysis.stages.evaluate import (
-    ALL_IMAGES,
-    Evaluation,
-    ThresholdRule,
-    evaluate_study,
-    evaluation_inputs,
-)
+from patrolscope.analysis.stages.evaluate import ALL_IMAGES, Evaluation
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     GRID,
@@ -35,13 +28,8 @@ from patrolscope.dashboards.charts.figures import (
     heading,
     heading_pt,
     notice_lines,
-    to_png,
-    to_svg,
 )
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
-EVALUATION_FOLDER = "evaluation"
 GREEN = "#2f8f6b"
 # Color, line, marker and its size, pt, of each set: apart without color, and seen where they lie on each other.
 STYLES = {"validation": (BLUE, "-", "o", 8.0), "test": (ORANGE, "--", "D", 4.6), "labels": (GREEN, "-.", "s", 5.0)}
@@ -320,42 +308,3 @@ def _name_line(axes: Axes, at: tuple[float, float], text: str, *, angle: float) 
 
 def _legend(axes: Axes, place: str) -> None:
     axes.legend(loc=place, fontsize=SMALL_PT, frameon=False, labelcolor=INK, handlelength=2.4, labelspacing=0.6)
-
-
-# The stage.
-
-
-def plan_evaluate(study: Study, *, choice: ThresholdRule, replicates: int, labels: str | None) -> list[Shard]:
-    """One shard, made from the labeled images, the city around them and the choice of threshold."""
-    inputs = evaluation_inputs(study, choice=choice, replicates=replicates, labels=labels)
-    work = {"inputs": inputs, "simulated": study.settings.simulated}
-    found = [record.fingerprint for record in study.records("labeled").values()] if labels is not None else []
-    return [Shard("evaluation", work, made_from=fingerprint(found))]
-
-
-def process_evaluate(study: Study, shard: Shard) -> Output:
-    """Write evaluation/: tables as CSV, summary, figures as SVG and PNG."""
-    evaluation = evaluate_study(study, shard.work["inputs"])
-    files = [study.write_bytes(content, EVALUATION_FOLDER, name) for name, content in evaluation.files.items()]
-    for name, figure in draw_evaluation(evaluation, simulated=shard.work["simulated"]).items():
-        files.append(study.write_bytes(to_svg(figure), EVALUATION_FOLDER, f"{name}.svg"))
-        files.append(study.write_bytes(to_png(figure), EVALUATION_FOLDER, f"{name}.png"))
-    images = sum(line["rows_in"] for line in evaluation.ledger)
-    used = sum(line["rows_out"] for line in evaluation.ledger)
-    return Output(tuple(files), images, used, evaluation.ledger)
-
-
-def evaluate_stage(*, threshold: str, replicates: int, labels: str | None) -> Stage:
-    """The stage for one choice of threshold (as `ThresholdRule.parse` has it), number of replicates and labels file.
-
-    Raises
-    ------
-    SettingsError : a threshold that can not be understood
-    """
-    return Stage(
-        "evaluate",
-        unit="files",
-        folders=(EVALUATION_FOLDER,),
-        plan=partial(plan_evaluate, choice=ThresholdRule.parse(threshold), replicates=replicates, labels=labels),
-        process=process_evaluate,
-    )

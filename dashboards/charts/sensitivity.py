@@ -1,9 +1,7 @@
-"""Which conclusions hold under every variant, in one picture; and the stage that writes sensitivity/ and coverage/."""
+"""Chart of the sensitivity analysis."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,21 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from patrolscope.analysis.estimators.image_coverage import ImageCoverage, cover
-from patrolscope.analysis.estimators.sensitivity import (
-    DAYS_FOR_AN_INTERVAL,
-    DEPENDS,
-    DIRECTION,
-    HOLDS,
-    Levels,
-    conclusions,
-    draw_days,
-    evaluate_variant,
-    sensitivity_table,
-    variants_table,
-)
-from patrolscope.analysis.estimators.variants import BASE, KINDS, InfeasibleVariant, Variant, make_variants
-from patrolscope.analysis.stages.hourly import load_calibrations, load_hourly
+from patrolscope.analysis.estimators.sensitivity import DEPENDS, DIRECTION, HOLDS
+from patrolscope.analysis.estimators.sensitivity_tables import SensitivityTables
+from patrolscope.analysis.estimators.variants import BASE, KINDS
 from patrolscope.dashboards.charts.figures import (
     BLUE,
     GRID,
@@ -44,18 +30,7 @@ from patrolscope.dashboards.charts.figures import (
     heading_pt,
     notice_lines,
     ratio_scale,
-    to_png,
-    to_svg,
 )
-from patrolscope.dashboards.charts.image_coverage import coverage_figure
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.geography.layers import AREAS_FILE
-from patrolscope.pipeline.study.store import Output, Study, fingerprint
-
-SENSITIVITY_FOLDER = "sensitivity"
-COVERAGE_FOLDER = "coverage"
-SENSITIVITY_SUMMARY = f"{SENSITIVITY_FOLDER}/summary.json"
-COVERAGE_SUMMARY = f"{COVERAGE_FOLDER}/summary.json"
 
 # Colors of Okabe and Ito, apart for color-blind readers, each with a marker of its own.
 STYLES = {
@@ -80,44 +55,7 @@ _ROW_PT, _LEFT_PT, _RIGHT_PT = 25.0, 112.0, 84.0
 _ABOVE_PT, _BELOW_PT = 20.0, 17.0  # of a panel: its name, its ticks
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """What sensitivity/ holds as tables."""
-
-    table: pd.DataFrame
-    conclusions: pd.DataFrame
-    variants: pd.DataFrame
-    summary: dict[str, Any]
-
-
-def vary(
-    tried: list[Levels | InfeasibleVariant], *, percent: float, replicates: int, ranked_images: int
-) -> Sensitivity:
-    """Tables of all variants; the base comes first."""
-    levels = [one for one in tried if isinstance(one, Levels)]
-    found = conclusions(levels, percent)
-    variants = variants_table(tried, ranked_images)
-    verdicts = found["verdict"].where(~found["verdict"].str.startswith(DEPENDS), DEPENDS)
-    base = levels[0]
-    summary = {
-        "variants": len(levels) - 1,
-        "not_made": int((~variants["made"]).sum()),
-        "days": base.days,
-        "images": base.images,
-        "replicates": replicates if len(base.replicates) else 0,
-        "interval_percent": percent,
-        "days_for_an_interval": DAYS_FOR_AN_INTERVAL,
-        "ranked_images": ranked_images,
-        "conclusions": len(found),
-        "verdicts": {name: int((verdicts == name).sum()) for name in (HOLDS, DIRECTION, DEPENDS)},
-    }
-    return Sensitivity(sensitivity_table(levels, base, percent), found, variants, summary)
-
-
-# The picture.
-
-
-def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
+def sensitivity_figure(found: SensitivityTables, *, simulated: str) -> Figure:
     """A panel an analysis, a row a group: interval and estimate of the base, a mark a variant, and the verdict."""
     base = found.table[found.table["kind"] == BASE]
     groups = {name: list(base.loc[base["analysis"] == name, "group"]) for name in SHOWN}
@@ -147,7 +85,7 @@ def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, found: Sensitivity, analysis: str, groups: list[str], kinds: list[str]) -> None:
+def _panel(axes: Axes, found: SensitivityTables, analysis: str, groups: list[str], kinds: list[str]) -> None:
     bare(axes)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.yaxis.set_major_locator(NullLocator())
@@ -276,75 +214,3 @@ def _legend(figure: Figure, table: pd.DataFrame, kinds: list[str], top_pt: float
         figure.text(
             (x_pt + 8) / SHEET_PT, (y_pt - 0.5) / height_pt, text, fontsize=SMALL_PT + 0.5, color=INK, va="center"
         )
-
-
-# The stage.
-
-
-def plan_sensitivity(study: Study) -> list[Shard]:
-    """One shard, made from the counts of all files, the areas and the rules."""
-    settings = study.settings
-    stages = ("layers", "recalibrate", "hourly")
-    made_from = [record.fingerprint for stage in stages for record in study.records(stage).values()]
-    work = {
-        "estimate": settings.estimate.model_dump(mode="json"),
-        "sensitivity": settings.sensitivity.model_dump(mode="json"),
-        "simulated": settings.simulated,
-    }
-    return [Shard("sensitivity", work, made_from=fingerprint(made_from))]
-
-
-def process_sensitivity(study: Study, _shard: Shard) -> Output:
-    """Write sensitivity/ and coverage/: tables as CSV, summaries, figures as SVG and PNG."""
-    settings = study.settings
-    rules, varied = settings.estimate, settings.sensitivity
-    areas = study.read(AREAS_FILE, geometry=True)
-    calibrations = load_calibrations(study, study.record("recalibrate").fingerprint)
-    counts = load_hourly(study, areas["area"], calibrations)
-    analyzed = np.asarray(counts.days >= pd.Timestamp(rules.first_day))
-    draws = draw_days(analyzed, replicates=varied.replicates, seed=rules.seed)
-    tried: list[Levels | InfeasibleVariant] = []
-    for variant in make_variants(counts, areas, calibrations, settings):
-        if isinstance(variant, Variant) and variant.kind == BASE:
-            covered = cover(counts, variant)
-        tried.append(variant if isinstance(variant, InfeasibleVariant) else evaluate_variant(variant, draws))
-    found = vary(
-        tried, percent=rules.interval_percent, replicates=varied.replicates, ranked_images=varied.ranked_images
-    )
-    files = _write_sensitivity(study, found) + _write_coverage(study, covered)
-    return Output(tuple(files), int(counts.images.sum(dtype=np.int64)), len(found.table))
-
-
-def _write_sensitivity(study: Study, found: Sensitivity) -> list[str]:
-    tables = {"sensitivity": found.table, "conclusions": found.conclusions, "variants": found.variants}
-    figure = sensitivity_figure(found, simulated=study.settings.simulated)
-    return _write(study, SENSITIVITY_FOLDER, tables, found.summary, figure)
-
-
-def _write_coverage(study: Study, covered: ImageCoverage) -> list[str]:
-    figure = coverage_figure(covered, simulated=study.settings.simulated)
-    return _write(
-        study, COVERAGE_FOLDER, {"coverage": covered.counts, "people": covered.people}, covered.summary, figure
-    )
-
-
-def _write(
-    study: Study, folder: str, tables: dict[str, pd.DataFrame], summary: dict[str, Any], figure: Figure
-) -> list[str]:
-    contents = {f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()}
-    contents |= {
-        "summary.json": json.dumps(summary, indent=1).encode(),
-        f"{folder}.svg": to_svg(figure),
-        f"{folder}.png": to_png(figure),
-    }
-    return [study.write_bytes(content, folder, name) for name, content in contents.items()]
-
-
-SENSITIVITY = Stage(
-    "sensitivity",
-    unit="files",
-    folders=(SENSITIVITY_FOLDER, COVERAGE_FOLDER),
-    plan=plan_sensitivity,
-    process=process_sensitivity,
-    version=3,
-)

@@ -23,13 +23,13 @@ from patrolscope.analysis.stages.estimate import UNITS_FOR_AN_INTERVAL
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
 from patrolscope.analysis.stages.results import UNITS as DRAWN
-from patrolscope.dashboards.charts.figures import GRID, INK, MUTED, WARNING
-from patrolscope.dashboards.charts.sensitivity import (
+from patrolscope.analysis.stages.sensitivity import (
     COVERAGE_FOLDER,
     COVERAGE_SUMMARY,
     SENSITIVITY_FOLDER,
     SENSITIVITY_SUMMARY,
 )
+from patrolscope.dashboards.charts.figures import GRID, INK, MUTED, WARNING
 from patrolscope.pipeline.contract.tables import (
     ANNOTATED,
     AREAS,

@@ -11,8 +11,7 @@ from patrolscope.analysis.stages.clusters import CLUSTERS, PARTS
 from patrolscope.analysis.stages.estimate import ESTIMATE
 from patrolscope.analysis.stages.hourly import HOURLY_STAGE, RECALIBRATE
 from patrolscope.analysis.stages.replicates import REPLICATE
-from patrolscope.dashboards.charts.sensitivity import SENSITIVITY
-from patrolscope.dashboards.stages import MAPS, REPORT
+from patrolscope.dashboards.stages import MAPS, REPORT, SENSITIVITY
 from patrolscope.pipeline.geography.layers import LAYERS
 from patrolscope.pipeline.intake.detection_files import LABELS
 from patrolscope.pipeline.intake.ingest import ARRANGE, READ, SET_ASIDE

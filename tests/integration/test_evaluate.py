@@ -17,7 +17,8 @@ from patrolscope import cli
 from patrolscope.analysis.estimators.subgroups import locate
 from patrolscope.analysis.stages.evaluate import evaluate_study
 from patrolscope.analysis.stages.ground_truth import labeled_images, labeled_stage
-from patrolscope.dashboards.charts.evaluation import draw_evaluation, evaluate_stage
+from patrolscope.dashboards.charts.evaluation import draw_evaluation
+from patrolscope.dashboards.stages import evaluate_stage
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.errors import ContractError, SourceError, StageNotRunError
 from patrolscope.pipeline.matching.annotate import load_surroundings

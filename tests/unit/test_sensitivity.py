@@ -25,6 +25,7 @@ from patrolscope.analysis.estimators.sensitivity import (
     sensitivity_table,
     variants_table,
 )
+from patrolscope.analysis.estimators.sensitivity_tables import tabulate_variants
 from patrolscope.analysis.estimators.variants import (
     BASE,
     InfeasibleVariant,
@@ -45,8 +46,9 @@ from patrolscope.analysis.stages.hourly import (
 from patrolscope.analysis.stages.results import read_results
 from patrolscope.dashboards.charts.figures import to_png, to_svg
 from patrolscope.dashboards.charts.image_coverage import coverage_figure
-from patrolscope.dashboards.charts.sensitivity import SENSITIVITY, sensitivity_figure, vary
+from patrolscope.dashboards.charts.sensitivity import sensitivity_figure
 from patrolscope.dashboards.report.report import render_report
+from patrolscope.dashboards.stages import SENSITIVITY
 from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED, annotated_table
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
 from patrolscope.pipeline.study.config import Settings, parse_settings
@@ -380,7 +382,7 @@ def test_one_day_has_no_intervals_and_says_so(areas, calibrations):
     assert reasons["second half of the days"].startswith("it leaves the same images")
     assert reasons["October 2020"].startswith("it leaves the same images")
     assert reasons["with days before 2020-10-28"] == "the study has no image of them"
-    made = vary(found, percent=95, replicates=40, ranked_images=200)
+    made = tabulate_variants(found, percent=95, replicates=40, ranked_images=200)
     assert made.summary["replicates"] == 0
     assert made.table[["lower", "upper", "change_lower"]].isna().all(axis=None)
     assert made.summary["verdicts"]["holds under all"] == 0
