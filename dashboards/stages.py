@@ -19,8 +19,9 @@ from patrolscope.analysis.stages.sensitivity import (
 )
 from patrolscope.analysis.stages.street_scenes import quality_on_scenes, seen_by_detector
 from patrolscope.dashboards.charts.evaluation import draw_evaluation
-from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
+from patrolscope.dashboards.charts.figures import draw_figures
 from patrolscope.dashboards.charts.image_coverage import coverage_figure
+from patrolscope.dashboards.charts.matplotlib_renderer import to_png, to_svg
 from patrolscope.dashboards.charts.sensitivity import sensitivity_figure
 from patrolscope.dashboards.charts.street_scenes import choose_scenes, draw_sheet
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import panel as pn
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from patrolscope.analysis.estimators.sensitivity import DEPENDS, DIRECTION, HOLDS
 from patrolscope.analysis.stages.published import read_released
@@ -26,30 +25,41 @@ from patrolscope.dashboards.app.charts import (
     Chart,
     HtmlPane,
     cards,
+    chart_of,
     download,
-    interval_chart,
     paragraph,
-    ranking_chart,
     with_interval,
 )
 from patrolscope.dashboards.app.messages import message, not_yet
 from patrolscope.dashboards.app.parts import counts_of, images_left, part_results, part_words
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.figures import BLUE, MEASURE, ORANGE, Series, draw_groups
+from patrolscope.dashboards.charts.disparities import (
+    PUBLISHED,
+    RESIDENTIAL,
+    TITLES,
+    WHOLE_CITY,
+    disparity_charts,
+    interval_chart,
+    interval_subtitle,
+    rows_of_groups,
+)
+from patrolscope.dashboards.charts.matplotlib_renderer import draw
+from patrolscope.dashboards.charts.ranking import ranking_chart
+from patrolscope.dashboards.charts.specs import IntervalChart, IntervalSeries
+from patrolscope.dashboards.charts.style import MEASURE
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.pipeline.study.store import Study
 
-GREEN = "#2f8f6b"
 ZONES = {"Whole city": ("",), "Residential zones": ("_residential",), "Both": ("", "_residential")}
-WHOLE, RESIDENTIAL = "whole city", "residential zones only"
+WHOLE, RESIDENTIAL_ONLY = "whole city", "residential zones only"
 # Kinds of groups: title, and how a reader knows what they are.
 KINDS = {
-    "race": ("By race and ethnicity", "Weighted by where people of each group live."),
-    "income": ("By median household income", "Areas by quartile over images."),
-    "density": ("By population density", "Areas by quartile over images, people per square mile."),
-    "zone": ("By zone", ""),
-    "borough": ("By borough", ""),
+    "race": (TITLES["race"], "Weighted by where people of each group live."),
+    "income": (TITLES["income"], "Areas by quartile over images."),
+    "density": (TITLES["density"], "Areas by quartile over images, people per square mile."),
+    "zone": (TITLES["zone"], ""),
+    "borough": (TITLES["borough"], ""),
 }
 _BY_PLACE = ("zone", "borough", "neighborhood")  # not made for residential zones alone
 TABLE = {
@@ -104,28 +114,33 @@ def published_table(site: Site) -> pd.DataFrame:
     return tabulate(read_released(site.published)[0])
 
 
-def series_of(results: Results, kind: str, zones: tuple[str, ...], published: pd.DataFrame | None) -> list[Series]:
-    """What a chart of one kind of groups shows: ours, then the published results.
+def series_of(
+    results: Results, kind: str, zones: tuple[str, ...], published: pd.DataFrame | None
+) -> list[IntervalSeries]:
+    """Return the series of a chart: the study's estimates and, beside each, the published ones.
 
     Parameters
     ----------
-    zones : suffixes of the analyses: all images, those of residential zones
-    published : rows of `published_table`; None: they are not shown
+    results : Results
+        Estimates of the study.
+    kind : str
+        Key of `KINDS`.
+    zones : tuple of str
+        Suffixes of the analyses: all images, those of residential zones.
+    published : DataFrame or None
+        Rows of `published_table`; None hides them.
     """
-    made = []
-    wanted = ("",) if kind in _BY_PLACE else zones
-    for suffix, name, color, marker in (("", WHOLE, BLUE, "o"), ("_residential", RESIDENTIAL, ORANGE, "D")):
+    series = []
+    for suffix, name, style in (("", WHOLE, WHOLE_CITY), ("_residential", RESIDENTIAL_ONLY, RESIDENTIAL)):
         analysis = f"{kind}{suffix}"
-        if suffix not in wanted:
+        if suffix not in (("",) if kind in _BY_PLACE else zones):
             continue
         if results.has(analysis):
-            made.append(Series(name, results.groups(analysis), color, marker))
+            series.append(IntervalSeries(name, results.groups(analysis), style))
         if published is not None and (published["analysis"] == analysis).any():
             rows = published[(published["analysis"] == analysis) & (published["quantity"] == "relative_to_average")]
-            rows = rows[rows["key"] != ""]
-            shade, mark = (GREEN, "s") if suffix == "" else ("#8a5a9e", "^")
-            made.append(Series(f"published, {name}", rows, shade, mark))
-    return made
+            series.append(IntervalSeries(f"published, {name}", rows[rows["key"] != ""], PUBLISHED[suffix]))
+    return series
 
 
 def group_chart(
@@ -135,28 +150,29 @@ def group_chart(
     title, note = KINDS[kind]
     series = series_of(results, kind, zones, published)
     ours = [one for one in series if not one.name.startswith("published")]
-    if not ours or all(one.rows.empty for one in ours):
+    if not ours or all(one.table.empty for one in ours):
         wanted = kind if kind in _BY_PLACE or "" in zones else f"{kind}_residential"
         why = results.summary["skipped"].get(wanted, "no image that is left lies in an area of these groups")
         return Chart(kind, title, note, f"Not estimated: {why}.")
-    first = ours[0].rows
-    if kind not in ("density", "income"):  # quartiles stand in their own order
-        first = from_the_highest(first)
-    told = "; ".join(f"{row['group']} {with_interval(row)}" for _, row in first.iterrows())
+    rows = rows_of_groups(kind, ours[0].table)
+    estimates = ours[0].table.set_index("group")
+    told = "; ".join(f"{row.group} {with_interval(estimates.loc[row.group])}" for row in rows)
     cuts = cuts_in_words(results, kind, zones)
     if cuts:
         note = f"{note.removesuffix('.')}, cut at {cuts}."
     caption = f"{ours[0].name[0].upper()}{ours[0].name[1:]}: {told}."
-    return Chart(
-        kind,
-        title,
-        note,
-        caption,
-        interval_chart(series, first["group"].to_list(), alt=f"{title}, times the average. {caption}"),
-        tuple((one.name, one.color, one.marker) for one in series) if len(series) > 1 else (),
-        pd.concat([one.rows.assign(series=one.name) for one in series], ignore_index=True),
-        lambda: draw_of(site, results, kind, zones, keep),
+    settings = site.study.settings
+    spec = interval_chart(
+        series,
+        rows,
+        title=title,
+        subtitle=interval_subtitle(settings.estimate.interval_percent, results.drawn),
+        simulated=settings.simulated,
+        degenerate=results.hollow_means,
+        part=part_words(keep),
     )
+    frame = pd.concat([one.table.assign(series=one.name) for one in series], ignore_index=True)
+    return chart_of(kind, spec, note=note, caption=caption, frame=frame)
 
 
 def cuts_in_words(results: Results, kind: str, zones: tuple[str, ...]) -> str:
@@ -164,25 +180,12 @@ def cuts_in_words(results: Results, kind: str, zones: tuple[str, ...]) -> str:
     unit = " USD" if kind == "income" else ""
     found = {
         name: results.summary["cut_points"].get(f"{kind}{suffix}")
-        for suffix, name in (("", WHOLE), ("_residential", RESIDENTIAL))
+        for suffix, name in (("", WHOLE), ("_residential", RESIDENTIAL_ONLY))
         if suffix in zones
     }
     return " and ".join(
         f"{'; '.join(f'{cut:,.0f}' for cut in cuts)}{unit} ({name})" for name, cuts in found.items() if cuts
     )
-
-
-def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], keep: Filter) -> Figure:
-    """One kind of groups for print, as a page shows it."""
-    settings = site.study.settings
-    wanted = [kind] if kind in _BY_PLACE else [f"{kind}{zone}" for zone in zones]
-    tables = results.tables[results.tables["analysis"].isin(wanted)]
-    return draw_groups(
-        replace(results, tables=tables),
-        interval_percent=settings.estimate.interval_percent,
-        simulated=settings.simulated,
-        part=part_words(keep),
-    )[kind]
 
 
 def place_table(site: Site, results: Results, published: pd.DataFrame | None) -> pd.DataFrame:
@@ -210,7 +213,7 @@ def place_table(site: Site, results: Results, published: pd.DataFrame | None) ->
 
 def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[str], keep: Filter) -> Chart:
     """Every neighborhood with enough images by its rank."""
-    title = "By neighborhood"
+    title = TITLES["neighborhood"]
     if table.empty:
         why = results.summary["skipped"].get("neighborhood", "no image that is left lies in a neighborhood")
         return Chart("neighborhood", title, "", f"Not estimated: {why}.")
@@ -224,17 +227,20 @@ def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[
     caption = "Highest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in head.iterrows()) + "."
     if len(tail):
         caption += " Lowest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in tail.iterrows()) + "."
-    figure = ranking_chart(ranked, chosen, alt=f"Neighborhoods by rank, times the average. {caption}")
-    return Chart(
-        "neighborhood",
-        title,
-        note,
-        caption,
-        figure,
-        (),
-        table,
-        lambda: draw_of(site, results, "neighborhood", ("",), keep),
-    )
+    chart = chart_of("neighborhood", ranking_chart(ranked, chosen), note=note, caption=caption, frame=table)
+    return replace(chart, picture=lambda: draw(_ends_chart(site, results, keep)))
+
+
+def _ends_chart(site: Site, results: Results, keep: Filter) -> IntervalChart:
+    """Specify both ends of the ranking, for files."""
+    settings = site.study.settings
+    tables = results.tables[results.tables["analysis"] == "neighborhood"]
+    return disparity_charts(
+        replace(results, tables=tables),
+        interval_percent=settings.estimate.interval_percent,
+        simulated=settings.simulated,
+        part=part_words(keep),
+    )["neighborhood"]
 
 
 def found_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:

@@ -392,7 +392,7 @@ class _Map:
         def picture(kind: str) -> Any:
             def make() -> io.BytesIO:
                 from patrolscope.dashboards.app.poster import map_figure
-                from patrolscope.dashboards.charts.figures import to_png, to_svg
+                from patrolscope.dashboards.charts.matplotlib_renderer import to_png, to_svg
 
                 drawn = map_figure(self.site, self._view())
                 return io.BytesIO(to_png(drawn, 200) if kind == "png" else to_svg(drawn))

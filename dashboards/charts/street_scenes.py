@@ -53,7 +53,8 @@ def draw_sheet(scenes: Sequence[SceneResult], images: Sequence[bytes], threshold
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 10), "Detections in rendered street scenes", _INK, ImageFont.load_default(24))
-    subtitle = f"Thin green: true boxes. Orange: detected boxes with score (at least {_LOWEST_SCORE}). Threshold {threshold:g}."
+    boxes = f"Thin green: true boxes. Orange: detected boxes with their score, at least {_LOWEST_SCORE}."
+    subtitle = f"{boxes} Threshold: {threshold:g}."
     draw.text((_MARGIN, 40), subtitle, _INK, ImageFont.load_default(15))
     for number, (scene, image) in enumerate(zip(scenes, images, strict=True)):
         row, column = divmod(number, _COLUMNS)

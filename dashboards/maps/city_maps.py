@@ -27,7 +27,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullLocator
 
 from patrolscope.analysis.stages.results import FEW_IMAGES, Results
-from patrolscope.dashboards.charts.figures import INK, MUTED, PT_PER_INCH, WARNING
+from patrolscope.dashboards.charts.style import INK, MUTED, PT_PER_INCH, WARNING
 from patrolscope.dashboards.maps.raster import Counts, Extent, coarsen, smoothed_share
 from patrolscope.pipeline.crs import feet_per_unit
 from patrolscope.pipeline.geography.catalog import load_catalog, study_entries

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from patrolscope.analysis.stages.calibrate import TwoClass
 from patrolscope.analysis.stages.results import FEW_IMAGES, Results
-from patrolscope.dashboards.charts.figures import INK
+from patrolscope.dashboards.charts.style import INK
 from patrolscope.dashboards.maps.city import OUTSIDE, City
 from patrolscope.dashboards.maps.city_maps import (
     EMPTY,

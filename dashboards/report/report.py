@@ -29,7 +29,7 @@ from patrolscope.analysis.stages.sensitivity import (
     SENSITIVITY_FOLDER,
     SENSITIVITY_SUMMARY,
 )
-from patrolscope.dashboards.charts.figures import GRID, INK, MUTED, WARNING
+from patrolscope.dashboards.charts.style import GRID, INK, MUTED, WARNING
 from patrolscope.pipeline.contract.tables import (
     ANNOTATED,
     AREAS,

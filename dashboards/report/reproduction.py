@@ -27,19 +27,17 @@ from patrolscope.analysis.stages.reproduce import (
 )
 from patrolscope.analysis.stages.result_tables import AVERAGE
 from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN
-from patrolscope.dashboards.charts.figures import (
-    MUTED,
-    ORANGE,
-    PNG_DPI,
-    Series,
-    draw_groups,
-    interval_figure,
+from patrolscope.dashboards.charts.disparities import (
+    RESIDENTIAL,
+    disparity_charts,
+    interval_chart,
     interval_subtitle,
-    ranking_figure,
     rows_of_ends,
-    to_png,
-    to_svg,
 )
+from patrolscope.dashboards.charts.matplotlib_renderer import PNG_DPI, draw, to_png, to_svg
+from patrolscope.dashboards.charts.ranking import ranking_figure
+from patrolscope.dashboards.charts.specs import IntervalSeries, Style
+from patrolscope.dashboards.charts.style import MUTED
 from patrolscope.dashboards.maps.city_maps import City, draw_level, in_feet, outline_city
 from patrolscope.pipeline.study.config import parse_settings
 from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
@@ -62,7 +60,7 @@ _NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class ReleasedGroups:
-    """Released results as `charts.figures.Grouped` expects them; groups without a name are left out.
+    """Released results as `charts.disparities.GroupEstimates` expects them; groups without a name are left out.
 
     Attributes
     ----------
@@ -98,46 +96,43 @@ class ReleasedGroups:
 
 
 def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple[Figure, int]]:
-    """Figures with axes that the results allow: those of `draw_groups`, and neighborhoods by type and all.
+    """Figures with axes that the results allow: those of `disparity_charts`, and neighborhoods by type and all.
 
     Returns
     -------
     name -> figure and its dots per inch
     """
-    drawn = draw_groups(results, interval_percent=INTERVAL_PERCENT, simulated=simulated)
-    figures = {name: (figure, PNG_DPI) for name, figure in drawn.items()}
+    charts = disparity_charts(results, interval_percent=INTERVAL_PERCENT, simulated=simulated)
+    figures = {name: (draw(chart), PNG_DPI) for name, chart in charts.items()}
     if results.ranked.empty:
         return figures
     groups, subtitle = results.groups("neighborhood"), interval_subtitle(INTERVAL_PERCENT, results.drawn)
-    kind = groups["group"].map(results.ranked.set_index("group")["residential"])
-    residential = groups[kind.eq(other=True).fillna(value=False)]
-    if len(residential):
-        ends = interval_figure(
-            [Series("residential", residential)],
+    residential = groups["group"].map(results.ranked.set_index("group")["residential"])
+    kinds = [
+        IntervalSeries("residential neighborhoods", groups[residential.eq(other=True).fillna(value=False)]),
+        IntervalSeries(
+            "others: parks, cemeteries, airports, islands",
+            groups[residential.eq(other=False).fillna(value=False)],
+            RESIDENTIAL,
+        ),
+        IntervalSeries("neighborhoods of unknown type", groups[residential.isna()], Style(MUTED, "s", size=3.4)),
+    ]
+    if len(kinds[0].table):
+        ends = interval_chart(
+            kinds[:1],
             rows_of_ends(*results.ends(residential_only=True)),
-            title="By neighborhood, residential ones only",
+            title="Deployment rate by neighborhood, residential ones only",
             subtitle=subtitle,
             simulated=simulated,
-            hollow_means=results.hollow_means,
+            degenerate=results.hollow_means,
         )
-        figures["neighborhood_residential"] = ends, PNG_DPI
-    kinds = [
-        Series("residential neighborhoods", residential),
-        Series(
-            "others: parks, cemeteries, airports, islands",
-            groups[kind.eq(other=False).fillna(value=False)],
-            ORANGE,
-            "D",
-        ),
-        Series("neighborhoods of unknown type", groups[kind.isna()], MUTED, "s"),
-    ]
-    shown = [one for one in kinds if len(one.rows)]
+        figures["neighborhood_residential"] = draw(ends), PNG_DPI
     everything = ranking_figure(
-        shown,
-        title="All neighborhoods",
+        [series for series in kinds if len(series.table)],
+        title="Deployment rate of all neighborhoods",
         subtitle=subtitle,
         simulated=simulated,
-        hollow_means=results.hollow_means,
+        degenerate=results.hollow_means,
     )
     return figures | {"neighborhood_all": (everything, RANKING_DPI)}
 

@@ -122,7 +122,7 @@ def test_figures_are_pictures_and_say_what_they_show(evaluated):
             "".join(node.itertext()) for node in ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text")
         )
         assert "Simulated:" in text, name
-        assert "95 % interval" in text, name
+        assert "95% interval" in text, name
         assert len(content) < 150_000
     written = evaluated.read_bytes("evaluation", "subgroups_test.svg").decode()
     assert "no estimate" in written

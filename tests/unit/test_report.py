@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN, read_results
-from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
+from patrolscope.dashboards.charts.figures import draw_figures
+from patrolscope.dashboards.charts.matplotlib_renderer import to_png, to_svg
 from patrolscope.dashboards.report.report import headline, read_steps, render_report
 from patrolscope.dashboards.stages import REPORT
 from tests.picture_study import SIMULATED, made_study, made_summary, made_tables

@@ -44,8 +44,8 @@ from patrolscope.analysis.stages.hourly import (
     recalibrate,
 )
 from patrolscope.analysis.stages.results import read_results
-from patrolscope.dashboards.charts.figures import to_png, to_svg
 from patrolscope.dashboards.charts.image_coverage import coverage_figure
+from patrolscope.dashboards.charts.matplotlib_renderer import to_png, to_svg
 from patrolscope.dashboards.charts.sensitivity import sensitivity_figure
 from patrolscope.dashboards.report.report import render_report
 from patrolscope.dashboards.stages import SENSITIVITY
@@ -706,7 +706,7 @@ def test_no_table_depends_on_how_many_files_the_annotated_images_lie_in(study, t
         part = images.iloc[number::partitions]
         file = copied.write(annotated_table(), part, f"annotated/part-{number}.parquet")
         copied.commit(
-            "annotate", Record((file,), len(part), len(part, shard=f"part-{number}", fingerprint=f"{partitions}"))
+            "annotate", Record((file,), len(part), len(part), shard=f"part-{number}", fingerprint=f"{partitions}")
         )
     for stage in (HOURLY_STAGE, SENSITIVITY):
         for record in copied.records(stage.name).values():
