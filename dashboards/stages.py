@@ -209,7 +209,7 @@ def _write_contents(study: Study, folder: str, contents: Mapping[str, bytes]) ->
 
 
 def _write_figures(study: Study, folder: str, figures: Mapping[str, Figure]) -> list[str]:
-    contents = {}
+    contents: dict[str, bytes] = {}
     for name, figure in figures.items():
         contents |= {f"{name}.svg": to_svg(figure), f"{name}.png": to_png(figure)}
     return _write_contents(study, folder, contents)

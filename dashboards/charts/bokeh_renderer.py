@@ -139,7 +139,7 @@ def _reference(plot: figure, spec: CurveChart, line: ReferenceLine) -> None:
     if line.label:
         plot.add_layout(
             Label(
-                x=line.at, y=line.at, text=line.label, x_offset=6, y_offset=-14, text_color=MUTED,
+                x=line.at, y=line.at, text=line.label, x_offset=-6, y_offset=2, text_align="right", text_color=MUTED,
                 text_font=FONT, text_font_size="11px",
             )
         )  # fmt: skip

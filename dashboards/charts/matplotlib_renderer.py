@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
@@ -55,7 +56,7 @@ def draw(spec: Specification, *, width_pt: float = WIDTH_PT) -> Figure:
     """Draw one chart."""
     figure, body = frame(spec, _height_pt(spec, width_pt), width_pt=width_pt)
     draw_axes(spec, body.add_subplot(), body)
-    return figure
+    return fix_layout(figure)
 
 
 def draw_panels(
@@ -84,7 +85,7 @@ def draw_panels(
         if panel.title:
             axes.set_title(panel.title, fontsize=TEXT_PT, color=INK, loc="left", fontweight="bold", pad=7)
         draw_axes(panel, axes, body if not shared_legend or number == 0 else None)
-    return figure
+    return fix_layout(figure)
 
 
 def frame(spec: Specification, body_pt: float, *, width_pt: float) -> tuple[Figure, SubFigure]:
@@ -100,7 +101,8 @@ def frame(spec: Specification, body_pt: float, *, width_pt: float) -> tuple[Figu
         Width of the figure, in points.
     """
     # Text is measured at the resolution of the PNG files, where it is widest.
-    figure = Figure(figsize=(width_pt / PT_PER_INCH, 1), dpi=PNG_DPI, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=6 / PT_PER_INCH, h_pad=3 / PT_PER_INCH)
+    figure = Figure(figsize=(width_pt / PT_PER_INCH, 1), dpi=PNG_DPI, layout=layout)
     renderer = FigureCanvasAgg(figure).get_renderer()
     head = [(spec.title, {"fontsize": TEXT_PT + 1.5, "fontweight": "bold", "color": INK}, 5.0)]
     head += [(spec.subtitle, {"fontsize": LABEL_PT, "color": MUTED, "linespacing": 1.25}, 8.0)] if spec.subtitle else []
@@ -120,7 +122,6 @@ def frame(spec: Specification, body_pt: float, *, width_pt: float) -> tuple[Figu
     below, foot_pt = place(foot)
     head_pt, foot_pt = head_pt + _MARGIN_PT, foot_pt + (_MARGIN_PT - 4) * bool(foot)
     height_pt = head_pt + body_pt + foot_pt
-    figure.get_layout_engine().set(w_pad=6 / PT_PER_INCH, h_pad=3 / PT_PER_INCH)
     figure.set_size_inches(width_pt / PT_PER_INCH, height_pt / PT_PER_INCH)
     for artist, top in above:
         artist.set_y(1 - (_MARGIN_PT + top) / height_pt)
@@ -128,6 +129,13 @@ def frame(spec: Specification, body_pt: float, *, width_pt: float) -> tuple[Figu
         artist.set_y((foot_pt - top) / height_pt)
     parts = figure.subfigures(3, 1, height_ratios=[head_pt, body_pt, max(foot_pt, 1)], hspace=0, squeeze=False)
     return figure, parts[1, 0]
+
+
+def fix_layout(figure: Figure) -> Figure:
+    """Compute the layout of a figure once, so that every file of it is the same, and return the figure."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _height_pt(spec: Specification, width_pt: float) -> float:
@@ -329,8 +337,7 @@ def _(spec: HeatmapChart, axes: Axes, _body: SubFigure | None = None) -> None:
     axes.set_ylim(rows, 0)
     axes.yaxis.set_major_locator(FixedLocator([row + 0.5 for row in range(rows)]))
     axes.yaxis.set_major_formatter(FixedFormatter(list(spec.rows)))
-    figure = axes.get_figure()
-    bar = figure.colorbar(shades, ax=axes, fraction=0.05, pad=0.03, format=lambda count, _: short_count(count))
+    bar = axes.figure.colorbar(shades, ax=axes, fraction=0.05, pad=0.03, format=lambda count, _: short_count(count))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL_PT, labelcolor=MUTED, length=0)
     bar.ax.set_title(spec.unit, fontsize=SMALL_PT, color=MUTED)

@@ -16,7 +16,7 @@ from patrolscope.analysis.estimators.sensitivity import DEPENDS, DIRECTION, HOLD
 from patrolscope.analysis.estimators.sensitivity_tables import SensitivityTables
 from patrolscope.analysis.estimators.variants import BASE, KINDS
 from patrolscope.dashboards.charts.axes import ratio_axis
-from patrolscope.dashboards.charts.matplotlib_renderer import bare, frame, set_axis
+from patrolscope.dashboards.charts.matplotlib_renderer import bare, fix_layout, frame, set_axis
 from patrolscope.dashboards.charts.specs import Note, Specification, Style, notes_of
 from patrolscope.dashboards.charts.style import (
     BLUE,
@@ -90,7 +90,7 @@ def sensitivity_figure(results: SensitivityTables, *, simulated: str) -> Figure:
         handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize=LABEL_PT, labelcolor=INK,
         handletextpad=0.2, borderpad=0.1,
     )  # fmt: skip
-    return figure
+    return fix_layout(figure)
 
 
 def _notes(summary: dict[str, Any]) -> list[Note]:

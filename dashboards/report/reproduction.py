@@ -1,4 +1,4 @@
-"""Pictures and printed tables of released results: what `patrolscope reproduce` leaves in its folder."""
+"""Figures and tables of released results, as `patrolscope reproduce` writes them."""
 
 from __future__ import annotations
 
@@ -53,19 +53,21 @@ RANKED = 10  # neighborhoods at each end, as in the paper
 RANKING_DPI = 160  # 2,300 pixels wide
 CRS = "EPSG:2263"
 AGENCY = "New York City Department of City Planning"
-# A mean that does not differ between replicates, but for the rounding of sums: of negative images alone as a rule, but
-# also of positive ones alone, or of whatever else is drawn again and says the same each time.
+# Relative standard deviation below which all replicates are equal, up to the rounding of sums. Most such groups have
+# negative images only; others have positive images only.
 _NO_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class ReleasedGroups:
-    """Released results as `charts.disparities.GroupEstimates` expects them; groups without a name are left out.
+    """Released results as `charts.disparities.GroupEstimates`, without groups that have no name.
 
     Attributes
     ----------
-    tables : from `patrolscope.analysis.stages.reproduce.tabulate`
-    ranked : from `patrolscope.analysis.stages.reproduce.rank_neighborhoods`
+    tables : DataFrame
+        From `patrolscope.analysis.stages.reproduce.tabulate`.
+    ranked : DataFrame
+        From `patrolscope.analysis.stages.reproduce.rank_neighborhoods`.
     """
 
     tables: pd.DataFrame
@@ -75,19 +77,19 @@ class ReleasedGroups:
     hollow_means = "every replicate has the same level"
 
     def has(self, analysis: str) -> bool:
-        """Whether the results hold an analysis."""
+        """Return whether the results hold an analysis."""
         return bool((self.tables["analysis"] == analysis).any())
 
     def groups(self, analysis: str) -> pd.DataFrame:
-        """Levels relative to the average: rows of the tables, and whether all replicates of a group are the same."""
+        """Return relative rates of an analysis; `hollow` is true where all replicates of a group are equal."""
         rows = self.tables[(self.tables["analysis"] == analysis) & (self.tables["key"] != "")]
         means = rows[rows["quantity"] == "weighted_mean"]
-        alike = means.loc[(means["replicates"] > 1) & (means["sd"] <= _NO_SPREAD * means["estimate"]), "key"]
+        degenerate = means.loc[(means["replicates"] > 1) & (means["sd"] <= _NO_SPREAD * means["estimate"]), "key"]
         groups = rows[rows["quantity"] == "relative_to_average"].reset_index(drop=True)
-        return groups.assign(hollow=groups["key"].isin(alike))
+        return groups.assign(hollow=groups["key"].isin(degenerate))
 
     def ends(self, *, residential_only: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Neighborhoods with the highest and the lowest level; none stands in both."""
+        """Return the neighborhoods with the highest and with the lowest rates, without overlap."""
         ranked = self.ranked
         if residential_only:
             ranked = ranked[ranked["residential_rank"].notna()]
@@ -96,11 +98,12 @@ class ReleasedGroups:
 
 
 def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple[Figure, int]]:
-    """Figures with axes that the results allow: those of `disparity_charts`, and neighborhoods by type and all.
+    """Draw the charts that the results allow: those of `disparity_charts`, and neighborhoods by type.
 
     Returns
     -------
-    name -> figure and its dots per inch
+    dict of str to (Figure, int)
+        Figure and its dots per inch, by name.
     """
     charts = disparity_charts(results, interval_percent=INTERVAL_PERCENT, simulated=simulated)
     figures = {name: (draw(chart), PNG_DPI) for name, chart in charts.items()}
@@ -140,12 +143,18 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
 def draw_neighborhoods(
     results: ReleasedGroups, places: pd.DataFrame, *, source: str, simulated: str
 ) -> tuple[Figure, int]:
-    """Map of the level by neighborhood, and its dots per inch.
+    """Draw a map of the relative rates by neighborhood; return it with its dots per inch.
 
     Parameters
     ----------
-    places : `patrolscope.analysis.stages.reproduce.load_neighborhoods`
-    source : sentence on where the results come from
+    results : ReleasedGroups
+        Released results.
+    places : DataFrame
+        From `patrolscope.analysis.stages.reproduce.load_neighborhoods`.
+    source : str
+        Sentence on the origin of the results.
+    simulated : str
+        Description of the simulated data; empty for real data.
     """
     line = f"{source} Boundaries: {AGENCY}. Projection {CRS}."
     return draw_level(_city(results, places), line, simulated=simulated)
@@ -161,19 +170,24 @@ def _city(results: ReleasedGroups, places: pd.DataFrame) -> City:
     return outline_city(shapes, boroughs, level, level_of="neighborhood", few_means=results.hollow_means)
 
 
-# Tables as the paper prints them.
+# Tables in the form of the paper.
 
 
 def print_tables(
     results: ReleasedGroups, counts: pd.DataFrame, figures: Collection[str], *, source: str, simulated: str
 ) -> str:
-    """Markdown with every table and figure: groups of each analysis, both ends of the ranking, counts by borough.
+    """Return Markdown with every table and figure.
 
     Parameters
     ----------
-    counts : from `patrolscope.analysis.stages.reproduce.count_by_borough`
-    figures : names of the pictures that lie beside the page
-    source, simulated : sentences on where the results come from, and on what is simulated (nothing: empty)
+    results : ReleasedGroups
+        Released results.
+    counts : DataFrame
+        From `patrolscope.analysis.stages.reproduce.count_by_borough`.
+    figures : collection of str
+        Names of the figures beside the page.
+    source, simulated : str
+        Sentences on the origin of the results, and on the simulated data (empty for real data).
     """
     ends = []
     for of, residential_only in (("", False), (", residential neighborhoods only", True)):
@@ -203,13 +217,13 @@ def print_tables(
 
 def _section(results: ReleasedGroups, analysis: str, title: str, figures: Collection[str]) -> dict[str, Any]:
     rows = results.tables[results.tables["analysis"] == analysis]
-    figure = analysis.removesuffix("_residential")  # one figure shows both
+    figure = analysis.removesuffix("_residential")  # one figure has both analyses
     first = analysis == figure or not results.has(figure)
     return {
         "title": title,
-        "replicates": rows["replicates"].max(),  # a single group can have fewer, or none
+        "replicates": rows["replicates"].max(),  # single groups can have fewer
         "average": rows.loc[rows["group"] == AVERAGE, "estimate"].iloc[0],
-        # The neighborhoods are too many for a page: both ends follow, all of them are in neighborhoods.csv.
+        # All neighborhoods are in neighborhoods.csv; the page has both ends.
         "rows": [] if analysis == "neighborhood" else side_by_side(results.tables, analysis).to_dict("records"),
         "figure": figure if first and figure in figures else "",
     }
@@ -220,7 +234,7 @@ def _digits(value: float, digits: int) -> str:
 
 
 def _cell(name: str | float) -> str:
-    """Name as a cell of a table; a missing one is NaN."""
+    """Return a name, or NaN, as a table cell."""
     return re.sub(r"([|\\`*_<\[])", r"\\\1", name) if isinstance(name, str) else UNKNOWN
 
 
@@ -228,11 +242,12 @@ def _cell(name: str | float) -> str:
 
 
 def write_reproduction(results_folder: str, out: Path) -> Iterator[str]:
-    """Write tables, page, figures and map of released results into `out`, and say a line of each and of what lacks.
+    """Write tables, page, figures, and map of released results to `out`, and yield lines for the user.
 
     Raises
     ------
-    SourceError : the results can not be read, or `out` can not be written to
+    SourceError
+        If the results cannot be read, or `out` cannot be written.
     """
     check_folder(out, known_by=PAGE_FILE)
     released, absent = read_released(results_folder)
@@ -266,7 +281,7 @@ def _csv(frame: pd.DataFrame) -> bytes:
 
 
 def _origin(folder: str) -> tuple[str, str]:
-    """Where results come from, in a sentence, and what is simulated, if they lie in a study."""
+    """Return a sentence on the origin of the results and, if they are in a study, its simulated data."""
     fs, root = fsspec.url_to_fs(folder)
     settings_file = f"{root.rstrip('/').rpartition('/')[0]}/{SETTINGS_FILE}"
     if not fs.isfile(settings_file):

@@ -726,7 +726,7 @@ def test_the_report_has_a_section_on_each(study):
     page = render_report(study, read_results(study))
     summary = json.loads(study.read_bytes("sensitivity/summary.json"))
     assert f"All {summary['conclusions']} conclusions" in page
-    assert '<h2 id="coverage">What the images cover</h2>' in page
+    assert '<h2 id="coverage">Image coverage</h2>' in page
     assert "No intervals: there are images of 3 days, and at least 5" in page
     assert "the study&#39;s areas are tracts already" in page
 
