@@ -94,7 +94,7 @@ def _print_evaluation(study: Study) -> None:
     from rich.table import Table as Grid
 
     from patrolscope.analysis.estimators.detector_quality import QUANTITIES
-    from patrolscope.dashboards.charts.evaluation import EVALUATION_FOLDER
+    from patrolscope.dashboards.stages import EVALUATION_FOLDER
 
     summary = json.loads(study.read_bytes(EVALUATION_FOLDER, "summary.json"))
     grid = Grid(
@@ -127,7 +127,7 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
 
     The section sensitivity: of study.yaml lists the changes. The study needs annotated images.
     """
-    from patrolscope.dashboards.charts.sensitivity import COVERAGE_FOLDER, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
+    from patrolscope.analysis.stages.sensitivity import COVERAGE_FOLDER, SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 
     with handle_errors():
         stages = command_stages("sensitivity", study)

@@ -12,8 +12,9 @@ import panel as pn
 from markupsafe import Markup
 
 from patrolscope.analysis.stages.results import UNKNOWN
-from patrolscope.dashboards.app.charts import FONT, NOTHING, Chart
-from patrolscope.dashboards.charts.figures import INK, MUTED, ORANGE
+from patrolscope.dashboards.app.charts import NOTHING, Chart
+from patrolscope.dashboards.charts.bokeh_renderer import FONT
+from patrolscope.dashboards.charts.style import INK, MUTED, ORANGE
 
 LINE = "#d9dde2"
 # Style of the text in a pane, which the style sheet of the page does not reach.

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import panel as pn
-from bokeh.models import FixedTicker, NumeralTickFormatter
 from markupsafe import Markup
 
-from patrolscope.analysis.estimators.image_coverage import EVERYONE, ImageCoverage, coverage_of, cumulative
+from patrolscope.analysis.estimators.image_coverage import ImageCoverage, coverage_of
+from patrolscope.analysis.estimators.resident_curves import resident_curves, resident_groups
 from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, html_table, paragraph, share
-from patrolscope.dashboards.app.charts import Chart, Line, day_chart, hour_chart, line_chart, week_chart
+from patrolscope.dashboards.app.charts import Chart, chart_of
 from patrolscope.dashboards.app.filtered_results import counts_of, images_kept
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.figures import INK
-from patrolscope.dashboards.charts.image_coverage import LINES, PANELS, panel_figure, people_groups, week_figure
+from patrolscope.dashboards.charts.image_coverage import TITLES, day_chart, hour_chart, resident_chart, week_chart
 from patrolscope.dashboards.maps.filters import HOURS, WEEKDAYS, Filter
-
-_DASHES = ("dashed", "dotted", "dashdot", "dotdash", "solid")
-# Zero images are drawn half a decade below one image, since the axis is logarithmic.
-_NEVER = 0.3
 
 
 @dataclass(frozen=True)
@@ -60,92 +55,63 @@ def covered(site: Site, keep: Filter) -> Covered:
 
 
 def time_charts(site: Site, keep: Filter) -> list[Chart]:
-    """By hour, by day, by weekday and hour."""
+    """Return the charts of images by hour, by day, and by weekday and hour."""
     found = covered(site, keep)
-    counts, simulated = found.coverage.counts, site.simulated
-    part = "" if keep.is_all else keep.describe()
+    counts = found.coverage.counts
     hours = counts[counts["by"] == "hour"].drop(columns="by")
     days = counts[counts["by"] == "day"].drop(columns="by")
     if days.empty or not days["images"].sum():
-        return [Chart("hour", PANELS["hour"][0], "", "No image is left.")]
+        return [Chart("hour", TITLES["hour"], "", "The filter keeps no images.")]
     by_hour = hours["images"].to_numpy()
     busy, quiet = int(by_hour.argmax()), int(by_hour.argmin())
-    told = f"Most at {busy:02}:00 ({by_hour[busy]:,} images), fewest at {quiet:02}:00 ({by_hour[quiet]:,})."
+    peaks = f"Most at {busy:02}:00 ({by_hour[busy]:,} images), fewest at {quiet:02}:00 ({by_hour[quiet]:,})."
     by_day = days["images"].to_numpy()
     dates = pd.DatetimeIndex(days["value"])
     of_days = (
         f"{len(days):,} days from {dates[0]:%-d %B %Y} to {dates[-1]:%-d %B %Y}; between {by_day.min():,} and "
-        f"{by_day.max():,} images a day."
+        f"{by_day.max():,} images per day."
         if len(days) > 1
         else f"One day, {dates[0]:%-d %B %Y}: {by_day[0]:,} images."
     )
     weekday, hour = divmod(int(found.by_week.argmax()), HOURS)
     of_week = f"Most on {WEEKDAYS[weekday]} at {hour:02}:00, {found.by_week.max():,} images in all."
-    names = {"value": "hour"}
     week = pd.DataFrame(found.by_week, index=pd.Index(WEEKDAYS, name="weekday")).reset_index()
+    text = {"simulated": site.simulated, "part": "" if keep.is_all else keep.describe()}
     return [
-        Chart(
-            "hour", PANELS["hour"][0], "", told, hour_chart(by_hour, alt=f"Images by hour. {told}"), (),
-            hours.rename(columns=names), lambda: panel_figure(found.coverage, "hour", simulated=simulated, part=part),
+        chart_of(
+            "hour",
+            hour_chart(found.coverage, **text),
+            caption=peaks,
+            frame=hours.rename(columns={"value": "hour"}),
         ),
-        Chart(
-            "day", PANELS["day"][0], "", of_days, day_chart(dates, by_day, alt=f"Images by day. {of_days}"), (),
-            days.rename(columns={"value": "day"}),
-            lambda: panel_figure(found.coverage, "day", simulated=simulated, part=part),
+        chart_of(
+            "day",
+            day_chart(found.coverage, **text),
+            caption=of_days,
+            frame=days.rename(columns={"value": "day"}),
         ),
-        Chart(
-            "week", "By weekday and hour", "", of_week,
-            week_chart(found.by_week, alt=f"Images by weekday and hour. {of_week}"), (), week,
-            lambda: week_figure(found.by_week, WEEKDAYS, simulated=simulated, part=part),
-        ),
-    ]  # fmt: skip
+        chart_of("week", week_chart(found.by_week, WEEKDAYS, **text), caption=of_week, frame=week),
+    ]
 
 
 def people_charts(site: Site, keep: Filter) -> list[Chart]:
-    """Share of people in areas with at most so many images, by race and by borough."""
+    """Return the cumulative share of residents by the images of their area, by race and by borough."""
     found = covered(site, keep).coverage
-    simulated, part = site.simulated, "" if keep.is_all else keep.describe()
+    text = {"simulated": site.simulated, "part": "" if keep.is_all else keep.describe()}
     charts = []
-    for by in ("race", "borough"):
-        name = f"people_{by}"
-        images = found.areas["images"].to_numpy()
-        most = max(10, int(images.max(initial=0)))
-        lines, rows = [], []
-        groups = {group: persons for group, persons in people_groups(found, by).items() if persons.sum() > 0}
-        others = [group for group in groups if group != EVERYONE]
-        for group, persons in groups.items():
-            at, shares = cumulative(images, persons.to_numpy())
-            place = others.index(group) if group in others else -1
-            color = INK if place < 0 else LINES[place % len(LINES)][0]
-            dash = "solid" if place < 0 else _DASHES[place % len(_DASHES)]
-            x = np.append(np.where(at == 0, _NEVER, at), most * 1.3)
-            lines.append(
-                Line(group, x, np.append(shares, 1.0), color, dash, step=True, width=2.6 if place < 0 else 1.8)
-            )
-            rows.append(pd.DataFrame({"group": group, "images_at_most": at, "share_of_people": shares}))
-        if not lines:
+    kinds: tuple[Literal["race", "borough"], ...] = ("race", "borough")
+    for by in kinds:
+        curves = resident_curves(found.areas, resident_groups(found.areas, by))
+        if curves.empty:
             continue
-        told = people_words(found, [one.name for one in lines])
-        decades = [_NEVER, *(10.0**power for power in range(int(np.log10(most)) + 1))]
-        plot = line_chart(
-            lines,
-            labels=("images of their area, at most", "share of people"),
-            alt=f"{PANELS[name][0]}. {told}",
-            hover={"x": "0,0", "y": "0.0%"},
-            x_axis_type="log",
-            x_range=(_NEVER * 0.9, most * 1.3),
-            y_range=(0, 1.03),
+        chart = chart_of(
+            f"people_{by}",
+            resident_chart(found, by, **text),
+            note="Share of residents by the number of images in their area. The legend has areas without images.",
+            caption=people_words(found, list(dict.fromkeys(curves["group"]))),
+            frame=curves,
         )
-        plot.xaxis.ticker = FixedTicker(ticks=decades)
-        plot.xaxis.major_label_overrides = {_NEVER: "never", **{one: f"{one:,.0f}" for one in decades[1:]}}
-        plot.yaxis.formatter = NumeralTickFormatter(format="0%")
-        charts.append(
-            Chart(
-                name, PANELS[name][0], "How many live in areas with few images; further left: fewer images.",
-                told, plot, tuple((one.name, one.color, "s") for one in lines), pd.concat(rows, ignore_index=True),
-                lambda name=name: panel_figure(found, name, simulated=simulated, part=part),  # type: ignore[misc]
-            )
-        )  # fmt: skip
+        charts.append(chart)
     return charts
 
 

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 import panel as pn
-from bokeh.models import ColumnDataSource, HoverTool, Span
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from patrolscope.analysis.estimators.calibration import TwoClass, two_class
 from patrolscope.analysis.estimators.detector_quality import ScoreCounts, quality_at
 from patrolscope.analysis.stages.calibrate import read_labeled_sets
 from patrolscope.analysis.stages.evaluate import Evaluation, evaluate_sets
-from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import UNKNOWN
 from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, html_table, paragraph
-from patrolscope.dashboards.app.charts import MARKERS, Chart, Line, bare, interval_chart, line_chart
+from patrolscope.dashboards.app.charts import Chart, chart_of
 from patrolscope.dashboards.app.filtered_results import images_kept, rates_at
 from patrolscope.dashboards.app.gallery_view import gallery_view
 from patrolscope.dashboards.app.messages import error_html, message
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.evaluation import (
-    NAMES,
-    STYLES,
-    calibration_figure,
-    precision_recall_figure,
-    roc_figure,
-)
-from patrolscope.dashboards.charts.figures import BLUE, GRID, MEASURE, MUTED, ORANGE, Row, Series, interval_figure
+from patrolscope.dashboards.charts.disparities import TITLES, interval_chart, rows_of_groups
+from patrolscope.dashboards.charts.evaluation import NAMES, calibration_chart, precision_recall_chart, roc_chart
+from patrolscope.dashboards.charts.specs import IntervalSeries, Style
+from patrolscope.dashboards.charts.style import BLUE, MEASURE, ORANGE
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.pipeline.errors import SourceError
 
 REPLICATES = 200
-DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot"}
-# Groups in the charts of a different threshold.
-KINDS = {"race": "By race and ethnicity", "borough": "By borough", "income": "By median household income"}
+# Analyses that are shown at a chosen threshold.
+KINDS = {name: TITLES[name] for name in ("race", "borough", "income")}
 
 
 # Contents.
@@ -65,114 +56,39 @@ def evaluation_of(site: Site) -> Evaluation | None:
 
 
 def curve_charts(site: Site, evaluation: Evaluation) -> list[Chart]:
-    """ROC, precision and recall, calibration."""
-    simulated = site.simulated
-    summary = evaluation.summary
-    percent = f"{summary['interval_percent']:g} %"
+    """Return ROC curve, precision-recall curve, and calibration curve."""
+    summary, points = evaluation.summary, evaluation.curves
+    percent = f"{summary['interval_percent']:g}%"
     charts = []
-    for name, curve, title, area, labels, picture in (
-        (
-            "roc",
-            "roc",
-            "How well it tells images apart: ROC curve",
-            "auc",
-            ("of images without a police vehicle, share found positive", "of images with one, share found positive"),
-            roc_figure,
-        ),
-        (
-            "precision_recall",
-            "precision_recall",
-            "How many finds are right, and how many are found",
-            "average_precision",
-            (
-                "of images with a police vehicle, share found (recall)",
-                "of those found, share that show one (precision)",
-            ),
-            precision_recall_figure,
-        ),
+    for name, metric, quantity, specify in (
+        ("roc", "auc", "Area under the curve", roc_chart),
+        ("precision_recall", "average_precision", "Average precision", precision_recall_chart),
     ):
-        points = evaluation.curves[evaluation.curves["curve"] == curve]
-        lines, told_of = [], []
+        estimates = []
         for one in evaluation.sets:
-            mine, facts = points[points["set"] == one], summary["sets"][one]
-            color, dash, _, _ = STYLES[one]
-            step = curve == "precision_recall"
-            lines.append(Line(NAMES[one], mine["x"].to_numpy(), mine["y"].to_numpy(), color, DASHES[dash], step))
-            found = facts[area]
-            told_of.append(
-                f"{NAMES[one]} {found['estimate']:.3f} ({percent} {found['lower']:.3f} to {found['upper']:.3f})"
+            found = summary["sets"][one][metric]
+            interval = f"{percent} interval {found['lower']:.3f} to {found['upper']:.3f}"
+            estimates.append(f"{NAMES[one]} {found['estimate']:.3f} ({interval})")
+        charts.append(
+            chart_of(
+                name,
+                specify(evaluation, site.simulated),
+                note=f"Line: all thresholds. Marker: threshold {summary['threshold']:.6g} of the study.",
+                caption=f"{quantity}: {'; '.join(estimates)}.",
+                frame=points[points["curve"] == name],
             )
-        what = "Area under the curve" if area == "auc" else "Average precision"
-        caption = f"{what}, with its interval: {'; '.join(told_of)}."
-        plot = line_chart(lines, labels=labels, alt=f"{title}. {caption}", x_range=(-0.02, 1.02), y_range=(-0.02, 1.03))
-        if curve == "roc":
-            plot.line([0, 1], [0, 1], line_color=GRID, line_dash="dotted")
-        for one in evaluation.sets:
-            _mark(plot, summary["sets"][one], one, curve)
-        note = f"Line: every threshold. Mark: the study's, {summary['threshold']:.6g}."
-        key = tuple((NAMES[one], STYLES[one][0], STYLES[one][2]) for one in evaluation.sets)
-        charts.append(Chart(name, title, note, caption, plot, key, points, partial(picture, evaluation, simulated)))
-    return [*charts, calibration_chart(site, evaluation)]
-
-
-def _mark(plot: Any, facts: dict[str, Any], name: str, curve: str) -> None:
-    """The study's threshold on a curve."""
-    color, _, marker, _ = STYLES[name]
-    above, hits, shows = facts["above_threshold"], facts["true_positives"], facts["labeled_positives"]
-    recall = hits / shows
-    if curve == "roc":
-        place = ((above - hits) / (facts["images"] - shows), recall)
-    elif above:
-        place = (recall, hits / above)
-    else:
-        return
-    plot.scatter(*place, marker=MARKERS[marker], size=10, fill_color=color, line_color="#ffffff")
-
-
-def calibration_chart(site: Site, evaluation: Evaluation) -> Chart:
-    """Share of images that show a police vehicle by score."""
-    summary = evaluation.summary
-    title = "What a score is worth"
+        )
     bins = evaluation.calibration
-    caption = "; ".join(
-        f"{NAMES[name]}: from {low['share']:.1%} at score {low['mean_score']:.2f} to {high['share']:.1%} at "
-        f"{high['mean_score']:.2f}".replace("%", " %")
-        for name, low, high in (
-            (name, bins[bins["set"] == name].iloc[0], bins[bins["set"] == name].iloc[-1]) for name in evaluation.sets
+    ends = []
+    for one in evaluation.sets:
+        rows = bins[bins["set"] == one]
+        low, high = rows.iloc[0], rows.iloc[-1]
+        ends.append(
+            f"{NAMES[one]}: from {low['share']:.1%} at score {low['mean_score']:.2f} to {high['share']:.1%} at "
+            f"{high['mean_score']:.2f}"
         )
-    )
-    plot = bare(alt=f"{title}. {caption}.", height=330, x_range=(-0.02, 1.02), y_range=(-0.02, 1.03))
-    plot.line([0, 1], [0, 1], line_color=GRID, line_dash="dotted")
-    plot.add_layout(Span(location=summary["threshold"], dimension="height", line_color=MUTED, line_dash="dashed"))
-    for name in evaluation.sets:
-        color, _, marker, _ = STYLES[name]
-        rows = bins[bins["set"] == name]
-        columns = ("mean_score", "share", "lower", "upper", "images")
-        source = ColumnDataSource({column: rows[column].to_numpy() for column in columns})
-        plot.segment("mean_score", "lower", "mean_score", "upper", source=source, line_color=color, line_width=2)
-        dots = plot.scatter(
-            "mean_score",
-            "share",
-            source=source,
-            marker=MARKERS[marker],
-            size=8,
-            fill_color=color,
-            line_color="#ffffff",
-        )
-        lines = [("mean score", "@mean_score{0.000}"), ("share", "@share{0.000}"), ("images", "@images{0,0}")]
-        interval = ("interval", "@lower{0.000} to @upper{0.000}")
-        plot.add_tools(HoverTool(renderers=[dots], tooltips=[*lines, interval]))
-    plot.xaxis.axis_label = "mean score of the detector"
-    plot.yaxis.axis_label = "share of images that show a police vehicle"
-    note = (
-        f"Dot: images of about the same score, a tenth each; at 0 those without a box. Line: "
-        f"{summary['interval_percent']:g} % interval. Dashed: the study's threshold. Dotted: a probability."
-    )
-    key = tuple((NAMES[name], STYLES[name][0], STYLES[name][2]) for name in evaluation.sets)
-    simulated = site.simulated
-    return Chart(
-        "calibration", title, note, f"{caption}.", plot, key, bins, lambda: calibration_figure(evaluation, simulated)
-    )
+    spec = calibration_chart(evaluation, site.simulated)
+    return [*charts, chart_of("calibration", spec, note=spec.subtitle, caption=f"{'; '.join(ends)}.", frame=bins)]
 
 
 @lru_cache(maxsize=2)
@@ -228,11 +144,12 @@ def calibration_at(site: Site, threshold: float) -> TwoClass:
 
 
 def threshold_charts(site: Site, keep: Filter, threshold: float) -> list[Chart]:
-    """Levels at a threshold, calibrated there, beside those at the study's own.
+    """Return charts of the relative rates at the study's threshold and at another one, each with its own calibration.
 
     Raises
     ------
-    SourceError : the threshold can not be calibrated
+    SourceError
+        If the threshold cannot be calibrated.
     """
     given = site.study.settings.estimate.threshold
     own = rates_at(site, keep, calibration_at(site, given), None)
@@ -245,41 +162,32 @@ def threshold_charts(site: Site, keep: Filter, threshold: float) -> list[Chart]:
         ]
         if both[0].empty:
             continue
-        first = both[0] if kind == "income" else from_the_highest(both[0])
-        groups = first["group"].to_list()
+        # Without intervals there is nothing that could be degenerate.
         series = [
-            Series(f"threshold {given:.6g}, the study's", both[0], BLUE, "o"),
-            Series(f"threshold {threshold:.3f}", both[1], ORANGE, "D"),
-        ]
-        pairs = first.merge(both[1], on="key", suffixes=("", "_at"))
-        caption = "; ".join(
-            f"{row['group']} {row['estimate']:.2f}, then {row['estimate_at']:.2f}" for _, row in pairs.iterrows()
-        )
-        charts.append(
-            Chart(
-                f"threshold_{kind}",
-                title,
-                "",
-                f"{caption}.",
-                interval_chart(series, groups, alt=f"{title} at two thresholds, times the average. {caption}."),
-                tuple((one.name, one.color, one.marker) for one in series),
-                pd.concat([one.rows.assign(threshold=at) for one, at in zip(series, (given, threshold), strict=True)]),
-                partial(_threshold_figure, series, groups, title, keep, site.simulated),
+            IntervalSeries(name, one.drop(columns="hollow", errors="ignore"), style)
+            for name, one, style in (
+                (f"threshold {given:.6g} of the study", both[0], Style(BLUE, "o")),
+                (f"threshold {threshold:.3f}", both[1], Style(ORANGE, "D", size=3.4)),
             )
+        ]
+        rows = rows_of_groups(kind, both[0])
+        pairs = both[0].merge(both[1], on="key", suffixes=("", "_at")).set_index("group")
+        pairs = pairs.loc[[row.group for row in rows if row.group in pairs.index]]
+        caption = "; ".join(
+            f"{group} {row['estimate']:.2f}, then {row['estimate_at']:.2f}" for group, row in pairs.iterrows()
         )
+        spec = interval_chart(
+            series,
+            rows,
+            title=title,
+            subtitle=f"{MEASURE}. Point: two-class estimate, calibrated at the threshold.",
+            simulated=site.simulated,
+            part="" if keep.is_all else keep.describe(),
+        )
+        frame = pd.concat([one.table.assign(threshold=at) for one, at in zip(series, (given, threshold), strict=True)])
+        alt = f"{title} at two thresholds. {caption}."
+        charts.append(chart_of(f"threshold_{kind}", spec, caption=f"{caption}.", frame=frame, alt=alt))
     return charts
-
-
-def _threshold_figure(series: list[Series], groups: list[str], title: str, keep: Filter, simulated: str) -> Figure:
-    """The same for print; without intervals the whiskers have no length."""
-    dots = [
-        replace(one, rows=one.rows.assign(lower=one.rows["estimate"], upper=one.rows["estimate"])) for one in series
-    ]
-    dots = [replace(one, rows=one.rows.assign(hollow=False)) for one in dots]
-    rows = [Row(group, group) for group in groups]
-    part = "" if keep.is_all else keep.describe()
-    subtitle = f"{MEASURE}\nDot: two-class estimate, calibrated at the threshold"
-    return interval_figure(dots, rows, title=title, subtitle=subtitle, simulated=simulated, part=part)
 
 
 # Page.

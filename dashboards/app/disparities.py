@@ -12,15 +12,14 @@ from typing import Any
 import pandas as pd
 import panel as pn
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from patrolscope.analysis.estimators.sensitivity import DIRECTION_ONLY, ROBUST, SENSITIVE
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import tabulate
-from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_way
+from patrolscope.analysis.stages.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, download, paragraph, with_interval
-from patrolscope.dashboards.app.charts import Chart, interval_chart, ranking_chart
+from patrolscope.dashboards.app.charts import Chart, chart_of
 from patrolscope.dashboards.app.filtered_results import counts_of, filter_note, filtered_results, images_kept
 from patrolscope.dashboards.app.messages import message, missing_html
 from patrolscope.dashboards.app.neighborhood_table import (
@@ -31,21 +30,31 @@ from patrolscope.dashboards.app.neighborhood_table import (
 )
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.figures import BLUE, ORANGE, Series, draw_groups
-from patrolscope.dashboards.charts.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
+from patrolscope.dashboards.charts.disparities import (
+    PUBLISHED,
+    RESIDENTIAL,
+    TITLES,
+    WHOLE_CITY,
+    disparity_charts,
+    interval_chart,
+    interval_subtitle,
+    rows_of_groups,
+)
+from patrolscope.dashboards.charts.matplotlib_renderer import draw
+from patrolscope.dashboards.charts.ranking import ranking_chart
+from patrolscope.dashboards.charts.specs import IntervalChart, IntervalSeries
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.pipeline.study.store import Study
 
-GREEN = "#2f8f6b"
 ZONES = {"Whole city": ("",), "Residential zones": ("_residential",), "Both": ("", "_residential")}
-WHOLE, RESIDENTIAL = "whole city", "residential zones only"
+WHOLE, RESIDENTIAL_ONLY = "whole city", "residential zones only"
 # Kinds of groups: title and note.
 KINDS = {
-    "race": ("By race and ethnicity", "Weighted by the residents of each group."),
-    "income": ("By median household income", "Areas by quartile over images."),
-    "density": ("By population density", "Areas by quartile over images, residents per square mile."),
-    "zone": ("By zone", ""),
-    "borough": ("By borough", ""),
+    "race": (TITLES["race"], "Weighted by the residents of each group."),
+    "income": (TITLES["income"], "Areas by quartile over images."),
+    "density": (TITLES["density"], "Areas by quartile over images, residents per square mile."),
+    "zone": (TITLES["zone"], ""),
+    "borough": (TITLES["borough"], ""),
 }
 _BY_PLACE = ("zone", "borough", "neighborhood")  # not estimated for residential zones only
 # Singular and plural.
@@ -93,59 +102,65 @@ def published_table(site: Site) -> pd.DataFrame:
     return tabulate(read_released(site.published)[0])
 
 
-def series_of(results: Results, kind: str, zones: tuple[str, ...], published: pd.DataFrame | None) -> list[Series]:
-    """What a chart of one kind of groups shows: ours, then the published results.
+def series_of(
+    results: Results, kind: str, zones: tuple[str, ...], published: pd.DataFrame | None
+) -> list[IntervalSeries]:
+    """Return the series of a chart: the study's estimates and, beside each, the published ones.
 
     Parameters
     ----------
-    zones : suffixes of the analyses: all images, those of residential zones
-    published : rows of `published_table`; None: they are not shown
+    results : Results
+        Estimates of the study.
+    kind : str
+        Key of `KINDS`.
+    zones : tuple of str
+        Suffixes of the analyses: all images, those of residential zones.
+    published : DataFrame or None
+        Rows of `published_table`; None hides them.
     """
-    made = []
-    wanted = ("",) if kind in _BY_PLACE else zones
-    for suffix, name, color, marker in (("", WHOLE, BLUE, "o"), ("_residential", RESIDENTIAL, ORANGE, "D")):
+    series = []
+    for suffix, name, style in (("", WHOLE, WHOLE_CITY), ("_residential", RESIDENTIAL_ONLY, RESIDENTIAL)):
         analysis = f"{kind}{suffix}"
-        if suffix not in wanted:
+        if suffix not in (("",) if kind in _BY_PLACE else zones):
             continue
         if results.has(analysis):
-            made.append(Series(name, results.groups(analysis), color, marker))
+            series.append(IntervalSeries(name, results.groups(analysis), style))
         if published is not None and (published["analysis"] == analysis).any():
             rows = published[(published["analysis"] == analysis) & (published["quantity"] == "relative_to_average")]
-            rows = rows[rows["key"] != ""]
-            shade, mark = (GREEN, "s") if suffix == "" else ("#8a5a9e", "^")
-            made.append(Series(f"published, {name}", rows, shade, mark))
-    return made
+            series.append(IntervalSeries(f"published, {name}", rows[rows["key"] != ""], PUBLISHED[suffix]))
+    return series
 
 
 def group_chart(
     site: Site, results: Results, kind: str, zones: tuple[str, ...], published: pd.DataFrame | None, keep: Filter
 ) -> Chart:
-    """Intervals of one kind of groups."""
+    """Return the chart of estimates and intervals of one kind of groups."""
     title, note = KINDS[kind]
     series = series_of(results, kind, zones, published)
     ours = [one for one in series if not one.name.startswith("published")]
-    if not ours or all(one.rows.empty for one in ours):
+    if not ours or all(one.table.empty for one in ours):
         wanted = kind if kind in _BY_PLACE or "" in zones else f"{kind}_residential"
-        why = results.summary["skipped"].get(wanted, "no image that is left lies in an area of these groups")
+        why = results.summary["skipped"].get(wanted, "the filter keeps no image in an area of these groups")
         return Chart(kind, title, note, f"Not estimated: {why}.")
-    first = ours[0].rows
-    if kind not in ("density", "income"):  # quartiles stand in their own order
-        first = from_the_highest(first)
-    told = "; ".join(f"{row['group']} {with_interval(row)}" for _, row in first.iterrows())
+    rows = rows_of_groups(kind, ours[0].table)
+    estimates = ours[0].table.set_index("group")
+    listed = "; ".join(f"{row.group} {with_interval(estimates.loc[row.group])}" for row in rows)
     cuts = quartile_limits(results, kind, zones)
     if cuts:
         note = f"{note.removesuffix('.')}, cut at {cuts}."
-    caption = f"{ours[0].name[0].upper()}{ours[0].name[1:]}: {told}."
-    return Chart(
-        kind,
-        title,
-        note,
-        caption,
-        interval_chart(series, first["group"].to_list(), alt=f"{title}, times the average. {caption}"),
-        tuple((one.name, one.color, one.marker) for one in series) if len(series) > 1 else (),
-        pd.concat([one.rows.assign(series=one.name) for one in series], ignore_index=True),
-        lambda: draw_of(site, results, kind, zones, keep),
+    caption = f"{ours[0].name[0].upper()}{ours[0].name[1:]}: {listed}."
+    settings = site.study.settings
+    spec = interval_chart(
+        series,
+        rows,
+        title=title,
+        subtitle=interval_subtitle(settings.estimate.interval_percent, results.drawn),
+        simulated=settings.simulated,
+        degenerate=results.hollow_means,
+        part=filter_note(keep),
     )
+    frame = pd.concat([one.table.assign(series=one.name) for one in series], ignore_index=True)
+    return chart_of(kind, spec, note=note, caption=caption, frame=frame)
 
 
 def quartile_limits(results: Results, kind: str, zones: tuple[str, ...]) -> str:
@@ -153,7 +168,7 @@ def quartile_limits(results: Results, kind: str, zones: tuple[str, ...]) -> str:
     unit = " USD" if kind == "income" else ""
     found = {
         name: results.summary["cut_points"].get(f"{kind}{suffix}")
-        for suffix, name in (("", WHOLE), ("_residential", RESIDENTIAL))
+        for suffix, name in (("", WHOLE), ("_residential", RESIDENTIAL_ONLY))
         if suffix in zones
     }
     return " and ".join(
@@ -161,46 +176,37 @@ def quartile_limits(results: Results, kind: str, zones: tuple[str, ...]) -> str:
     )
 
 
-def draw_of(site: Site, results: Results, kind: str, zones: tuple[str, ...], keep: Filter) -> Figure:
-    """Draw the print version of the chart of one kind of groups."""
-    settings = site.study.settings
-    wanted = [kind] if kind in _BY_PLACE else [f"{kind}{zone}" for zone in zones]
-    tables = results.tables[results.tables["analysis"].isin(wanted)]
-    return draw_groups(
-        replace(results, tables=tables),
-        interval_percent=settings.estimate.interval_percent,
-        simulated=settings.simulated,
-        part=filter_note(keep),
-    )[kind]
-
-
 def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[str], keep: Filter) -> Chart:
-    """Every neighborhood with enough images by its rank."""
-    title = "By neighborhood"
+    """Return the chart of all neighborhoods with enough images, by rank."""
+    title = TITLES["neighborhood"]
     if table.empty:
-        why = results.summary["skipped"].get("neighborhood", "no image that is left lies in a neighborhood")
+        why = results.summary["skipped"].get("neighborhood", "the filter keeps no image in a neighborhood")
         return Chart("neighborhood", title, "", f"Not estimated: {why}.")
     ranked = table[~table["few"]].reset_index(drop=True)
     note = (
-        f"From the highest to the lowest, those with at least {FEW_IMAGES} images: {len(ranked):,} of {len(table):,}."
+        f"Neighborhoods with at least {FEW_IMAGES} images, {len(ranked):,} of {len(table):,}, from the highest rate to "
+        "the lowest."
     )
     if ranked.empty:
-        return Chart("neighborhood", title, note, "None has enough images for a ranking.", frame=table)
+        return Chart("neighborhood", title, note, "No neighborhood has enough images to be ranked.", frame=table)
     head, tail = (part for part in (ranked.head(NAMED), ranked.iloc[NAMED:].tail(NAMED)))
     caption = "Highest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in head.iterrows()) + "."
     if len(tail):
         caption += " Lowest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in tail.iterrows()) + "."
-    figure = ranking_chart(ranked, chosen, alt=f"Neighborhoods by rank, times the average. {caption}")
-    return Chart(
-        "neighborhood",
-        title,
-        note,
-        caption,
-        figure,
-        (),
-        table,
-        lambda: draw_of(site, results, "neighborhood", ("",), keep),
-    )
+    chart = chart_of("neighborhood", ranking_chart(ranked, chosen), note=note, caption=caption, frame=table)
+    return replace(chart, picture=lambda: draw(_ends_chart(site, results, keep)))
+
+
+def _ends_chart(site: Site, results: Results, keep: Filter) -> IntervalChart:
+    """Specify both ends of the ranking, for files."""
+    settings = site.study.settings
+    tables = results.tables[results.tables["analysis"] == "neighborhood"]
+    return disparity_charts(
+        replace(results, tables=tables),
+        interval_percent=settings.estimate.interval_percent,
+        simulated=settings.simulated,
+        part=filter_note(keep),
+    )["neighborhood"]
 
 
 # The page.

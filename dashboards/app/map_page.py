@@ -129,7 +129,7 @@ def _downloads(view: MapView) -> pn.viewable.Viewable:
     def image(kind: str) -> Callable[[], io.BytesIO]:
         def content() -> io.BytesIO:
             from patrolscope.dashboards.app.poster import map_figure
-            from patrolscope.dashboards.charts.figures import to_png, to_svg
+            from patrolscope.dashboards.charts.matplotlib_renderer import to_png, to_svg
 
             figure = map_figure(view.site, view.view())
             return io.BytesIO(to_png(figure, 200) if kind == "png" else to_svg(figure))

@@ -15,7 +15,8 @@ from PIL import Image
 
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.figures import INK, MUTED, WARNING, to_png
+from patrolscope.dashboards.charts.matplotlib_renderer import to_png
+from patrolscope.dashboards.charts.style import INK, MUTED, WARNING
 from patrolscope.dashboards.maps.city_maps import EMPTY, HATCH, source_line
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.legend import notes_of, ticks_of, unit_of

@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import panel as pn
+from bokeh.models import DatetimeTickFormatter
 from bokeh.plotting import figure
 
 from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.rates import area_means
 from patrolscope.analysis.stages.results import FEW_IMAGES
 from patrolscope.dashboards.app.cards import HtmlPane, paragraph
-from patrolscope.dashboards.app.charts import FONT, day_ticks, lettered
 from patrolscope.dashboards.app.site import Site
-from patrolscope.dashboards.charts.figures import BLUE, INK, MUTED, ORANGE
+from patrolscope.dashboards.charts.bokeh_renderer import FONT, set_fonts
+from patrolscope.dashboards.charts.style import BLUE, INK, MUTED, ORANGE
 from patrolscope.dashboards.maps.filters import HOURS, Filter
 from patrolscope.dashboards.maps.region_rates import images_text, rate_text
 
@@ -125,7 +126,7 @@ def _chart(curves: dict[str, pd.DataFrame], by: str) -> hv.Overlay:
 
 
 def _as_other_charts(plot: figure, by: str) -> None:
-    lettered(plot)
+    set_fonts(plot)
     plot.title.text_font, plot.title.text_color = FONT, INK
     if by == "day":
-        plot.xaxis.formatter = day_ticks()
+        plot.xaxis.formatter = DatetimeTickFormatter(days="%e %b", months="%b %Y", hours="%e %b")

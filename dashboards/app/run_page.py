@@ -10,30 +10,18 @@ import numpy as np
 import pandas as pd
 import panel as pn
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from patrolscope.analysis.stages.results import UNKNOWN
 from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, html_table, paragraph
-from patrolscope.dashboards.app.charts import Chart, bar_chart
+from patrolscope.dashboards.app.charts import Chart, chart_of
 from patrolscope.dashboards.app.site import Site
 from patrolscope.dashboards.app.state import State
-from patrolscope.dashboards.charts.figures import (
-    BLUE,
-    LINE_PT,
-    MUTED,
-    PT_PER_INCH,
-    SMALL_PT,
-    WIDTH_PT,
-    bare,
-    heading,
-    notice_lines,
-)
+from patrolscope.dashboards.charts.axes import count_axis
+from patrolscope.dashboards.charts.specs import Axis, BarChart, notes_of
 from patrolscope.dashboards.report.report import read_steps
 from patrolscope.pipeline.engine.plan import Workers, plan_stages
 from patrolscope.pipeline.study.store import Study
 
-_ROW_PT = 14.0
-_NAME_PT = 96.0
 # A plan needs workers; this page uses only its finished shards.
 _ANY = {"any": Workers(offers="CPU", memory_gb=2.0, tasks=1, slots=1)}
 
@@ -155,30 +143,20 @@ def time_chart(site: Site, table: pd.DataFrame) -> Chart:
     if spent.empty:
         return Chart("stages", title, "", "No stage has run yet.", frame=table)
     longest = "; ".join(f"{row['stage']} {row['seconds']:,.1f} s" for _, row in spent.head(5).iterrows())
-    names, seconds = spent["stage"].to_list(), spent["seconds"].to_numpy()
-    figure = bar_chart(names, seconds, "worker seconds", alt=f"{title}. Longest: {longest}.", form="0,0.0")
-    simulated = site.simulated
-    return Chart(
-        "stages", title, "Sum over all workers.", f"Longest: {longest}.", figure, (), table,
-        lambda: _time_figure(names, seconds, title, simulated),
-    )  # fmt: skip
-
-
-def _time_figure(names: list[str], seconds: Any, title: str, simulated: str) -> Figure:
-    """Draw the print version of `time_chart`."""
-    notice = notice_lines(simulated)
-    top_pt, bottom_pt = 12 + 2 * LINE_PT + 8, 36 + LINE_PT * len(notice)
-    height_pt = top_pt + _ROW_PT * len(names) + bottom_pt
-    figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    heading(figure, title, "Sum over all workers", notice)
-    wide_pt = WIDTH_PT - _NAME_PT - 14
-    box = (_NAME_PT / WIDTH_PT, bottom_pt / height_pt, wide_pt / WIDTH_PT, _ROW_PT * len(names) / height_pt)
-    axes = figure.add_axes(box)
-    bare(axes)
-    axes.barh(names[::-1], seconds[::-1], height=0.7, color=BLUE)
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel("worker seconds", fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
-    return figure
+    names, seconds = tuple(spent["stage"]), spent["seconds"].to_numpy()
+    rows = np.arange(len(names), dtype=np.float64)
+    spec = BarChart(
+        title=title,
+        subtitle="Sum over all workers.",
+        notes=notes_of(site.simulated),
+        x=count_axis(seconds.max(), "worker time (s)", whole=False),
+        y=Axis("", (len(names) - 0.4, -0.6), tuple(zip(rows.tolist(), names, strict=True))),
+        positions=rows,
+        values=seconds,
+        labels=names,
+        horizontal=True,
+    )
+    return chart_of("stages", spec, note=spec.subtitle, caption=f"Longest: {longest}.", frame=table)
 
 
 def scheduler_html(address: str) -> Markup:

@@ -16,6 +16,7 @@ from bokeh.embed import components
 from bokeh.util.paths import bokehjs_path
 from markupsafe import Markup
 
+from patrolscope.analysis.stages.sensitivity import SENSITIVITY_FOLDER
 from patrolscope.dashboards.app.cards import html_table, paragraph
 from patrolscope.dashboards.app.charts import Chart
 from patrolscope.dashboards.app.coverage import area_html, people_charts, time_charts
@@ -43,7 +44,6 @@ from patrolscope.dashboards.app.run_page import (
     time_chart,
 )
 from patrolscope.dashboards.app.site import Site
-from patrolscope.dashboards.charts.sensitivity import SENSITIVITY_FOLDER
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.report.report import MAPS, headline
 from patrolscope.dashboards.stages import FIGURES_FOLDER

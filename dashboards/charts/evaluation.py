@@ -1,362 +1,188 @@
-"""The detector's quality in pictures, and the stage that writes evaluation/."""
+"""Quality of the detector: curves, calibration, and subgroups."""
 
 from __future__ import annotations
 
-import textwrap
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
-from patrolscope.analysis.estimators.detector_quality import ALL_IMAGES, ThresholdRule
-from patrolscope.analysis.stages.evaluate import Evaluation, evaluate_study, evaluation_inputs
-from patrolscope.dashboards.charts.figures import (
-    BLUE,
-    GRID,
-    INK,
-    LINE_PT,
-    MUTED,
-    ORANGE,
-    PT_PER_INCH,
-    SMALL_PT,
-    TEXT_PT,
-    WIDTH_PT,
-    bare,
-    heading,
-    heading_pt,
-    notice_lines,
-    to_png,
-    to_svg,
+from patrolscope.analysis.estimators.detector_quality import ALL_IMAGES
+from patrolscope.analysis.estimators.operating_points import operating_point
+from patrolscope.analysis.stages.evaluate import Evaluation
+from patrolscope.dashboards.charts.axes import linear_axis, share_axis
+from patrolscope.dashboards.charts.matplotlib_renderer import draw, draw_panels
+from patrolscope.dashboards.charts.specs import (
+    Curve,
+    CurveChart,
+    IntervalChart,
+    IntervalSeries,
+    ReferenceLine,
+    Row,
+    Specification,
+    Style,
+    notes_of,
 )
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.study.store import Output, Study, fingerprint
+from patrolscope.dashboards.charts.style import BLUE, GREEN, GRID, INK, MUTED, ORANGE, WIDTH_PT
 
-EVALUATION_FOLDER = "evaluation"
-GREEN = "#2f8f6b"
-# Color, line, marker and its size, pt, of each set: apart without color, and seen where they lie on each other.
-STYLES = {"validation": (BLUE, "-", "o", 8.0), "test": (ORANGE, "--", "D", 4.6), "labels": (GREEN, "-.", "s", 5.0)}
+# Distinguishable without color, and where curves overlap.
+STYLES = {
+    "validation": Style(BLUE, "o", "solid", size=8.0),
+    "test": Style(ORANGE, "D", "dashed", size=4.6),
+    "labels": Style(GREEN, "s", "dashdot", size=5.0),
+}
 NAMES = {"validation": "validation set", "test": "test set", "labels": "the study's own images"}
-SIDES = {"true": ("yes, or above the median", BLUE, "o"), "false": ("no, or not above it", ORANGE, "D")}
-PANELS = {"auc": "area under ROC curve", "average_precision": "average precision"}
+SIDES = {
+    "true": ("yes, or above the median", Style(BLUE, "o", size=4.6)),
+    "all": ("all images", Style(INK, "o", size=4.6)),
+    "false": ("no, or not above the median", Style(ORANGE, "D", size=4.0)),
+}
+METRICS = {"auc": "area under ROC curve", "average_precision": "average precision"}
 
 
 def draw_evaluation(evaluation: Evaluation, *, simulated: str) -> dict[str, Figure]:
-    """Figures by name: roc, precision_recall, calibration, and subgroups_<set> of each set."""
+    """Draw roc, precision_recall, calibration, and subgroups_<set> of each labeled set."""
+    charts = (
+        roc_chart(evaluation, simulated),
+        precision_recall_chart(evaluation, simulated),
+        calibration_chart(evaluation, simulated),
+    )
     figures = {
-        "roc": roc_figure(evaluation, simulated),
-        "precision_recall": precision_recall_figure(evaluation, simulated),
-        "calibration": calibration_figure(evaluation, simulated),
+        name: draw(chart) for name, chart in zip(("roc", "precision_recall", "calibration"), charts, strict=True)
     }
     for name in evaluation.sets:
         figures[f"subgroups_{name}"] = subgroup_figure(evaluation, name, simulated)
     return figures
 
 
-def roc_figure(evaluation: Evaluation, simulated: str) -> Figure:
-    """Recall against the share of false positives, by set; a dot at the threshold."""
-    figure, axes = _square(
-        "How well the detector tells images apart: ROC curve",
-        _curve_subtitle(evaluation, "area under the curve"),
-        ("of images without a police vehicle, share found positive", "of images with one, share found positive"),
-        simulated,
+def roc_chart(evaluation: Evaluation, simulated: str) -> CurveChart:
+    """Specify the ROC curve of each labeled set, with the operating point."""
+    return CurveChart(
+        title="ROC curve",
+        subtitle=_curve_subtitle(evaluation, "AUC"),
+        notes=notes_of(simulated),
+        x=share_axis("false positive rate"),
+        y=share_axis("true positive rate (recall)"),
+        curves=_curves(evaluation, "roc", "auc"),
+        references=(ReferenceLine("diagonal", 0.62, "chance", GRID),),
+        legend="lower right",
+        square=True,
     )
-    axes.plot([0, 1], [0, 1], color=GRID, linewidth=0.8, zorder=1)
-    _name_line(axes, (0.62, 0.62), "by chance", angle=45)
+
+
+def precision_recall_chart(evaluation: Evaluation, simulated: str) -> CurveChart:
+    """Specify the precision-recall curve of each labeled set, with the operating point."""
+    return CurveChart(
+        title="Precision-recall curve",
+        subtitle=_curve_subtitle(evaluation, "average precision"),
+        notes=notes_of(simulated),
+        x=share_axis("recall"),
+        y=share_axis("precision"),
+        curves=_curves(evaluation, "precision_recall", "average_precision"),
+        legend="lower left",
+        square=True,
+    )
+
+
+def calibration_chart(evaluation: Evaluation, simulated: str) -> CurveChart:
+    """Specify the share of images that show a police vehicle by score, with intervals."""
+    summary, bins = evaluation.summary, evaluation.calibration
+    curves = []
     for name in evaluation.sets:
-        facts = evaluation.summary["sets"][name]
-        false_positives = facts["above_threshold"] - facts["true_positives"]
-        point = (
-            false_positives / (facts["images"] - facts["labeled_positives"]),
-            facts["true_positives"] / facts["labeled_positives"],
-        )
-        _curve(axes, evaluation, name, "roc", point, facts["auc"])
-    _legend(axes, "lower right")
-    return figure
-
-
-def precision_recall_figure(evaluation: Evaluation, simulated: str) -> Figure:
-    """Precision against recall, by set; a dot at the threshold."""
-    figure, axes = _square(
-        "How many finds are right, and how many are found",
-        _curve_subtitle(evaluation, "average precision"),
-        ("of images with a police vehicle, share found (recall)", "of those found, share that show one (precision)"),
-        simulated,
-    )
-    for name in evaluation.sets:
-        facts = evaluation.summary["sets"][name]
-        above = facts["above_threshold"]
-        point = (
-            (facts["true_positives"] / facts["labeled_positives"], facts["true_positives"] / above) if above else None
-        )
-        _curve(axes, evaluation, name, "precision_recall", point, facts["average_precision"])
-    _legend(axes, "lower left")
-    return figure
-
-
-def calibration_figure(evaluation: Evaluation, simulated: str) -> Figure:
-    """Share of images that show a police vehicle by score, with intervals."""
-    percent = evaluation.summary["interval_percent"]
-    figure, axes = _square(
-        "What a score is worth",
-        "Dot: images of about the same score, a tenth each; at 0 those without a box\n"
-        f"Line: {percent:g} % interval. Dotted: threshold {evaluation.summary['threshold']:.6g}",
-        ("mean score of the detector", "share of images that show a police vehicle"),
-        simulated,
-    )
-    axes.plot([0, 1], [0, 1], color=GRID, linewidth=0.8, zorder=1)
-    _name_line(axes, (0.3, 0.3), "a score that is a probability", angle=45)
-    axes.axvline(evaluation.summary["threshold"], color=MUTED, linewidth=0.9, linestyle=":", zorder=1)
-    for name in evaluation.sets:
-        color, _, marker, _ = STYLES[name]
-        bins = evaluation.calibration[evaluation.calibration["set"] == name]
-        axes.vlines(bins["mean_score"], bins["lower"], bins["upper"], color=color, linewidth=1.5, alpha=0.8, zorder=2)
-        axes.plot(
-            bins["mean_score"],
-            bins["share"],
-            marker,
-            color=color,
-            markersize=4.6,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            linestyle="none",
-            label=f"{NAMES[name]}: {evaluation.summary['sets'][name]['images']:,} images",
-            zorder=3,
-        )
-    _legend(axes, "upper left")
-    return figure
-
-
-def subgroup_figure(evaluation: Evaluation, name: str, simulated: str) -> Figure:
-    """AUC and average precision on both sides of every split of one set, with intervals."""
-    quality = evaluation.quality[evaluation.quality["set"] == name]
-    groups = list(dict.fromkeys(quality["subgroup"]))
-    notice = notice_lines(simulated)
-    row_pt, left_pt, right_pt, gap_pt = 24.0, 122.0, 40.0, 12.0
-    percent = evaluation.summary["interval_percent"]
-    subtitle = (
-        f"Dot: estimate. Line: {percent:g} % interval over images. Black: all images\n"
-        "Shares, income, density and distances are cut at the median of the set"
-    )
-    head_pt = heading_pt(subtitle, WIDTH_PT)
-    top_pt, bottom_pt = head_pt + LINE_PT + 26, 36 + LINE_PT * len(notice)
-    height_pt = top_pt + row_pt * len(groups) + bottom_pt
-    figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    heading(figure, f"The detector by subgroup: {NAMES[name]}", subtitle, notice)
-    _side_legend(figure, height_pt, head_pt + LINE_PT + 8)
-    panel_pt = (WIDTH_PT - left_pt - right_pt - gap_pt) / 2
-    for number, (quantity, label) in enumerate(PANELS.items()):
-        axes = figure.add_axes(
-            (
-                (left_pt + number * (panel_pt + gap_pt)) / WIDTH_PT,
-                bottom_pt / height_pt,
-                panel_pt / WIDTH_PT,
-                row_pt * len(groups) / height_pt,
+        rows = bins[bins["set"] == name]
+        columns = {column: rows[column].to_numpy() for column in ("mean_score", "share", "lower", "upper", "images")}
+        style = STYLES[name]
+        curves.append(
+            Curve(
+                f"{NAMES[name]}: {summary['sets'][name]['images']:,} images",
+                columns["mean_score"],
+                columns["share"],
+                Style(style.color, style.marker, size=4.6),
+                "points",
+                lower=columns["lower"],
+                upper=columns["upper"],
+                images=columns["images"],
             )
         )
-        bare(axes)
-        axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.yaxis.set_major_locator(NullLocator())
-        axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3g}"))
-        axes.set_xlabel(label, fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
-        _panel(axes, quality[quality["quantity"] == quantity], groups)
-        if number == 0:
-            _group_names(axes, groups)
-        else:
-            _positives(axes, quality[quality["quantity"] == quantity], groups)
-    return figure
-
-
-def _panel(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
-    """Intervals of one quantity; a line at the estimate of all images."""
-    whole = rows[rows["subgroup"] == ALL_IMAGES].iloc[0]
-    axes.axvline(whole["estimate"], color=INK, linewidth=0.9, zorder=1)
-    for position in range(0, len(groups), 2):
-        axes.axhspan(position - 0.5, position + 0.5, color=GRID, alpha=0.08, linewidth=0, zorder=0)
-    for row in rows.to_dict("records"):
-        y, color, marker = _place(row, groups)
-        if np.isnan(row["estimate"]):
-            # A place on the page, as there is none on the axis.
-            axes.text(
-                0.03,
-                y,
-                "no estimate",
-                transform=axes.get_yaxis_transform(),
-                fontsize=SMALL_PT - 0.5,
-                color=color,
-                va="center",
-            )
-            continue
-        axes.hlines(y, row["lower"], row["upper"], color=color, linewidth=1.8, zorder=3)
-        axes.plot(row["estimate"], y, marker, color=color, markersize=5.0 if marker == "o" else 4.2, zorder=4)
-
-
-def _place(row: dict[Any, Any], groups: list[str]) -> tuple[float, str, str]:
-    """Height, color and marker of one side of a split."""
-    position = groups.index(row["subgroup"])
-    if row["side"] == "all":
-        return position, INK, "o"
-    _, color, marker = SIDES[row["side"]]
-    return position + (-0.2 if row["side"] == "true" else 0.2), color, marker
-
-
-def _group_names(axes: Axes, groups: list[str]) -> None:
-    for position, group in enumerate(groups):
-        lines = textwrap.wrap(group.removesuffix(" > median"), 22)
-        axes.annotate(
-            "\n".join(lines),
-            (0, position),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(-6, 0),
-            textcoords="offset points",
-            fontsize=SMALL_PT if len(lines) > 1 else TEXT_PT - 0.5,
-            color=INK,
-            fontweight="bold" if group == ALL_IMAGES else "normal",
-            ha="right",
-            va="center",
-            linespacing=0.95,
-            annotation_clip=False,
-        )
-
-
-def _positives(axes: Axes, rows: pd.DataFrame, groups: list[str]) -> None:
-    """Images that show a police vehicle, on the right: they, not all images, decide how wide an interval is."""
-    style: dict[str, Any] = {
-        "textcoords": "offset points",
-        "fontsize": SMALL_PT,
-        "ha": "right",
-        "annotation_clip": False,
-    }
-    across = axes.get_yaxis_transform()
-    axes.annotate(
-        "with a\nvehicle", (1, 1), xycoords="axes fraction", xytext=(34, 4), color=MUTED, va="bottom", **style
+    return CurveChart(
+        title="Calibration curve",
+        subtitle=(
+            "Point: a tenth of the images with a box, by score; images without a box are at 0. Line: "
+            f"{summary['interval_percent']:g}% interval. Dotted line: threshold {summary['threshold']:.6g}."
+        ),
+        notes=notes_of(simulated),
+        x=share_axis("mean score of the images"),
+        y=share_axis("share of images that show a police vehicle"),
+        curves=tuple(curves),
+        references=(
+            ReferenceLine("diagonal", 0.3, "perfect calibration", GRID),
+            ReferenceLine("vertical", summary["threshold"], color=MUTED, dash="dotted"),
+        ),
+        square=True,
     )
-    for row in rows.to_dict("records"):
-        y, color, _ = _place(row, groups)
-        axes.annotate(
-            f"{row['labeled_positives']:,}", (1, y), xycoords=across, xytext=(34, 0), color=color, va="center", **style
-        )
-
-
-def _side_legend(figure: Figure, height_pt: float, below_pt: float) -> None:
-    """What the colors are, `below_pt` from the top."""
-    x_pt, y_pt = 12.0, height_pt - below_pt
-    for text, color, marker in SIDES.values():
-        figure.add_artist(
-            Line2D([x_pt / WIDTH_PT], [y_pt / height_pt], marker=marker, color=color, markersize=5, linestyle="none")
-        )
-        figure.text(
-            (x_pt + 7) / WIDTH_PT, (y_pt - 0.5) / height_pt, text, fontsize=SMALL_PT + 0.5, color=INK, va="center"
-        )
-        x_pt += 24 + 4.6 * len(text)
-
-
-def _square(title: str, subtitle: str, labels: tuple[str, str], simulated: str) -> tuple[Figure, Axes]:
-    """Figure with square axes from 0 to 1; `labels` are those of the x and the y axis."""
-    notice = notice_lines(simulated)
-    top_pt, bottom_pt = heading_pt(subtitle, WIDTH_PT) + 13, 40.0 + LINE_PT * len(notice)
-    left_pt, right_pt = 44.0, 12.0
-    side_pt = WIDTH_PT - left_pt - right_pt
-    height_pt = top_pt + side_pt + bottom_pt
-    figure = Figure(figsize=(WIDTH_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    axes = figure.add_axes((left_pt / WIDTH_PT, bottom_pt / height_pt, side_pt / WIDTH_PT, side_pt / height_pt))
-    heading(figure, title, subtitle, notice)
-    bare(axes, both=True)
-    for limit, axis in ((axes.set_xlim, axes.xaxis), (axes.set_ylim, axes.yaxis)):
-        limit(-0.02, 1.02)
-        axis.set_major_locator(MultipleLocator(0.2))
-        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.1g}"))
-    axes.set_xlabel(labels[0], fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
-    axes.set_ylabel(labels[1], fontsize=SMALL_PT + 0.5, color=MUTED, labelpad=3)
-    return figure, axes
-
-
-def _curve(
-    axes: Axes,
-    evaluation: Evaluation,
-    name: str,
-    curve: str,
-    point: tuple[float, float] | None,
-    found: dict[str, float],
-) -> None:
-    color, line, marker, size_pt = STYLES[name]
-    points = evaluation.curves[(evaluation.curves["set"] == name) & (evaluation.curves["curve"] == curve)]
-    label = f"{NAMES[name]}: {found['estimate']:.3f} ({found['lower']:.3f} to {found['upper']:.3f})"
-    # Average precision is the area under steps.
-    style = "steps-post" if curve == "precision_recall" else "default"
-    axes.plot(points["x"], points["y"], line, drawstyle=style, color=color, linewidth=1.5, label=label, zorder=3)
-    if point is not None:
-        axes.plot(
-            *point, marker, color=color, markersize=size_pt, markeredgecolor="white", markeredgewidth=0.8, zorder=4
-        )
 
 
 def _curve_subtitle(evaluation: Evaluation, area: str) -> str:
     summary = evaluation.summary
     return (
-        f"Line: every threshold. Mark: threshold {summary['threshold']:.6g}\n"
-        f"In the key: {area}, with its {summary['interval_percent']:g} % interval"
+        f"Line: all thresholds. Marker: threshold {summary['threshold']:.6g}. "
+        f"Legend: {area} with {summary['interval_percent']:g}% interval."
     )
 
 
-def _name_line(axes: Axes, at: tuple[float, float], text: str, *, angle: float) -> None:
-    axes.annotate(
-        text,
-        at,
-        xytext=(3, -3),
-        textcoords="offset points",
-        fontsize=SMALL_PT,
-        color=MUTED,
-        rotation=angle,
-        rotation_mode="anchor",
-        va="top",
-    )
+def _curves(evaluation: Evaluation, curve: Literal["roc", "precision_recall"], area: str) -> tuple[Curve, ...]:
+    points = evaluation.curves[evaluation.curves["curve"] == curve]
+    curves = []
+    for name in evaluation.sets:
+        facts, rows = evaluation.summary["sets"][name], points[points["set"] == name]
+        estimate = facts[area]
+        curves.append(
+            Curve(
+                f"{NAMES[name]}: {estimate['estimate']:.3f} ({estimate['lower']:.3f} to {estimate['upper']:.3f})",
+                rows["x"].to_numpy(),
+                rows["y"].to_numpy(),
+                STYLES[name],
+                "steps" if curve == "precision_recall" else "line",  # average precision is the area under steps
+                mark=operating_point(facts, curve),
+            )
+        )
+    return tuple(curves)
 
 
-def _legend(axes: Axes, place: str) -> None:
-    axes.legend(loc=place, fontsize=SMALL_PT, frameon=False, labelcolor=INK, handlelength=2.4, labelspacing=0.6)
+def subgroup_figure(evaluation: Evaluation, name: str, simulated: str) -> Figure:
+    """Draw AUC and average precision on both sides of every split of one labeled set.
 
-
-# The stage.
-
-
-def plan_evaluate(study: Study, *, choice: ThresholdRule, replicates: int, labels: str | None) -> list[Shard]:
-    """One shard, made from the labeled images, the city around them and the choice of threshold."""
-    inputs = evaluation_inputs(study, choice=choice, replicates=replicates, labels=labels)
-    work = {"inputs": inputs, "simulated": study.settings.simulated}
-    found = [record.fingerprint for record in study.records("labeled").values()] if labels is not None else []
-    return [Shard("evaluation", work, made_from=fingerprint(found))]
-
-
-def process_evaluate(study: Study, shard: Shard) -> Output:
-    """Write evaluation/: tables as CSV, summary, figures as SVG and PNG."""
-    evaluation = evaluate_study(study, shard.work["inputs"])
-    files = [study.write_bytes(content, EVALUATION_FOLDER, name) for name, content in evaluation.files.items()]
-    for name, figure in draw_evaluation(evaluation, simulated=shard.work["simulated"]).items():
-        files.append(study.write_bytes(to_svg(figure), EVALUATION_FOLDER, f"{name}.svg"))
-        files.append(study.write_bytes(to_png(figure), EVALUATION_FOLDER, f"{name}.png"))
-    images = sum(line["rows_in"] for line in evaluation.ledger)
-    used = sum(line["rows_out"] for line in evaluation.ledger)
-    return Output(tuple(files), images, used, evaluation.ledger)
-
-
-def evaluate_stage(*, threshold: str, replicates: int, labels: str | None) -> Stage:
-    """The stage for one choice of threshold (as `ThresholdRule.parse` has it), number of replicates and labels file.
-
-    Raises
-    ------
-    SettingsError : a threshold that can not be understood
+    The column on the right counts labeled positives, which limit the precision of an estimate more than all images do.
     """
-    return Stage(
-        "evaluate",
-        unit="files",
-        folders=(EVALUATION_FOLDER,),
-        plan=partial(plan_evaluate, choice=ThresholdRule.parse(threshold), replicates=replicates, labels=labels),
-        process=process_evaluate,
-        version=2,
+    quality = evaluation.quality[evaluation.quality["set"] == name]
+    rows = tuple(Row(group.removesuffix(" > median"), group) for group in dict.fromkeys(quality["subgroup"]))
+    panels = [
+        _subgroup_panel(quality[quality["quantity"] == metric], rows, label, last=metric == list(METRICS)[-1])
+        for metric, label in METRICS.items()
+    ]
+    heading = Specification(
+        title=f"Detector quality by subgroup, {NAMES[name]}",
+        subtitle=(
+            f"Point: estimate. Line: {evaluation.summary['interval_percent']:g}% interval, resampling images. "
+            "Vertical line: all images. Shares, income, density, and distances are split at the median of the set."
+        ),
+        notes=notes_of(simulated),
+    )
+    return draw_panels(heading, panels, columns=len(panels), width_pt=WIDTH_PT, shared_legend=True)
+
+
+def _subgroup_panel(quality: pd.DataFrame, rows: tuple[Row, ...], label: str, *, last: bool) -> IntervalChart:
+    """Specify one metric; the last panel has the counts, and only the first one has the names of the subgroups."""
+    table = quality.rename(columns={"subgroup": "group"})
+    whole: dict[Any, Any] = table[table["group"] == ALL_IMAGES].iloc[0].to_dict()
+    return IntervalChart(
+        title="",
+        x=linear_axis(table[["estimate", "lower", "upper"]].to_numpy(dtype="float64").ravel(), label),
+        rows=tuple(Row(" ", row.group) for row in rows) if last else rows,
+        series=tuple(
+            IntervalSeries(text, table[table["side"] == side], style) for side, (text, style) in SIDES.items()
+        ),
+        reference=whole["estimate"],
+        column="labeled_positives" if last else "",
+        column_title="labeled\npositives" if last else "",
     )

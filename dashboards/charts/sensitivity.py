@@ -1,9 +1,7 @@
-"""Which conclusions hold under every variant, in one picture; and the stage that writes sensitivity/ and coverage/."""
+"""Chart of the sensitivity analysis."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,340 +10,150 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from patrolscope.analysis.estimators.image_coverage import ImageCoverage, cover
-from patrolscope.analysis.estimators.sensitivity import (
-    DAYS_FOR_AN_INTERVAL,
-    DIRECTION_ONLY,
-    ROBUST,
-    SENSITIVE,
-    Levels,
-    conclusions,
-    draw_days,
-    evaluate_variant,
-    sensitivity_table,
-    variants_table,
-)
-from patrolscope.analysis.estimators.variants import BASE, KINDS, InfeasibleVariant, Variant, make_variants
-from patrolscope.analysis.stages.counts import load_hourly
-from patrolscope.analysis.stages.recalibrate import load_calibrations
-from patrolscope.analysis.stages.variant_options import variant_options
-from patrolscope.dashboards.charts.figures import (
+from patrolscope.analysis.estimators.sensitivity import DIRECTION_ONLY, ROBUST, SENSITIVE
+from patrolscope.analysis.estimators.sensitivity_tables import SensitivityTables
+from patrolscope.analysis.estimators.variants import BASE, KINDS
+from patrolscope.dashboards.charts.axes import ratio_axis
+from patrolscope.dashboards.charts.matplotlib_renderer import bare, fix_layout, frame, set_axis
+from patrolscope.dashboards.charts.specs import Note, Specification, Style, notes_of
+from patrolscope.dashboards.charts.style import (
     BLUE,
     GRID,
     INK,
-    LINE_PT,
+    LABEL_PT,
     MEASURE,
     MUTED,
-    PT_PER_INCH,
+    SHEET_PT,
     SMALL_PT,
     TEXT_PT,
-    bare,
-    heading,
-    heading_pt,
-    notice_lines,
-    ratio_scale,
-    to_png,
-    to_svg,
 )
-from patrolscope.dashboards.charts.image_coverage import coverage_figure
-from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.geography.layers import AREAS_FILE
-from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
-SENSITIVITY_FOLDER = "sensitivity"
-COVERAGE_FOLDER = "coverage"
-SENSITIVITY_SUMMARY = f"{SENSITIVITY_FOLDER}/summary.json"
-COVERAGE_SUMMARY = f"{COVERAGE_FOLDER}/summary.json"
-
-# Colors of Okabe and Ito, apart for color-blind readers, each with a marker of its own.
+# Colors of Okabe and Ito, distinguishable with color blindness, each with its own marker.
 STYLES = {
-    "threshold": ("#0072b2", "o", 3.6),
-    "calibration": ("#d55e00", "D", 3.4),
-    "area level": ("#009e73", "s", 3.6),
-    "minimum images": ("#cc79a7", "^", 4.0),
-    "dates": ("#b8860b", "v", 4.0),
-    "time": ("#2f9fd0", "P", 4.4),
-    "even hours": (INK, "X", 4.4),
+    "threshold": Style("#0072b2", "o", size=3.6),
+    "calibration": Style("#d55e00", "D", size=3.4),
+    "area level": Style("#009e73", "s", size=3.6),
+    "minimum images": Style("#cc79a7", "^", size=4.0),
+    "dates": Style("#b8860b", "v", size=4.0),
+    "time": Style("#2f9fd0", "P", size=4.4),
+    "even hours": Style(INK, "X", size=4.4),
 }
-SHOWN = {
+TITLES = {
     "race": "Race and ethnicity",
     "density": "Population density",
     "income": "Median household income",
     "zone": "Zone",
     "borough": "Borough",
 }
-VERDICTS = {ROBUST: "holds under all", DIRECTION_ONLY: "direction only", SENSITIVE: "depends"}
-SHEET_PT = 500.0  # 1,667 pixels wide; at 1,200 the smallest letters are 16 pixels high
-_ROW_PT, _LEFT_PT, _RIGHT_PT = 25.0, 112.0, 84.0
-_ABOVE_PT, _BELOW_PT = 20.0, 17.0  # of a panel: its name, its ticks
+VERDICTS = {ROBUST: "robust", DIRECTION_ONLY: "direction only", SENSITIVE: "sensitive"}
+_ROW_PT, _AROUND_PT, _LEGEND_PT = 25.0, 46.0, 34.0
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """What sensitivity/ holds as tables."""
+def sensitivity_figure(results: SensitivityTables, *, simulated: str) -> Figure:
+    """Draw estimates of the base and of every variant, one panel per analysis and one row per group.
 
-    table: pd.DataFrame
-    conclusions: pd.DataFrame
-    variants: pd.DataFrame
-    summary: dict[str, Any]
-
-
-def vary(
-    tried: list[Levels | InfeasibleVariant], *, percent: float, replicates: int, ranked_images: int
-) -> Sensitivity:
-    """Tables of all variants; the base comes first."""
-    levels = [one for one in tried if isinstance(one, Levels)]
-    found = conclusions(levels, percent)
-    variants = variants_table(tried, ranked_images)
-    base = levels[0]
-    summary = {
-        "variants": len(levels) - 1,
-        "infeasible": int((~variants["made"]).sum()),
-        "days": base.days,
-        "images": base.images,
-        "replicates": replicates if len(base.replicates) else 0,
-        "interval_percent": percent,
-        "days_for_an_interval": DAYS_FOR_AN_INTERVAL,
-        "ranked_images": ranked_images,
-        "conclusions": len(found),
-        "verdicts": {name: int((found["verdict"] == name).sum()) for name in (ROBUST, DIRECTION_ONLY, SENSITIVE)},
-    }
-    return Sensitivity(sensitivity_table(levels, base, percent), found, variants, summary)
-
-
-# The picture.
-
-
-def sensitivity_figure(found: Sensitivity, *, simulated: str) -> Figure:
-    """A panel an analysis, a row a group: interval and estimate of the base, a mark a variant, and the verdict."""
-    base = found.table[found.table["kind"] == BASE]
-    groups = {name: list(base.loc[base["analysis"] == name, "group"]) for name in SHOWN}
-    panels = {name: members for name, members in groups.items() if members}
-    kinds = [kind for kind in KINDS if kind in STYLES and (found.table["kind"] == kind).any()]
-    notice = [*_notes(found.summary), *notice_lines(simulated)]
-    varied = f"{found.summary['variants']} variants, each with one thing changed"
-    subtitle = f"{MEASURE}\n{varied}. Every panel has its own scale"
-    head_pt = heading_pt(subtitle, SHEET_PT)
-    top_pt = head_pt + 6 + LINE_PT * 1.25 * -(-len(kinds) // 4)
-    bottom_pt = 12 + LINE_PT * len(notice)
-    height_pt = top_pt + sum(_ABOVE_PT + _ROW_PT * len(rows) + _BELOW_PT for rows in panels.values()) + bottom_pt
-    figure = Figure(figsize=(SHEET_PT / PT_PER_INCH, height_pt / PT_PER_INCH))
-    heading(figure, "What holds whatever is changed", subtitle, notice)
-    _legend(figure, found.table, kinds, height_pt - head_pt - 10)
-    above_pt = height_pt - top_pt
-    for name, rows in panels.items():
-        above_pt -= _ABOVE_PT + _ROW_PT * len(rows)
-        place = (
-            _LEFT_PT / SHEET_PT,
-            above_pt / height_pt,
-            (SHEET_PT - _LEFT_PT - _RIGHT_PT) / SHEET_PT,
-            _ROW_PT * len(rows) / height_pt,
-        )
-        _panel(figure.add_axes(place), found, name, rows, kinds)
-        above_pt -= _BELOW_PT
-    return figure
+    Parameters
+    ----------
+    results : SensitivityTables
+        Estimates, conclusions, and summary.
+    simulated : str
+        Description of the simulated data; empty for real data.
+    """
+    base = results.table[results.table["kind"] == BASE]
+    panels = {name: groups for name in TITLES if (groups := list(base.loc[base["analysis"] == name, "group"]))}
+    kinds = [kind for kind in KINDS if kind in STYLES and (results.table["kind"] == kind).any()]
+    spec = Specification(
+        title="Sensitivity of the relative rates",
+        subtitle=(
+            f"{MEASURE}. {results.summary['variants']} variants, each with one change of the settings. "
+            "The scales of the panels differ."
+        ),
+        notes=(*_notes(results.summary), *notes_of(simulated)),
+    )
+    body_pt = sum(_AROUND_PT + _ROW_PT * len(groups) for groups in panels.values()) + _LEGEND_PT
+    figure, body = frame(spec, body_pt, width_pt=SHEET_PT)
+    heights = [len(groups) for groups in panels.values()]
+    grid = body.add_gridspec(len(panels), 1, height_ratios=heights)
+    for number, (name, groups) in enumerate(panels.items()):
+        axes = body.add_subplot(grid[number])
+        axes.set_title(TITLES[name], fontsize=TEXT_PT - 0.5, color=MUTED, fontweight="bold", loc="left", pad=5)
+        _panel(axes, results, name, groups, kinds)
+    counts = {kind: results.table.loc[results.table["kind"] == kind, "variant"].nunique() for kind in kinds}
+    handles = [
+        Line2D([], [], color=STYLES[kind].color, marker=STYLES[kind].marker, markersize=5, linestyle="none")
+        for kind in kinds
+    ]
+    names = [f"{kind} ({counts[kind]})" for kind in kinds]
+    body.legend(
+        handles, names, loc="outside upper left", ncols=4, frameon=False, fontsize=LABEL_PT, labelcolor=INK,
+        handletextpad=0.2, borderpad=0.1,
+    )  # fmt: skip
+    return fix_layout(figure)
 
 
-def _panel(axes: Axes, found: Sensitivity, analysis: str, groups: list[str], kinds: list[str]) -> None:
-    bare(axes)
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.yaxis.set_major_locator(NullLocator())
-    shown = found.table[found.table["analysis"] == analysis]
-    points = pd.DataFrame({"lower": shown["estimate"], "upper": shown["estimate"]})
-    ratio_scale(axes, pd.concat([shown.loc[shown["kind"] == BASE, ["lower", "upper"]], points], ignore_index=True))
-    axes.axvline(1, color=INK, linewidth=0.9, zorder=2)
-    _label(axes, -0.5 - 9 / _ROW_PT, SHOWN[analysis], size=TEXT_PT - 0.5, at_pt=8 - _LEFT_PT, bold=True)
-    for position, group in enumerate(groups):
-        _label(axes, position, group, size=TEXT_PT - 0.5, at_pt=-6, bold=False)
-        _row(axes, position, shown[shown["group"] == group], kinds)
-        _verdict(axes, position, found.conclusions, analysis, group)
-
-
-def _notes(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    interval = (
-        f"Bar: {summary['interval_percent']:g} % interval of the base, over {summary['replicates']:,} draws of its "
-        f"{summary['days']} days with replacement. Tick: estimate of the base."
+def _notes(summary: dict[str, Any]) -> list[Note]:
+    interval = Note(
+        f"Bar: {summary['interval_percent']:g}% interval of the base, from {summary['replicates']:,} bootstrap "
+        f"replicates of its {summary['days']} days."
     )
     if not summary["replicates"]:
-        interval = (
-            f"Tick: estimate of the base. No intervals: {summary['days']} days of images, at least "
-            f"{summary['days_for_an_interval']} are needed."
+        interval = Note(
+            f"No intervals: {summary['days']} days of images; at least {summary['days_for_an_interval']} are needed."
         )
     return [
-        (f"{interval} Line: the average.", MUTED),
-        ("Holds under all: same side of 1 in every variant, and every interval excludes 1.", MUTED),
-        ("Direction only: same side of 1 in every variant. Depends: on the other side in some.", MUTED),
+        interval,
+        Note("Tick: estimate of the base. Vertical line: city average."),
+        Note("Robust: same side of 1 in every variant, and every interval excludes 1. "),
+        Note("Direction only: same side of 1 in every variant. Sensitive: another side of 1 in at least one variant."),
     ]
+
+
+def _panel(axes: Axes, results: SensitivityTables, analysis: str, groups: list[str], kinds: list[str]) -> None:
+    bare(axes)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.yaxis.set_major_locator(FixedLocator(range(len(groups))))
+    axes.yaxis.set_major_formatter(FixedFormatter(groups))
+    axes.tick_params(axis="y", length=0, pad=5, labelcolor=INK, labelsize=TEXT_PT - 0.5)
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    shown = results.table[results.table["analysis"] == analysis]
+    set_axis(axes, ratio_axis([shown[["estimate"]], shown.loc[shown["kind"] == BASE, ["lower", "upper"]]], ""), "x")
+    axes.axvline(1, color=INK, linewidth=0.9, zorder=2)
+    for position, group in enumerate(groups):
+        _row(axes, position, shown[shown["group"] == group], kinds)
+        _verdict(axes, position, results.conclusions, analysis, group)
 
 
 def _row(axes: Axes, position: int, rows: pd.DataFrame, kinds: list[str]) -> None:
     axes.axhspan(position - 0.47, position + 0.47, color=GRID, alpha=0.07, linewidth=0, zorder=0)
     base = rows[rows["kind"] == BASE].iloc[0]
     if not np.isnan(base["lower"]):
-        width = base["upper"] - base["lower"]
-        axes.add_patch(
-            Rectangle((base["lower"], position - 0.36), width, 0.72, color=BLUE, alpha=0.22, linewidth=0, zorder=1)
-        )
+        corner, width = (base["lower"], position - 0.36), base["upper"] - base["lower"]
+        axes.add_patch(Rectangle(corner, width, 0.72, color=BLUE, alpha=0.22, linewidth=0, zorder=1))
     axes.vlines(base["estimate"], position - 0.42, position + 0.42, color=INK, linewidth=1.5, zorder=3)
     for number, kind in enumerate(kinds):
-        color, marker, size = STYLES[kind]
-        # A lane each, so that marks of two kinds do not hide one another.
+        # One lane per kind, so that markers of two kinds do not overlap.
         lane = position + 0.66 * ((number + 0.5) / len(kinds) - 0.5)
-        estimates = rows.loc[rows["kind"] == kind, "estimate"]
+        estimates, style = rows.loc[rows["kind"] == kind, "estimate"], STYLES[kind]
         axes.plot(
-            estimates,
-            np.full(len(estimates), lane),
-            marker,
-            color=color,
-            markersize=size,
-            markeredgecolor="white",
-            markeredgewidth=0.35,
-            linestyle="none",
-            zorder=4,
-        )
+            estimates, np.full(len(estimates), lane), style.marker, color=style.color, markersize=style.size,
+            markeredgecolor="white", markeredgewidth=0.35, linestyle="none", zorder=4,
+        )  # fmt: skip
 
 
-def _label(axes: Axes, position: float, text: str, *, size: float, at_pt: float, bold: bool) -> None:
-    axes.annotate(
-        text,
-        (0, position),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(at_pt, 0),
-        textcoords="offset points",
-        fontsize=size,
-        color=MUTED if bold else INK,
-        fontweight="bold" if bold else "normal",
-        ha="left" if bold else "right",
-        va="center",
-        annotation_clip=False,
-        parse_math=False,
+def _verdict(axes: Axes, position: int, conclusions: pd.DataFrame, analysis: str, group: str) -> None:
+    """Write the verdict on the group's comparison with the average, with a filled, an open, or no marker."""
+    chosen = (
+        (conclusions["analysis"] == analysis) & (conclusions["group"] == group) & (conclusions["compared_with"] == 1)
     )
-
-
-def _verdict(axes: Axes, position: int, found: pd.DataFrame, analysis: str, group: str) -> None:
-    """What becomes of the group's conclusion against the average: a filled, an open mark, or words alone."""
-    chosen = (found["analysis"] == analysis) & (found["group"] == group) & (found["compared_with"] == 1)
-    for verdict in found.loc[chosen, "verdict"]:
-        name = next((known for known in VERDICTS if verdict.startswith(known)), None)
-        holds = name == ROBUST
-        if name in (ROBUST, DIRECTION_ONLY):
-            axes.annotate(
-                "\u25cf" if holds else "\u25cb",
-                (1, position),
-                xycoords=axes.get_yaxis_transform(),
-                xytext=(7, 0),
-                textcoords="offset points",
-                fontsize=SMALL_PT + 1,
-                color=INK,
-                va="center",
-                annotation_clip=False,
-            )
+    for verdict in conclusions.loc[chosen, "verdict"]:
+        name = next((known for known in VERDICTS if verdict.startswith(known)), "")
+        robust = name == ROBUST
+        marker = {ROBUST: "\u25cf", DIRECTION_ONLY: "\u25cb"}.get(name, " ")
         axes.annotate(
-            VERDICTS[name] if name else "no direction",
-            (1, position),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(17, 0),
-            textcoords="offset points",
-            fontsize=SMALL_PT,
-            color=INK if holds else MUTED,
-            fontweight="bold" if holds else "normal",
-            va="center",
-            annotation_clip=False,
-        )
-
-
-def _legend(figure: Figure, table: pd.DataFrame, kinds: list[str], top_pt: float) -> None:
-    height_pt = figure.get_size_inches()[1] * PT_PER_INCH
-    column_pt = (SHEET_PT - 20) / 4
-    for number, kind in enumerate(kinds):
-        color, marker, size = STYLES[kind]
-        x_pt, y_pt = 14 + column_pt * (number % 4), top_pt - LINE_PT * 1.25 * (number // 4)
-        variants = table.loc[table["kind"] == kind, "variant"].nunique()
-        figure.add_artist(
-            Line2D(
-                [x_pt / SHEET_PT],
-                [y_pt / height_pt],
-                marker=marker,
-                color=color,
-                markersize=size + 1.2,
-                linestyle="none",
-            )
-        )
-        text = f"{kind} ({variants})"
-        figure.text(
-            (x_pt + 8) / SHEET_PT, (y_pt - 0.5) / height_pt, text, fontsize=SMALL_PT + 0.5, color=INK, va="center"
-        )
-
-
-# The stage.
-
-
-def plan_sensitivity(study: Study) -> list[Shard]:
-    """One shard, made from the counts of all files, the areas and the rules."""
-    settings = study.settings
-    stages = ("layers", "recalibrate", "counts")
-    made_from = [record.fingerprint for stage in stages for record in study.records(stage).values()]
-    work = {
-        "estimate": settings.estimate.model_dump(mode="json"),
-        "sensitivity": settings.sensitivity.model_dump(mode="json"),
-        "simulated": settings.simulated,
-    }
-    return [Shard("sensitivity", work, made_from=fingerprint(made_from))]
-
-
-def process_sensitivity(study: Study, _shard: Shard) -> Output:
-    """Write sensitivity/ and coverage/: tables as CSV, summaries, figures as SVG and PNG."""
-    settings = study.settings
-    rules, varied = settings.estimate, settings.sensitivity
-    areas = study.read(AREAS_FILE, geometry=True)
-    calibrations = load_calibrations(study, study.record("recalibrate").fingerprint)
-    counts = load_hourly(study, areas["area"], calibrations)
-    analyzed = np.asarray(counts.days >= pd.Timestamp(rules.first_day))
-    draws = draw_days(analyzed, replicates=varied.replicates, seed=rules.seed)
-    tried: list[Levels | InfeasibleVariant] = []
-    for variant in make_variants(counts, areas, calibrations, variant_options(settings)):
-        if isinstance(variant, Variant) and variant.kind == BASE:
-            covered = cover(counts, variant)
-        tried.append(variant if isinstance(variant, InfeasibleVariant) else evaluate_variant(variant, draws))
-    found = vary(
-        tried, percent=rules.interval_percent, replicates=varied.replicates, ranked_images=varied.ranked_images
-    )
-    files = _write_sensitivity(study, found) + _write_coverage(study, covered)
-    return Output(tuple(files), int(counts.images.sum(dtype=np.int64)), len(found.table))
-
-
-def _write_sensitivity(study: Study, found: Sensitivity) -> list[str]:
-    tables = {"sensitivity": found.table, "conclusions": found.conclusions, "variants": found.variants}
-    figure = sensitivity_figure(found, simulated=study.settings.simulated)
-    return _write(study, SENSITIVITY_FOLDER, tables, found.summary, figure)
-
-
-def _write_coverage(study: Study, covered: ImageCoverage) -> list[str]:
-    figure = coverage_figure(covered, simulated=study.settings.simulated)
-    return _write(
-        study, COVERAGE_FOLDER, {"coverage": covered.counts, "people": covered.people}, covered.summary, figure
-    )
-
-
-def _write(
-    study: Study, folder: str, tables: dict[str, pd.DataFrame], summary: dict[str, Any], figure: Figure
-) -> list[str]:
-    contents = {f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()}
-    contents |= {
-        "summary.json": json.dumps(summary, indent=1).encode(),
-        f"{folder}.svg": to_svg(figure),
-        f"{folder}.png": to_png(figure),
-    }
-    return [study.write_bytes(content, folder, name) for name, content in contents.items()]
-
-
-SENSITIVITY = Stage(
-    "sensitivity",
-    unit="files",
-    folders=(SENSITIVITY_FOLDER, COVERAGE_FOLDER),
-    plan=plan_sensitivity,
-    process=process_sensitivity,
-    version=4,
-)
+            f"{marker} {VERDICTS.get(name, 'no direction')}", (1, position), xycoords=axes.get_yaxis_transform(),
+            xytext=(7, 0), textcoords="offset points", fontsize=SMALL_PT, color=INK if robust else MUTED,
+            fontweight="bold" if robust else "normal", va="center", annotation_clip=False,
+        )  # fmt: skip

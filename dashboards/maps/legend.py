@@ -7,7 +7,7 @@ import math
 from matplotlib.ticker import MaxNLocator
 
 from patrolscope.analysis.stages.results import FEW_IMAGES
-from patrolscope.dashboards.charts.figures import INK
+from patrolscope.dashboards.charts.style import INK
 from patrolscope.dashboards.maps.city_maps import EMPTY, HATCH, LEAST_IMAGES, RATE_CENTERS, RATE_LABELS
 from patrolscope.dashboards.maps.painter import STREET_FT, TABLES, Measure, Painter, Scales
 

@@ -17,7 +17,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, Locator, NullLocator
 
 from patrolscope.analysis.estimators.raster import Extent
-from patrolscope.dashboards.charts.figures import INK, MUTED, PT_PER_INCH, WARNING
+from patrolscope.dashboards.charts.style import INK, MUTED, PT_PER_INCH, WARNING
 
 FEET_PER_MILE = 5280
 KM_PER_MILE = 1.609344

@@ -21,7 +21,7 @@ from scipy import ndimage
 from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.raster import Counts, smoothed_share
 from patrolscope.analysis.stages.results import FEW_IMAGES, Results
-from patrolscope.dashboards.charts.figures import INK
+from patrolscope.dashboards.charts.style import INK
 from patrolscope.dashboards.maps.city import OUTSIDE, City
 from patrolscope.dashboards.maps.city_maps import EMPTY, HATCH, LEAST_IMAGES, RATE_CENTERS, RATE_STEP, WIDEST_FT
 from patrolscope.dashboards.maps.filters import Filter

@@ -1,4 +1,4 @@
-"""Two sets of results side by side on the terminal."""
+"""Comparison of two sets of results on the terminal."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from rich.text import Text
 
 from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN
 
-# Analyses of more groups than these are summed up, not listed.
+# Analyses with more groups are summarized, not listed.
 LISTED_GROUPS = 30
-# Without a terminal rich takes 80 columns, in which no row fits.
+# Without a terminal, Rich uses 80 columns, which are too few for a row.
 _PIPED_COLUMNS = 110
 _UNNAMED = "(no name)"
 
 
 def print_comparison(compared: pd.DataFrame, summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print a table an analysis, and a line on how far the two agree.
+    """Print one table per analysis, and a line on the agreement of the two sets.
 
     Parameters
     ----------
-    compared, summary : from `patrolscope.analysis.estimators.compare`
+    compared, summary : DataFrame
+        From `patrolscope.analysis.estimators.compare`.
+    console : Console, optional
+        Console to print to.
     """
     console = console or Console()
     if not console.is_terminal:
@@ -67,7 +70,7 @@ def _interval(estimate: float, lower: float, upper: float) -> str:
 
 
 def agreement_lines(groups: pd.DataFrame, facts: pd.Series[Any]) -> Iterator[str]:
-    """How far the levels of one analysis agree, and which groups only one of the two sets has."""
+    """Yield lines on the agreement of the rates of one analysis, and on groups that only one set has."""
     if not facts["both"]:
         yield f"only in {'A' if facts['only_a'] else 'B'}"
         return

@@ -1,6 +1,6 @@
-"""report.html: one page that opens from disk without a network and holds all that a study found.
+"""report.html, one page with all results of a study that opens from disk without a network.
 
-Everything that comes from data is escaped by the template; pictures are embedded.
+The template escapes all text from data, and embeds the figures.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from patrolscope.analysis.stages.estimate import UNITS_FOR_AN_INTERVAL
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
 from patrolscope.analysis.stages.results import UNITS as DRAWN
-from patrolscope.dashboards.charts.figures import GRID, INK, MUTED, WARNING
-from patrolscope.dashboards.charts.sensitivity import (
+from patrolscope.analysis.stages.sensitivity import (
     COVERAGE_FOLDER,
     COVERAGE_SUMMARY,
     SENSITIVITY_FOLDER,
     SENSITIVITY_SUMMARY,
 )
+from patrolscope.dashboards.charts.style import GRID, INK, MUTED, WARNING
 from patrolscope.pipeline.contract.tables import (
     ANNOTATED,
     AREA_CLASS_COUNTS,
@@ -61,26 +61,34 @@ PACKAGES = (
     "scikit-learn",
 )
 
-# The sections on groups: figure, heading, analyses, and what the groups are.
+# Sections on groups: figure, heading, and description of the groups.
 SECTIONS = (
-    ("race", "Race and ethnicity", "Weighted by where people of each group live."),
-    ("density", "Population density", "Areas by quartile of people per square mile, over images."),
-    ("income", "Median household income", "Areas by quartile of median household income, over images."),
+    ("race", "Race and ethnicity", "Areas weighted by the residents of each group."),
+    (
+        "density",
+        "Population density",
+        "Areas in quartiles of residents per square mile, each with about a quarter of the images.",
+    ),
+    (
+        "income",
+        "Median household income",
+        "Areas in quartiles of median household income, each with about a quarter of the images.",
+    ),
     ("zone", "Zone", "Areas by the zone that covers at least {zone_share} of them."),
     ("borough", "Borough", ""),
     ("neighborhood", "Neighborhood", ""),
 )
 MAPS = (
-    ("map_level", "Level by neighborhood", "How often an image shows a police vehicle, relative to the average."),
+    ("map_level", "Deployment rate by neighborhood", "Relative to the city average."),
     (
         "map_share",
-        "Share of images with a police vehicle",
-        "Images above the detector's threshold, before calibration, in the smallest surroundings with enough images.",
+        "Detection rate",
+        "Share of positive images, before calibration, in the smallest window with enough images.",
     ),
-    ("map_density", "Where images were taken", "Number of analyzed images, on a logarithmic scale."),
+    ("map_density", "Number of images", "Analyzed images, on a logarithmic scale."),
 )
 COVARIATES = {
-    "density_per_sqmi": "People per square mile",
+    "density_per_sqmi": "Residents per square mile",
     "income_usd": "Median household income",
     "share_white": "Share of White residents",
     "share_black": "Share of Black residents",
@@ -89,8 +97,7 @@ COVARIATES = {
     "felony_distance_ft": "Mean distance to the nearest felony",
     "station_distance_ft": "Mean distance to the nearest police station",
 }
-NBSP = "\u00a0"
-UNITS = {"density": "people per square mile", "income": "USD"}
+UNITS = {"density": "residents per square mile", "income": "USD"}
 FILES = {
     "study.yaml": "the settings",
     "metadata/": METADATA.row,
@@ -102,22 +109,22 @@ FILES = {
     "areas/regions.parquet": REGIONS.row,
     "areas/boundaries.parquet": BOUNDARIES.row,
     "annotated/": ANNOTATED.row,
-    "estimates/tables.csv": "every estimate of this page: one row a group and quantity, with interval, spread, and the "
-    "areas, images, people and units drawn behind it",
+    "estimates/tables.csv": "all estimates of this page, one row per group and quantity: interval, spread, "
+    "areas, images, residents, and resampling units",
     "estimates/areas.csv": "one row per area: images, positives, deployment rate",
     "estimates/area_class_counts.parquet": AREA_CLASS_COUNTS.row,
-    "estimates/summary.json": "calibration, quality of the detector, counts, cut points, correlations",
-    "evaluation/": "the detector against labeled images: quality by subgroup, curves, calibration, pictures",
-    "sensitivity/": "the estimates with one thing changed at a time, and which conclusions hold",
-    "coverage/": "images by hour, day and area, and the people in areas with few images or none",
-    "figures/map.png": "the three maps in one picture",
-    LEDGER_FILE: "rows in, rows out and why, one line a step and shard",
+    "estimates/summary.json": "calibration, detector quality, counts, quartile boundaries, correlations",
+    "evaluation/": "detector quality on labeled images: subgroups, curves, calibration, figures",
+    "sensitivity/": "estimates under variants of the settings, and verdicts on the conclusions",
+    "coverage/": "images by hour, day, and area; residents in areas with few images or none",
+    "figures/map.png": "the three maps in one figure",
+    LEDGER_FILE: "rows in, rows out, and rows dropped by reason, one line per step and shard",
 }
 
 
 @dataclass
 class Step:
-    """Account of one step of a stage over all its shards."""
+    """Ledger of one step of a stage over all its shards."""
 
     stage: str
     step: str
@@ -129,15 +136,15 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure as the page embeds it, and its files beside the page by their kind."""
+class EmbeddedFigure:
+    """Figure as a data URI, and its files beside the page by format."""
 
     uri: str
     files: dict[str, str]
 
 
 def render_report(study: Study, results: Results) -> str:
-    """Text of report.html."""
+    """Return the text of report.html."""
     settings = study.settings
     pictures = {
         name: _picture(study, name)
@@ -145,7 +152,7 @@ def render_report(study: Study, results: Results) -> str:
     }
     return _template().render(
         study=settings,
-        percent=f"{settings.estimate.interval_percent:g}{NBSP}%",
+        percent=f"{settings.estimate.interval_percent:g}%",
         drawn=results.drawn,
         prediction=results.prediction,
         without_intervals={
@@ -184,9 +191,18 @@ def render_report(study: Study, results: Results) -> str:
 
 
 def headline(results: Results, city: str, interval_percent: float) -> list[str]:
-    """The main numbers in two sentences, about images, not about officers.
+    """Return the main results in two sentences.
 
-    Where two ways of resampling give intervals it is the second that is named: single images make too narrow ones.
+    Of two intervals the second one is given, as intervals from single images are too narrow.
+
+    Parameters
+    ----------
+    results : Results
+        Estimates of the study.
+    city : str
+        Name of the city.
+    interval_percent : float
+        Width of the intervals, in percent.
     """
     images = results.summary["images"]
     share = images["positive"] / images["analyzed"] if images["analyzed"] else 0.0
@@ -195,13 +211,13 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
         f"{images['positive']:,} ({percentage(share, 2)})."
     )
     for analysis, start, place in (
-        ("race", "Weighted by where people live, images", "around {} residents"),
+        ("race", "Weighted by residents, images", "around {} residents"),
         ("borough", "Images", "in {}"),
     ):
         groups = results.groups(analysis).sort_values("estimate", kind="stable")
         if len(groups) >= 2:
             low, high = groups.iloc[0], groups.iloc[-1]
-            interval = f"{interval_percent:g}{NBSP}% interval, {results.drawn[-1]} drawn again: "
+            interval = f"{interval_percent:g}% interval, resampling {results.drawn[-1]}: "
             first = _in_brackets(high, interval)
             second = _in_brackets(low, "" if interval in first else interval)
             groups_sentence = (
@@ -214,20 +230,20 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
 
 
 def _in_brackets(row: pd.Series[Any], interval: str = "") -> str:
-    """The last of a group's intervals, and what it leaves open; nothing where there is none."""
+    """Return the last interval of a group, and whether it includes the average; empty without an interval."""
     if row["hollow"]:
-        return " (none of its images is positive)"
+        return " (no positive image)"
     lower, upper = (row.get(f"second_{end}", row[end]) for end in ("lower", "upper"))
     if np.isnan(lower) or np.isnan(upper):
         return ""
-    left_open = ", not distinguishable from the average" if lower <= 1 <= upper else ""
-    return f" ({interval}{ratio(lower)} to {ratio(upper)}{left_open})"
+    inconclusive = ", not distinguishable from the average" if lower <= 1 <= upper else ""
+    return f" ({interval}{ratio(lower)} to {ratio(upper)}{inconclusive})"
 
 
 def _section(
-    results: Results, name: str, title: str, about: str, *, picture: Picture | None, zone_share: float
+    results: Results, name: str, title: str, about: str, *, picture: EmbeddedFigure | None, zone_share: float
 ) -> dict[str, Any]:
-    """What the template shows of one kind of group: figure, tables, and what was not estimated."""
+    """Return figure, tables, and skipped analyses of one kind of group, for the template."""
     analyses = [analysis for analysis in (name, f"{name}_residential") if analysis in ANALYSES]
     cuts = results.summary["cut_points"]
     return {
@@ -247,7 +263,10 @@ def _section(
             if results.has(analysis)
         ],
         "skipped": [
-            {"title": ANALYSES[analysis], "reason": results.summary["skipped"].get(analysis, "no estimate was made")}
+            {
+                "title": ANALYSES[analysis],
+                "reason": results.summary["skipped"].get(analysis, "the estimates do not include it"),
+            }
             for analysis in analyses
             if not results.has(analysis)
         ],
@@ -255,9 +274,9 @@ def _section(
 
 
 def table_rows(results: Results, analysis: str) -> list[dict[str, Any]]:
-    """Groups of an analysis as the report lists them: both quantities side by side.
+    """Return the groups of an analysis with both quantities side by side.
 
-    Quartiles keep their order, other groups go from the highest to the lowest.
+    Quartiles keep their order; other groups are in descending order of the relative rate.
     """
     groups = results.groups(analysis)
     if not analysis.startswith(("density", "income")):
@@ -272,13 +291,13 @@ def _with_levels(results: Results, analysis: str, groups: pd.DataFrame) -> list[
 
 
 def same_images(rows: list[dict[str, Any]]) -> float | None:
-    """Images behind every row of a table, where all rows of several have the same number."""
+    """Return the number of images if it is equal in all rows, and there are several; otherwise None."""
     images = {row["images"] for row in rows}
     return images.pop() if len(images) == 1 and len(rows) > 1 else None
 
 
 def read_steps(study: Study) -> list[Step]:
-    """The ledger by stage and step, in the order of the work."""
+    """Return the ledger by stage and step, in the order of the stages."""
     if not study.exists(LEDGER_FILE):
         return []
     steps: dict[tuple[str, str], Step] = {}
@@ -298,7 +317,7 @@ def read_steps(study: Study) -> list[Step]:
 
 
 def _sensitivity(study: Study) -> dict[str, Any] | None:
-    """Conclusions with their verdicts, variants and picture; None where sensitivity/ has not been made."""
+    """Return conclusions, variants, and figure; None if sensitivity/ does not exist."""
     if not study.exists(SENSITIVITY_SUMMARY):
         return None
     return {
@@ -311,7 +330,7 @@ def _sensitivity(study: Study) -> dict[str, Any] | None:
 
 
 def _coverage(study: Study) -> dict[str, Any] | None:
-    """Who lives where no image was taken, and picture; None where coverage/ has not been made."""
+    """Return residents in areas with few images, and figure; None if coverage/ does not exist."""
     if not study.exists(COVERAGE_SUMMARY):
         return None
     return {
@@ -327,11 +346,11 @@ def _records(study: Study, file: str) -> list[dict[Any, Any]]:
     return frame.to_dict("records")
 
 
-# Pictures in the page.
+# Figures in the page.
 
 
-def _picture(study: Study, name: str, folder: str = "figures") -> Picture | None:
-    """A figure, embedded as SVG where there is one, else as PNG; None where it was not drawn."""
+def _picture(study: Study, name: str, folder: str = "figures") -> EmbeddedFigure | None:
+    """Return a figure, embedded as SVG or else as PNG; None if it does not exist."""
     files = {ending: file for ending in ("svg", "png") if study.exists(file := f"{folder}/{name}.{ending}")}
     if not files:
         return None
@@ -341,11 +360,11 @@ def _picture(study: Study, name: str, folder: str = "figures") -> Picture | None
         content = _for_both_schemes(content.decode()).encode()
     kind = {"svg": "svg+xml", "png": "png"}[ending]
     uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return Picture(uri, {ending.upper(): file for ending, file in files.items()})
+    return EmbeddedFigure(uri, {ending.upper(): file for ending, file in files.items()})
 
 
 def _for_both_schemes(svg: str) -> str:
-    """The figure with light lettering where the reader prefers a dark page."""
+    """Return a figure with light text for readers who prefer dark pages."""
     light = {INK: "#e6edf3", MUTED: "#a3adb8", GRID: "#8b949e", WARNING: "#f0b463"}
     rules = "".join(
         f'[style*="{what}: {dark}"]{{{what}:{bright}!important}}'
@@ -355,26 +374,26 @@ def _for_both_schemes(svg: str) -> str:
     return svg.replace("</style>", f"@media (prefers-color-scheme:dark){{{rules}}}</style>", 1)
 
 
-# Numbers as the page shows them.
+# Formats.
 
 
 def ratio(value: float) -> str:
-    """A ratio with three decimals."""
+    """Return a ratio with three decimals."""
     return UNKNOWN if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def span(lower: float, upper: float) -> str:
-    """An interval of ratios."""
+    """Return an interval of ratios."""
     return UNKNOWN if np.isnan(lower) else f"{ratio(lower)} to {ratio(upper)}"
 
 
 def percentage(value: float, digits: int = 3) -> str:
-    """A share in percent."""
-    return UNKNOWN if value is None or np.isnan(value) else f"{100 * value:.{digits}f}{NBSP}%"
+    """Return a share in percent."""
+    return UNKNOWN if value is None or np.isnan(value) else f"{100 * value:.{digits}f}%"
 
 
 def number(value: float) -> str:
-    """A count with separators."""
+    """Return a count with separators."""
     return UNKNOWN if value is None or np.isnan(value) else f"{value:,.0f}"
 
 

@@ -1,4 +1,4 @@
-"""Pictures and printed tables of released results: what `patrolscope reproduce` leaves in its folder."""
+"""Figures and tables of released results, as `patrolscope reproduce` writes them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,17 @@ from patrolscope.analysis.stages.reproduce import (
 )
 from patrolscope.analysis.stages.result_tables import AVERAGE
 from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN
-from patrolscope.dashboards.charts.figures import (
-    MUTED,
-    ORANGE,
-    PNG_DPI,
-    Series,
-    draw_groups,
-    interval_figure,
+from patrolscope.dashboards.charts.disparities import (
+    RESIDENTIAL,
+    disparity_charts,
+    interval_chart,
     interval_subtitle,
-    ranking_figure,
     rows_of_ends,
-    to_png,
-    to_svg,
 )
+from patrolscope.dashboards.charts.matplotlib_renderer import PNG_DPI, draw, to_png, to_svg
+from patrolscope.dashboards.charts.ranking import ranking_figure
+from patrolscope.dashboards.charts.specs import IntervalSeries, Style
+from patrolscope.dashboards.charts.style import MUTED
 from patrolscope.dashboards.maps.city_maps import CityOutlines, draw_rates, outline_city
 from patrolscope.pipeline.study.config import parse_settings
 from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
@@ -56,19 +54,21 @@ RANKED = 10  # neighborhoods at each end, as in the paper
 RANKING_DPI = 160  # 2,300 pixels wide
 CRS = "EPSG:2263"
 AGENCY = "New York City Department of City Planning"
-# A mean that does not differ between replicates, but for the rounding of sums: of negative images alone as a rule, but
-# also of positive ones alone, or of whatever else is drawn again and says the same each time.
+# Relative standard deviation below which all replicates are equal, up to the rounding of sums. Most such groups have
+# negative images only; others have positive images only.
 _NO_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class ReleasedGroups:
-    """Released results as `charts.figures.Grouped` expects them; groups without a name are left out.
+    """Released results as `charts.disparities.GroupEstimates`, without groups that have no name.
 
     Attributes
     ----------
-    tables : from `patrolscope.analysis.stages.reproduce.tabulate`
-    ranked : from `patrolscope.analysis.stages.reproduce.rank_neighborhoods`
+    tables : DataFrame
+        From `patrolscope.analysis.stages.reproduce.tabulate`.
+    ranked : DataFrame
+        From `patrolscope.analysis.stages.reproduce.rank_neighborhoods`.
     """
 
     tables: pd.DataFrame
@@ -78,19 +78,19 @@ class ReleasedGroups:
     hollow_means = "every replicate has the same level"
 
     def has(self, analysis: str) -> bool:
-        """Whether the results hold an analysis."""
+        """Return whether the results hold an analysis."""
         return bool((self.tables["analysis"] == analysis).any())
 
     def groups(self, analysis: str) -> pd.DataFrame:
-        """Levels relative to the average: rows of the tables, and whether all replicates of a group are the same."""
+        """Return relative rates of an analysis; `hollow` is true where all replicates of a group are equal."""
         rows = self.tables[(self.tables["analysis"] == analysis) & (self.tables["key"] != "")]
         means = rows[rows["quantity"] == "weighted_mean"]
-        alike = means.loc[(means["replicates"] > 1) & (means["sd"] <= _NO_SPREAD * means["estimate"]), "key"]
+        degenerate = means.loc[(means["replicates"] > 1) & (means["sd"] <= _NO_SPREAD * means["estimate"]), "key"]
         groups = rows[rows["quantity"] == "relative_to_average"].reset_index(drop=True)
-        return groups.assign(hollow=groups["key"].isin(alike))
+        return groups.assign(hollow=groups["key"].isin(degenerate))
 
     def ends(self, *, residential_only: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Neighborhoods with the highest and the lowest level; none stands in both."""
+        """Return the neighborhoods with the highest and with the lowest rates, without overlap."""
         ranked = self.ranked
         if residential_only:
             ranked = ranked[ranked["residential_rank"].notna()]
@@ -99,46 +99,44 @@ class ReleasedGroups:
 
 
 def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple[Figure, int]]:
-    """Figures with axes that the results allow: those of `draw_groups`, and neighborhoods by type and all.
+    """Draw the charts that the results allow: those of `disparity_charts`, and neighborhoods by type.
 
     Returns
     -------
-    name -> figure and its dots per inch
+    dict of str to (Figure, int)
+        Figure and its dots per inch, by name.
     """
-    drawn = draw_groups(results, interval_percent=INTERVAL_PERCENT, simulated=simulated)
-    figures = {name: (figure, PNG_DPI) for name, figure in drawn.items()}
+    charts = disparity_charts(results, interval_percent=INTERVAL_PERCENT, simulated=simulated)
+    figures = {name: (draw(chart), PNG_DPI) for name, chart in charts.items()}
     if results.ranked.empty:
         return figures
     groups, subtitle = results.groups("neighborhood"), interval_subtitle(INTERVAL_PERCENT, results.drawn)
-    kind = groups["group"].map(results.ranked.set_index("group")["residential"])
-    residential = groups[kind.eq(other=True).fillna(value=False)]
-    if len(residential):
-        ends = interval_figure(
-            [Series("residential", residential)],
+    residential = groups["group"].map(results.ranked.set_index("group")["residential"])
+    kinds = [
+        IntervalSeries("residential neighborhoods", groups[residential.eq(other=True).fillna(value=False)]),
+        IntervalSeries(
+            "others: parks, cemeteries, airports, islands",
+            groups[residential.eq(other=False).fillna(value=False)],
+            RESIDENTIAL,
+        ),
+        IntervalSeries("neighborhoods of unknown type", groups[residential.isna()], Style(MUTED, "s", size=3.4)),
+    ]
+    if len(kinds[0].table):
+        ends = interval_chart(
+            kinds[:1],
             rows_of_ends(*results.ends(residential_only=True)),
-            title="By neighborhood, residential ones only",
+            title="Deployment rate by neighborhood, residential ones only",
             subtitle=subtitle,
             simulated=simulated,
-            hollow_means=results.hollow_means,
+            degenerate=results.hollow_means,
         )
-        figures["neighborhood_residential"] = ends, PNG_DPI
-    kinds = [
-        Series("residential neighborhoods", residential),
-        Series(
-            "others: parks, cemeteries, airports, islands",
-            groups[kind.eq(other=False).fillna(value=False)],
-            ORANGE,
-            "D",
-        ),
-        Series("neighborhoods of unknown type", groups[kind.isna()], MUTED, "s"),
-    ]
-    shown = [one for one in kinds if len(one.rows)]
+        figures["neighborhood_residential"] = draw(ends), PNG_DPI
     everything = ranking_figure(
-        shown,
-        title="All neighborhoods",
+        [series for series in kinds if len(series.table)],
+        title="Deployment rate of all neighborhoods",
         subtitle=subtitle,
         simulated=simulated,
-        hollow_means=results.hollow_means,
+        degenerate=results.hollow_means,
     )
     return figures | {"neighborhood_all": (everything, RANKING_DPI)}
 
@@ -146,12 +144,18 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
 def draw_neighborhoods(
     results: ReleasedGroups, places: pd.DataFrame, *, source: str, simulated: str
 ) -> tuple[Figure, int]:
-    """Map of the level by neighborhood, and its dots per inch.
+    """Draw a map of the relative rates by neighborhood; return it with its dots per inch.
 
     Parameters
     ----------
-    places : `patrolscope.analysis.stages.reproduce.load_neighborhoods`
-    source : sentence on where the results come from
+    results : ReleasedGroups
+        Released results.
+    places : DataFrame
+        From `patrolscope.analysis.stages.reproduce.load_neighborhoods`.
+    source : str
+        Sentence on the origin of the results.
+    simulated : str
+        Description of the simulated data; empty for real data.
     """
     line = f"{source} Boundaries: {AGENCY}. Projection {CRS}."
     return draw_rates(_city(results, places), line, simulated=simulated)
@@ -167,19 +171,24 @@ def _city(results: ReleasedGroups, places: pd.DataFrame) -> CityOutlines:
     return outline_city(shapes, boroughs, level, geography="neighborhood", few_means=results.hollow_means)
 
 
-# Tables as the paper prints them.
+# Tables in the form of the paper.
 
 
 def print_tables(
     results: ReleasedGroups, counts: pd.DataFrame, figures: Collection[str], *, source: str, simulated: str
 ) -> str:
-    """Markdown with every table and figure: groups of each analysis, both ends of the ranking, counts by borough.
+    """Return Markdown with every table and figure.
 
     Parameters
     ----------
-    counts : from `patrolscope.analysis.stages.reproduce.count_by_borough`
-    figures : names of the pictures that lie beside the page
-    source, simulated : sentences on where the results come from, and on what is simulated (nothing: empty)
+    results : ReleasedGroups
+        Released results.
+    counts : DataFrame
+        From `patrolscope.analysis.stages.reproduce.count_by_borough`.
+    figures : collection of str
+        Names of the figures beside the page.
+    source, simulated : str
+        Sentences on the origin of the results, and on the simulated data (empty for real data).
     """
     ends = []
     for of, residential_only in (("", False), (", residential neighborhoods only", True)):
@@ -209,13 +218,13 @@ def print_tables(
 
 def _section(results: ReleasedGroups, analysis: str, title: str, figures: Collection[str]) -> dict[str, Any]:
     rows = results.tables[results.tables["analysis"] == analysis]
-    figure = analysis.removesuffix("_residential")  # one figure shows both
+    figure = analysis.removesuffix("_residential")  # one figure has both analyses
     first = analysis == figure or not results.has(figure)
     return {
         "title": title,
-        "replicates": rows["replicates"].max(),  # a single group can have fewer, or none
+        "replicates": rows["replicates"].max(),  # single groups can have fewer
         "average": rows.loc[rows["group"] == AVERAGE, "estimate"].iloc[0],
-        # The neighborhoods are too many for a page: both ends follow, all of them are in neighborhoods.csv.
+        # All neighborhoods are in neighborhoods.csv; the page has both ends.
         "rows": [] if analysis == "neighborhood" else side_by_side(results.tables, analysis).to_dict("records"),
         "figure": figure if first and figure in figures else "",
     }
@@ -226,7 +235,7 @@ def _digits(value: float, digits: int) -> str:
 
 
 def _cell(name: str | float) -> str:
-    """Name as a cell of a table; a missing one is NaN."""
+    """Return a name, or NaN, as a table cell."""
     return re.sub(r"([|\\`*_<\[])", r"\\\1", name) if isinstance(name, str) else UNKNOWN
 
 
@@ -234,11 +243,12 @@ def _cell(name: str | float) -> str:
 
 
 def write_reproduction(results_folder: str, out: Path) -> Iterator[str]:
-    """Write tables, page, figures and map of released results into `out`, and say a line of each and of what lacks.
+    """Write tables, page, figures, and map of released results to `out`, and yield lines for the user.
 
     Raises
     ------
-    SourceError : the results can not be read, or `out` can not be written to
+    SourceError
+        If the results cannot be read, or `out` cannot be written.
     """
     check_folder(out, known_by=PAGE_FILE)
     released, absent = read_released(results_folder)
@@ -272,7 +282,7 @@ def _csv(frame: pd.DataFrame) -> bytes:
 
 
 def _origin(folder: str) -> tuple[str, str]:
-    """Where results come from, in a sentence, and what is simulated, if they lie in a study."""
+    """Return a sentence on the origin of the results and, if they are in a study, its simulated data."""
     fs, root = fsspec.url_to_fs(folder)
     settings_file = f"{root.rstrip('/').rpartition('/')[0]}/{SETTINGS_FILE}"
     if not fs.isfile(settings_file):

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from patrolscope import cli
 from patrolscope.analysis.stages.evaluate import evaluate_study, locate
 from patrolscope.analysis.stages.ground_truth import labeled_images, labeled_stage
-from patrolscope.dashboards.charts.evaluation import draw_evaluation, evaluate_stage
+from patrolscope.dashboards.charts.evaluation import draw_evaluation
+from patrolscope.dashboards.stages import evaluate_stage
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.errors import ContractError, SourceError, StageNotRunError
 from patrolscope.pipeline.matching.stages import load_reference_layers
@@ -120,7 +121,7 @@ def test_figures_are_drawn_with_their_texts(evaluated):
             "".join(node.itertext()) for node in ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text")
         )
         assert "Simulated:" in text, name
-        assert "95 % interval" in text, name
+        assert "95% interval" in text, name
         assert len(content) < 150_000
     written = evaluated.read_bytes("evaluation", "subgroups_test.svg").decode()
     assert "no estimate" in written

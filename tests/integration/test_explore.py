@@ -419,7 +419,7 @@ def test_the_coverage_page_follows_the_filter(site, images):
     state.filter = BRONX
     assert f"{len(kept(images, site.points.areas, BRONX)):,} images" in page.status.object
     state.filter = Filter(weekdays=())
-    assert "No image is left" in page.shown[0].chart.caption
+    assert "The filter keeps no images" in page.shown[0].chart.caption
 
 
 # Run page.

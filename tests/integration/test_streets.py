@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from patrolscope.analysis.stages.street_scenes import quality_on_scenes, seen_by_detector
-from patrolscope.dashboards.charts.street_scenes import STREETS
+from patrolscope.dashboards.stages import STREETS
 from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, WEIGHTS, detect_stage
 from patrolscope.pipeline.detect.weights import street_scenes
 from patrolscope.pipeline.detect.weights.checkpoint import read_checkpoint

@@ -11,13 +11,16 @@ from PIL import Image
 
 from patrolscope.dashboards.app.cards import Card, HtmlPane, html_table, paragraph
 from patrolscope.dashboards.app.cards import share as share_text
-from patrolscope.dashboards.app.charts import Chart, hour_chart, interval_chart, ranking_chart
+from patrolscope.dashboards.app.charts import Chart
 from patrolscope.dashboards.app.gallery import BANDS, GalleryImage, read_images, thumbnail
 from patrolscope.dashboards.app.messages import error_html, missing_html
 from patrolscope.dashboards.app.neighborhood_table import matching_names, static_table, tabulator
 from patrolscope.dashboards.app.run_page import scheduler_html
 from patrolscope.dashboards.app.static import Page, Section
-from patrolscope.dashboards.charts.figures import Series
+from patrolscope.dashboards.charts import bokeh_renderer, matplotlib_renderer
+from patrolscope.dashboards.charts.disparities import interval_chart
+from patrolscope.dashboards.charts.ranking import ranking_chart
+from patrolscope.dashboards.charts.specs import IntervalSeries, Row, Style
 from patrolscope.pipeline.detect.stages import INDEX, PREFIXES
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.study.config import Settings
@@ -64,9 +67,18 @@ def groups(*names):
     )
 
 
+def specified(*series):
+    """An interval chart of some series, with a row per group of the first."""
+    return interval_chart(series, [Row(group, group) for group in series[0].table["group"]], title="By group")
+
+
+def drawn_on_a_page(*series, alt=""):
+    return bokeh_renderer.draw(specified(*series), alt=alt)
+
+
 def evil_chart():
     rows = groups("Bronx", EVIL)
-    drawn = interval_chart([Series(EVIL, rows)], list(rows["group"]), alt=EVIL)
+    drawn = drawn_on_a_page(IntervalSeries(EVIL, rows), alt=EVIL)
     return Chart("race", EVIL, EVIL, EVIL, drawn, ((EVIL, "#000000", "o"),), rows)
 
 
@@ -139,16 +151,17 @@ def test_a_search_takes_a_text_as_it_is():
 
 def test_an_interval_chart_shows_the_numbers_of_its_rows():
     rows = groups("Bronx", "Queens")
-    ours, theirs = Series("ours", rows), Series("published", rows.assign(estimate=1.0), "#2f8f6b", "s")
-    drawn = interval_chart([ours, theirs], ["Bronx", "Queens"], alt="two boroughs")
+    ours = IntervalSeries("ours", rows)
+    theirs = IntervalSeries("published", rows.assign(estimate=1.0), Style("#2f8f6b", "s"))
+    drawn = drawn_on_a_page(ours, theirs, alt="two boroughs")
     assert drawn.y_range.factors == ["Queens", "Bronx"]  # from below
     assert drawn.html_attributes == {"role": "img", "aria-label": "two boroughs"}
-    assert drawn.xaxis.axis_label == "times the average"
+    assert drawn.xaxis.axis_label == "relative rate (city average = 1)"
     sources = [one.data_source.data for one in drawn.renderers if one.glyph.__class__.__name__ == "Scatter"]
     for series, data in zip((ours, theirs), sources, strict=True):
         assert list(data["group"]) == ["Bronx", "Queens"]
         for column in ("estimate", "lower", "upper"):
-            np.testing.assert_array_equal(data[column], series.rows[column])
+            np.testing.assert_array_equal(data[column], series.table[column])
     lanes = [place[1] for data in sources for place in data["y"][:1]]
     assert lanes[0] > lanes[1]  # the first one above
 
@@ -156,7 +169,7 @@ def test_an_interval_chart_shows_the_numbers_of_its_rows():
 @pytest.mark.parametrize(("ends", "kind"), [((0.8, 1.2), "Linear"), ((0.1, 4.0), "Log"), ((0.0, 4.0), "Linear")])
 def test_ratios_that_differ_much_stand_on_steps_of_doubling(ends, kind):
     rows = groups("a", "b").assign(estimate=ends, lower=ends, upper=ends)
-    drawn = interval_chart([Series("ours", rows)], ["a", "b"], alt="")
+    drawn = drawn_on_a_page(IntervalSeries("ours", rows))
     assert type(drawn.x_scale).__name__ == f"{kind}Scale"
     assert drawn.x_range.start < min(ends)
     assert drawn.x_range.end > max(ends)
@@ -164,15 +177,26 @@ def test_ratios_that_differ_much_stand_on_steps_of_doubling(ends, kind):
 
 def test_a_group_without_a_positive_image_is_hollow_and_one_without_an_interval_has_a_dot():
     rows = groups("a", "b").assign(hollow=[True, False], lower=np.nan, upper=np.nan)
-    drawn = interval_chart([Series("ours", rows)], ["a", "b"], alt="")
+    drawn = drawn_on_a_page(IntervalSeries("ours", rows))
     data = next(one.data_source.data for one in drawn.renderers if one.glyph.__class__.__name__ == "Scatter")
     assert list(data["face"]) == ["#ffffff", "#3b7dc4"]
     assert np.isfinite(data["at"]).all()
 
 
+def test_pages_and_files_draw_the_same_numbers():
+    spec = specified(IntervalSeries("ours", groups("a", "b", "c")), IntervalSeries("published", groups("a", "b", "c")))
+    page = bokeh_renderer.draw(spec, alt="")
+    axes = matplotlib_renderer.draw(spec).axes[0]
+    dots = [one.data_source.data["estimate"] for one in page.renderers if one.glyph.__class__.__name__ == "Scatter"]
+    marks = [line.get_xdata() for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_array_equal(np.concatenate(dots), np.concatenate(marks))
+    assert [float(tick) for tick in page.xaxis.ticker.ticks] == [float(tick) for tick in axes.get_xticks()]
+    assert axes.get_xlabel() == page.xaxis.axis_label
+
+
 def test_chosen_neighborhoods_are_named_in_the_ranking():
     rows = groups("a", "b", "c", "d")
-    drawn = ranking_chart(rows, ["b", "d"], alt="")
+    drawn = bokeh_renderer.draw(ranking_chart(rows, ["b", "d"]), alt="")
     named = [
         name
         for one in drawn.renderers
@@ -184,13 +208,15 @@ def test_chosen_neighborhoods_are_named_in_the_ranking():
         name: rank
         for one in drawn.renderers
         if one.glyph.__class__.__name__ == "Scatter"
-        for name, rank in zip(one.data_source.data["group"], one.data_source.data["rank"], strict=True)
+        for name, rank in zip(one.data_source.data["of"], one.data_source.data["x"], strict=True)
     }
     assert ranks == {"a": 1, "b": 2, "c": 3, "d": 4}
 
 
 def test_a_card_saves_what_it_shows_at_the_moment():
-    first = Chart("first", "First", figure=hour_chart(np.arange(24), alt=""), frame=pd.DataFrame({"a": [1]}))
+    first = Chart(
+        "first", "First", figure=drawn_on_a_page(IntervalSeries("ours", groups("a"))), frame=pd.DataFrame({"a": [1]})
+    )
     card = Card(first)
     card.show(Chart("second", "Second", frame=pd.DataFrame({"a": [2]})))
     shown = {button.label: button for button in card.view[-1] if button.visible}

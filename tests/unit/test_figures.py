@@ -17,7 +17,9 @@ from matplotlib.text import Text
 
 from patrolscope.analysis.estimators.raster import Counts
 from patrolscope.analysis.stages.results import FEW_IMAGES, RANKED, read_results
-from patrolscope.dashboards.charts.figures import PNG_DPI, draw_figures, linear_ticks, to_png, to_svg
+from patrolscope.dashboards.charts.axes import linear_ticks
+from patrolscope.dashboards.charts.figures import draw_figures
+from patrolscope.dashboards.charts.matplotlib_renderer import PNG_DPI, to_png, to_svg
 from patrolscope.dashboards.charts.street_scenes import _free_place
 from patrolscope.dashboards.maps.city_maps import draw_maps, load_city
 from patrolscope.dashboards.stages import MAPS
@@ -206,7 +208,7 @@ def test_no_text_of_a_figure_reaches_over_its_edge(study):
 
 def test_a_second_interval_lies_below_the_first_and_is_told_of_only_where_it_is_drawn(study, tmp_path):
     borough = figures_of(study)["borough"]
-    assert "Thin line below it: whole rides drawn again" in texts(borough)
+    assert "Thin line: resampling whole rides" in texts(borough)
     first, second = borough.axes[0].collections[-2:]
     for above, below in zip(first.get_segments(), second.get_segments(), strict=True):
         assert above[0][1] < below[0][1] < above[0][1] + 0.5  # the axis runs down
@@ -258,7 +260,7 @@ def test_names_are_written_as_they_are(tmp_path):
 
 def test_quartiles_stand_in_their_order_and_other_groups_from_the_highest(study):
     def order(name, of):
-        labels = [label.get_text() for label in figures_of(study)[name].axes[0].texts]
+        labels = [label.get_text() for label in figures_of(study)[name].axes[0].get_yticklabels()]
         return [label for label in labels if label in of]
 
     quartiles = ["Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)"]
@@ -292,8 +294,8 @@ def test_a_neighborhood_without_a_positive_image_is_hollow_and_hatched(tmp_path)
     groups = read_results(study).groups("neighborhood").set_index("group")
     assert groups.index[groups["hollow"]].tolist() == ["Gramercy"]
     figures = figures_of(study)
-    assert "Hollow" in texts(figures["neighborhood"])
-    assert "Hollow" not in texts(figures["borough"])
+    assert "Open marker" in texts(figures["neighborhood"])
+    assert "Open marker" not in texts(figures["borough"])
     (hollow,) = [line for line in figures["neighborhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
     assert hollow.get_xdata() == [0.01]
     level = load_city(study, read_results(study), cells=200).regions.set_index("place")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from patrolscope.analysis.stages.results import ANALYSES, UNKNOWN, read_results
-from patrolscope.dashboards.charts.figures import draw_figures, to_png, to_svg
+from patrolscope.dashboards.charts.figures import draw_figures
+from patrolscope.dashboards.charts.matplotlib_renderer import to_png, to_svg
 from patrolscope.dashboards.report.report import headline, read_steps, render_report
 from patrolscope.dashboards.stages import REPORT
 from tests.picture_study import SIMULATED, made_study, made_summary, made_tables
@@ -138,7 +139,7 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
                 f"{row['estimate']:.3f}",
                 f"{row['lower']:.3f} to {row['upper']:.3f}",
                 f"{row['second_lower']:.3f} to {row['second_upper']:.3f}",
-                f"{100 * levels[row['group']]:.3f} %",
+                f"{100 * levels[row['group']]:.3f}%",
                 *([] if same else [f"{row['images']:,}"]),
             )
             assert expected in rows, (analysis, expected)
@@ -147,37 +148,37 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
 
 def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_path):
     assert "interval, single images" in page.text
-    assert "the same, whole rides" in page.text
+    assert "interval, whole rides" in page.text
     assert "images of one ride are not: those intervals are too narrow" in page.text.replace("\n", " ")
     alone = made_summary() | {
         "schemes": [{**made_summary()["schemes"][0], "unit": "ride", "resample_calibration": True}]
     }
     text = render_report(made := made_study(tmp_path / "alone", summary=alone), read_results(made))
-    assert "the same, " not in text
-    assert "Here whole rides are drawn again." in text
+    assert text.count("95%&nbsp;interval") == text.count("sd</th>") > 0
+    assert "Resampling units of this study:\nwhole rides." in text
     assert "sd</th>" in text
-    assert "labeled images are drawn again, too" in text
+    assert "labeled images are resampled as well" in text
 
 
 def test_calibration_quality_correlations_and_truth_stand_in_the_page(page):
     for words in (
-        "confidence is above 0.770508",
+        "score is above 0.770508",
         "20,000 labeled validation images, 264 are positive, and 205 of those",
-        "(77.65 %)",
-        "(0.2128 %)",
+        "(77.65%)",
+        "(0.2128%)",
         "distance -0.0125 per 1,000 ft",
-        "247 (94.3 %) have their true level",
-        "rank correlation between estimate and truth is 0.988",
-        "1,357 analyzed images lie outside every area",
-        "21,234; 43,211; 70,001 people per square mile",
+        "95% intervals of 247 of 262 neighborhoods (94.3%) contain the true relative rate",
+        "rank correlation between estimates and true rates is 0.988",
+        "1,357 analyzed images are outside all areas",
+        "21,234; 43,211; 70,001 residents per square mile",
     ):
         assert words in page.text.replace(" ( ", " ("), words
     assert ["test", "9,999", "0.776", "0.829", "0.988", "0.823"] in page.rows
     correlation = ["0.312 (0.262 to 0.362)", "0.423 (0.373 to 0.473)"]
-    assert ["People per square mile", *correlation, "2,111"] in page.rows
-    assert "Moran's I is 0.171" in page.text
-    assert "none was as far from chance (p = 0.001)" in " ".join(page.text.split())
-    assert ["from 2020-10-05", "912,345", "91.0 %", ""] in page.rows
+    assert ["Residents per square mile", *correlation, "2,111"] in page.rows
+    assert "Moran's I of the deployment rates is 0.171" in page.text
+    assert "none was as extreme (p = 0.001)" in " ".join(page.text.split())
+    assert ["from 2020-10-05", "912,345", "91.0%", ""] in page.rows
 
 
 def test_the_ledger_is_added_up_over_shards_with_every_reason(page, study):
@@ -214,11 +215,11 @@ def test_a_group_that_too_few_units_touch_has_no_interval_and_the_page_says_why(
     page = Page(report_of(study))
     (queens,) = [row for row in page.rows if row[0] == "Queens" and len(row) > 4]
     assert queens[2:4] == [UNKNOWN, UNKNOWN]  # of single images, and of whole rides
-    assert "A group that fewer than 5 rides, days or areas touch has no interval of them" in page.text
+    assert "A group with images in fewer than 5 rides, days, or areas has no interval from them" in page.text
     results = read_results(study)
     _, sentence = headline(results, "New York City", 95)
     ends = results.groups("race").sort_values("estimate").iloc[[0, -1]]
-    assert sentence.count("95\N{NO-BREAK SPACE}% interval") == ends["lower"].notna().sum() < 2
+    assert sentence.count("95% interval") == ends["lower"].notna().sum() < 2
 
 
 def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_open(tmp_path):
@@ -232,8 +233,8 @@ def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_ope
     study = made_study(tmp_path, images=10, tables=tables)
     study.write_bytes(rides.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
     assert headline(read_results(study), "New York City", 95)[1] == (
-        "Weighted by where people live, images show one most often around Asian residents, 1.200 times the city's "
-        "average (95\u00a0% interval, whole rides drawn again: 1.100 to 1.300), and least often around White "
+        "Weighted by residents, images show one most often around Asian residents, 1.200 times the city's "
+        "average (95% interval, resampling whole rides: 1.100 to 1.300), and least often around White "
         "residents, 0.960 times (0.940 to 1.010, not distinguishable from the average)."
     )
 
@@ -245,20 +246,20 @@ def test_a_second_way_without_intervals_is_not_shown_and_its_reason_is_said(tmp_
     none = made_tables().assign(lower=np.nan, upper=np.nan)
     study.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
     page = Page(report_of(study))
-    assert "the same, whole rides" not in page.text
-    assert "single images drawn again: " in headline(read_results(study), "New York City", 95)[1]
+    assert "interval, whole rides" not in page.text
+    assert "resampling single images: " in headline(read_results(study), "New York City", 95)[1]
     assert "There are no intervals from whole rides: 3 rides: fewer than 5 say nothing." in page.text
 
 
 def test_the_page_names_the_prediction_that_its_tables_average(page, tmp_path):
-    assert "Every image of the study counts with the one or the other of these two probabilities" in page.text
+    assert "Every image of the study has one of these two probabilities" in page.text
     summary = made_summary()
     for way in summary["schemes"]:
         way["prediction"] = "station_adjusted"
     adjusted = Page(report_of(made_study(tmp_path, images=10, summary=summary)))
-    assert "the one or the other" not in adjusted.text
-    assert "counts with the probability of a logistic regression of the label" in adjusted.text
-    assert "Here, and in Moran's I below, images count with one of the two probabilities above" in adjusted.text
+    assert "one of these two probabilities" not in adjusted.text
+    assert "The probability of every image of the study is from a logistic regression of the label" in adjusted.text
+    assert "These correlations and Moran's I below use the two probabilities above" in adjusted.text
 
 
 def test_a_simulated_study_says_so_first_and_a_real_one_does_not(page, tmp_path):
@@ -266,7 +267,7 @@ def test_a_simulated_study_says_so_first_and_a_real_one_does_not(page, tmp_path)
     summary = {**made_summary(), "truth": None}
     real = Page(report_of(made_study(tmp_path, images=10, simulated="", truth=False, summary=summary)))
     assert "imulated:" not in real.text.split("study.yaml, every setting")[0]
-    assert "Against the truth" not in real.text
+    assert "Comparison with the truth" not in real.text
 
 
 def test_names_from_data_can_not_become_markup(tmp_path):

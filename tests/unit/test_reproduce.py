@@ -271,7 +271,7 @@ def test_what_exists_is_done_and_what_lacks_is_said(tmp_path):
     assert said[0].startswith(f"not in {tmp_path}/results: race_bootstraps.json, density_cbg_bootstraps.json")
     made = {"tables.csv", "tables.md", "race.svg", "race.png", "zone.svg", "zone.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == made
-    assert "By race and ethnicity, residential zones only" in svg_texts(tmp_path / "out" / "race.svg")
+    assert "Deployment rate by race and ethnicity, residential zones only" in svg_texts(tmp_path / "out" / "race.svg")
 
 
 def test_a_second_run_leaves_nothing_of_the_first(tmp_path):
@@ -356,7 +356,7 @@ def test_a_group_whose_replicates_never_differ_is_hollow_and_nothing_is_said_of_
     run(results, tmp_path / "out")
     for name in ("neighborhood", "neighborhood_all"):
         written = " ".join(svg_texts(tmp_path / "out" / f"{name}.svg"))
-        assert "Hollow: every replicate has the same level, so that the interval says nothing." in written
+        assert "Open marker: every replicate has the same level; the interval is uninformative." in written
         assert "positive" not in written
 
 
@@ -399,7 +399,8 @@ def test_results_come_from_any_file_system(tmp_path):
 def test_every_row_of_the_ranking_figure_stands_once_at_its_rank(tmp_path):
     ranked, tables = ranked_of(write_released(tmp_path))
     figure, _ = draw_released(ReleasedGroups(tables, ranked), simulated="")["neighborhood_all"]
-    labels = [text.get_text().split("  ") for axes in figure.axes for text in axes.texts]
+    labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
+    labels = [label.split("  ") for label in labels if label.strip()]
     assert [(name, int(rank)) for name, *_, rank in labels] == list(zip(ranked["group"], ranked["rank"], strict=True))
 
 

@@ -27,6 +27,7 @@ from patrolscope.analysis.estimators.sensitivity import (
     sensitivity_table,
     variants_table,
 )
+from patrolscope.analysis.estimators.sensitivity_tables import tabulate_variants
 from patrolscope.analysis.estimators.variants import (
     BASE,
     InfeasibleVariant,
@@ -40,10 +41,11 @@ from patrolscope.analysis.stages.estimate import TABLES_FILE
 from patrolscope.analysis.stages.recalibrate import recalibrate
 from patrolscope.analysis.stages.results import read_results
 from patrolscope.analysis.stages.variant_options import variant_options
-from patrolscope.dashboards.charts.figures import to_png, to_svg
 from patrolscope.dashboards.charts.image_coverage import coverage_figure
-from patrolscope.dashboards.charts.sensitivity import SENSITIVITY, sensitivity_figure, vary
+from patrolscope.dashboards.charts.matplotlib_renderer import to_png, to_svg
+from patrolscope.dashboards.charts.sensitivity import sensitivity_figure
 from patrolscope.dashboards.report.report import render_report
+from patrolscope.dashboards.stages import SENSITIVITY
 from patrolscope.pipeline.contract.tables import PEOPLE_PUBLISHED, annotated_table
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
 from patrolscope.pipeline.study.config import Settings, parse_settings
@@ -377,7 +379,7 @@ def test_one_day_has_no_intervals_and_a_reason(areas, calibrations):
     assert reasons["second half of the days"].startswith("it has the same images")
     assert reasons["October 2020"].startswith("it has the same images")
     assert reasons["with days before 2020-10-28"] == "the study has no images of these days"
-    made = vary(found, percent=95, replicates=40, ranked_images=200)
+    made = tabulate_variants(found, percent=95, replicates=40, ranked_images=200)
     assert made.summary["replicates"] == 0
     assert made.table[["lower", "upper", "change_lower"]].isna().all(axis=None)
     assert made.summary["verdicts"]["robust"] == 0
@@ -723,7 +725,7 @@ def test_the_report_has_a_section_on_each(study):
     page = render_report(study, read_results(study))
     summary = json.loads(study.read_bytes("sensitivity/summary.json"))
     assert f"All {summary['conclusions']} conclusions" in page
-    assert '<h2 id="coverage">What the images cover</h2>' in page
+    assert '<h2 id="coverage">Image coverage</h2>' in page
     assert "No intervals: there are images of 3 days, and at least 5" in page
     assert "the study&#39;s areas are already tracts" in page
 
