@@ -68,7 +68,7 @@ def maps_of(study):
 
 def texts(figure):
     """Everything that is written in a figure."""
-    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+    return " ".join(text.get_text() for text in figure.findobj(Text))
 
 
 def test_the_map_stage_writes_maps_and_figures_and_its_record_names_each_file(study, record):
