@@ -1,11 +1,11 @@
-"""What several tests share."""
+"""Fixtures that several tests share."""
 
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# The first example of a test may wait for numba's compiler; how long tests take is no matter of theirs.
+# The first example of a test may wait for numba's compiler, so examples have no deadline.
 settings.register_profile("patrolscope", deadline=None)
 settings.load_profile("patrolscope")
 
@@ -62,7 +62,7 @@ def simulated(tmp_path_factory, client):
 
 @pytest.fixture(scope="session")
 def finished(simulated, client):
-    """The same study after every stage."""
+    """The simulated study after every stage."""
     from patrolscope.pipeline.engine.run import run_stages
     from tests.integration.studies import EVERY_STAGE, branch
 

@@ -159,7 +159,7 @@ def made_tables(seed: int = 2) -> pd.DataFrame:
 
 
 def wider(tables: pd.DataFrame) -> pd.DataFrame:
-    """The same estimates, in intervals half as wide again, as whole rides would give."""
+    """Widen intervals by half, as with whole rides."""
     lower, upper = (tables["estimate"] + 1.5 * (tables[end] - tables["estimate"]) for end in ("lower", "upper"))
     return tables.assign(lower=lower, upper=upper)
 

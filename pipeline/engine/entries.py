@@ -242,7 +242,7 @@ ENTRIES = (
         reads=("staging/keys",),
         writes=("manifest/match_index",),
         unit="parts",
-        run="patrolscope.pipeline.matching.stages:KNOWN",
+        run="patrolscope.pipeline.matching.stages:MATCH_INDEX",
         help="Count files of the image store with and without metadata.",
         commands=("index",),
     ),

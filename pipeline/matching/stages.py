@@ -224,7 +224,7 @@ def _read_keys(study: Study, files: Iterable[str], bucket: int, kind: str) -> pd
     return pa.Table.from_batches(_read_parts(study, files, bucket), SCHEMAS[kind]).to_pandas()
 
 
-def plan_known(study: Study) -> list[Shard]:
+def plan_match_index(study: Study) -> list[Shard]:
     """Plan a shard per bucket of names; none without metadata or index."""
     keys = list(study.records(KEYS.name).values())
     work = {kind: _files(keys, kind) for kind in (IMAGES, INDEXED)}
@@ -235,13 +235,13 @@ def plan_known(study: Study) -> list[Shard]:
     return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
 
 
-def process_known(study: Study, shard: Shard) -> Output:
+def process_match_index(study: Study, shard: Shard) -> Output:
     """Count the matches of images and indexed files of one bucket, by the rules for detections.
 
     This shows mismatches before a detector runs for hours.
     """
     images, files = (_read_keys(study, shard.work[kind], shard.work["bucket"], kind) for kind in (IMAGES, INDEXED))
-    ledger = Ledger("known", len(files))
+    ledger = Ledger("match_index", len(files))
     detections = files.assign(score=np.nan, score_any=np.nan, readable=True)
     # The index serves as the list of processed images, so that images without a file count as unprocessed.
     matched = match(images, detections, files, ledger, what="files of the index")
@@ -322,7 +322,7 @@ def _detections(study: Study, file: str, supplied: pd.DataFrame | None, ledger: 
 
 
 KEYS = Stage("keys", unit="parts", folders=(KEYS_FOLDER,), plan=plan_keys, process=process_keys)
-KNOWN = Stage("known", unit="parts", folders=(), plan=plan_known, process=process_known)
+MATCH_INDEX = Stage("match_index", unit="parts", folders=(), plan=plan_match_index, process=process_match_index)
 MATCH = Stage(matches.STAGE, unit="parts", folders=(matches.FOLDER,), plan=plan_match, process=process_match, version=2)
 ANNOTATE = Stage(
     "annotate",

@@ -241,7 +241,7 @@ def test_a_message_names_no_folder(tmp_path):
     for error in (
         StageNotRunError(f"{study.root} has no estimates/tables.csv yet: run `patrolscope run --study {study.root}`"),
         SourceError(f"{study.path('estimates/tables.csv')} has no column group; /other/secret/place/file.csv has"),
-        SourceError("s3://secret-bucket/secret/file.csv can not be read"),
+        SourceError("s3://secret-bucket/secret/file.csv cannot be read"),
     ):
         html = error_html(study, error)
         assert "secret" not in html
@@ -256,11 +256,11 @@ def test_a_message_names_no_folder_with_a_blank_in_its_name(tmp_path):
     gone = str(tmp_path / "my secret" / "the press" / "images of a day.csv")
     settings = {"sources": {"metadata": [gone], "validation": "the labels/validation set.csv"}}
     study = create_study(tmp_path / "study", Settings.model_validate(settings))
-    assert error_html(study, SourceError(f"{gone} is not there")) == (
-        '<p class="status warning">images of a day.csv is not there</p>'
+    assert error_html(study, SourceError(f"{gone} does not exist")) == (
+        '<p class="status warning">images of a day.csv does not exist</p>'
     )
     assert "the labels/validation set.csv" in error_html(
-        study, SourceError("the labels/validation set.csv is not there")
+        study, SourceError("the labels/validation set.csv does not exist")
     )
 
 

@@ -28,7 +28,7 @@ from patrolscope.pipeline.matching.keys import (
 )
 from patrolscope.pipeline.matching.match import match
 from patrolscope.pipeline.matching.matches import COLUMNS, detections_of
-from patrolscope.pipeline.matching.stages import KEYS, KNOWN, MATCH
+from patrolscope.pipeline.matching.stages import KEYS, MATCH, MATCH_INDEX
 from patrolscope.pipeline.study.config import Settings, with_changes
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Record, Study, create_study, open_study
@@ -388,7 +388,7 @@ def test_matches_of_the_index_are_counted_before_a_detector_runs(tmp_path):
     settings = with_changes(study.settings, {"images": {"sources": [str(tmp_path / "store")]}})
     study = create_study(study.root, settings)
     finish(study)
-    made = finish(study, [PREFIXES, INDEX, KEYS, KNOWN])
+    made = finish(study, [PREFIXES, INDEX, KEYS, MATCH_INDEX])
     (line,) = (line for record in made["match_index"] for line in record.ledger)
     assert (line["rows_in"], line["rows_out"]) == (5, 3)
     assert line["dropped"] == {AMBIGUOUS: 2}
@@ -401,4 +401,4 @@ def test_matches_of_the_index_are_counted_before_a_detector_runs(tmp_path):
 def test_without_an_index_nothing_is_counted(tmp_path):
     study = raw_study(tmp_path / "study", {"1601856000000.csv": HEADER + b"a/1.jpg,1601900000000,40.7,-73.9,1\n"})
     finish(study)
-    assert finish(study, [KEYS, KNOWN])["match_index"] == []
+    assert finish(study, [KEYS, MATCH_INDEX])["match_index"] == []

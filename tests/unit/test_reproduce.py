@@ -380,8 +380,8 @@ def test_the_map_colors_a_neighborhood_by_its_level_and_leaves_others_without(tm
     figure, _ = draw_neighborhoods(results, places, source="A test.", simulated="")
     paths = [len(drawn.get_paths()) for drawn in figure.axes[0].collections]
     assert paths == [262 - 5, 5]
-    words = " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
-    assert "A test. Boundaries: New York City Department of City Planning." in words.replace("\n", " ")
+    content = " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+    assert "A test. Boundaries: New York City Department of City Planning." in content.replace("\n", " ")
 
 
 def test_results_come_from_any_file_system(tmp_path):
