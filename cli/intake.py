@@ -28,7 +28,7 @@ def ingest(
     ] = None,
     keep_unknown: Annotated[
         bool | None,
-        typer.Option("--keep-unknown/--drop-unknown", help="Keep unrecognized columns as text in given/."),
+        typer.Option("--keep-unknown/--drop-unknown", help="Keep unrecognized columns as text in supplied/."),
     ] = None,
     cluster: ClusterOption = "local",
 ) -> None:
@@ -37,7 +37,7 @@ def ingest(
     Options are written to study.yaml, so that a later `run` uses them too (comments there are lost). A study that does
     not exist yet is created.
     """
-    from patrolscope.pipeline.intake.ingest import adopt
+    from patrolscope.pipeline.intake.raw_files import adopt
 
     with handle_errors():
         for line in adopt(study, sources=tuple(map(absolute, sources or ())), trust=trust, keep_unknown=keep_unknown):
