@@ -239,14 +239,14 @@ def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_ope
 
 def test_a_second_way_without_intervals_is_not_shown_and_its_reason_is_said(tmp_path):
     summary = made_summary()
-    summary["ways"][1]["without_intervals"] = "3 rides: fewer than 5 say nothing"
+    summary["ways"][1]["without_intervals"] = "3 rides: at least 5 are needed"
     study = made_study(tmp_path, images=10, summary=summary)
     none = made_tables().assign(lower=np.nan, upper=np.nan)
     study.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
     page = Page(report_of(study))
     assert "interval, whole rides" not in page.text
     assert "resampling single images: " in headline(read_results(study), "New York City", 95)[1]
-    assert "There are no intervals from whole rides: 3 rides: fewer than 5 say nothing." in page.text
+    assert "There are no intervals from whole rides: 3 rides: at least 5 are needed." in page.text
 
 
 def test_the_page_names_the_prediction_that_its_tables_average(page, tmp_path):
@@ -341,7 +341,7 @@ def test_the_report_stage_writes_one_file_and_is_out_of_date_when_figures_or_set
     record = REPORT.finish(study, shard)
     assert record.files == ("report.html",)
     assert study.read_bytes("report.html").decode() == text
-    assert REPORT.plan(study) == [shard]  # its own record is no input
+    assert REPORT.plan(study) == [shard]  # its own record is not an input
     changed = type(study)(study.root, study.settings.model_copy(update={"name": "Another"}))
     assert REPORT.fingerprint(REPORT.plan(changed)[0]) != record.fingerprint or REPORT.plan(changed) != [shard]
     study.commit("map", record)
