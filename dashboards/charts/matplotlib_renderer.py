@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
@@ -135,12 +136,17 @@ def fix_layout(figure: Figure) -> Figure:
     """Compute the layout of a figure once, so that every file of it is the same, and return the figure."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    size_pt = np.tile(figure.get_size_inches() * PT_PER_INCH, 2)
+    # The solver's results vary by about 1e-6 between runs, so positions are rounded to quarters of a point. The offset
+    # keeps the thresholds away from whole pixels, where most results are.
+    size_pt = figure.get_size_inches() * PT_PER_INCH
+
+    def rounded(fractions: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return np.floor(4 * np.asarray(fractions).reshape(2, 2) * size_pt + 0.37) / 4 / size_pt
+
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(rounded(part.bbox_relative.get_points()))
     for axes in figure.axes:
-        # The solver's results vary by about 1e-6 between runs. Rounding to quarters of a point removes that; the offset
-        # keeps its thresholds away from whole pixels, where most results are.
-        edges_pt = np.asarray(axes.get_position(original=True).bounds) * size_pt
-        left, bottom, width, height = (np.floor(4 * edges_pt + 0.37) / 4 / size_pt).tolist()
+        (left, bottom), (width, height) = rounded(axes.get_position(original=True).bounds).tolist()
         axes.set_position((left, bottom, width, height))
     return figure
 
