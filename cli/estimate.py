@@ -102,7 +102,7 @@ def _print_evaluation(study: Study) -> None:
     )
     grid.add_column("")
     for name, facts in summary["sets"].items():
-        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['positives']:,} positive", justify="right")
+        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['labeled_positives']:,} labeled positive", justify="right")
     for quantity in QUANTITIES:
         values = [facts[quantity] for facts in summary["sets"].values()]
         grid.add_row(

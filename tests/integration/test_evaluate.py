@@ -209,7 +209,7 @@ def test_without_a_validation_set_labels_choose_the_threshold_and_without_both_i
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ground_truth": 0}, "labeled images lack a police vehicle: the set 'validation' needs both kinds"),
+        ({"ground_truth": 0}, "labeled images lack a police vehicle; the set 'validation' needs images of both kinds"),
         ({"Model_predicted_score": 1.5}, "labeled.score"),
         ({"ground_truth": np.nan}, "labeled.ground_truth"),
     ],

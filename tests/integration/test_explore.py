@@ -415,7 +415,7 @@ def test_coverage_of_a_region_without_areas_gives_a_message(site):
 def test_the_coverage_page_follows_the_filter(site, images):
     state = State()
     page = coverage._Page(site, state)
-    assert "By weekday and hour" in " ".join(card.chart.title for card in page.shown)
+    assert "Images by weekday and hour" in " ".join(card.chart.title for card in page.shown)
     state.filter = BRONX
     assert f"{len(kept(images, site.points.areas, BRONX)):,} images" in page.status.object
     state.filter = Filter(weekdays=())
