@@ -102,7 +102,8 @@ def _print_evaluation(study: Study) -> None:
     )
     grid.add_column("")
     for name, facts in summary["sets"].items():
-        grid.add_column(f"{name}\n{facts['images']:,} images\n{facts['labeled_positives']:,} labeled positive", justify="right")
+        counts = f"{facts['images']:,} images\n{facts['labeled_positives']:,} labeled positive"
+        grid.add_column(f"{name}\n{counts}", justify="right")
     for quantity in QUANTITIES:
         values = [facts[quantity] for facts in summary["sets"].values()]
         grid.add_row(
