@@ -157,7 +157,7 @@ def test_ingest_takes_sources_and_flags_creates_the_study_and_prints_changes(tmp
 def test_a_mistyped_source_leaves_the_settings_unchanged(tmp_path):
     missing = str(tmp_path / "missing.csv")
     code, output = invoke("ingest", missing, "--study", str(tmp_path / "new"))
-    assert (code, "missing.csv is no .csv" in output) == (2, True)
+    assert (code, "missing.csv holds no file" in output) == (2, True)
     assert not (tmp_path / "new").exists()
     (tmp_path / "study.yaml").write_text("sources: {metadata: raw.csv}")
     assert invoke("ingest", missing, "--study", str(tmp_path))[0] == 2
