@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import settings
 # The first example of a test may wait for numba's compiler, so examples have no deadline.
 settings.register_profile("patrolscope", deadline=None)
 settings.load_profile("patrolscope")
+
+# These need the extra `detect`, which `make test-lowest` leaves out.
+NEED_TORCH = ("boxes", "checkpoint", "device", "onnx_yolov7", "training_data", "ultralytics_detector", "yolov7")
+collect_ignore = [] if find_spec("torch") else [f"unit/test_{name}.py" for name in (*NEED_TORCH, "yolov7_detector")]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -203,7 +203,7 @@ def test_on_the_real_city_intervals_cover_the_published_levels(shared_data, tmp_
         str(tmp_path / "study"),
         images=1_000_000,
         city="new-york",
-        levels=shared_data / "paper" / "neighborhood_aggregated_data.csv",
+        rates=shared_data / "paper" / "neighborhood_aggregated_data.csv",
         cache=str(cache),
         client=lambda: client,
     )

@@ -148,7 +148,7 @@ def test_the_scale_bar_is_as_long_as_it_says(study):
 def test_a_neighborhood_without_an_estimate_is_missing_on_the_map_and_not_zero(tmp_path):
     tables = made_tables()
     study = made_study(tmp_path, images=100, tables=tables[tables["group"] != "Gramercy"])
-    level = load_city(study, read_results(study), cells=200).regions.set_index("place")
+    level = load_city(study, read_results(study), cells=200).regions.set_index("region")
     assert np.isnan(level.loc["Gramercy", "relative"])
     assert level.loc["Gramercy", "images"] == 0
     assert level["relative"].notna().sum() == len(level) - 1
@@ -159,7 +159,7 @@ def test_neighborhoods_without_boundaries_of_their_own_are_joined_from_their_are
     study.write(BOUNDARIES, places().iloc[:0], "areas/boundaries.parquet")
     city = load_city(study, read_results(study), cells=200)
     assert city.geography == "neighborhood"
-    assert set(city.regions["place"]) == set(tracts()["neighborhood"])
+    assert set(city.regions["region"]) == set(tracts()["neighborhood"])
     assert city.boroughs == ()
 
 
