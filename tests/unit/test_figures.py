@@ -298,7 +298,7 @@ def test_a_neighborhood_without_a_positive_image_is_hollow_and_hatched(tmp_path)
     assert "Open marker" not in texts(figures["borough"])
     (hollow,) = [line for line in figures["neighborhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
     assert hollow.get_xdata() == [0.01]
-    level = load_city(study, read_results(study), cells=200).regions.set_index("place")
+    level = load_city(study, read_results(study), cells=200).regions.set_index("region")
     assert level.loc["Gramercy", "few"]
     assert set(level.index[level["few"]]) == {"Gramercy", *groups.index[groups["images"] < FEW_IMAGES]}
 
