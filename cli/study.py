@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,7 +30,7 @@ def demo(
 
     With the extra `detect` installed, a small study of rendered street scenes follows.
     """
-    _simulate(study, images=images, city="embedded", cluster=cluster)
+    simulate(study, images, cluster=cluster)
     run(study, cluster)
     _streets(f"{study.rstrip('/')}/streets", cluster, required=False)
 
@@ -60,7 +60,7 @@ def _streets(study: str, cluster: str, *, required: bool, images: int = 300) -> 
             return
     if not required:
         echo("\nA second study, of rendered street scenes:")
-    _simulate(study, images=images, city="embedded", scenes=True, cluster=cluster)
+    simulate(study, images, scenes=True, cluster=cluster)
     run(study, cluster)
     from patrolscope.pipeline.simulation.files import IMAGES_SHOWN_FILE
 
@@ -114,8 +114,10 @@ def init(
 def simulate(
     out: Annotated[str, typer.Argument(help="Folder of the new study.")],
     images: Annotated[int, typer.Option(min=1, help="Number of images.")],
-    city: Annotated[str, typer.Option(help="embedded (no network) or new-york (fetched data sets).")] = "embedded",
-    levels: Annotated[
+    city: Annotated[
+        Literal["embedded", "new-york"], typer.Option(help="embedded (no network) or new-york (fetched data sets).")
+    ] = "embedded",
+    rates: Annotated[
         Path | None, typer.Option(help="CSV file with nta and weighted_mean: true rate per neighborhood.")
     ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Number of days, from 2020-10-05 onward.")] = None,
@@ -127,18 +129,24 @@ def simulate(
     cluster: ClusterOption = "local",
 ) -> None:
     """Create a study with known truth: metadata, detections or images, validation set, and test set."""
-    arguments = {"images": images, "city": city, "levels": levels, "days": days, "seed": seed, "scenes": scenes}
-    _simulate(out, **arguments, cache=cache, cluster=cluster)
-
-
-def _simulate(out: str, *, cluster: str, **arguments: Any) -> None:
     with handle_errors():
         from patrolscope.cli.progress import show_progress
         from patrolscope.cluster.connect import connection
         from patrolscope.pipeline.simulation.simulate import simulate as create
 
         with show_progress() as progress, connection(cluster, progress.log) as client:
-            create(out, client=client, progress=progress, **arguments)
+            create(
+                out,
+                images=images,
+                city=city,
+                rates=rates,
+                days=days,
+                seed=seed,
+                scenes=scenes,
+                cache=cache,
+                client=client,
+                progress=progress,
+            )
 
 
 @app.command(rich_help_panel=PANEL)

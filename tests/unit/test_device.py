@@ -466,8 +466,8 @@ def test_utilization_is_sampled_during_the_work_and_unknown_without_a_driver():
 
 
 def test_the_benchmark_line_of_a_gpu_is_also_printed_on_a_cpu(weights):
-    line = measure_loop(load(weights), noisy_jpegs(4), 8, threads=1, ask=None)
-    assert "images/s in batches of 1, utilization of the device unknown, waiting for images" in line
+    line = measure_loop(load(weights), noisy_jpegs(4), 8, threads=1, utilization_now=None)
+    assert "images per second in batches of 1, utilization unknown, waiting for images" in line
     if not torch.cuda.is_available():
         assert gpu_utilization() is None
 
