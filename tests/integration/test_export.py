@@ -143,7 +143,7 @@ def test_codes_are_plain_digits_and_flags_are_0_or_1(whole):
     assert set(table["nighttime"]) == {0, 1}
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The export was stopped."""
 
 
@@ -154,7 +154,7 @@ class StoppedAfterTwo(Progress):
     def advance(self, stage, shard, record):
         self.parts += 1
         if self.parts == 2:
-            raise Stopped
+            raise StoppedError
 
 
 class Watched(Progress):
@@ -170,7 +170,7 @@ class Watched(Progress):
 
 def test_an_export_that_was_stopped_goes_on_and_ends_in_the_same_file(study, whole, client, tmp_path):
     out = tmp_path / "w.parquet"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         export_published(study, str(out), client=lambda: client, progress=StoppedAfterTwo())
     assert not out.exists()
     left_half = tmp_path / "w.parquet.parts" / "published" / ".part.parquet.0123.tmp"
@@ -185,12 +185,12 @@ def test_an_export_that_was_stopped_goes_on_and_ends_in_the_same_file(study, who
 
 def test_an_export_that_was_killed_with_its_file_in_place_recognizes_it(study, client, tmp_path, monkeypatch):
     def killed(*_arguments):
-        raise Stopped
+        raise StoppedError
 
     out = tmp_path / "w.csv"
     with monkeypatch.context() as patched:
         patched.setattr("patrolscope.pipeline.export.export._write_note", killed)
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             export_published(study, str(out), client=lambda: client)
     content = out.read_bytes()
     export_published(study, str(out), client=lambda: client)

@@ -1,11 +1,7 @@
 import errno
 import gzip
-import subprocess
-import sys
-import textwrap
 import uuid
 from datetime import date
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -511,25 +507,6 @@ def test_an_interrupted_run_resumes_to_the_same_tables(tmp_path):
     assert_frame_equal(metadata(study), metadata(undisturbed))
     assert_frame_equal(quarantine(study), quarantine(undisturbed))
     assert not [path for path in study.fs.find(study.base) if "killed" in path]
-
-
-def test_memory_does_not_grow_with_the_file(tmp_path):
-    script = """
-        import resource, sys
-        from pathlib import Path
-        from tests.raw_study import accounts, finish, raw_study
-        study = raw_study(Path(sys.argv[1]), {}, ingest={"block_bytes": 2**20, "slice_rows": 20_000})
-        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        assert accounts(finish(study))[:2] == (600_000, 600_000)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024)
-    """
-    line = b"ride/0123456789abcdef0123456789abcdef/%06d.jpg,%d,40.7123456789,-73.9123456789,1\n"
-    raw_study(tmp_path, {"1.csv": HEADER + b"".join(line % (place, NOON_MS + place * 40) for place in range(600_000))})
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True)
-    # The libraries take about 105 MiB; all at once, these rows take 240 MiB.
-    assert float(done.stdout) < 160
 
 
 def test_a_study_of_one_day_has_one_day(tmp_path):

@@ -4,7 +4,6 @@
 """
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -46,15 +45,23 @@ PHRASES = {
 }
 # The names of earlier versions, which a migration must spell.
 EARLIER_NAMES = {"CHANGELOG.md", "pipeline/study/migration.py", "tests/unit/test_migration.py"}
+FOLDERS = {".ci", "analysis", "benchmarks", "cli", "cluster", "dashboards", "docs", "pipeline", "src", "tests"}
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".j2", ".html", ".js", ".css", ".cff", ".ini"}
 
 
-def tracked_files() -> list[Path]:
-    """Text files under version control, without links, data, and this file."""
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    files = [ROOT / name for name in names if Path(name).suffix in SUFFIXES or Path(name).name in ("Makefile", "run")]
+def text_files() -> list[Path]:
+    """Text files of the repository, without links, data, hidden folders such as environments, and this file."""
+    tops = [path for path in ROOT.iterdir() if path.is_file() or path.name in FOLDERS]
+    found = [file for top in tops for file in ([top] if top.is_file() else sorted(top.rglob("*")))]
     left_out = {Path(__file__).resolve(), *((ROOT / name).resolve() for name in EARLIER_NAMES)}
-    return [file for file in files if file.is_file() and not file.is_symlink() and file.resolve() not in left_out]
+    return [
+        file
+        for file in found
+        if (file.suffix in SUFFIXES or file.name in ("Makefile", "run"))
+        and file.is_file()
+        and not file.is_symlink()
+        and file.resolve() not in left_out
+    ]
 
 
 def matches(pattern: str, files: list[Path]) -> list[str]:
@@ -70,7 +77,7 @@ def matches(pattern: str, files: list[Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def files():
-    return tracked_files()
+    return text_files()
 
 
 @pytest.mark.parametrize("pattern", PHRASES)
@@ -81,7 +88,7 @@ def test_a_phrase_to_avoid_is_nowhere(pattern, files):
 
 if __name__ == "__main__":
     paths = tuple(sys.argv[1:])
-    chosen = [file for file in tracked_files() if not paths or str(file.relative_to(ROOT)).startswith(paths)]
+    chosen = [file for file in text_files() if not paths or str(file.relative_to(ROOT)).startswith(paths)]
     for phrase, instead in PHRASES.items():
         for place in matches(phrase, chosen):
             print(f"{place}   [{instead}]")

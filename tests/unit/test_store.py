@@ -2,11 +2,6 @@ import dataclasses
 import json
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 import uuid
 from pathlib import Path
 
@@ -21,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patrolscope.pipeline.contract.columns import Column, Table
-from patrolscope.pipeline.engine.run import run_stages, unfinished
+from patrolscope.pipeline.engine.run import unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError, StorageError, StudyLockedError
 from patrolscope.pipeline.study.config import Settings
@@ -51,19 +46,6 @@ def local(tmp_path) -> Study:
 
 def everything(study: Study) -> list[str]:
     return sorted(str(path)[len(study.base) + 1 :] for path in study.fs.find(study.base))
-
-
-def python(script: str, *arguments: str) -> subprocess.Popen:
-    """A process of its own that runs a script."""
-    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-
-def wait_for(condition) -> None:
-    start_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start_s < 60
-        time.sleep(0.01)
 
 
 # Files.
@@ -141,43 +123,6 @@ def test_a_write_that_fails_keeps_the_file_that_was_there(study):
     assert study.read_bytes("a.json") == b"new"
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_no_half_file_under_a_final_name(local):
-    process = python(
-        """
-        import sys
-        import pandas as pd
-        from patrolscope.pipeline.study.store import open_study
-        from tests.unit.test_store import NUMBERS
-        study = open_study(sys.argv[1])
-        frame = pd.DataFrame({"n": range(200_000)})
-        for place in range(10**6):
-            study.write(NUMBERS, frame, f"numbers/{place % 7}.parquet")
-        """,
-        local.root,
-    )
-    folder = Path(local.path("numbers"))
-
-    def stopped_while_it_writes() -> bool:
-        process.send_signal(signal.SIGSTOP)
-        if list(folder.glob(".*.tmp")):
-            return True
-        process.send_signal(signal.SIGCONT)
-        return False
-
-    try:
-        wait_for(lambda: len(list(folder.glob("[0-9].parquet"))) >= 3)
-        wait_for(stopped_while_it_writes)
-    finally:
-        process.kill()
-        process.communicate()
-    finished = local.files("numbers")
-    assert len(everything(local)) == len(finished) + 2  # study.yaml, and the half file
-    for name in finished:
-        assert len(local.read(name)) == 200_000
-    local.sweep("numbers", keep=frozenset(finished))
-    assert everything(local) == [*finished, "study.yaml"]
-
-
 # Records.
 
 
@@ -242,45 +187,13 @@ def write_numbers(study: Study, shard: Shard) -> Record:
     return Output((file,), upto, upto)
 
 
-FINGERPRINT = """
-from patrolscope.pipeline.study.store import fingerprint
-print(fingerprint('a', {'b': [1, 2.5]}))
-"""
-
-
-def test_the_fingerprint_is_the_same_in_every_process_and_differs_with_every_part():
+def test_the_fingerprint_differs_with_every_part():
     parts = [("a", 1), ("a", 2), ("a", "1"), (["a", 1],), ({"a": 1},), ({"a": [1, 2]},), ({"a": [2, 1]},)]
     assert len({fingerprint(*part) for part in parts}) == len(parts)
     assert fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
-    process = python(
-        "from patrolscope.pipeline.study.store import fingerprint; print(fingerprint('a', {'b': [1, 2.5]}))"
-    )
-    assert process.communicate()[0].strip() == fingerprint("a", {"b": [1, 2.5]})
 
 
 # The lock.
-
-HOLD = """
-    import sys, time
-    from patrolscope.pipeline.study.store import open_study
-    with open_study(sys.argv[1]).lock():
-        print("held", flush=True)
-        time.sleep(600)
-"""
-
-
-def test_a_second_run_is_refused_with_the_process_that_holds_the_study(local):
-    process = python(HOLD, local.root)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(StudyLockedError, match=f"is in use by process {process.pid} on "):
-            run_stages(local, [], lambda: pytest.fail("no cluster is needed"))
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    # The dead process holds nothing.
-    assert run_stages(local, [], lambda: pytest.fail("no cluster is needed")) == []
 
 
 def test_a_second_run_is_refused_on_an_object_store_too():

@@ -4,9 +4,6 @@ import csv
 import itertools
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -478,31 +475,6 @@ def test_auxiliary_heads_are_trained_too(data, tmp_path):
     changed = [name for name in start if ".m2." in name and not torch.equal(start[name], trained[name])]
     assert len(changed) == 8
     assert read_checkpoint(tmp_path / "out" / "best.pt").architecture.head.kind == "IAuxDetect"
-
-
-@pytest.mark.slow
-def test_two_processes_have_the_same_loss_curve_as_one(tmp_path):
-    """Batch norms and means over positives cover the whole batch; the last batch is smaller and has an odd size."""
-    data = write(tmp_path / "data", 128)
-    options = ["--width", "0.02", "--size", "96", "--epochs", "3", "--batch", "39", "--threads", "1", "--device", "cpu"]
-    options += ["--set", "nominal_batch=39"]
-    cli = str(Path(__file__).parents[1] / "double_precision.py")
-    starts = {
-        "one": [sys.executable],
-        "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-    }
-    for name, start in starts.items():
-        done = subprocess.run(
-            [*start, cli, "train", str(data), "--out", str(tmp_path / name), *options], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("epoch 3 of 3") == 1, "only the first process logs"
-    one, two = ([float(row["loss"]) for row in curves(tmp_path / name)] for name in ("one", "two"))
-    assert two == pytest.approx(one, rel=1e-5)
-    (_, a), (_, b) = (weights(tmp_path / name) for name in ("one", "two"))
-    assert not same(a["network"], b["network"]), "equal rounding, as if the second process did nothing"
-    for key, value in a["network"].items():
-        torch.testing.assert_close(b["network"][key], value, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
