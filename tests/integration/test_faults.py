@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import yaml
@@ -32,6 +33,7 @@ from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Output, Study, create_study, open_study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,10 @@ def test_a_killed_worker_costs_its_shard_and_changes_no_table(undisturbed, pools
 
 @dataclass(frozen=True)
 class Write:
-    """A shard that writes its name and leaves a mark per try. Deadly ones kill their worker each time."""
+    """A shard that writes its name and leaves a mark per try.
+
+    Deadly shards kill their worker each time; a slow one ends after all others.
+    """
 
     marks: Path
     deadly: frozenset[str] = frozenset()
@@ -90,7 +95,7 @@ class Write:
         if shard.name in self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         if shard.name in self.slow:
-            time.sleep(3)
+            wait_until(lambda: len(study.records("plain")) == 7)
         file = study.write_bytes(shard.name.encode(), "out", shard.name)
         return Output((file,), 1, 1)
 
@@ -136,7 +141,9 @@ class Fill:
 
     def __call__(self, study: Study, shard: Shard) -> Output:
         held = [np.ones(2**20, np.uint8) for _ in range(self.megabytes if shard.name == "s1" else 1)]
-        time.sleep(2 if len(held) > 1 else 0)  # Dask checks the memory periodically
+        limit_bytes = distributed.get_worker().memory_manager.memory_limit
+        if len(held) * 2**20 > limit_bytes:
+            wait_until(lambda: False)  # Dask checks the memory periodically, and ends this process
         return Output((study.write_bytes(bytes([len(held) % 2]), "out", shard.name),), 1, 1)
 
 
@@ -195,11 +202,7 @@ def test_a_killed_client_leaves_no_lock_and_the_same_command_resumes(undisturbed
     (tmp_path / "again.py").write_text(RUN)
     command = [sys.executable, tmp_path / "again.py", study.root, "local"]
     client = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": "."})
-    until = time.monotonic() + 60
-    while not study.records("annotate"):
-        assert time.monotonic() < until
-        assert client.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: study.records("annotate"), process=client)
     client.kill()
     client.wait()
     run_stages(study, TO_ESTIMATES, pools)
@@ -228,10 +231,7 @@ def test_a_killed_scheduler_is_reported_and_the_same_command_resumes_with_anothe
         [sys.executable, "-m", "patrolscope", "cluster", "launch", profile], stdout=subprocess.DEVNULL
     )
     file = tmp_path / "home" / "scheduler.json"
-    until = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_until(file.exists, process=launched)
     with (
         connection(str(file)) as client,
         pytest.raises(SchedulerLostError, match=r"lost the scheduler.*rerun"),

@@ -18,6 +18,7 @@ from patrolscope.pipeline.geography.catalog import AcceptedFile, CatalogEntry, l
 from patrolscope.pipeline.geography.download import fetch, fetch_all
 from patrolscope.pipeline.study.config import Layer, Settings
 from patrolscope.pipeline.study.store import create_study
+from tests.waiting import wait_until
 
 CONTENT = np.random.default_rng(3).bytes(1_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -176,11 +177,7 @@ def test_a_killed_download_resumes_where_it_stopped(server, tmp_path):
     process = subprocess.Popen(command)
     part = tmp_path / "some_data" / "data.bin.part"
     try:
-        deadline = time.monotonic() + 60
-        while not (part.exists() and part.stat().st_size > 400_000):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: part.exists() and part.stat().st_size > 400_000, process=process)
         with pytest.raises(SourceError, match="being fetched by another process"):
             get(server, tmp_path)
     finally:

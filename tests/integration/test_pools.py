@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Output, Study, create_study
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -52,10 +52,7 @@ def test_rows_and_images_run_in_their_own_pools_and_gpu_workers_end_without_work
         run_stages(study, [stage_of("rows", "")], client)
         assert {worker["name"] for worker in client().scheduler_info()["workers"].values()} == {"cpu-0"}
         run_stages(study, [stage_of("images", "GPU"), stage_of("more", "")], client)
-        deadline = time.monotonic() + 20
-        while len(client().scheduler_info()["workers"]) > 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: len(client().scheduler_info()["workers"]) == 1)
     names = sorted(path.name.split("-", 1) for path in (tmp_path / "study" / "who").iterdir())
     assert {name for shard, name in names if shard.startswith("images")} == {"gpu-0-0"}
     assert {name for shard, name in names if not shard.startswith("images")} == {"cpu-0-"}
@@ -81,10 +78,7 @@ def test_the_replacement_of_a_lost_worker_gets_the_same_gpu(tmp_path, monkeypatc
         client().wait_for_workers(2, timeout=120)
         assert gpus_by_worker() == {"gpu-0": "0", "gpu-1": "1"}
         client().retire_workers(names=["gpu-0"], close_workers=True)
-        deadline = time.monotonic() + 60
-        while "gpu-2" not in {worker["name"] for worker in client().scheduler_info()["workers"].values()}:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: "gpu-2" in {worker["name"] for worker in client().scheduler_info()["workers"].values()})
         assert gpus_by_worker() == {"gpu-1": "1", "gpu-2": "0"}
 
 
@@ -119,6 +113,11 @@ def test_tls_rejects_clients_without_certificates_and_temporary_ones_are_removed
     assert not folder.exists()
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def ssh_server(home: Path):
     """Run a real sshd on loopback under the host name `node`, which accepts the key in this home folder."""
@@ -146,12 +145,7 @@ def ssh_server(home: Path):
     with (home / "sshd.log").open("wb") as log:
         server = subprocess.Popen([sshd, "-D", "-e", "-f", str(home / "sshd_config")], stderr=log)
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if not probe.connect_ex(("127.0.0.1", port)):
-                    break
-            assert server.poll() is None, (home / "sshd.log").read_text()
-            time.sleep(0.1)
+        wait_until(lambda: answers(port), process=server)
         yield
     finally:
         server.terminate()

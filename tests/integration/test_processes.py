@@ -16,6 +16,7 @@ from patrolscope.pipeline.errors import StudyLockedError
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import create_study, fingerprint
 from tests.raw_study import HEADER, raw_study
+from tests.waiting import wait_until
 
 NOON_MS = 1_602_086_400_000  # 2020-10-07 12:00 in New York
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,13 +40,6 @@ def output(script: str, *arguments: str) -> str:
     text = process.communicate()[0]
     assert process.returncode == 0
     return text
-
-
-def wait_for(condition) -> None:
-    start_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start_s < 60
-        time.sleep(0.01)
 
 
 # Imports.
@@ -139,8 +133,8 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_half_file_under_a_fi
         return False
 
     try:
-        wait_for(lambda: len(list(folder.glob("[0-9].parquet"))) >= 3)
-        wait_for(stopped_while_it_writes)
+        wait_until(lambda: len(list(folder.glob("[0-9].parquet"))) >= 3)
+        wait_until(stopped_while_it_writes)
     finally:
         process.kill()
         process.communicate()

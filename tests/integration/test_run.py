@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import dask.dataframe as dd
@@ -24,6 +23,7 @@ from patrolscope.pipeline.matching.matches import COLUMNS, detections_of
 from patrolscope.pipeline.matching.stages import load_reference_layers
 from patrolscope.pipeline.study.store import Study
 from tests.integration.studies import EVERY_STAGE, TO_ESTIMATES, branch, estimates, table
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 ROW = ["source", "source_row"]
@@ -125,10 +125,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_tables(finished, simulated):
     for stage in ("read", "annotate", registry.filtering()[-1]):
         process = patrolscope("run", "--study", killed.root)
         folder = Path(killed.path("manifest", stage))
-        deadline = time.monotonic() + 120
-        while not (folder.is_dir() and any(folder.glob("*.json"))) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda folder=folder, process=process: any(folder.glob("*.json")) or process.poll() is not None)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if stage == "annotate":
@@ -165,11 +162,7 @@ def test_a_terminated_run_removes_its_keys(finished, tmp_path):
     )
     study = branch(finished, "secured")
     process = patrolscope("run", "--study", study.root, "--cluster", str(profile))
-    deadline = time.monotonic() + 120
-    while not list(home.glob("tls-*/*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: list(home.glob("tls-*/*")), process=process)
     process.terminate()
     output, _ = process.communicate(timeout=60)
     assert (process.returncode, "stopped; run the same command to resume" in output) == (130, True)

@@ -14,6 +14,7 @@ import pytest
 from patrolscope.cluster.connect import connection
 from patrolscope.cluster.jobs import listed_jobs
 from patrolscope.cluster.profiles import ClusterError
+from patrolscope.cluster.workers import Pools
 from patrolscope.pipeline.detect.stages import detect_stage
 from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.engine.stage import Shard
@@ -22,6 +23,7 @@ from patrolscope.pipeline.study.store import Record, Study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 from tests.slurm import jobs, running_slurm, two_pools
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.alone]
 
@@ -53,13 +55,6 @@ class PartitionsByStage(Progress):
 
     def finish(self, stage, outcome):
         self.partitions[stage.name.partition("-")[0]] = set(jobs().values())
-
-
-def wait_until(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_study_on_two_pools_has_the_tables_of_a_local_run_and_gpu_jobs_only_while_the_detector_runs(
@@ -146,15 +141,22 @@ def test_a_job_that_the_queue_rejects_is_reported_in_one_line(slurm, tmp_path):
 def test_a_canceled_waiting_job_is_resubmitted_and_a_queue_without_waiting_jobs_is_not_queried(
     slurm, tmp_path, monkeypatch
 ):
-    queries = 0
+    queries = rounds = 0
+    drop_canceled = Pools._drop_canceled
 
     async def counted(kind):
         nonlocal queries
         queries += 1
         return await listed_jobs(kind)
 
+    async def counted_round(cluster, now):
+        nonlocal rounds
+        rounds += 1
+        await drop_canceled(cluster, now)
+
     monkeypatch.setattr("patrolscope.cluster.workers.listed_jobs", counted)
-    monkeypatch.setattr("patrolscope.cluster.workers.LIST_EVERY_S", 1.0)
+    monkeypatch.setattr(Pools, "_drop_canceled", counted_round)
+    monkeypatch.setattr("patrolscope.cluster.workers.LIST_EVERY_S", 0.5)
     monkeypatch.setattr("patrolscope.cluster.workers.RETRY_AFTER_S", 1.0)
     with connection(two_pools(tmp_path, minimum=1, directives=["--hold"])) as client:
         client()
@@ -166,9 +168,9 @@ def test_a_canceled_waiting_job_is_resubmitted_and_a_queue_without_waiting_jobs_
         (second,) = jobs("PENDING")
         subprocess.run(["scontrol", "release", second], check=True)
         assert client().submit(sum, [1, 2], resources={"CPU": 1}).result(60) == 3
-        before = queries
-        time.sleep(3)
-        assert queries == before
+        queries_before, rounds_before = queries, rounds
+        wait_until(lambda: rounds >= rounds_before + 3)
+        assert queries == queries_before
         assert set(jobs()) == {second}
 
 
@@ -179,7 +181,7 @@ def test_workers_end_before_the_walltime_and_other_workers_process_their_shards(
         first = set(jobs())
         # Ends as at the end of its lifetime, while it is working.
         futures = client().map(lambda n: time.sleep(2) or n, range(4), resources={"CPU": 1})
-        time.sleep(1)
+        wait_until(lambda: all(client().processing().values()))
         worker = next(iter(client().scheduler_info()["workers"]))
         client().run(_leave, workers=[worker], wait=False)
         assert client().gather(futures) == [0, 1, 2, 3]

@@ -1,6 +1,5 @@
 """Workers that stay after a stopped run: its remaining tasks cannot write into the study of a later run."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +11,9 @@ from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PlanError, SourceError
 from patrolscope.pipeline.study.config import Settings, with_changes
 from patrolscope.pipeline.study.store import Output, Study, create_study, open_study
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -35,11 +28,11 @@ class Write:
     def process(self, study: Study, shard: Shard) -> Output:
         size = shard.work["size"]
         if size == 640 and shard.name == "failing":
-            wait_for(self.marks / "started")
+            wait_until((self.marks / "started").exists)
             raise SourceError("a file is damaged")
         if size == 640:
             (self.marks / "started").touch()
-            wait_for(self.marks / "others are done")
+            wait_until((self.marks / "others are done").exists)
         try:
             file = study.write_bytes(str(size).encode(), "sizes", shard.name)
         finally:
@@ -74,7 +67,7 @@ def test_a_shard_of_a_run_that_ended_does_not_write_over_those_of_the_next_one(t
     study = sized(tmp_path / "study", 1280)
     run_stages(study, [stage], lambda: client)
     (marks / "others are done").touch()
-    wait_for(marks / "tried 640")
+    wait_until((marks / "tried 640").exists)
     assert {study.read_bytes(file) for file in study.find("sizes")} == {b"1280"}
     assert outdated(study, [stage]) == []
     assert [file.name for file in Path(study.root).rglob("*.tmp")] == []
