@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from patrolscope.pipeline.engine.stage import Shard, Stage
     from patrolscope.pipeline.study.store import Record
+
+
+MANY_CAUSES = 4  # lines per stage; `patrolscope plan` shows the same ones
 
 
 @contextmanager
@@ -62,9 +65,14 @@ class TerminalProgress(Progress):
         """Print a line above the bar."""
         self.output(text, highlight=False, style="yellow")
 
-    def start(self, stage: Stage, done: int, total: int) -> None:
-        """Add the bar of a stage."""
+    def start(self, stage: Stage, done: int, total: int, causes: Mapping[str, int]) -> None:
+        """Add the bar of a stage, and say why finished shards are made again."""
         self.bytes = 0
+        for cause, shards in sorted(causes.items(), key=lambda item: -item[1])[:MANY_CAUSES]:
+            self.output(f"{self._title(stage):28} {shards:>12,} shards again: {cause}", highlight=False, style="dim")
+        if len(causes) > MANY_CAUSES:
+            left = sum(causes.values()) - sum(sorted(causes.values())[-MANY_CAUSES:])
+            self.output(f"{'':28} {left:>12,} shards again for other causes", highlight=False, style="dim")
         self.task = self.bar.add_task(
             self._title(stage), completed=done, total=total, amount=f"of {total:,} {stage.unit}"
         )

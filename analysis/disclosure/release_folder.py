@@ -35,7 +35,7 @@ from patrolscope.analysis.stages.calibrate import load_calibration
 from patrolscope.analysis.stages.estimate import AREA_CLASS_COUNTS_FILE, SUMMARY_FILE
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.pipeline.engine import registry
-from patrolscope.pipeline.engine.run import outdated
+from patrolscope.pipeline.engine.freshness import outdated
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
 from patrolscope.pipeline.study.config import Settings

@@ -19,7 +19,7 @@ from patrolscope.pipeline.detect.stages import (
 )
 from patrolscope.pipeline.detect.weights.training_result import RESULT_FILE, trained_threshold
 from patrolscope.pipeline.detect.worker_detector import weights_path, weights_version
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.study.adopt import adopt
 from patrolscope.pipeline.study.store import Study, open_study
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from patrolscope.pipeline.engine import registry
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from patrolscope.pipeline.study.store import Study

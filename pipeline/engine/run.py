@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patrolscope.pipeline.engine.distribute import finish_shards
+from patrolscope.pipeline.engine.freshness import NOT_MADE, listed_states, stale, with_current_versions
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.errors import StageNotRunError
 from patrolscope.pipeline.study.store import Record, Study
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Progress:
     number = 1  # of the current stage, from 1
     stages = 1  # of the run
 
-    def start(self, stage: Stage, done: int, total: int) -> None:
-        """Start a stage of which `done` of `total` units are up to date."""
+    def start(self, stage: Stage, done: int, total: int, causes: Mapping[str, int]) -> None:
+        """Start a stage of which `done` of `total` units are up to date; count shards to make again by cause."""
 
     def advance(self, stage: Stage, shard: Shard, record: Record) -> None:
         """Count a finished shard."""
@@ -92,54 +92,18 @@ def run_stages(
     return outcomes
 
 
-def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: dict[str, Record]) -> list[Shard]:
-    """Return the shards without an up-to-date record, or with missing files.
-
-    Parameters
-    ----------
-    study : Study
-        Study with the files.
-    stage : Stage
-        Stage of the shards.
-    shards : sequence of Shard
-        Planned shards.
-    records : dict of str to Record
-        Records of the stage, by name of the shard.
-    """
-    # Listed by folder: an object store would get one request for each of the 124,000 files of a detector.
-    existing = {file for folder in stage.folders for file in study.find(folder)} if records else set()
-    return [
-        shard
-        for shard in shards
-        if shard.name not in records
-        or records[shard.name].fingerprint != stage.fingerprint(shard)
-        or not all(file in existing or study.exists(file) for file in records[shard.name].files)
-    ]
-
-
-def outdated(study: Study, stages: Sequence[Stage]) -> list[str]:
-    """Return the names of stages whose output is missing or stale."""
-    names = []
-    for stage in stages:
-        try:
-            shards = stage.plan(study)
-        except StageNotRunError:
-            names.append(stage.name)
-            continue
-        if unfinished(study, stage, shards, study.records(stage.name)):
-            names.append(stage.name)
-    return names
-
-
 def _run_stage(
     study: Study, stage: Stage, client: Callable[[], distributed.Client], progress: Progress, ledger: Ledgers
 ) -> Outcome:
     shards = stage.plan(study)
     records = study.records(stage.name)
-    todo = unfinished(study, stage, shards, records)
+    states = listed_states(study, stage)
+    causes = stale(study, stage, shards, records, states)
+    todo = [shard for shard in shards if shard.name in causes]
     waiting = {shard.name: shard for shard in todo}
     total = sum(shard.size for shard in shards)
-    progress.start(stage, total - sum(shard.size for shard in todo), total)
+    again = Counter(cause for cause in causes.values() if cause != NOT_MADE)
+    progress.start(stage, total - sum(shard.size for shard in todo), total, again)
     # Check the workers first, so that an unsuitable cluster leaves finished shards untouched.
     finished = finish_shards(client(), study, stage, todo) if todo else iter(())
     # Delete stale records before rebuilding their shards, so that readers never see mixed versions.
@@ -149,6 +113,10 @@ def _run_stage(
     for name, record in records.items():
         if name not in kept:
             study.discard(stage.name, record, keep=named)
+        elif (current := with_current_versions(record, states)) != record:
+            study.commit(stage.name, current)  # the next run need not read its files again
+    for name in study.damaged_records(stage.name):
+        study.remove(name)
     for folder in stage.folders:
         study.sweep(folder, keep=named)
     for record in finished:

@@ -49,6 +49,11 @@ class Stage:
         """Return the digest of everything that the shard's output depends on."""
         return fingerprint(self.name, self.version, shard.name, shard.work, shard.made_from)
 
+    def inputs(self, shard: Shard) -> dict[str, str]:
+        """Return digests of the parts of the fingerprint, so that the cause of a change can be named."""
+        parts = {"version": self.version, "made_from": shard.made_from, **shard.work}
+        return {name: fingerprint(part) for name, part in parts.items()}
+
     def finish(self, study: Study, shard: Shard) -> Record:
         """Process one shard and commit its record. Runs on a worker."""
         start_s = time.monotonic()
@@ -57,6 +62,8 @@ class Stage:
             **vars(output),
             shard=shard.name,
             fingerprint=self.fingerprint(shard),
+            inputs=self.inputs(shard),
+            digests={name: study.written.get(name) or study.digest(name) for name in output.files},
             seconds=round(time.monotonic() - start_s, 3),
         )
         study.commit(self.name, record)

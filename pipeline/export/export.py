@@ -20,7 +20,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from patrolscope.pipeline.contract.tables import published_table
-from patrolscope.pipeline.engine.run import Progress, run_stages, unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
+from patrolscope.pipeline.engine.run import Progress, run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SettingsError, StageNotRunError
 from patrolscope.pipeline.export.wide import image_columns, load_gazetteer, wide

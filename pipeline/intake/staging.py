@@ -190,6 +190,7 @@ def write_rows(study: Study, rows: pa.Table, name: str) -> str:
         pq.write_table(
             rows,
             file,
+            write_page_checksum=True,
             compression="lz4",
             row_group_size=ROW_GROUP_ROWS,
             use_dictionary=texts,

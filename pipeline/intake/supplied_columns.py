@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from patrolscope.pipeline.contract.columns import Column
 from patrolscope.pipeline.contract.tables import DIFFERENCES, METADATA, supplied_table
@@ -208,8 +207,7 @@ def read_supplied(study: Study, metadata_file: str) -> pd.DataFrame | None:
     file = metadata_file.replace(f"{METADATA.name}/", f"{FOLDER}/", 1)
     if not study.exists(file):
         return None
-    with study.fs.open(study.path(file), "rb") as handle:
-        table = pq.read_table(handle, partitioning=None)
+    table = study.read_arrow(file)
     nullable = {pa.bool_(): pd.BooleanDtype(), pa.int8(): pd.Int8Dtype()}
     frame: pd.DataFrame = table.to_pandas(types_mapper=nullable.get)
     return frame.assign(supplied=frame["supplied"].astype("bool"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import fsspec
 import geopandas as gpd
@@ -20,12 +20,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
+import xxhash
 
 from patrolscope.pipeline.contract.columns import Table
 from patrolscope.pipeline.errors import StageNotRunError, StorageError, StorageFullError, StudyLockedError
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.geoparquet import columns_on_disk, to_arrow, to_frame
 
+_BLOCK_BYTES = 2**22  # of a file that is read for its checksum
 LOCK_FILE = ".lock"  # holder of the study; its last line is the id of the run
 # Rows of one Parquet row group, where the order of the rows carries no information.
 ROW_GROUP_ROWS = 65_536
@@ -47,6 +49,35 @@ def study_files(root: str) -> tuple[Any, str]:
     """
     fs, base = fsspec.core.url_to_fs(root, use_listings_cache=False)
     return fs, str(base).rstrip("/")
+
+
+class FileState(NamedTuple):
+    """Size of a file, and what its file system has about its version: modification time or ETag."""
+
+    size: int
+    version: str
+
+
+class Digest(NamedTuple):
+    """Size, version, and checksum (XXH3, 128 bits) of a file that a stage has written."""
+
+    size: int
+    version: str
+    checksum: str
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a relative path has only plain steps down, without `..` and the like."""
+    return not any(step in ("", ".", "..") or "\0" in step for step in name.rstrip("/").split("/"))
+
+
+def _state(info: dict[str, Any]) -> FileState:
+    keys = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+    return FileState(int(info["size"]), next((str(info[key]) for key in keys if info.get(key)), ""))
+
+
+def _local_state(status: os.stat_result) -> FileState:
+    return FileState(status.st_size, str(status.st_mtime_ns))
 
 
 @dataclass(frozen=True)
@@ -86,15 +117,43 @@ class StudyFiles:
         """Whether the study is on a file system of this machine."""
         return "file" in np.atleast_1d(self.fs.protocol)
 
+    @cached_property
+    def written(self) -> dict[str, Digest]:
+        """Digests of the files that were written through this object, by path relative to the root."""
+        return {}
+
     def path(self, *parts: str) -> str:
-        """Return the full path of something in the study, in the file system's own notation."""
-        return "/".join((self.base, *parts))
+        """Return the full path of something in the study, in the file system's own notation.
+
+        Names can come from records of a study that somebody else made.
+
+        Raises
+        ------
+        StorageError
+            If the path is outside the study, or a symbolic link leads there.
+        """
+        full = "/".join((self.base, *parts))
+        if not all(is_inside(part) for part in parts if part):
+            raise StorageError(f"{'/'.join(parts)!r} is not a path inside {self.root}; its records may be forged")
+        if self.is_local:
+            real = os.path.realpath(full)
+            if real != self._real_base and not real.startswith(f"{self._real_base}/"):
+                raise StorageError(
+                    f"{'/'.join(parts)} of {self.root} leads to {real} through a symbolic link; a study is confined to "
+                    "its folder; replace the link by its content"
+                )
+        return full
+
+    @cached_property
+    def _real_base(self) -> str:
+        return os.path.realpath(self.base).rstrip("/")
 
     def resolve(self, path: str) -> str:
         """Return a path of study.yaml as an absolute path or URL. Relative ones start at the study folder."""
         if "://" in path or Path(path).is_absolute():
             return path
-        return self.path(path) if self.is_local else str(self.fs.unstrip_protocol(self.path(path)))
+        full = f"{self.base}/{path}"
+        return full if self.is_local else str(self.fs.unstrip_protocol(full))
 
     # Reading.
 
@@ -124,8 +183,65 @@ class StudyFiles:
 
     def find(self, folder: str) -> list[str]:
         """Return all files below a folder, relative to the root; empty if the folder does not exist."""
-        found = self.fs.find(self.path(folder)) if self.exists(folder) else []
-        return [str(name)[len(self.base) + 1 :] for name in found]
+        return sorted(self.states(folder))
+
+    def states(self, folder: str) -> dict[str, FileState]:
+        """Return the states of all files below a folder or at a path, by path relative to the root.
+
+        Raises
+        ------
+        StorageError
+            If something in a local folder is a symbolic link: links are not followed, and not overlooked.
+        """
+        if not self.exists(folder):
+            return {}
+        if not self.is_local:
+            found = self.fs.find(self.path(folder), detail=True)
+            return {str(name)[len(self.base) + 1 :]: _state(info) for name, info in found.items()}
+        top = self.path(folder)
+        if os.path.isfile(top):  # noqa: PTH113 - the path is a string of the file system
+            return {folder: _local_state(os.stat(top))}  # noqa: PTH116
+        prefix = f"{folder}/" if folder else ""
+        return {f"{prefix}{name}": state for name, state in self._walk(top.rstrip("/"))}
+
+    def _walk(self, top: str) -> Iterator[tuple[str, FileState]]:
+        waiting = [""]
+        while waiting:
+            below = waiting.pop()
+            with os.scandir(f"{top}/{below}") as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        raise StorageError(
+                            f"{entry.path} is a symbolic link; a study holds files and folders only; replace the link "
+                            "by its content"
+                        )
+                    if entry.is_dir():
+                        waiting.append(f"{below}{entry.name}/")
+                    else:
+                        yield f"{below}{entry.name}", _local_state(entry.stat())
+
+    def digest(self, name: str, path: str | None = None) -> Digest:
+        """Read a file and return its digest.
+
+        Parameters
+        ----------
+        name : str
+            Path relative to the root.
+        path : str, optional
+            Full path of the content, if it is not yet at `name`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        """
+        place = path or self.path(name)
+        checksum = xxhash.xxh3_128()
+        with self.fs.open(place, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                checksum.update(block)
+        state = _local_state(os.stat(place)) if self.is_local else _state(self.fs.info(place))  # noqa: PTH116
+        return Digest(*state, checksum.hexdigest())
 
     def read(
         self,
@@ -149,10 +265,12 @@ class StudyFiles:
         """
         with self._opened(file) as handle:
             if geometry:
-                return gpd.read_parquet(handle, columns=columns)
+                return gpd.read_parquet(handle, columns=columns, page_checksum_verification=True)
             stored = columns_on_disk(pq.read_schema(handle), columns)
             # Without partition columns from folder names.
-            table = pq.read_table(handle, columns=stored, filters=filters, partitioning=None)
+            table = pq.read_table(
+                handle, columns=stored, filters=filters, partitioning=None, page_checksum_verification=True
+            )
         return to_frame(table, columns)
 
     def batches(self, file: str, columns: list[str], rows: int) -> Iterator[pd.DataFrame]:
@@ -167,15 +285,15 @@ class StudyFiles:
         rows : int
             Most rows per frame.
         """
-        with self.fs.open(self.path(file), "rb") as handle, pq.ParquetFile(handle) as parquet:
+        with self._opened(file) as handle, pq.ParquetFile(handle, page_checksum_verification=True) as parquet:
             stored = columns_on_disk(parquet.schema_arrow, columns)
             for batch in parquet.iter_batches(rows, columns=stored):
                 yield to_frame(pa.Table.from_batches([batch]), columns)
 
-    def read_arrow(self, file: str, columns: list[str]) -> pa.Table:
-        """Read columns of one Parquet file as an Arrow table, where text stays bytes."""
+    def read_arrow(self, file: str, columns: list[str] | None = None) -> pa.Table:
+        """Read columns of one Parquet file as an Arrow table, where text stays bytes; all by default."""
         with self._opened(file) as handle:
-            return pq.read_table(handle, columns=columns, partitioning=None)
+            return pq.read_table(handle, columns=columns, partitioning=None, page_checksum_verification=True)
 
     @contextlib.contextmanager
     def _opened(self, file: str) -> Iterator[Any]:
@@ -189,7 +307,9 @@ class StudyFiles:
         try:
             with self.fs.open(self.path(file), "rb") as handle:
                 yield handle
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise  # of the disk; pyarrow raises plain errors without a number about a file's content
             why = str(error).partition("\n")[0]
             raise StorageError(
                 f"{file} of {self.root} is damaged ({why}); remove it and run `patrolscope run --study {self.root}` "
@@ -205,12 +325,12 @@ class StudyFiles:
     # Writing.
 
     def write_bytes(self, content: bytes, *parts: str) -> str:
-        """Write a file atomically, and return its path relative to the root."""
+        """Write a file atomically and durably, and return its path relative to the root."""
         return self.write_text([content], "/".join(parts))
 
     def write_text(self, parts: Iterable[bytes], name: str) -> str:
-        """Write a file part by part, but atomically, and return its path relative to the root."""
-        with self.aside(name) as path, self.fs.open(path, "wb") as file:
+        """Write a file part by part, but atomically and durably, and return its path relative to the root."""
+        with self.aside(name, durable=True) as path, self.fs.open(path, "wb") as file:
             for part in parts:
                 file.write(part)
         return name
@@ -234,6 +354,7 @@ class StudyFiles:
             pq.write_table(
                 arrow,
                 file,
+                write_page_checksum=True,
                 compression="lz4",  # takes 2/3 of the time of zstd to read and write; files are 20% larger
                 row_group_size=row_group_rows,
                 use_dictionary=[name for name in arrow.column_names if _repeats(arrow[name])],
@@ -279,8 +400,16 @@ class StudyFiles:
         return name
 
     @contextlib.contextmanager
-    def aside(self, name: str) -> Iterator[str]:
+    def aside(self, name: str, *, durable: bool = False) -> Iterator[str]:
         """Yield a temporary path; the file there gets its final name when the block ends without error.
+
+        Parameters
+        ----------
+        name : str
+            Path relative to the root.
+        durable : bool, default False
+            Whether the file must survive a power cut: it is flushed to a local disk before and after it gets its
+            name. Files without it that a power cut damages differ from their record and are made again.
 
         Raises
         ------
@@ -299,10 +428,17 @@ class StudyFiles:
             self._make_folder(folder)
             yield aside
             self._check_lock(name)
+            digest = self.digest(name, aside)
             if self.is_local:
+                if durable:
+                    _flush(aside)
                 os.replace(aside, final)  # noqa: PTH105 - the path is a string of the file system
+                if durable:
+                    _flush(folder)
             else:
                 self.fs.cp_file(aside, final)  # `mv` would take the name as a pattern
+                digest = Digest(*_state(self.fs.info(final)), digest.checksum)
+            self.written[name] = digest
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -329,6 +465,15 @@ class StudyFiles:
             holder = b""
         if not holder.endswith(self.run.encode()):
             raise StudyLockedError(f"{name} was not written: its run no longer holds {self.root}; rerun the command")
+
+
+def _flush(path: str) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _repeats(values: pa.ChunkedArray) -> bool:

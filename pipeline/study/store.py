@@ -1,7 +1,8 @@
 """Study folder: its files, and the records of which shards are finished.
 
-A shard is finished once its record is in manifest/STAGE/. The record is written last, names the shard's files and row
-counts, and carries the fingerprint of their inputs. An interrupted run is therefore simply started again.
+A shard is finished once its record is in manifest/STAGE/. The record is written last, names the shard's files with
+their checksums and row counts, and carries the fingerprint of their inputs. An interrupted run is therefore simply
+started again. A record that is damaged, or was not written by this version, counts as none.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from patrolscope.pipeline.errors import SettingsError, StageNotRunError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from patrolscope.pipeline.errors import SettingsError, StageNotRunError, StorageError
 from patrolscope.pipeline.study.config import Settings, dump_settings, parse_settings
-from patrolscope.pipeline.study.files import LOCK_FILE, StudyFiles, modified_at, study_files
+from patrolscope.pipeline.study.files import LOCK_FILE, Digest, StudyFiles, is_inside, modified_at, study_files
 from patrolscope.pipeline.study.lock import hold_folder, hold_store
 from patrolscope.pipeline.study.remote import contents_of
 
@@ -49,6 +53,8 @@ class Record(Output):
 
     shard: str
     fingerprint: str
+    inputs: dict[str, str] = field(default_factory=dict)  # digests of the parts of the fingerprint, by name
+    digests: dict[str, Digest] = field(default_factory=dict)  # of the files
     seconds: float = 0.0
 
     def files_in(self, folder: str) -> list[str]:
@@ -56,14 +62,32 @@ class Record(Output):
         return [name for name in self.files if name.startswith(f"{folder}/")]
 
     def to_json(self) -> str:
-        """Return the record as text."""
-        return json.dumps(self.__dict__, sort_keys=True, default=list)
+        """Return the record as text with its own checksum."""
+        content = json.dumps(self.__dict__, sort_keys=True, default=list)
+        return f"{content}\n{fingerprint(content)}\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
-        """Return the record that a text holds."""
-        content = json.loads(text)
-        return cls(**{**content, "files": tuple(content["files"]), "ledger": tuple(content["ledger"])})
+    def from_json(cls, text: bytes) -> Record:
+        """Return the record that a text holds.
+
+        Raises
+        ------
+        StorageError
+            If the text is cut, damaged, of another version, or names files outside the study.
+        """
+        content, _, checksum = text.partition(b"\n")
+        try:
+            record = _RECORD.validate_json(content)
+        except ValidationError as error:
+            raise StorageError(f"not a record of this version: {error.errors()[0]['msg']}") from error
+        if not all(map(is_inside, record.files)):
+            raise StorageError("a record of files outside the study")
+        if checksum.strip().decode(errors="replace") != fingerprint(content.decode()):
+            raise StorageError("a record whose checksum does not match its content")
+        return record
+
+
+_RECORD = TypeAdapter(Annotated[Record, ConfigDict(extra="forbid")])
 
 
 @dataclass(frozen=True)
@@ -72,16 +96,36 @@ class Study(StudyFiles):
 
     def commit(self, stage: str, record: Record) -> None:
         """Write the record of a shard whose files are complete."""
-        self.write_bytes(record.to_json().encode(), "manifest", stage, f"{record.shard}.json")
+        self.write_bytes(record.to_json().encode(), self.record_file(stage, record.shard))
+
+    @staticmethod
+    def record_file(stage: str, shard: str) -> str:
+        """Return the path of the record of a shard, relative to the root."""
+        return f"manifest/{stage}/{shard}.json"
+
+    def remove(self, name: str) -> None:
+        """Remove a file, given relative to the root."""
+        self.fs.rm_file(self.path(name))
 
     def records(self, stage: str) -> dict[str, Record]:
         """Return the records of a stage by name of the shard, sorted."""
-        folder = self.path("manifest", stage)
-        if not self.fs.exists(folder):
-            return {}
-        names = [str(name) for name in self.fs.find(folder) if str(name).endswith(".json")]
-        records = (Record.from_json(text.decode()) for text in contents_of(self.fs, names))
-        return {record.shard: record for record in sorted(records, key=lambda record: record.shard)}
+        return {record.shard: record for record in self._readable(stage).values() if record is not None}
+
+    def damaged_records(self, stage: str) -> list[str]:
+        """Return the files of a stage's records that cannot be read, sorted: their shards are not finished."""
+        return sorted(name for name, record in self._readable(stage).items() if record is None)
+
+    def _readable(self, stage: str) -> dict[str, Record | None]:
+        names = [name for name in self.find(f"manifest/{stage}") if name.endswith(".json")]
+        found: dict[str, Record | None] = {}
+        for name, text in zip(names, contents_of(self.fs, [self.path(name) for name in names]), strict=True):
+            try:
+                record = Record.from_json(text)
+            except StorageError:
+                found[name] = None
+            else:
+                found[name] = record if name == self.record_file(stage, record.shard) else None
+        return dict(sorted(found.items()))
 
     def record(self, stage: str) -> Record:
         """Return the record of a stage with a single shard.
@@ -117,6 +161,8 @@ class Study(StudyFiles):
     def discard(self, stage: str, record: Record, keep: frozenset[str] = frozenset()) -> None:
         """Remove the record of a shard and its files, except for those in `keep`.
 
+        Settings, lock, and records stay, whatever a record names.
+
         Parameters
         ----------
         stage : str
@@ -126,22 +172,22 @@ class Study(StudyFiles):
         keep : frozenset of str
             Files of other shards, relative to the root.
         """
-        self.fs.rm_file(self.path("manifest", stage, f"{record.shard}.json"))
+        self.remove(self.record_file(stage, record.shard))
         for name in record.files:
-            if name not in keep and self.exists(name):
-                self.fs.rm_file(self.path(name))
+            spared = name in keep or name in (SETTINGS_FILE, LOCK_FILE) or name.startswith("manifest/")
+            if not spared and self.exists(name):
+                self.remove(name)
 
     def sweep(self, folder: str, keep: frozenset[str]) -> None:
         """Remove empty folders, and files that are not in `keep`: interrupted or earlier runs left them."""
-        if not self.exists(folder):
-            return
-        found = map(str, self.fs.find(self.path(folder), withdirs=self.is_local))
-        for path in sorted(found, reverse=True):  # the content of a folder before the folder
-            if self.is_local and self.fs.isdir(path):
-                if not self.fs.ls(path, detail=False):
-                    self.fs.rmdir(path)
-            elif path[len(self.base) + 1 :] not in keep:
-                self.fs.rm_file(path)
+        for name in self.find(folder):
+            if name not in keep:
+                self.remove(name)
+        if self.is_local and self.exists(folder):
+            # The content of a folder before the folder.
+            for path, _, _ in os.walk(self.path(folder), topdown=False):
+                with contextlib.suppress(OSError):  # not empty
+                    os.rmdir(path)  # noqa: PTH106 - the path is a string of the file system
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[Study]:
@@ -153,7 +199,8 @@ class Study(StudyFiles):
             If another run holds it. The message names that run.
         """
         mine = replace(self, run=uuid.uuid4().hex)
-        path = self.path(LOCK_FILE)
+        path = f"{self.base}/{LOCK_FILE}"  # replaced, not followed, if it is a link
+        self.path(f"{LOCK_FILE}.held")
         hold = partial(hold_folder, Path(path)) if self.is_local else partial(hold_store, self.fs, path)
         with hold(self.root, mine.run):
             yield mine

@@ -26,7 +26,8 @@ from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.packing import SCORE_STEPS
 from patrolscope.dashboards.maps.stages import POINTS
 from patrolscope.dashboards.stages import REPORT
-from patrolscope.pipeline.engine.run import LEDGER_FILE, outdated
+from patrolscope.pipeline.engine.freshness import outdated
+from patrolscope.pipeline.engine.run import LEDGER_FILE
 from patrolscope.pipeline.errors import SourceError
 from tests.image_study import copy_of
 from tests.integration.studies import EVERY_STAGE

@@ -161,7 +161,7 @@ class Watched(Progress):
     def __init__(self):
         self.done_before, self.made = {}, {}
 
-    def start(self, stage, done, total):
+    def start(self, stage, done, total, causes):
         self.done_before[stage.name], self.made[stage.name] = done, 0
 
     def advance(self, stage, shard, record):

@@ -87,7 +87,7 @@ def test_a_canceled_job_is_replaced_and_changes_no_table(slurm, undisturbed, tmp
     class Cancel(Progress):
         canceled: tuple[str, ...] = ()
 
-        def start(self, stage, done, total):
+        def start(self, stage, done, total, causes):
             if stage.name == "calibrate":
                 self.canceled = tuple(jobs("RUNNING"))
                 subprocess.run(["scancel", *self.canceled], check=True)

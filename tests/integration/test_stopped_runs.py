@@ -6,7 +6,8 @@ from pathlib import Path
 import distributed
 import pytest
 
-from patrolscope.pipeline.engine.run import outdated, run_stages
+from patrolscope.pipeline.engine.freshness import outdated
+from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PlanError, SourceError
 from patrolscope.pipeline.study.config import Settings, with_changes

@@ -7,7 +7,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from patrolscope.pipeline.contract.tables import ANNOTATED, DIFFERENCES, PUBLISHED, SUPPLIED
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import ContractError, SourceError
 from patrolscope.pipeline.intake.raw_csv import parse_header, unknown_columns
 from patrolscope.pipeline.intake.stages import READ, STAGES

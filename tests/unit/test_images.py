@@ -13,7 +13,7 @@ from patrolscope.pipeline.detect.commands import adopt_sources, index_summary, l
 from patrolscope.pipeline.detect.image_index import cut, image_id_of
 from patrolscope.pipeline.detect.image_store import ImageStore
 from patrolscope.pipeline.detect.stages import INDEX, PREFIXES, indexed_shards
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import Study, create_study, open_study

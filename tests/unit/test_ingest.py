@@ -14,7 +14,7 @@ from pandas.testing import assert_frame_equal
 
 from benchmarks.workloads import write_raw_files
 from patrolscope.pipeline.contract.tables import METADATA
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.curve_order import hilbert_key
 from patrolscope.pipeline.intake.arrange import arrange, order_rows

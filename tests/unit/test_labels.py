@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 from patrolscope.pipeline.contract.tables import DETECTIONS
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.intake import detection_files as labels
 from patrolscope.pipeline.intake.detection_files import read_labels

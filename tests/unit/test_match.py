@@ -14,7 +14,7 @@ from pandas.testing import assert_frame_equal
 
 from patrolscope.pipeline.contract.tables import DETECTIONS, METADATA
 from patrolscope.pipeline.detect.stages import INDEX, PREFIXES
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import LedgerError, SourceError, StageNotRunError
 from patrolscope.pipeline.intake.detection_files import NOT_IN_LABELS
 from patrolscope.pipeline.matching import stages

@@ -2,6 +2,8 @@ import dataclasses
 import json
 import os
 import pickle
+import re
+import shutil
 import uuid
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patrolscope.pipeline.contract.columns import Column, Table
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import stale, unfinished
+from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError, StorageError, StudyLockedError
 from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.files import is_inside
 from patrolscope.pipeline.study.store import Output, Record, Study, create_study, fingerprint, open_study
 
 NUMBERS = Table("numbers", row="one number", key=("n",), columns=(Column("n", "int64", "a number", unit="1"),))
@@ -131,7 +135,7 @@ def test_a_write_that_fails_keeps_the_file_that_was_there(study):
         Record,
         shard=st.from_regex(r"[a-z0-9=%.-]{1,20}", fullmatch=True),
         fingerprint=st.text("0123456789abcdef", min_size=16, max_size=16),
-        files=st.lists(st.text()).map(tuple),
+        files=st.lists(st.text("abc/.", min_size=1).filter(is_inside)).map(tuple),
         rows_in=st.integers(0),
         rows_out=st.integers(0),
         ledger=st.lists(
@@ -142,7 +146,143 @@ def test_a_write_that_fails_keeps_the_file_that_was_there(study):
     )
 )
 def test_a_record_that_is_written_and_read_is_the_same(record):
-    assert Record.from_json(record.to_json()) == record
+    assert Record.from_json(record.to_json().encode()) == record
+
+
+RECORD = Record(("numbers/a.parquet",), 10, 9, shard="a", fingerprint="f", facts={"hours": [1, 2]})
+
+
+@given(st.integers(0, 8 * len(RECORD.to_json().encode()) - 1))
+def test_a_record_with_a_flipped_bit_is_no_record(bit):
+    content = bytearray(RECORD.to_json().encode())
+    content[bit // 8] ^= 1 << bit % 8
+    try:
+        assert Record.from_json(bytes(content)) == RECORD  # a flip in the white space at its end
+    except StorageError:
+        return
+    assert bytes(content).strip() == RECORD.to_json().encode().strip()
+
+
+@given(
+    st.binary(max_size=60) | st.sampled_from([b"[" * 100_000, b'{"rows_in": 1' + b"0" * 5_000 + b"}", b"null", b"[]"])
+)
+def test_bytes_that_are_no_record_are_refused_with_a_reason(content):
+    with pytest.raises(StorageError, match="record"):
+        Record.from_json(content)
+
+
+@pytest.mark.parametrize("content", [b"", RECORD.to_json().encode()[:40], b"{}", b'{"shard": "a"}', b"\xff\xfe"])
+def test_the_shard_of_a_damaged_record_is_made_again_with_the_cause(study, content):
+    stage = Stage("numbers", "rows", ("numbers",), plan=lambda _: [], process=write_numbers)
+    shards = [Shard(name, {"upto": 5}) for name in "ab"]
+    for shard in shards:
+        stage.finish(study, shard)
+    study.write_bytes(content, "manifest/numbers/a.json")
+    records = study.records("numbers")
+    assert list(records) == ["b"]
+    assert stale(study, stage, shards, records) == {"a": "manifest/numbers/a.json is damaged or of another version"}
+
+
+def test_a_record_under_the_name_of_another_shard_is_no_record(study):
+    study.write_bytes(RECORD.to_json().encode(), "manifest/numbers/b.json")
+    assert study.records("numbers") == {}
+    assert study.damaged_records("numbers") == ["manifest/numbers/b.json"]
+
+
+# Damage.
+
+
+@pytest.fixture
+def made(study):
+    """Study with a finished stage of three shards, with the stage and the shards."""
+    stage = Stage("numbers", "rows", ("numbers",), plan=lambda _: shards, process=write_numbers)
+    shards = [Shard(name, {"upto": 500}) for name in "abc"]
+    for shard in shards:
+        stage.finish(study, shard)
+    return study, stage, shards
+
+
+def overwrite(study, name, content):
+    """Write a file without the study's knowledge."""
+    study.fs.pipe_file(study.path(name), content)
+
+
+def flipped(content):
+    return content[:50] + bytes([content[50] ^ 1]) + content[51:]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda content: b"", r"has 0 bytes instead of [\d,]+"),
+        (lambda content: content[:-1], r"has [\d,]+ bytes instead of [\d,]+"),
+        (flipped, "was changed"),
+    ],
+)
+def test_a_file_that_differs_from_its_record_is_made_again_with_the_cause(made, change, cause):
+    study, stage, shards = made
+    name = "numbers/b.parquet"
+    before = study.read_bytes(name)
+    overwrite(study, name, change(before))
+    (found,) = stale(study, stage, shards, study.records("numbers")).items()
+    assert found[0] == "b"
+    assert re.fullmatch(f"{name} {cause}", found[1])
+
+
+def test_a_copied_study_is_up_to_date_and_its_files_are_read_only_once(local, tmp_path_factory):
+    stage = Stage("numbers", "rows", ("numbers",), plan=lambda _: shards, process=write_numbers)
+    shards = [Shard(name, {"upto": 500}) for name in "abc"]
+    for shard in shards:
+        stage.finish(local, shard)
+    copy = tmp_path_factory.mktemp("copy") / "study"
+    shutil.copytree(local.base, copy, copy_function=shutil.copyfile)
+    copied = open_study(copy)
+    versions = {name: state.version for name, state in copied.states("numbers").items()}
+    assert stale(copied, stage, shards, copied.records("numbers")) == {}
+    (outcome,) = run_stages(copied, [stage], lambda: pytest.fail("no cluster is needed"))
+    assert outcome.done_now == 0
+    recorded = [record.digests for record in copied.records("numbers").values()]
+    assert {name: digest.version for digests in recorded for name, digest in digests.items()} == versions
+
+
+# Confinement.
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "/etc/passwd", "numbers/../../victim.txt", "a//b", "nul\0", "."])
+def test_a_path_outside_the_study_is_refused(study, name):
+    with pytest.raises(StorageError, match="is not a path inside"):
+        study.path(name)
+
+
+def test_a_record_from_elsewhere_cannot_make_a_run_delete_a_file_outside_the_study(local):
+    victim = Path(local.base).parent / "victim.txt"
+    victim.write_text("mine")
+    stage = Stage("numbers", "rows", ("numbers",), plan=lambda _: [], process=write_numbers)
+    local.commit("numbers", Record(("../victim.txt",), 1, 1, shard="a", fingerprint="f"))
+    run_stages(local, [stage], lambda: pytest.fail("no cluster is needed"))
+    assert victim.read_text() == "mine"
+    assert local.damaged_records("numbers") == []  # removed
+
+
+def test_discarding_a_record_spares_settings_and_other_records(local):
+    local.commit("other", RECORD)
+    local.commit("numbers", Record(("study.yaml", "manifest/other/a.json"), 1, 1, shard="a", fingerprint="f"))
+    local.discard("numbers", local.records("numbers")["a"])
+    assert local.exists("study.yaml")
+    assert list(local.records("other")) == ["a"]
+
+
+@pytest.mark.parametrize("link", ["numbers", "numbers/a.parquet", "numbers/below"])
+def test_a_link_in_a_study_is_neither_followed_nor_overlooked(local, link, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "mine.parquet").write_bytes(b"mine")
+    stage = Stage("numbers", "rows", ("numbers",), plan=lambda _: [], process=write_numbers)
+    path = Path(local.base) / link
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(outside / "mine.parquet" if link.endswith("parquet") else outside)
+    with pytest.raises(StorageError, match="symbolic link"):
+        run_stages(local, [stage], lambda: pytest.fail("no cluster is needed"))
+    assert (outside / "mine.parquet").read_bytes() == b"mine"
 
 
 def test_records_come_sorted_by_shard(study):
