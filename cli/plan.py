@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from patrolscope.pipeline.engine.plan import Planned, Workers
 
 
+MANY_CAUSES = 4  # lines per stage
+
+
 def print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
     """Print stages with shards, memory, and hours, and the hours of every pool."""
     echo(f"{'stage':14} {'pool':8} {'shards':>8} {'done':>8} {'left':>22} {'GB/task':>10} {'hours':>10}")
@@ -22,6 +25,10 @@ def print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
             f"{work.stage:14} {work.pool:8} {shards:>8} {work.done:>8,} {left:>22} {work.memory_gb or 2:>10.3g} "
             f"{known:>10}"
         )
+        for cause, count in work.causes[:MANY_CAUSES]:
+            echo(f"{'':14} {count:,} shards to rebuild: {cause}")
+        if left_out := sum(count for _, count in work.causes[MANY_CAUSES:]):
+            echo(f"{'':14} {left_out:,} shards to rebuild for other causes")
     for name, workers in pools.items():
         mine = [work for work in planned if work.pool == name]
         hours = sum(work.hours(pools) or 0.0 for work in mine)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from patrolscope.cli.plan import MANY_CAUSES
 from patrolscope.pipeline.engine.run import Outcome, Progress
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from patrolscope.pipeline.engine.stage import Shard, Stage
     from patrolscope.pipeline.study.store import Record
-
-
-MANY_CAUSES = 4  # lines per stage; `patrolscope plan` shows the same ones
 
 
 @contextmanager
@@ -41,11 +39,11 @@ def show_progress() -> Iterator[TerminalProgress]:
 
 
 @contextmanager
-def show_rows() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows the progress of a map, from the rows of pixels done and in all."""
+def show_amount(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows the progress of one thing, from the amount done and in all."""
     console = Console(stderr=True)
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("rows of pixels", total=None)
+        task = bar.add_task(what, total=None)
 
         def update(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
@@ -66,13 +64,13 @@ class TerminalProgress(Progress):
         self.output(text, highlight=False, style="yellow")
 
     def start(self, stage: Stage, done: int, total: int, causes: Mapping[str, int]) -> None:
-        """Add the bar of a stage, and say why finished shards are made again."""
+        """Add the bar of a stage, and say why finished shards are rebuilt."""
         self.bytes = 0
-        for cause, shards in sorted(causes.items(), key=lambda item: -item[1])[:MANY_CAUSES]:
-            self.output(f"{self._title(stage):28} {shards:>12,} shards again: {cause}", highlight=False, style="dim")
-        if len(causes) > MANY_CAUSES:
-            left = sum(causes.values()) - sum(sorted(causes.values())[-MANY_CAUSES:])
-            self.output(f"{'':28} {left:>12,} shards again for other causes", highlight=False, style="dim")
+        ordered = sorted(causes.items(), key=lambda item: -item[1])
+        for cause, shards in ordered[:MANY_CAUSES]:
+            self.output(f"{self._title(stage):28} {shards:>12,} shards to rebuild: {cause}", highlight=False)
+        if left_out := sum(shards for _, shards in ordered[MANY_CAUSES:]):
+            self.output(f"{self._title(stage):28} {left_out:>12,} shards to rebuild for other causes", highlight=False)
         self.task = self.bar.add_task(
             self._title(stage), completed=done, total=total, amount=f"of {total:,} {stage.unit}"
         )

@@ -173,11 +173,11 @@ def draw_map(
         _check_png(out)
     site = _site("map", study, cluster)
     with handle_errors():
-        from patrolscope.cli.progress import show_rows
+        from patrolscope.cli.progress import show_amount
         from patrolscope.dashboards.app.poster import poster_view, write_poster
 
         poster = poster_view(site, measure=measure, geography=geography, region=region, query=view, width=width)
-        with show_rows() as update:
+        with show_amount("rows of pixels") as update:
             content = write_poster(site, poster, update)
         out.write_bytes(content)
         echo(f"{out}: {poster.window.columns:,} x {poster.window.rows:,} pixels and the legend, {len(content):,} bytes")

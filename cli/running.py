@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 
 def command_stages(command: str, root: str) -> list[Any]:
-    """Return the stages that a command runs for a study."""
+    """Return the stages that a command runs for a study, once those it reads from have run."""
     from patrolscope.pipeline.engine import registry
+    from patrolscope.pipeline.engine.freshness import check_inputs
     from patrolscope.pipeline.study.store import open_study
 
-    return registry.command_stages(command, open_study(root))
+    study = open_study(root)
+    check_inputs(command, study)
+    return registry.command_stages(command, study)
 
 
 def execute(root: str, stages: Sequence[Stage | Callable[[Study], Stage]], cluster: str) -> Study:

@@ -220,6 +220,34 @@ def plan(study: StudyOption, cluster: ClusterOption = "local") -> None:
         _check_labeled_sets(study)
 
 
+@app.command(rich_help_panel=PANEL)
+def verify(study: StudyOption) -> None:
+    """Compare every file of a study with its recorded checksum. Exit with status 3 if some differ.
+
+    The shards of those files count as unfinished from then on, and the next `run` rebuilds them. `run` itself reads
+    only files whose size or modification time differs from the record.
+    """
+    with handle_errors():
+        from patrolscope.cli.progress import show_amount
+        from patrolscope.pipeline.engine.verify import verify as verify_files
+        from patrolscope.pipeline.study.store import open_study
+
+        opened = open_study(study)
+        with show_amount("bytes read") as progress:
+            result = verify_files(opened, progress)
+        checked = f"{result.files:,} files ({result.size_bytes / 1e9:,.2f} GB) of {opened.root}"
+        if not result.files:
+            echo(f"{opened.root} has no finished stage yet; run `patrolscope run --study {study}`")
+        elif not result.faults:
+            echo(f"{checked} are as recorded")
+        else:
+            for stage, faults in result.faults.items():
+                for fault in faults:
+                    echo(f"{stage}: {fault}")
+            echo(f"of {checked}, these differ from their records; `patrolscope run --study {study}` rebuilds them")
+            raise typer.Exit(3)
+
+
 def _check_labeled_sets(root: str) -> None:
     """Read the labeled sets now, so that a mistake in them is reported before any stage runs."""
     from patrolscope.analysis.stages.calibrate import read_labeled_sets

@@ -205,6 +205,7 @@ ENTRIES = (
         help="Import detections from YOLO text files.",
         commands=("run", "import-detections"),
         opens=("sources.detections",),
+        only_with="sources.detections",
         core_seconds=2.8e-5,
     ),
     StageEntry(

@@ -1,16 +1,18 @@
-"""Shards that have to be made, and why: missing, made from other inputs, or with damaged files."""
+"""Shards that have to be built, and why: missing, made from other inputs, or with damaged files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from patrolscope.pipeline.engine import registry
+from patrolscope.pipeline.engine.entries import StageEntry
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.errors import StageNotRunError
+from patrolscope.pipeline.errors import SourceError, StageNotRunError, WeightsError
 from patrolscope.pipeline.study.files import FileState
 from patrolscope.pipeline.study.store import Record, Study
 
-NOT_MADE = "not made yet"
+NOT_BUILT = "not built yet"
 _PARTS = {"version": "the version of the stage", "made_from": "its input"}
 # Parts of a shard's work that tell versions of the file at `path`.
 _OF_FILE = {"bytes", "modified", "checksum"}
@@ -31,7 +33,7 @@ def stale(
     records: Mapping[str, Record],
     states: Mapping[str, FileState] | None = None,
 ) -> dict[str, str]:
-    """Return why shards have to be made, by name and in order; shards that are up to date are left out.
+    """Return why shards have to be built, by name and in order; shards that are up to date are left out.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ def stale(
     for shard in shards:
         if shard.name not in records:
             file = study.record_file(stage.name, shard.name)
-            found[shard.name] = f"{file} is damaged or of another version" if file in damaged else NOT_MADE
+            found[shard.name] = f"{file} is damaged or of another version" if file in damaged else NOT_BUILT
         elif records[shard.name].fingerprint != stage.fingerprint(shard):
             found[shard.name] = _changed(records[shard.name], stage, shard)
         elif cause := damage(study, records[shard.name], states):
@@ -68,7 +70,7 @@ def _changed(record: Record, stage: Stage, shard: Shard) -> str:
     return f"{', '.join(_PARTS.get(name, name) for name in names) or 'the stage'} changed"
 
 
-def damage(study: Study, record: Record, states: Mapping[str, FileState]) -> str:
+def damage(study: Study, record: Record, states: Mapping[str, FileState], *, read_all: bool = False) -> str:
     """Return which file of a record is missing or differs from it, and how; empty if all are as recorded.
 
     A file of the recorded size and version is taken as unchanged. One of another version, such as a copy, is read, and
@@ -82,6 +84,8 @@ def damage(study: Study, record: Record, states: Mapping[str, FileState]) -> str
         Record of a finished shard.
     states : mapping of str to FileState
         Listed files; others are looked up.
+    read_all : bool, default False
+        Whether to compare the checksum of every file.
     """
     for name in record.files:
         digest = record.digests.get(name)
@@ -92,7 +96,7 @@ def damage(study: Study, record: Record, states: Mapping[str, FileState]) -> str
             return f"{name} has no checksum"
         if state.size != digest.size:
             return f"{name} has {state.size:,} bytes instead of {digest.size:,}"
-        if state.version != digest.version and study.digest(name).checksum != digest.checksum:
+        if (read_all or state.version != digest.version) and study.digest(name).checksum != digest.checksum:
             return f"{name} was changed"
     return ""
 
@@ -107,7 +111,7 @@ def with_current_versions(record: Record, states: Mapping[str, FileState]) -> Re
 
 
 def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: Mapping[str, Record]) -> list[Shard]:
-    """Return the shards that have to be made, in order.
+    """Return the shards that have to be built, in order.
 
     Parameters
     ----------
@@ -136,3 +140,47 @@ def outdated(study: Study, stages: Sequence[Stage]) -> list[str]:
         if unfinished(study, stage, shards, study.records(stage.name)):
             names.append(stage.name)
     return names
+
+
+def check_inputs(command: str, study: Study) -> None:
+    """Reject a command whose stages read what another command has to write first.
+
+    A stage takes missing output of another as that of a study without it: without its imported detections, a study
+    would have no positive image.
+
+    Parameters
+    ----------
+    command : str
+        Command of the stages.
+    study : Study
+        Study of the stages.
+
+    Raises
+    ------
+    StageNotRunError
+        If such a stage has not run, or is not up to date. The message names its command.
+    """
+    entries = [entry for entry in registry.ORDER.values() if command in entry.commands and entry.belongs_to(study)]
+    for entry in entries:
+        for name in registry.inputs(entry.name):
+            other = registry.ORDER[name]
+            if other in entries or "run" not in other.commands or not other.belongs_to(study):
+                continue
+            if not _is_finished(study, other):
+                first = next(one for one in other.commands if one != "run")
+                raise StageNotRunError(
+                    f"{entry.name} reads the output of {name}, which has not run or is not up to date; run "
+                    f"`patrolscope {first} --study {study.root}`, or `patrolscope run --study {study.root}` for all"
+                )
+
+
+def _is_finished(study: Study, entry: StageEntry) -> bool:
+    made = entry.load()
+    try:
+        stage = made if isinstance(made, Stage) else made(study)
+        return not outdated(study, [stage])
+    except StageNotRunError:
+        return False
+    except (SourceError, WeightsError):
+        # Its own inputs are gone, such as raw files that were archived. What it wrote from them stays good.
+        return any(name == entry.name or name.startswith(f"{entry.name}-") for name in study.stages())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from patrolscope.pipeline.engine import registry
-from patrolscope.pipeline.engine.freshness import unfinished
+from patrolscope.pipeline.engine.freshness import NOT_BUILT, stale
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from patrolscope.pipeline.study.store import Study
@@ -36,6 +37,7 @@ class Planned:
     slot_hours: float | None  # on one core or one GPU; None: no rate was measured
     missing: str = ""  # error of an input outside the study that does not exist
     wants: str = ""  # GPU, for stages that are fastest there
+    causes: tuple[tuple[str, int], ...] = ()  # why finished shards are rebuilt, and how many, most first
 
     @property
     def is_done(self) -> bool:
@@ -92,7 +94,9 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
     if shards is None:
         return Planned(made.name, made.unit, pool, made.memory_gb, None, 0, 0, None, missing, made.resource)
     records = study.records(made.name)
-    todo = unfinished(study, made, shards, records)
+    found = stale(study, made, shards, records)
+    todo = [shard for shard in shards if shard.name in found]
+    causes = Counter(cause for cause in found.values() if cause != NOT_BUILT).most_common()
     left = sum(shard.size for shard in todo)
     finished = [shard for shard in shards if shard.name in records]
     size = sum(shard.size for shard in finished)
@@ -101,7 +105,18 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
     rate_s = seconds / size if size and seconds else registry.core_seconds(made.name)
     hours = 0.0 if not left else None if rate_s is None else left * rate_s / 3600
     done = len(shards) - len(todo)
-    return Planned(made.name, made.unit, pool, made.memory_gb, len(shards), done, left, hours, wants=made.resource)
+    return Planned(
+        made.name,
+        made.unit,
+        pool,
+        made.memory_gb,
+        len(shards),
+        done,
+        left,
+        hours,
+        wants=made.resource,
+        causes=tuple(causes),
+    )
 
 
 def _pool_for(resource: str, pools: Mapping[str, Workers]) -> str:

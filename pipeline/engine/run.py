@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patrolscope.pipeline.engine.distribute import finish_shards
-from patrolscope.pipeline.engine.freshness import NOT_MADE, listed_states, stale, with_current_versions
+from patrolscope.pipeline.engine.freshness import NOT_BUILT, listed_states, stale, with_current_versions
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.study.store import Record, Study
 
@@ -40,7 +40,7 @@ class Progress:
     stages = 1  # of the run
 
     def start(self, stage: Stage, done: int, total: int, causes: Mapping[str, int]) -> None:
-        """Start a stage of which `done` of `total` units are up to date; count shards to make again by cause."""
+        """Start a stage of which `done` of `total` units are up to date; count the shards to rebuild by cause."""
 
     def advance(self, stage: Stage, shard: Shard, record: Record) -> None:
         """Count a finished shard."""
@@ -102,7 +102,7 @@ def _run_stage(
     todo = [shard for shard in shards if shard.name in causes]
     waiting = {shard.name: shard for shard in todo}
     total = sum(shard.size for shard in shards)
-    again = Counter(cause for cause in causes.values() if cause != NOT_MADE)
+    again = Counter(cause for cause in causes.values() if cause != NOT_BUILT)
     progress.start(stage, total - sum(shard.size for shard in todo), total, again)
     # Check the workers first, so that an unsuitable cluster leaves finished shards untouched.
     finished = finish_shards(client(), study, stage, todo) if todo else iter(())

@@ -409,7 +409,7 @@ class StudyFiles:
             Path relative to the root.
         durable : bool, default False
             Whether the file must survive a power cut: it is flushed to a local disk before and after it gets its
-            name. Files without it that a power cut damages differ from their record and are made again.
+            name. Files without it that a power cut damages differ from their record and are rebuilt.
 
         Raises
         ------

@@ -172,7 +172,7 @@ def test_bytes_that_are_no_record_are_refused_with_a_reason(content):
 
 
 @pytest.mark.parametrize("content", [b"", RECORD.to_json().encode()[:40], b"{}", b'{"shard": "a"}', b"\xff\xfe"])
-def test_the_shard_of_a_damaged_record_is_made_again_with_the_cause(study, content):
+def test_the_shard_of_a_damaged_record_is_rebuilt_with_the_cause(study, content):
     stage = Stage("numbers", "rows", ("numbers",), plan=lambda _: [], process=write_numbers)
     shards = [Shard(name, {"upto": 5}) for name in "ab"]
     for shard in shards:
@@ -219,7 +219,7 @@ def flipped(content):
         (flipped, "was changed"),
     ],
 )
-def test_a_file_that_differs_from_its_record_is_made_again_with_the_cause(made, change, cause):
+def test_a_file_that_differs_from_its_record_is_rebuilt_with_the_cause(made, change, cause):
     study, stage, shards = made
     name = "numbers/b.parquet"
     before = study.read_bytes(name)
