@@ -4,7 +4,9 @@ import os
 import pickle
 import re
 import shutil
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -22,9 +24,11 @@ from patrolscope.pipeline.engine.freshness import stale, unfinished
 from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SettingsError, SourceError, StageNotRunError, StorageError, StudyLockedError
+from patrolscope.pipeline.study import lock
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.files import is_inside
 from patrolscope.pipeline.study.store import Output, Record, Study, create_study, fingerprint, open_study
+from tests.waiting import wait_until
 
 NUMBERS = Table("numbers", row="one number", key=("n",), columns=(Column("n", "int64", "a number", unit="1"),))
 PLACES = Table(
@@ -340,7 +344,7 @@ def test_a_second_run_is_refused_on_an_object_store_too():
     study = create_study(f"memory://{uuid.uuid4().hex}", Settings())
     with (
         study.lock(),
-        pytest.raises(StudyLockedError, match=f"process {os.getpid()} on .*if it is dead, remove .*lock"),
+        pytest.raises(StudyLockedError, match=rf"in use by process {os.getpid()} on .*; its lease ends at .* UTC"),
         study.lock(),
     ):
         pytest.fail("the lock was granted twice")
@@ -363,6 +367,63 @@ def test_a_run_writes_nothing_once_another_one_holds_the_study(where, tmp_path):
     assert study.read_bytes("file") == b"2"
     assert study.records("stage") == {}
     assert sorted(name for name in study.find("") if not name.startswith(".lock")) == ["file", "study.yaml"]
+
+
+@pytest.fixture
+def bucket(s3):
+    """File system of a real object store, and the path of a lock there."""
+    name = f"locks-{uuid.uuid4().hex}"
+    s3.mkdir(name)
+    return s3, f"{name}/.lock"
+
+
+def holders(fs, path, runs):
+    """Let several runs take a lock at the same time, and return how many hold it."""
+
+    def hold(run):
+        try:
+            lock._take(fs, path, "s3://study", run)
+        except StudyLockedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(runs) as pool:
+        return sum(pool.map(hold, [uuid.uuid4().hex for _ in range(runs)]))
+
+
+def test_of_several_runs_that_write_a_lock_at_the_same_time_one_holds_it(bucket, monkeypatch):
+    fs, path = bucket
+    barrier = threading.Barrier(4)
+    exists = type(fs).exists
+
+    def exists_later(self, name, **options):
+        found = exists(self, name, **options)
+        if name == path and not found:
+            barrier.wait(timeout=60)
+        return found
+
+    monkeypatch.setattr(type(fs), "exists", exists_later)
+
+    assert holders(fs, path, runs=4) == 1
+
+
+def test_a_dead_runs_lease_ends_and_of_the_next_runs_one_holds_the_study(bucket, monkeypatch):
+    fs, path = bucket
+    monkeypatch.setattr(lock, "LEASE_S", -1.0)
+    lock._take(fs, path, "s3://study", "dead")
+    monkeypatch.setattr(lock, "LEASE_S", 600.0)
+
+    assert holders(fs, path, runs=4) == 1
+
+
+def test_a_lease_is_renewed_while_it_is_held_and_a_lost_lock_is_not_written_over(bucket, monkeypatch):
+    fs, path = bucket
+    monkeypatch.setattr(lock, "RENEW_S", 0.05)
+    with lock.hold_store(fs, path, "s3://study", "a" * 32):
+        first = fs.cat_file(path)
+        wait_until(lambda: fs.cat_file(path) != first)
+        fs.pipe_file(path, b"another\n" + b"b" * 32)
+    assert fs.cat_file(path) == b"another\n" + b"b" * 32
 
 
 def test_the_lock_is_not_written_through_a_link(local, tmp_path_factory):
