@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import posixpath
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -134,13 +135,15 @@ class StudyFiles:
         """
         full = "/".join((self.base, *parts))
         if not all(is_inside(part) for part in parts if part):
-            raise StorageError(f"{'/'.join(parts)!r} is not a path inside {self.root}; its records may be forged")
+            raise StorageError(
+                f"{'/'.join(parts)!r} is not a path inside {self.root}; expected one below it, or an absolute path"
+            )
         if self.is_local:
             real = os.path.realpath(full)
             if real != self._real_base and not real.startswith(f"{self._real_base}/"):
                 raise StorageError(
                     f"{'/'.join(parts)} of {self.root} leads to {real} through a symbolic link; a study is confined to "
-                    "its folder; replace the link by its content"
+                    "its folder; replace the link by its content, or name the folder by its absolute path in study.yaml"
                 )
         return full
 
@@ -149,10 +152,17 @@ class StudyFiles:
         return os.path.realpath(self.base).rstrip("/")
 
     def resolve(self, path: str) -> str:
-        """Return a path of study.yaml as an absolute path or URL. Relative ones start at the study folder."""
+        """Return a path of study.yaml as an absolute path or URL. Relative ones start at the study folder.
+
+        Raises
+        ------
+        StorageError
+            If a relative path leads out of the study. An absolute one says openly what it means.
+        """
         if "://" in path or Path(path).is_absolute():
             return path
-        full = f"{self.base}/{path}"
+        inside = posixpath.normpath(path)
+        full = self.path() if inside == "." else self.path(inside)
         return full if self.is_local else str(self.fs.unstrip_protocol(full))
 
     # Reading.

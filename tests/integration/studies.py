@@ -1,6 +1,8 @@
 """Studies that share their sources, for tests that run them differently."""
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def branch(study: Study, name: str, **changes: dict) -> Study:
     folder = Path(study.base).parent / f"{Path(study.base).name}-{name}"
     folder.mkdir()
     for shared in ("source", "truth"):
-        (folder / shared).symlink_to(Path(study.base) / shared)
+        shutil.copytree(Path(study.base) / shared, folder / shared, copy_function=os.link)
     content = study.settings.model_dump(mode="json")
     for section, values in changes.items():
         content[section] |= values

@@ -150,7 +150,7 @@ def test_stale_estimates_are_refused_with_the_command_to_run(finished, tmp_path)
 def test_a_study_with_station_adjusted_rates_only_is_refused_with_the_setting_to_change(finished, tmp_path):
     other = branch(finished, "adjusted-alone")
     for folder in Path(finished.base).iterdir():
-        if folder.is_dir() and not folder.is_symlink():
+        if folder.is_dir() and not other.exists(folder.name):
             shutil.copytree(folder, other.path(folder.name))
     summary = json.loads(other.read_bytes("estimates/summary.json"))
     summary["schemes"] = [way | {"prediction": "station_adjusted"} for way in summary["schemes"]]
