@@ -112,7 +112,7 @@ def _nearest(study: Study) -> list[Comparison]:
     The embedded city has tracts, neighborhoods, boroughs and community districts. The stage itself locates a point
     among areas and precincts only, and looks the other levels up.
     """
-    around = load_reference_layers(study, study.record("layers").fingerprint)
+    around = load_reference_layers(study, study.record("layers").content)
     images = study.read(study.files("metadata")[0])
     lng, lat = images["lng"].to_numpy(), images["lat"].to_numpy()
     x_ft, y_ft = project_ft(lng, lat, study.settings.city.crs)
@@ -130,7 +130,7 @@ def _whole_stage(
 ) -> list[Comparison]:
     run_stages(study, [LABELS], lambda: client)
     # Load index and compiled code, which happens once per worker for any size.
-    client.run(load_reference_layers, study, study.record("layers").fingerprint)
+    client.run(load_reference_layers, study, study.record("layers").content)
     start_s = time.perf_counter()
     run_stages(study, [KEYS, MATCH], lambda: client)
     matched_s = time.perf_counter()

@@ -211,7 +211,7 @@ def efficiency(images: int) -> list[Comparison]:
             run_stages(study, [LABELS, KEYS, MATCH], lambda: client)
         with workers(1) as one, workers(2) as two:
             for client in (one, two):
-                client.run(load_reference_layers, study, study.record("layers").fingerprint)
+                client.run(load_reference_layers, study, study.record("layers").content)
                 _annotated_s(study, client)
             for _ in range(ROUNDS):
                 for number, client in ((1, one), (2, two)):

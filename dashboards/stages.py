@@ -89,7 +89,7 @@ def plan_sensitivity(study: Study) -> list[Shard]:
     """Plan one shard that depends on the hourly counts, the areas, and the settings."""
     settings = study.settings
     stages = ("layers", "recalibrate", "counts")
-    made_from = [record.fingerprint for stage in stages for record in study.records(stage).values()]
+    made_from = [record.content for stage in stages for record in study.records(stage).values()]
     work = {
         "estimate": settings.estimate.model_dump(mode="json"),
         "sensitivity": settings.sensitivity.model_dump(mode="json"),
@@ -130,7 +130,7 @@ def plan_evaluate(study: Study, *, choice: ThresholdRule, replicates: int, label
     """
     inputs = evaluation_inputs(study, choice=choice, replicates=replicates, labels=labels)
     work = {"inputs": inputs, "simulated": study.settings.simulated}
-    labeled = [record.fingerprint for record in study.records("labeled").values()] if labels is not None else []
+    labeled = [record.content for record in study.records("labeled").values()] if labels is not None else []
     return [Shard("evaluation", work, made_from=fingerprint(labeled))]
 
 
@@ -178,8 +178,8 @@ def plan_streets(study: Study) -> list[Shard]:
     """Plan one shard that depends on the detections and the true boxes; none if the images are not rendered."""
     if not study.exists(IMAGES_SHOWN_FILE):
         return []
-    found = sorted(record.fingerprint for record in study.records(stage_name(study)).values())
-    shown = sorted(record.fingerprint for record in study.records(SIMULATE_SHOWN.name).values())
+    found = sorted(record.content for record in study.records(stage_name(study)).values())
+    shown = sorted(record.content for record in study.records(SIMULATE_SHOWN.name).values())
     return [Shard("streets", {"threshold": study.settings.estimate.threshold}, made_from=fingerprint(found, shown))]
 
 
@@ -214,7 +214,7 @@ def process_report(study: Study, _shard: Shard) -> Output:
 
 
 def _made_from(study: Study, *stages: str) -> str:
-    return fingerprint([[record.fingerprint for record in study.records(name).values()] for name in stages])
+    return fingerprint([[record.content for record in study.records(name).values()] for name in stages])
 
 
 def _write_contents(study: Study, folder: str, contents: Mapping[str, bytes]) -> list[str]:

@@ -108,7 +108,7 @@ def plan_calibrate(study: Study) -> list[Shard]:
         "threshold": study.settings.estimate.threshold,
         "crs": study.settings.city.crs,
         "files": labeled_contents(study),
-        "layers": layers.fingerprint,
+        "layers": layers.content,
     }
     return [Shard("calibration", work)]
 

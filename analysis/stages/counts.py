@@ -60,7 +60,7 @@ _RASTER_SCHEMA = pa.schema([("cell", pa.int32()), ("images", pa.uint32()), ("pos
 def annotated_shards(study: Study, work: dict[str, Any]) -> list[Shard]:
     """Return one shard per file of annotated/, each with `work` and the name of its file."""
     return [
-        Shard(record.shard, {"file": file, **work}, size=record.rows_out, made_from=record.fingerprint)
+        Shard(record.shard, {"file": file, **work}, size=record.rows_out, made_from=record.content)
         for record in study.records("annotate").values()
         for file in record.files_in("annotated")
     ]
@@ -104,11 +104,11 @@ def plan_counts(study: Study) -> list[Shard]:
         If the study has no annotated images.
     """
     study.files("annotated")
-    rules, layers = study.settings.estimate, study.record("layers").fingerprint
+    rules, layers = study.settings.estimate, study.record("layers").content
     work = {
         "rules": [rules.split, str(rules.first_day), rules.threshold],
-        "calibration": study.record("calibrate").fingerprint,
-        "calibrations": study.record("recalibrate").fingerprint,
+        "calibration": study.record("calibrate").content,
+        "calibrations": study.record("recalibrate").content,
         "layers": layers,
         "felony_ft": f"felony_{study.settings.annotate.felony_windows_h[-1]}h_distance_ft",
         "extent": asdict(map_extent(study)),
@@ -178,7 +178,7 @@ def _area_codes(study: Study, _layers: str) -> pd.Index[str]:
 
 def map_extent(study: Study) -> Extent:
     """Return the extent of the map of the city, around all areas."""
-    return _map_extent(study, study.record("layers").fingerprint)
+    return _map_extent(study, study.record("layers").content)
 
 
 @lru_cache(maxsize=4)

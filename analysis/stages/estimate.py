@@ -62,7 +62,7 @@ AREA_CLASS_COUNTS_FILE = AREA_CLASS_COUNTS.stored
 def plan_estimate(study: Study) -> list[Shard]:
     """Plan one shard, which depends on the counts, the replicates, and the settings of the estimates."""
     stages = dict.fromkeys([*registry.filtering(), *registry.inputs("estimate")])
-    made_from = [[record.fingerprint for record in study.records(stage).values()] for stage in stages]
+    made_from = [[record.content for record in study.records(stage).values()] for stage in stages]
     work = {"rules": study.settings.estimate.model_dump(mode="json"), "truth": study.settings.sources.truth}
     return [Shard("estimates", work, made_from=fingerprint(made_from))]
 

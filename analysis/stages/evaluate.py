@@ -127,7 +127,7 @@ def evaluation_inputs(study: Study, *, choice: ThresholdRule, replicates: int, l
         "sources": labeled_contents(study),
         "labels": labels,
         "labels_content": None if labels is None else labels_content(labels),
-        "layers": study.record("layers").fingerprint,
+        "layers": study.record("layers").content,
     }
 
 

@@ -21,7 +21,7 @@ def plan_recalibrate(study: Study) -> list[Shard]:
     """Plan one shard, which depends on the inputs of `calibrate` and the thresholds."""
     rules = study.settings.sensitivity
     work = {"thresholds": list(rules.thresholds), "best_f1": rules.best_f1}
-    return [Shard("calibrations", work, made_from=study.record("calibrate").fingerprint)]
+    return [Shard("calibrations", work, made_from=study.record("calibrate").content)]
 
 
 def process_recalibrate(study: Study, _shard: Shard) -> Output:

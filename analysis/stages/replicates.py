@@ -115,13 +115,13 @@ def plan_replicates(study: Study) -> list[Shard]:
     rules = study.settings.estimate
     inputs = [
         counted_from(study),
-        *([record.fingerprint for record in study.records(stage).values()] for stage in ("layers", "calibrate")),
+        *([record.content for record in study.records(stage).values()] for stage in ("layers", "calibrate")),
     ]
     shards = []
     for scheme in possible_schemes(study)[0]:
         made_from = list(inputs)
         if scheme.unit in ("ride", "day"):
-            made_from.append([unit_counts_record(study, scheme.unit).fingerprint])
+            made_from.append([unit_counts_record(study, scheme.unit).content])
         for start in range(0, rules.replicates, BLOCK):
             stop = min(start + BLOCK, rules.replicates)
             work = {

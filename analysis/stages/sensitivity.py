@@ -35,7 +35,7 @@ def analyze_sensitivity(study: Study) -> tuple[SensitivityTables, ImageCoverage,
     settings = study.settings
     rules, varied = settings.estimate, settings.sensitivity
     areas = study.read(AREAS_FILE, geometry=True)
-    calibrations = load_calibrations(study, study.record("recalibrate").fingerprint)
+    calibrations = load_calibrations(study, study.record("recalibrate").content)
     counts = load_hourly(study, areas["area"], calibrations)
     analyzed = np.asarray(counts.days >= pd.Timestamp(rules.first_day))
     draws = draw_days(analyzed, replicates=varied.replicates, seed=rules.seed)

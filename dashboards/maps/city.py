@@ -81,7 +81,7 @@ class City:
         StageNotRunError
             If the study has no layers.
         """
-        codes, box = load_extent(study, study.record("layers").fingerprint)
+        codes, box = load_extent(study, study.record("layers").content)
         stations = load_stations(study).places_ft - np.array(box[:2])
         return cls(study, read_areas(study, codes), box, stations)
 

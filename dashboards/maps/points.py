@@ -96,7 +96,7 @@ class Points:
         if not records:
             raise StageNotRunError(f"{study.root} has no packed images; run `patrolscope dashboard --study STUDY`")
         batches = [batch for record in records.values() for file in record.files for batch in study.map_parts(file)]
-        codes, box = load_extent(study, study.record("layers").fingerprint)
+        codes, box = load_extent(study, study.record("layers").content)
         return cls.of(batches, read_areas(study, codes), box)
 
     @classmethod

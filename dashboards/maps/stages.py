@@ -25,7 +25,7 @@ def plan_points(study: Study) -> list[Shard]:
     rules = study.settings.estimate
     work = {
         "rules": [rules.split, str(rules.first_day), rules.threshold],
-        "layers": study.record("layers").fingerprint,
+        "layers": study.record("layers").content,
     }
     return annotated_shards(study, work)
 

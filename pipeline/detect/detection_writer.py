@@ -107,7 +107,7 @@ def _plan(study: Study, _folder: Study) -> list[Shard]:
     """Plan one shard per file of detections, with the IDs of its images that other images share."""
     shared = _shared_ids(study)
     return [
-        Shard(record.shard, {"file": file, "shared": shared.get(record.shard, [])}, record.rows_out, record.fingerprint)
+        Shard(record.shard, {"file": file, "shared": shared.get(record.shard, [])}, record.rows_out, record.content)
         for record in study.records(stage_name(study)).values()
         for file in record.files
     ]

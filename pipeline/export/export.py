@@ -217,7 +217,7 @@ def _parts_stage(study: Study, form: Form, *, header: bool) -> Stage:
 
 
 def _plan_parts(study: Study, form: Form, header: bool, _parts: Study) -> list[Shard]:
-    layers = study.record("layers").fingerprint
+    layers = study.record("layers").content
     settings = study.settings
     windows_h = settings.annotate.felony_windows_h
     common = {
@@ -235,7 +235,7 @@ def _plan_parts(study: Study, form: Form, header: bool, _parts: Study) -> list[S
             file.removeprefix("annotated/").removesuffix(".parquet").replace("/", "-"),
             {"file": file, **common},
             size=record.rows_out,
-            made_from=record.fingerprint,
+            made_from=record.content,
         )
         for file, record in sorted(files, key=lambda pair: pair[0])
     ]
@@ -276,7 +276,7 @@ def _writer(out: IO[bytes], form: Form, schema: pa.Schema, *, header: bool) -> I
 
 def _plan_join(stage: Stage, parts: Study) -> list[Shard]:
     records = parts.records(stage.name)
-    made_from = fingerprint([record.fingerprint for record in records.values()])
+    made_from = fingerprint([record.content for record in records.values()])
     return [Shard("file", {}, size=sum(record.rows_out for record in records.values()), made_from=made_from)]
 
 

@@ -188,7 +188,7 @@ def plan_set_aside(study: Study) -> list[Shard]:
             name=block.shard,
             work={"source": block.source, "offset": block.offset, "files": block.bad_files()},
             size=block.record.rows_in - block.record.rows_out,
-            made_from=block.record.fingerprint,
+            made_from=block.record.content,
         )
         for block in _finished_blocks(study)
         if block.bad_files()
@@ -242,7 +242,7 @@ def plan_arrange(study: Study) -> list[Shard]:
                 "parts": [file.part(day) for file in used],
             }
             supplied = supplied_rules if any(part["has_supplied"] for part in work["parts"]) else ""
-            made_from = fingerprint(rules, supplied, sorted({file.block.record.fingerprint for file in used}))
+            made_from = fingerprint(rules, supplied, sorted({file.block.record.content for file in used}))
             shards.append(Shard(f"{day}-{number:03d}", work, int(total[first:stop].sum()) // shares, made_from))
     return shards
 

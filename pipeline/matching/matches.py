@@ -59,7 +59,7 @@ def matches_fingerprint(study: Study) -> str:
     StageNotRunError
         If nothing has been matched.
     """
-    return fingerprint([record.fingerprint for record in _records(study)])
+    return fingerprint([record.content for record in _records(study)])
 
 
 def detections_of(study: Study, metadata_file: str) -> pd.DataFrame:

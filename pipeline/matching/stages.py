@@ -100,7 +100,7 @@ def _keys_shard(kind: str, name: str, records: Sequence[Record], buckets: int) -
     folder = {IMAGES: "metadata", DETECTIONS: "detections", INDEXED: INDEX_FOLDER}[kind]
     files = [file for record in records for file in record.files_in(folder)]
     work = {"kind": kind, "buckets": buckets, "files": files}
-    return Shard(f"{kind}-{name}", work, made_from=fingerprint([record.fingerprint for record in records]))
+    return Shard(f"{kind}-{name}", work, made_from=fingerprint([record.content for record in records]))
 
 
 def _group_records(records: Sequence[Record], max_rows: int) -> Iterator[list[Record]]:
@@ -180,7 +180,7 @@ def plan_match(study: Study) -> list[Shard]:
         PROCESSED: _files(keys, PROCESSED) if listed else None,
     }
     # The index is left out: it has no influence on matches.
-    made_from = fingerprint([record.fingerprint for record in keys if record.facts["kind"] != INDEXED])
+    made_from = fingerprint([record.content for record in keys if record.facts["kind"] != INDEXED])
     buckets = images[0].facts["buckets"]
     return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
 
@@ -230,7 +230,7 @@ def plan_match_index(study: Study) -> list[Shard]:
     work = {kind: _files(keys, kind) for kind in (IMAGES, INDEXED)}
     if not all(work.values()):
         return []
-    made_from = fingerprint([record.fingerprint for record in keys if record.facts["kind"] in work])
+    made_from = fingerprint([record.content for record in keys if record.facts["kind"] in work])
     buckets = keys[0].facts["buckets"]
     return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
 
@@ -273,13 +273,13 @@ def plan_annotate(study: Study) -> list[Shard]:
         "detection": settings.detection.model_dump(mode="json"),
         "city": settings.city.model_dump(mode="json", include={"time_zone", "crs", "sun"}),
         "table": annotated_table(settings.annotate.felony_windows_h).fingerprint(),
-        "layers": layers.fingerprint,
+        "layers": layers.content,
         "matches": matches.matches_fingerprint(study),
         "own detections": bool(settings.sources.detections) or from_images(study),
         "trust": settings.ingest.trust,
     }
     return [
-        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.fingerprint)
+        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.content)
         for record in study.records("ingest").values()
         for file in record.files_in("metadata")
     ]

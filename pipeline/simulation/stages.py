@@ -103,7 +103,7 @@ def load_truth(study: Study, made_from: str) -> Truth:  # noqa: ARG001 - part of
 def plan_days(study: Study) -> list[Shard]:
     """Plan one shard per day."""
     arguments = read_arguments(study)
-    city = study.records(SIMULATE_CITY.name)["city"].fingerprint
+    city = study.records(SIMULATE_CITY.name)["city"].content
     return [
         Shard(
             name=plan.day.isoformat(),
@@ -179,7 +179,7 @@ SIMULATE_DAYS = Stage(
 def plan_labeled(study: Study) -> list[Shard]:
     """Plan one shard per labeled set of rendered scenes."""
     arguments = read_arguments(study)
-    city = study.records(SIMULATE_CITY.name)["city"].fingerprint
+    city = study.records(SIMULATE_CITY.name)["city"].content
     sizes = {"validation": arguments.validation_images, "test": arguments.test_images}
     return [
         Shard(name, {"images": images, "scenes": SCENES_VERSION}, size=images, made_from=city)
@@ -205,7 +205,7 @@ SIMULATE_LABELED = Stage("simulate_labeled", unit="images", folders=(), plan=pla
 
 def plan_shown(study: Study) -> list[Shard]:
     """Plan one shard, which depends on all days."""
-    days = sorted(record.fingerprint for record in study.records(SIMULATE_DAYS.name).values())
+    days = sorted(record.content for record in study.records(SIMULATE_DAYS.name).values())
     return [Shard("shown", {"days": days})]
 
 

@@ -61,6 +61,16 @@ class Record(Output):
         """Return the files of the shard in a folder."""
         return [name for name in self.files if name.startswith(f"{folder}/")]
 
+    @property
+    def content(self) -> str:
+        """Digest of the output, on which later stages depend: rebuilding the same output leaves them up to date.
+
+        Facts are left out, as later stages put those that matter to them into their own work.
+        """
+        known = {name: digest.checksum for name, digest in self.digests.items()}
+        files = [(name, known.get(name, self.fingerprint)) for name in self.files]
+        return fingerprint(files or self.fingerprint, self.rows_in, self.rows_out, self.ledger)
+
     def to_json(self) -> str:
         """Return the record as text with its own checksum."""
         content = json.dumps(self.__dict__, sort_keys=True, default=list)
