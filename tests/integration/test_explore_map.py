@@ -65,7 +65,7 @@ def test_without_a_filter_images_and_intervals_equal_those_of_the_tables(site, g
     assert set(part.loc[part["relative_to_average"].notna(), "interval"]) == {"95%, linear approximation"}
 
 
-def test_maps_show_the_two_class_prediction_whatever_scheme_comes_first(site):
+def test_maps_show_the_two_class_prediction_whichever_scheme_is_first(site):
     schemes = [{"prediction": "station_adjusted", "unit": "image"}, *site.results.summary["schemes"]]
     adjusted = site.results.tables.assign(lower=0.0, upper=9.0)
     results = replace(site.results, tables=adjusted, summary=site.results.summary | {"schemes": schemes})

@@ -72,12 +72,12 @@ def test_the_columns_are_those_of_the_dictionary_then_zone_and_precinct(whole):
 
 
 @pytest.mark.shared
-def test_the_counts_stand_in_the_order_of_the_authors_table(shared_data):
+def test_the_counts_are_in_the_order_of_the_authors_table(shared_data):
     assert list(B03002_PUBLISHED.values()) == columns_of_b03002(shared_data)
 
 
 @pytest.mark.parametrize("column", [*DICTIONARY, "zone", "precinct"])
-def test_a_column_is_what_plain_merges_of_the_layer_files_give(column, whole, expected):
+def test_a_column_equals_plain_merges_of_the_layer_files(column, whole, expected):
     got = pq.read_table(whole, columns=[column])[column].to_pandas()
     wanted = expected[column]
     assert len(got) == len(wanted) == 6_000
@@ -168,7 +168,7 @@ class Watched(Progress):
         self.made[stage.name] += record.rows_out
 
 
-def test_an_export_that_was_stopped_goes_on_and_ends_in_the_same_file(study, whole, client, tmp_path):
+def test_an_interrupted_export_resumes_and_writes_the_same_file(study, whole, client, tmp_path):
     out = tmp_path / "w.parquet"
     with pytest.raises(StoppedError):
         export_published(study, str(out), client=lambda: client, progress=StoppedAfterTwo())
@@ -308,7 +308,7 @@ def test_an_unknown_area_or_felony_is_refused(study, gazetteer):
         wide(images.assign(felony_6h_started_at_utc=later), gazetteer, WINDOWS_H, zone)
 
 
-def test_the_command_says_what_is_to_be_exported(study, tmp_path):
+def test_the_command_prints_what_will_be_exported(study, tmp_path):
     arguments = ["export", "--study", study.root, "--out", str(tmp_path / "w.csv")]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 2

@@ -210,7 +210,7 @@ def test_a_file_that_changed_in_between_is_downloaded_again(server, tmp_path):
     assert get(server, tmp_path, sha256=None).read_bytes() == CONTENT[::-1]
 
 
-def test_a_server_without_versions_is_asked_for_everything(server, tmp_path):
+def test_a_server_without_versions_sends_the_whole_file(server, tmp_path):
     server.tag = None
     interrupted(server, tmp_path)
     assert get(server, tmp_path).read_bytes() == CONTENT

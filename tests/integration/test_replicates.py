@@ -123,7 +123,7 @@ def test_every_method_has_its_intervals(all_schemes):
     assert chosen["lower_x"].equals(chosen["lower_y"])
 
 
-def test_replicates_do_not_depend_on_how_the_images_lie_in_files(simulated, all_schemes, client):
+def test_replicates_do_not_depend_on_the_files_of_the_images(simulated, all_schemes, client):
     other = branch(simulated, "sliced", ingest={"slice_rows": 4_000}, estimate={**ALL_SCHEMES, "replicates": 130})
     run_stages(other, TO_ESTIMATES, lambda: client)
     assert len(other.files("annotated")) > 2 * len(all_schemes.files("annotated"))

@@ -139,7 +139,7 @@ def test_a_missing_column_and_a_missing_file_are_named(tmp_path):
         read_labeled(str(tmp_path / "none.csv"), where="sources.validation")
 
 
-def test_a_good_set_comes_back_in_the_declared_form(tmp_path):
+def test_a_valid_set_is_returned_in_the_declared_form(tmp_path):
     path = tmp_path / "validation.csv"
     pd.DataFrame(GOOD).to_csv(path, index=False)
     frame = read_labeled(str(path), where="sources.validation")

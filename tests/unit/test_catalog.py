@@ -59,7 +59,7 @@ def test_every_entry_names_a_reader_that_exists():
         assert entry.reader in {*readers.READERS, "read_felonies"}, name
 
 
-def test_every_entry_says_where_its_file_comes_from_and_under_which_terms():
+def test_every_entry_has_a_source_and_a_license():
     for name, entry in load_catalog().items():
         assert entry.address.startswith(("https://", "package:")), name
         assert all((entry.title, entry.agency, entry.format, entry.license, entry.vintage, entry.used_by)), name
@@ -205,7 +205,7 @@ def test_a_fingerprint_follows_the_content_of_the_file(tmp_path, entry):
     assert layer_fingerprint(entry, path) != first
 
 
-def test_a_fingerprint_follows_the_way_the_file_is_read(tmp_path, entry):
+def test_a_fingerprint_depends_on_how_the_file_is_read(tmp_path, entry):
     path = tmp_path / "stations.csv"
     path.write_text("lat,lng\n1,2\n")
     other = entry.model_copy(update={"columns": {"lat": ("lng",), "lng": ("lat",)}})

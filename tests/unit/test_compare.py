@@ -38,7 +38,7 @@ def one_sided():
     return compare(a, b)
 
 
-def test_every_group_of_either_set_has_a_row_and_says_who_has_it():
+def test_every_group_of_either_set_has_a_row_that_names_its_set():
     compared = one_sided()
     levels = compared[compared["quantity"] == "relative_to_average"]
     assert dict(zip(levels["group"], levels["found_in"], strict=True)) == {"": "a", "X": "both", "Y": "a", "Z": "b"}
@@ -129,7 +129,7 @@ def test_fewer_than_three_groups_or_equal_levels_have_no_rank_correlation():
     assert np.isnan(summarize(compare(alike, tables("race")))["rank_correlation"].iloc[0])
 
 
-def test_analyses_stand_in_the_papers_order_whoever_has_them():
+def test_analyses_are_in_the_papers_order_in_both_sets():
     compared = compare(tables("zone", "neighborhood"), tables("race", "borough", "zone"))
     assert compared["analysis"].unique().tolist() == ["race", "zone", "borough", "neighborhood"]
     assert summarize(compared)[["both", "only_a", "only_b"]].to_numpy().tolist() == [
@@ -169,7 +169,7 @@ def test_names_are_printed_as_they_are():
     assert "only in A: [red]Y" in text
 
 
-def test_an_analysis_that_one_set_lacks_is_said():
+def test_an_analysis_that_only_one_set_has_is_named():
     text = printed(compare(tables("zone"), tables("race")))
     assert "Zone\nonly in A" in text
     assert "Race and ethnicity\nonly in B" in text

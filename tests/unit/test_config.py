@@ -87,7 +87,7 @@ def test_one_source_may_be_written_without_a_list():
 
 
 @pytest.mark.parametrize(("police_class", "number"), [("police officer", 0), ("police vehicle", 1), (7, 7)])
-def test_the_police_class_goes_by_name_or_number(police_class, number):
+def test_the_police_class_is_given_by_name_or_number(police_class, number):
     assert (
         Settings.model_validate({"detection": {"police_class": police_class}}).detection.police_class_number == number
     )

@@ -34,7 +34,7 @@ def images(**changes) -> pd.DataFrame:
 # Conform.
 
 
-def test_a_frame_that_conforms_comes_back_in_the_declared_order_and_types():
+def test_a_valid_frame_is_returned_in_the_declared_order_and_types():
     given_frame = images()[["boxes", "status", "score", "image_id"]].assign(note="left out")
     before = given_frame.copy()
     got = IMAGES.conform(given_frame)
@@ -153,7 +153,7 @@ def test_meta_schema_and_check_agree(table):
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_every_column_says_what_it_means_and_every_measure_has_a_unit(table):
+def test_every_column_has_a_meaning_and_every_measure_a_unit(table):
     for column in table:
         assert column.meaning
         if column.kind == "float64":

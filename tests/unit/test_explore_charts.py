@@ -167,7 +167,7 @@ def test_an_interval_chart_shows_the_numbers_of_its_rows():
 
 
 @pytest.mark.parametrize(("ends", "kind"), [((0.8, 1.2), "Linear"), ((0.1, 4.0), "Log"), ((0.0, 4.0), "Linear")])
-def test_ratios_that_differ_much_stand_on_steps_of_doubling(ends, kind):
+def test_widely_spread_ratios_are_on_a_logarithmic_axis_of_base_two(ends, kind):
     rows = groups("a", "b").assign(estimate=ends, lower=ends, upper=ends)
     drawn = drawn_on_a_page(IntervalSeries("ours", rows))
     assert type(drawn.x_scale).__name__ == f"{kind}Scale"
@@ -175,7 +175,7 @@ def test_ratios_that_differ_much_stand_on_steps_of_doubling(ends, kind):
     assert drawn.x_range.end > max(ends)
 
 
-def test_a_group_without_a_positive_image_is_hollow_and_one_without_an_interval_has_a_dot():
+def test_a_group_without_a_positive_image_has_an_open_marker_and_one_without_an_interval_a_dot():
     rows = groups("a", "b").assign(hollow=[True, False], lower=np.nan, upper=np.nan)
     drawn = drawn_on_a_page(IntervalSeries("ours", rows))
     data = next(one.data_source.data for one in drawn.renderers if one.glyph.__class__.__name__ == "Scatter")

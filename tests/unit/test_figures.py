@@ -116,7 +116,7 @@ def test_the_same_study_gives_the_same_bytes(study):
         assert to_png(once[name][0], 30) == to_png(again[name][0], 30), name
 
 
-def test_every_map_says_what_it_shows_where_it_comes_from_and_that_it_is_simulated(study):
+def test_every_map_names_its_quantity_its_source_and_whether_it_is_simulated(study):
     figures = maps_of(study)
     for name, (figure, _) in figures.items():
         written = texts(figure).replace("\n", " ")
@@ -137,7 +137,7 @@ def test_a_study_that_is_not_simulated_carries_no_such_notice(tmp_path):
         assert "imulated" not in texts(figure).lower()
 
 
-def test_the_scale_bar_is_as_long_as_it_says(study):
+def test_the_scale_bar_has_its_stated_length(study):
     axes = maps_of(study)["map_level"][0].axes[0]
     bars = [patch for patch in axes.get_children() if isinstance(patch, Rectangle) and patch.get_zorder() == 5]
     assert sum(bar.get_width() for bar in bars) == pytest.approx(5 * 5280)
@@ -206,7 +206,7 @@ def test_no_text_of_a_figure_reaches_over_its_edge(study):
                 assert 0 <= box.y0 <= box.y1 <= figure.bbox.height, (name, text.get_text())
 
 
-def test_a_second_interval_lies_below_the_first_and_is_told_of_only_where_it_is_drawn(study, tmp_path):
+def test_a_second_interval_is_below_the_first_and_in_the_legend_only_where_drawn(study, tmp_path):
     borough = figures_of(study)["borough"]
     assert "Thin line: resampling whole rides" in texts(borough)
     first, second = borough.axes[0].collections[-2:]
@@ -218,7 +218,7 @@ def test_a_second_interval_lies_below_the_first_and_is_told_of_only_where_it_is_
     assert "whole rides" not in texts(figures_of(few)["borough"])
 
 
-def test_images_that_are_the_same_in_every_row_are_said_once(study):
+def test_image_counts_that_all_rows_share_are_stated_once(study):
     figures = figures_of(study)
     assert texts(figures["race"]).count("900,000") == 2  # of the whole city and of residential zones
     assert "estimate" in [text.get_text() for text in figures["race"].axes[0].texts]
@@ -258,7 +258,7 @@ def test_names_are_written_as_they_are(tmp_path):
     assert "(no name)" in written
 
 
-def test_quartiles_stand_in_their_order_and_other_groups_from_the_highest(study):
+def test_quartiles_keep_their_order_and_other_groups_are_sorted_from_the_highest(study):
     def order(name, of):
         labels = [label.get_text() for label in figures_of(study)[name].axes[0].get_yticklabels()]
         return [label for label in labels if label in of]
@@ -269,7 +269,7 @@ def test_quartiles_stand_in_their_order_and_other_groups_from_the_highest(study)
     assert order("borough", boroughs) == boroughs
 
 
-def test_neighborhoods_with_few_images_are_not_ranked_and_none_stands_at_both_ends(tmp_path):
+def test_neighborhoods_with_few_images_are_not_ranked_and_none_is_at_both_ends(tmp_path):
     tables = made_tables()
     names = tables.loc[tables["analysis"] == "neighborhood", "group"].unique()[1:21]
     tables = tables[(tables["analysis"] != "neighborhood") | tables["group"].isin([*names, "All"])]
@@ -284,7 +284,7 @@ def test_neighborhoods_with_few_images_are_not_ranked_and_none_stands_at_both_en
     assert together["estimate"].is_monotonic_decreasing
 
 
-def test_a_neighborhood_without_a_positive_image_is_hollow_and_hatched(tmp_path):
+def test_a_neighborhood_without_a_positive_image_is_open_and_hatched(tmp_path):
     tables = made_tables()
     means = (tables["group"] == "Gramercy") & (tables["quantity"] == "weighted_mean")
     tables.loc[means, "estimate"] = made_summary()["calibration"]["false_omission_rate"]
@@ -341,7 +341,7 @@ def test_a_group_without_an_interval_has_its_dot_within_the_axes_of_each_figure(
         assert low < 50 < high, name
 
 
-def test_what_lies_outside_the_axes_of_the_truth_is_said(tmp_path):
+def test_points_outside_the_axes_of_the_truth_are_counted(tmp_path):
     study = made_study(tmp_path, images=10)
     assert "Outside the axes" not in texts(truth_of(study, images=5000, estimate=1.0))
     assert "Outside the axes: 1 estimate." in texts(truth_of(study, images=FEW_IMAGES - 1, estimate=99.0))

@@ -414,7 +414,7 @@ def test_with_trust_what_the_source_has_replaces_the_computed(pair):
     assert got["felony_3h_id"].notna().all()
 
 
-def test_an_area_that_the_study_does_not_have_is_not_taken_and_counted(pair):
+def test_an_area_unknown_to_the_study_is_dropped_and_counted(pair):
     computed, rows = pair
     known = rows["area"].dropna().unique().tolist()
     place = np.flatnonzero(rows["area"].notna())[0]
@@ -427,7 +427,7 @@ def test_an_area_that_the_study_does_not_have_is_not_taken_and_counted(pair):
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])
 @pytest.mark.parametrize("trust", [False, True])
-def test_what_is_taken_or_counted_does_not_depend_on_partitions(partitions, trust, pair):
+def test_supplied_values_and_counts_do_not_depend_on_partitions(partitions, trust, pair):
     computed, rows = differing(pair), pair[1]
     whole, parts = Ledger("annotate", len(computed)), Ledger("annotate", len(computed))
     expected = reconcile(computed, rows, trust=trust, ledger=whole)
@@ -437,7 +437,7 @@ def test_what_is_taken_or_counted_does_not_depend_on_partitions(partitions, trus
     assert parts.notes == whole.notes
 
 
-def test_rows_of_raw_files_and_columns_that_a_file_lacks_neither_differ_nor_are_taken(pair):
+def test_rows_of_raw_files_and_missing_columns_are_not_compared(pair):
     computed, rows = pair
     raw = rows["source_row"] % 2 == 0
     columns = list(SUPPLIED.published_names())

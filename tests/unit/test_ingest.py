@@ -248,7 +248,7 @@ def test_a_file_that_changes_between_plan_and_reading_is_refused(tmp_path):
         READ.finish(study, shard)
 
 
-def test_files_come_in_the_order_of_the_numbers_in_their_names(tmp_path):
+def test_files_are_sorted_by_the_numbers_in_their_names(tmp_path):
     names = ["999.csv", "1604145600000.csv", "1604145600000.csv.gz", "2020-10-2.csv", "2020-10-10.csv", "1000.csv"]
     study = raw_study(tmp_path, dict.fromkeys(names, HEADER))
     assert [source.name for source in raw_files(study)] == [

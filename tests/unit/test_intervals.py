@@ -52,7 +52,7 @@ def test_a_group_that_no_replicate_touches_has_no_interval_of_any_kind():
             assert np.isnan(end[1]), method
 
 
-def test_bca_says_nothing_where_all_replicates_lie_on_one_side_of_the_estimate_or_nothing_moves_it():
+def test_bca_is_missing_where_all_replicates_are_on_one_side_or_the_jackknife_is_constant():
     replicates = np.column_stack([np.arange(1.0, 101), np.full(100, 3.0)])
     lower, upper = intervals(replicates, np.array([0.0, 3.0]), 95, acceleration=np.array([0.1, np.nan]))["bca"]
     assert np.isnan([lower, upper]).all()

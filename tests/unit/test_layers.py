@@ -75,7 +75,7 @@ def test_the_districts_themselves_can_be_the_zoning_layer(tmp_path):
     )
 
 
-def test_an_area_takes_tract_neighborhood_and_borough_from_where_its_centroid_lies(tmp_path):
+def test_an_area_has_the_tract_neighborhood_and_borough_of_its_centroid(tmp_path):
     areas = build_areas(study_of(tmp_path)).set_index("area")
     assert areas["tract"].tolist()[:2] == ["36061000100"] * 2
     assert areas["neighborhood"].tolist()[:2] == ["Gramercy"] * 2
@@ -84,7 +84,7 @@ def test_an_area_takes_tract_neighborhood_and_borough_from_where_its_centroid_li
     assert areas.loc[CODES[2], ["tract", "neighborhood", "borough"]].isna().all()
 
 
-def test_sizes_are_square_feet_and_an_area_without_a_count_has_nobody_and_density_zero(tmp_path):
+def test_sizes_are_in_square_feet_and_an_area_without_a_count_has_density_zero(tmp_path):
     areas = build_areas(study_of(tmp_path))
     # 0.01 by 0.01 degree at 40.7 degrees north: about 845 by 1,110 meters.
     np.testing.assert_allclose(areas["area_sqft"], 845 * 1110 * 10.7639, rtol=0.01)

@@ -13,7 +13,7 @@ from patrolscope.pipeline.errors import SourceError
 from tests.released import change, made_released, write_released
 
 
-def test_results_come_back_as_they_were_written_and_a_missing_group_is_left_out():
+def test_results_are_read_as_they_were_written_without_missing_groups():
     made = Released(
         keys=("A", "B"),
         total=0.01,

@@ -259,7 +259,7 @@ def test_the_embedded_city_agrees_with_itself(tmp_path):
 # Invented boundaries.
 
 
-def test_only_the_city_is_taken_from_the_state_and_water_stays(tmp_path):
+def test_only_the_city_is_read_from_the_state_and_water_stays(tmp_path):
     state = squares(4, 4269, GEOID=["360050001000", "360010001001", "360610001001", "360859901000"], ALAND=[0, 9, 9, 0])
     path = shapefile_zip(tmp_path / "tl_2020_36_bg.zip", state, "./tl_2020_36_bg.shp")
     frame = read("block_groups_2020", path)
@@ -413,7 +413,7 @@ def test_population_as_the_census_bureau_gives_it(tmp_path):
     ]
 
 
-def test_all_of_the_bureaus_table_is_taken_and_an_annotation_is_a_missing_margin(tmp_path):
+def test_the_bureaus_whole_table_is_read_and_an_annotation_is_a_missing_margin(tmp_path):
     header = ",".join(f"B03002_{number:03d}{kind}" for number in range(1, 22) for kind in "EM")
     cells = ",".join(f"{number},{margin}" for number, margin in enumerate(["**", "***", "*****", *range(4, 22)], 1))
     text = f"GEO_ID,NAME,{header},\n1500000US360050001001,A,{cells},\n"

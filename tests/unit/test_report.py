@@ -125,7 +125,7 @@ def test_a_screen_reader_finds_language_headings_landmarks_and_a_text_for_every_
     assert all(table["aria-label"] for table in page.of("table"))
 
 
-def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
+def test_every_estimate_of_every_analysis_is_in_the_page(page, study):
     rows = {tuple(row) for row in page.rows}
     results = read_results(study)
     for analysis in ANALYSES:
@@ -146,7 +146,7 @@ def test_every_estimate_of_every_analysis_stands_in_the_page(page, study):
     assert len(results.groups("neighborhood")) == 262
 
 
-def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_path):
+def test_the_page_names_the_resampling_unit_of_each_interval(page, study, tmp_path):
     assert "interval, single images" in page.text
     assert "interval, whole rides" in page.text
     assert "images of one ride are not: those intervals are too narrow" in page.text.replace("\n", " ")
@@ -160,7 +160,7 @@ def test_the_page_says_what_was_drawn_again_for_each_interval(page, study, tmp_p
     assert "labeled images are resampled as well" in text
 
 
-def test_calibration_quality_correlations_and_truth_stand_in_the_page(page):
+def test_calibration_quality_correlations_and_truth_are_in_the_page(page):
     for words in (
         "score is above 0.770508",
         "20,000 labeled validation images, 264 are positive, and 205 of those",
@@ -191,7 +191,7 @@ def test_the_ledger_is_added_up_over_shards_with_every_reason(page, study):
     assert "1,357 outside every area: kept, area missing" in page.text
 
 
-def test_the_settings_files_and_versions_stand_in_the_page(page, study):
+def test_settings_files_and_versions_are_in_the_page(page, study):
     assert "threshold: 0.770508" in page.text
     assert "estimates/tables.csv" in page.text
     assert "quarantine/" not in page.text.split("Files beside this page")[1]  # there is none in this study
@@ -208,7 +208,7 @@ def test_the_headline_speaks_of_images_with_the_highest_and_the_lowest_group(stu
     assert f"least often around {ranked.iloc[0]['group']} residents, {ranked.iloc[0]['estimate']:.3f} times" in second
 
 
-def test_a_group_that_too_few_units_touch_has_no_interval_and_the_page_says_why(tmp_path):
+def test_a_group_with_too_few_units_has_no_interval_and_the_page_has_the_reason(tmp_path):
     tables = made_tables()
     tables.loc[tables["group"].isin(["White", "Black", "Queens"]), ["lower", "upper", "sd"]] = np.nan
     study = made_study(tmp_path, images=10, tables=tables)
@@ -222,7 +222,7 @@ def test_a_group_that_too_few_units_touch_has_no_interval_and_the_page_says_why(
     assert sentence.count("95% interval") == ends["lower"].notna().sum() < 2
 
 
-def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_open(tmp_path):
+def test_the_headline_has_the_wider_of_two_intervals_and_its_limitation(tmp_path):
     tables = made_tables()
     levels = (tables["analysis"] == "race") & (tables["quantity"] == "relative_to_average")
     for group, values in {"Asian": (1.2, 1.1, 1.3), "White": (0.96, 0.94, 0.98)}.items():
@@ -239,7 +239,7 @@ def test_the_headline_has_the_wider_of_two_intervals_and_says_what_it_leaves_ope
     )
 
 
-def test_a_second_way_without_intervals_is_not_shown_and_its_reason_is_said(tmp_path):
+def test_a_second_scheme_without_intervals_is_hidden_with_its_reason(tmp_path):
     summary = made_summary()
     summary["schemes"][1]["without_intervals"] = "3 rides: fewer than 5"
     study = made_study(tmp_path, images=10, summary=summary)
@@ -262,7 +262,7 @@ def test_the_page_names_the_prediction_that_its_tables_average(page, tmp_path):
     assert "These correlations and Moran's I below use the two probabilities above" in adjusted.text
 
 
-def test_a_simulated_study_says_so_first_and_a_real_one_does_not(page, tmp_path):
+def test_the_page_of_a_simulated_study_starts_with_a_notice(page, tmp_path):
     assert page.text.index(f"Simulated: {SIMULATED}") < page.text.index("How often do dashcam images")
     summary = {**made_summary(), "truth": None}
     real = Page(report_of(made_study(tmp_path, images=10, simulated="", truth=False, summary=summary)))
@@ -287,7 +287,7 @@ def test_names_from_data_can_not_become_markup(tmp_path):
     assert f"was not estimated: {evil}." in hurt.text
 
 
-def test_an_analysis_that_was_skipped_is_said_with_its_reason_and_not_shown_empty(tmp_path):
+def test_a_skipped_analysis_is_listed_with_its_reason(tmp_path):
     tables = made_tables()
     gone = ["race", "race_residential", "income_residential", "zone"]
     summary = made_summary()

@@ -253,7 +253,7 @@ def test_quartiles_keep_their_order_and_other_groups_go_from_the_highest(tmp_pat
         np.testing.assert_allclose(groups["weighted_mean"] / 0.01, groups["relative_to_average"], rtol=1e-12)
 
 
-def test_boroughs_count_what_lies_above_and_what_lies_wholly_above_or_below():
+def test_boroughs_count_intervals_above_below_and_around_one():
     ranked = pd.DataFrame(
         [
             ("Queens", 1.2, 1.1, 1.3),
@@ -271,7 +271,7 @@ def test_boroughs_count_what_lies_above_and_what_lies_wholly_above_or_below():
     assert counts.loc["All"].tolist() == [5, 3, 2, 1]
 
 
-def test_what_exists_is_done_and_what_lacks_is_said(tmp_path):
+def test_existing_results_are_used_and_missing_ones_are_named(tmp_path):
     said = run(write_released(tmp_path / "results", "race_residential", "zone"), tmp_path / "out")
     assert said[0].startswith(f"not in {tmp_path}/results: race_bootstraps.json, density_cbg_bootstraps.json")
     made = {"tables.csv", "tables.md", "race.svg", "race.png", "zone.svg", "zone.png"}
@@ -300,7 +300,7 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path, inside):
     assert (tmp_path / "figures" / "map.png").read_bytes() == b"mine"
 
 
-def test_results_of_a_simulated_study_say_so_in_every_picture_and_on_the_page(tmp_path):
+def test_results_of_a_simulated_study_are_marked_in_every_picture_and_on_the_page(tmp_path):
     settings = Settings(name="A made-up study", simulated="Nothing here is real.")
     (tmp_path / "study.yaml").write_text(dump_settings(settings))
     run(write_released(tmp_path / "estimates"), tmp_path / "out")
@@ -321,7 +321,7 @@ def renamed(names):
     return edit
 
 
-def test_neighborhoods_of_another_city_are_ranked_and_said_not_to_be_on_the_map(tmp_path):
+def test_neighborhoods_of_another_city_are_ranked_and_listed_as_missing_from_the_map(tmp_path):
     results = write_released(tmp_path / "results", "neighborhood")
     change(results, "neighborhood", renamed({"Gramercy": "Kreuzberg | <b>Ost</b>"}))
     said = run(results, tmp_path / "out")
@@ -346,7 +346,7 @@ def test_neighborhoods_of_another_city_are_ranked_and_said_not_to_be_on_the_map(
 
 
 @pytest.mark.parametrize("level", [0.002128, 0.0371, 0.777])
-def test_a_group_whose_replicates_never_differ_is_hollow_and_nothing_is_said_of_its_images(tmp_path, level):
+def test_a_group_with_constant_replicates_has_an_open_marker_and_no_note_on_its_images(tmp_path, level):
     """It can be one of negative images alone, of a single ride with some of both, or of positive images alone."""
     results = write_released(tmp_path, "neighborhood")
 
@@ -389,7 +389,7 @@ def test_the_map_colors_a_neighborhood_by_its_level_and_leaves_others_without(tm
     assert "A test. Boundaries: New York City Department of City Planning." in content.replace("\n", " ")
 
 
-def test_results_come_from_any_file_system(tmp_path):
+def test_results_are_read_from_any_file_system(tmp_path):
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -402,7 +402,7 @@ def test_results_come_from_any_file_system(tmp_path):
     assert (tmp_path / "out" / "race.svg").is_file()
 
 
-def test_every_row_of_the_ranking_figure_stands_once_at_its_rank(tmp_path):
+def test_every_row_of_the_ranking_figure_is_once_at_its_rank(tmp_path):
     ranked, tables = ranked_of(write_released(tmp_path))
     figure, _ = draw_released(ReleasedGroups(tables, ranked), simulated="")["neighborhood_all"]
     labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
@@ -410,7 +410,7 @@ def test_every_row_of_the_ranking_figure_stands_once_at_its_rank(tmp_path):
     assert [(name, int(rank)) for name, *_, rank in labels] == list(zip(ranked["group"], ranked["rank"], strict=True))
 
 
-def test_a_folder_that_can_not_be_made_is_said(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(SourceError, match="cannot write to"):
@@ -420,5 +420,5 @@ def test_a_folder_that_can_not_be_made_is_said(tmp_path):
         run(tmp_path / "results", tmp_path / "out")
 
 
-def test_made_results_are_not_all_alike():
+def test_simulated_results_are_not_all_alike():
     assert (made_released("race").means != made_released("race", seed=2).means).all()

@@ -34,7 +34,7 @@ def changed_pixels(scene, thing):
     return np.abs(before.astype(int) - after).max(2) > 6
 
 
-def test_boxes_enclose_the_pixels_that_change_without_the_thing():
+def test_boxes_enclose_the_pixels_that_change_without_the_object():
     kinds = set()
     for number in range(SCENES):
         scene = plain(number)
@@ -51,7 +51,7 @@ def test_boxes_enclose_the_pixels_that_change_without_the_thing():
     assert kinds == {OFFICER, VEHICLE}
 
 
-def test_a_thing_without_a_box_is_hidden_outside_or_tiny():
+def test_an_object_without_a_box_is_hidden_outside_or_tiny():
     without = 0
     for number in range(SCENES):
         scene = plain(number)
@@ -69,7 +69,7 @@ def test_a_thing_without_a_box_is_hidden_outside_or_tiny():
     assert without > 3
 
 
-def test_boxes_have_the_visible_share_of_the_thing():
+def test_boxes_have_the_visible_share_of_the_object():
     shares = [box.visible for number in range(SCENES) for box in paint(plain(number))[1]]
     assert all(LEAST_VISIBLE <= share <= 1 for share in shares)
     assert min(shares) < 0.6

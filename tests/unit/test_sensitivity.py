@@ -694,7 +694,7 @@ def test_every_image_that_is_not_counted_is_in_the_ledger(study):
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])
-def test_no_table_depends_on_how_many_files_the_annotated_images_lie_in(study, tmp_path, partitions):
+def test_no_table_depends_on_the_number_of_annotated_files(study, tmp_path, partitions):
     copied = replace(study, root=str(tmp_path / "copied"))
     shutil.copytree(study.base, copied.base)
     for name, record in copied.records("annotate").items():
@@ -730,7 +730,7 @@ def test_the_report_has_a_section_on_each(study):
     assert "the study&#39;s areas are already tracts" in page
 
 
-def test_a_study_not_yet_annotated_says_which_command_to_run(tmp_path):
+def test_an_unannotated_study_is_refused_with_the_command_to_run(tmp_path):
     study = create_study(tmp_path / "new", Settings())
     study.commit("calibrate", Record((), 0, 0, shard="calibration", fingerprint="x"))
     study.commit("recalibrate", Record((), 0, 0, shard="calibrations", fingerprint="x"))

@@ -231,7 +231,7 @@ def test_islands_are_left_out_and_counted():
     ("values", "reason"),
     [([1.0] * 9, "the rate does not vary"), ([1.0, 2.0], "fewer than 3 areas have a neighbor"), ([], "fewer than 3")],
 )
-def test_moran_says_why_there_is_none(values, reason):
+def test_a_missing_morans_i_has_a_reason(values, reason):
     found = moran(np.array(values), neighbors(grid(3)[: len(values)], 0.0), seed=0)
     assert found.index is None
     assert reason in found.reason

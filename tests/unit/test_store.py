@@ -289,7 +289,7 @@ def test_a_link_in_a_study_is_neither_followed_nor_overlooked(local, link, tmp_p
     assert (outside / "mine.parquet").read_bytes() == b"mine"
 
 
-def test_records_come_sorted_by_shard(study):
+def test_records_are_sorted_by_shard(study):
     for shard in ("b", "a", "c-00010", "c-00002"):
         study.commit("numbers", Record((), 0, 0, shard=shard, fingerprint="f"))
     assert list(study.records("numbers")) == ["a", "b", "c-00002", "c-00010"]
