@@ -16,7 +16,8 @@ from patrolscope.pipeline.study.store import Study, create_study
 def to(stage: str) -> list[Any]:
     """Stages of `ingest` and all those behind a stage, for a study with detection files instead of images."""
     entries = {*registry.behind(stage), *(entry for entry in registry.ENTRIES if "ingest" in entry.commands)}
-    return [entry.load() for entry in registry.ordered(entries) if "run" in entry.commands and not entry.only_with]
+    wanted = [entry for entry in registry.ordered(entries) if entry.only_with in ("", "sources.detections")]
+    return [entry.load() for entry in wanted if "run" in entry.commands]
 
 
 TO_ANNOTATED = to("annotate")
