@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import posixpath
 import uuid
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import xxhash
+from pyproj.exceptions import CRSError
 
 from patrolscope.pipeline.contract.columns import Table
 from patrolscope.pipeline.errors import StageNotRunError, StorageError, StorageFullError, StudyLockedError
@@ -281,7 +283,7 @@ class StudyFiles:
             table = pq.read_table(
                 handle, columns=stored, filters=filters, partitioning=None, page_checksum_verification=True
             )
-        return to_frame(table, columns)
+            return to_frame(table, columns)
 
     def batches(self, file: str, columns: list[str], rows: int) -> Iterator[pd.DataFrame]:
         """Yield frames of at most `rows` rows of one Parquet file, so that memory does not grow with the file.
@@ -317,7 +319,10 @@ class StudyFiles:
         try:
             with self.fs.open(self.path(file), "rb") as handle:
                 yield handle
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
+        except (
+            *(pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError),
+            *(json.JSONDecodeError, UnicodeDecodeError, CRSError),  # in metadata about the columns
+        ) as error:
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
                 raise  # of the disk; pyarrow raises plain errors without a number about a file's content
             why = str(error).partition("\n")[0]
