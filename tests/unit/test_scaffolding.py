@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 # Packages with another name on conda-forge.
-CONDA_NAMES = {"matplotlib-base": "matplotlib", "python-tzdata": "tzdata"}
+CONDA_NAMES = {"matplotlib-base": "matplotlib", "python-tzdata": "tzdata", "python-xxhash": "xxhash"}
 
 
 def test_environment_yml_and_pyproject_name_the_same_dependencies():
