@@ -82,8 +82,12 @@ def evaluate(
     """
     with handle_errors():
         from patrolscope.pipeline.engine import registry
+        from patrolscope.pipeline.engine.freshness import check_inputs
+        from patrolscope.pipeline.study.store import open_study
 
         labels = None if ground_truth is None else absolute(ground_truth)
+        if labels is not None:
+            check_inputs("evaluate", open_study(study))
         labeled, evaluation = (registry.ORDER[name].load() for name in ("labeled", "evaluate"))
         stages = [labeled(labels), evaluation(threshold=threshold, replicates=replicates, labels=labels)]
     _print_evaluation(execute(study, stages, cluster))

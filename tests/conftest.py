@@ -11,7 +11,16 @@ settings.register_profile("patrolscope", deadline=None)
 settings.load_profile("patrolscope")
 
 # These need the extra `detect`, which `make test-lowest` leaves out.
-NEED_TORCH = ("boxes", "checkpoint", "device", "inference", "onnx_yolov7", "training_data", "ultralytics_detector", "yolov7")
+NEED_TORCH = (
+    "boxes",
+    "checkpoint",
+    "device",
+    "inference",
+    "onnx_yolov7",
+    "training_data",
+    "ultralytics_detector",
+    "yolov7",
+)
 collect_ignore = [] if find_spec("torch") else [f"unit/test_{name}.py" for name in (*NEED_TORCH, "yolov7_detector")]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -103,9 +103,10 @@ def test_stages_refuse_to_start_before_those_whose_output_they_read(finished):
     for command, missing, advice in (
         ("annotate", "labels", "import-detections"),
         ("estimate", "labels", "import-detections"),
-        ("map", "layers", "annotate"),
+        ("map --out city.png", "layers", "annotate"),
+        ("evaluate --ground-truth labels.csv", "annotate", "annotate"),
     ):
-        code, output = invoke(command, "--study", study.root, *(["--out", "city.png"] if command == "map" else []))
+        code, output = invoke(*command.split(), "--study", study.root)
         assert (code, f"reads the output of {missing}" in output) == (2, True), output
         assert f"`patrolscope {advice} --study" in output.replace("\n", " ")
 
