@@ -12,16 +12,10 @@ settings.load_profile("patrolscope")
 
 # These need the extra `detect`, which `make test-lowest` leaves out.
 NEED_TORCH = (
-    "boxes",
-    "checkpoint",
-    "device",
-    "inference",
-    "onnx_yolov7",
-    "training_data",
-    "ultralytics_detector",
-    "yolov7",
+    *("boxes", "checkpoint", "device", "inference", "onnx_yolov7", "training_data", "ultralytics_detector", "yolov7"),
+    "yolov7_detector",
 )
-collect_ignore = [] if find_spec("torch") else [f"unit/test_{name}.py" for name in (*NEED_TORCH, "yolov7_detector")]
+collect_ignore = [] if find_spec("torch") else [f"unit/test_{name}.py" for name in NEED_TORCH]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
