@@ -22,6 +22,11 @@ def handle_errors(stopped: str = "run the same command to resume") -> Iterator[N
     ----------
     stopped : str
         Advice after Ctrl-C, which ends the command with status 130.
+
+    Raises
+    ------
+    typer.Exit
+        With the status of the error.
     """
     from patrolscope.cluster.profiles import ClusterError
     from patrolscope.pipeline.errors import PatrolscopeError

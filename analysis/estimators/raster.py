@@ -90,7 +90,15 @@ class Counts:
         return cells.astype(np.int32), self.images.ravel()[cells], self.positives.ravel()[cells]
 
     def add_occupied(self, cells: npt.NDArray[np.int32], images: Grid, positives: Grid) -> None:
-        """Add the counts of `occupied` in place."""
+        """Add the counts of `occupied` in place.
+
+        Parameters
+        ----------
+        cells : ndarray of int32, shape (n,)
+            Occupied cells, as flat positions.
+        images, positives : ndarray, shape (n,)
+            Counts of those cells.
+        """
         self.images.reshape(-1)[cells] += images
         self.positives.reshape(-1)[cells] += positives
 

@@ -164,7 +164,17 @@ def read_results(study: Study) -> Results:
 
 
 def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Results:
-    """Return the results with the intervals of a single resampling scheme, an entry of `summary["schemes"]`."""
+    """Return the results with the intervals of a single resampling scheme, an entry of `summary["schemes"]`.
+
+    Parameters
+    ----------
+    study : Study
+        Study of the results.
+    results : Results
+        Results with all schemes.
+    way : dict
+        Entry of `summary["schemes"]`.
+    """
     tables = _read_csv(study.read_bytes(way["folder"], "tables.csv"), TABLES_FILE)
     return replace(results, tables=tables, summary=results.summary | {"schemes": [way]}, second=None)
 

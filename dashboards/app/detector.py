@@ -146,6 +146,15 @@ def calibration_at(site: Site, threshold: float) -> TwoClass:
 def threshold_charts(site: Site, keep: Filter, threshold: float) -> list[Chart]:
     """Return charts of the relative rates at the study's threshold and at another one, each with its own calibration.
 
+    Parameters
+    ----------
+    site : Site
+        Study and its packed points.
+    keep : Filter
+        Images to count.
+    threshold : float
+        Second threshold, a score between 0 and 1.
+
     Raises
     ------
     SourceError

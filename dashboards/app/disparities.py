@@ -134,7 +134,23 @@ def series_of(
 def group_chart(
     site: Site, results: Results, kind: str, zones: tuple[str, ...], published: pd.DataFrame | None, keep: Filter
 ) -> Chart:
-    """Return the chart of estimates and intervals of one kind of groups."""
+    """Return the chart of estimates and intervals of one kind of groups.
+
+    Parameters
+    ----------
+    site : Site
+        Study and its packed points.
+    results : Results
+        Estimates of the study, or of the filtered images.
+    kind : str
+        Kind of groups, such as "race".
+    zones : tuple of str
+        Zones whose analyses are shown.
+    published : DataFrame or None
+        Published estimates to draw beside them.
+    keep : Filter
+        Filter of the page, for the subtitle.
+    """
     title, note = KINDS[kind]
     series = series_of(results, kind, zones, published)
     ours = [one for one in series if not one.name.startswith("published")]
@@ -164,7 +180,17 @@ def group_chart(
 
 
 def quartile_limits(results: Results, kind: str, zones: tuple[str, ...]) -> str:
-    """Return the limits of the quartiles as text, for all images and for those of residential zones."""
+    """Return the limits of the quartiles as text, for all images and for those of residential zones.
+
+    Parameters
+    ----------
+    results : Results
+        Estimates with their quartile limits.
+    kind : str
+        Kind of groups: "income" or "density".
+    zones : tuple of str
+        Zones whose analyses are shown.
+    """
     unit = " USD" if kind == "income" else ""
     found = {
         name: results.summary["cut_points"].get(f"{kind}{suffix}")
@@ -177,7 +203,21 @@ def quartile_limits(results: Results, kind: str, zones: tuple[str, ...]) -> str:
 
 
 def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[str], keep: Filter) -> Chart:
-    """Return the chart of all neighborhoods with enough images, by rank."""
+    """Return the chart of all neighborhoods with enough images, by rank.
+
+    Parameters
+    ----------
+    site : Site
+        Study and its packed points.
+    results : Results
+        Estimates of neighborhoods.
+    table : DataFrame
+        One row per neighborhood with enough images, in order of its rank.
+    chosen : list of str
+        Neighborhoods to highlight.
+    keep : Filter
+        Filter of the page, for the subtitle.
+    """
     title = TITLES["neighborhood"]
     if table.empty:
         why = results.summary["skipped"].get("neighborhood", "the filter keeps no image in a neighborhood")
@@ -318,7 +358,17 @@ class _Page:
 
 
 def status_of(site: Site, keep: Filter, results: Results) -> Markup:
-    """Render the images and the method behind the estimates as HTML."""
+    """Render the images and the method behind the estimates as HTML.
+
+    Parameters
+    ----------
+    site : Site
+        Study and its packed points.
+    keep : Filter
+        Filter of the page.
+    results : Results
+        Estimates that the page shows.
+    """
     percent = site.study.settings.estimate.interval_percent
     scheme = results.summary["schemes"][0]
     if keep.is_all:

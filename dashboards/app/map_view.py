@@ -128,7 +128,15 @@ class MapView:
         self.schedule()
 
     def move(self, across: float, up: float, zoom: float = 1.0) -> None:
-        """Move by steps across and up, and zoom in by a factor."""
+        """Move by steps across and up, and zoom in by a factor.
+
+        Parameters
+        ----------
+        across, up : float
+            Steps to the east and to the north; a step is a fixed share of the view.
+        zoom : float, default 1
+            Factor by which the view is magnified.
+        """
         window = self.window
         (x_ft, y_ft), pixel_ft = _center(window), window.pixel_ft
         step = _STEP * pixel_ft
@@ -304,7 +312,17 @@ class MapView:
 
 @lru_cache(maxsize=16)  # 2 MB each at 6,807 block groups
 def region_tooltips(painter: Painter, geography: str, keep: Filter) -> dict[str, list[str]]:
-    """Return the tooltip of each region as text. Cached, since moving the map does not change it."""
+    """Return the tooltip of each region as text. Cached, since moving the map does not change it.
+
+    Parameters
+    ----------
+    painter : Painter
+        Painter of the study's map.
+    geography : str
+        Geography of the regions.
+    keep : Filter
+        Images to count.
+    """
     rows = painter.rates(geography, keep).to_dict("records")
     return {
         "region": [painter.city.display_name(geography, row["region"]) for row in rows],

@@ -61,7 +61,17 @@ def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | N
 
 
 def matching_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
-    """Return up to `most` neighborhoods with enough images whose names contain a text."""
+    """Return up to `most` neighborhoods with enough images whose names contain a text.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Neighborhoods with enough images.
+    text : str
+        Text to search for, in any case.
+    most : int, default 12
+        Largest number of names to return.
+    """
     if not text.strip():
         return []
     matches = table["group"].str.contains(text.strip(), case=False, regex=False)

@@ -158,7 +158,17 @@ def _bands(window: Window) -> Iterator[tuple[int, int]]:
 
 
 def part_of(window: Window, first: int, rows: int) -> Window:
-    """Return `rows` rows of a window from row `first` northward. Rows outside the window are allowed."""
+    """Return `rows` rows of a window from row `first` northward. Rows outside the window are allowed.
+
+    Parameters
+    ----------
+    window : Window
+        Window of the whole map.
+    first : int
+        First row, counted from the south.
+    rows : int
+        Number of rows.
+    """
     up = (window.north_ft - window.south_ft) / window.rows
     south = window.south_ft + first * up
     return Window(window.west_ft, south, window.east_ft, south + rows * up, window.columns, rows)

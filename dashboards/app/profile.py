@@ -67,7 +67,17 @@ def profile(site: Site, keep: Filter, geography: str, region: str) -> pn.viewabl
 
 
 def borough_of(site: Site, geography: str, region: str) -> str:
-    """Return the borough with most of a region's areas; empty if the study has no boroughs."""
+    """Return the borough with most of a region's areas; empty if the study has no boroughs.
+
+    Parameters
+    ----------
+    site : Site
+        Study and its areas.
+    geography : str
+        Geography of the region.
+    region : str
+        Name of the region.
+    """
     areas = site.city.areas
     if "borough" not in areas or geography not in areas:
         return ""

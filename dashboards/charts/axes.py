@@ -30,12 +30,30 @@ def ratio_axis(tables: Iterable[pd.DataFrame], label: str = RELATIVE_RATE) -> Ax
 
 
 def log_ratio_axis(low: float, high: float, label: str) -> Axis:
-    """Return a logarithmic axis for ratios."""
+    """Return a logarithmic axis for ratios.
+
+    Parameters
+    ----------
+    low, high : float
+        Smallest and largest ratio to show, positive.
+    label : str
+        Title of the axis.
+    """
     return Axis(label, (low, high), tuple((tick, _ratio_text(tick)) for tick in ratio_ticks(low, high)), "log")
 
 
 def linear_axis(values: Iterable[float], label: str, ticks: int = 3) -> Axis:
-    """Return a linear axis around some values, with a margin."""
+    """Return a linear axis around some values, with a margin.
+
+    Parameters
+    ----------
+    values : iterable of float
+        Values to show.
+    label : str
+        Title of the axis.
+    ticks : int, default 3
+        Approximate number of ticks.
+    """
     known = np.asarray([value for value in values if np.isfinite(value)])
     low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
     margin = 0.06 * (high - low) or 0.1
@@ -44,13 +62,33 @@ def linear_axis(values: Iterable[float], label: str, ticks: int = 3) -> Axis:
 
 
 def share_axis(label: str, *, margin: float = 0.02, percent: bool = False) -> Axis:
-    """Return an axis from 0 to 1 with ticks at multiples of 0.2."""
+    """Return an axis from 0 to 1 with ticks at multiples of 0.2.
+
+    Parameters
+    ----------
+    label : str
+        Title of the axis.
+    margin : float, default 0.02
+        Space beyond 0 and 1.
+    percent : bool, default False
+        Whether ticks are in percent.
+    """
     ticks = tuple((k / 5, f"{20 * k}%" if percent else f"{k / 5:g}") for k in range(6))
     return Axis(label, (-margin, 1 + margin), ticks)
 
 
 def count_axis(most: float, label: str, *, whole: bool = True) -> Axis:
-    """Return an axis from 0 for counts, or, if not `whole`, for other amounts."""
+    """Return an axis from 0 for counts, or, if not `whole`, for other amounts.
+
+    Parameters
+    ----------
+    most : float
+        Largest value to show.
+    label : str
+        Title of the axis.
+    whole : bool, default True
+        Whether ticks are integers.
+    """
     high = 1.05 * (max(float(most), 1.0) if whole else float(most) or 1.0)
     ticks = [tick for tick in _round_numbers(0, high, 4) if not whole or tick == round(tick)]
     return Axis(label, (0.0, high), tuple((tick, short_count(tick)) for tick in ticks))

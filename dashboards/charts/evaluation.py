@@ -153,6 +153,15 @@ def subgroup_figure(evaluation: Evaluation, name: str, simulated: str) -> Figure
     """Draw AUC and average precision on both sides of every split of one labeled set.
 
     The column on the right counts labeled positives, which limit the precision of an estimate more than all images do.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Tables of the evaluation.
+    name : str
+        Labeled set: "validation" or "test".
+    simulated : str
+        Note on simulated images, or an empty string.
     """
     quality = evaluation.quality[evaluation.quality["set"] == name]
     rows = tuple(Row(group.removesuffix(" > median"), group) for group in dict.fromkeys(quality["subgroup"]))

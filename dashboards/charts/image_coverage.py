@@ -71,7 +71,17 @@ def coverage_figure(coverage: ImageCoverage, *, simulated: str, part: str = "") 
 
 
 def hour_chart(coverage: ImageCoverage, *, simulated: str = "", part: str = "") -> BarChart:
-    """Specify images by local hour; `part` names the images that the counts are restricted to."""
+    """Specify images by local hour; `part` names the images that the counts are restricted to.
+
+    Parameters
+    ----------
+    coverage : ImageCoverage
+        Counts of images.
+    simulated : str
+        Note on simulated images, or an empty string.
+    part : str
+        Name of the images that the counts are restricted to.
+    """
     counts = coverage.counts[coverage.counts["by"] == "hour"]
     images = counts["images"].to_numpy()
     return BarChart(
@@ -87,7 +97,17 @@ def hour_chart(coverage: ImageCoverage, *, simulated: str = "", part: str = "") 
 
 
 def day_chart(coverage: ImageCoverage, *, simulated: str = "", part: str = "") -> BarChart:
-    """Specify images by local day; `part` names the images that the counts are restricted to."""
+    """Specify images by local day; `part` names the images that the counts are restricted to.
+
+    Parameters
+    ----------
+    coverage : ImageCoverage
+        Counts of images.
+    simulated : str
+        Note on simulated images, or an empty string.
+    part : str
+        Name of the images that the counts are restricted to.
+    """
     counts = coverage.counts[coverage.counts["by"] == "day"]
     days, images = pd.DatetimeIndex(counts["value"]), counts["images"].to_numpy()
     positions = np.asarray((days - days[0]).days, dtype=np.float64)

@@ -360,7 +360,17 @@ def _(spec: HeatmapChart, axes: Axes, _body: SubFigure | None = None) -> None:
 
 
 def set_axis(axes: Axes, spec: Axis, which: str) -> None:
-    """Set scale, limits, ticks, and label of the axis "x" or "y"."""
+    """Set scale, limits, ticks, and label of the axis "x" or "y".
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Axes to change.
+    spec : Axis
+        Specification of the axis.
+    which : str
+        "x" or "y".
+    """
     axis = axes.xaxis if which == "x" else axes.yaxis
     if spec.scale == "log":
         axes.set(**{f"{which}scale": "log"})

@@ -121,7 +121,15 @@ class City:
         return (_cached_region_grid if window.is_screen else _region_grid)(self, geography, window)
 
     def region_at(self, geography: str, x_ft: float, y_ft: float) -> str:
-        """Return the name of the region at a location, or an empty string outside all regions."""
+        """Return the name of the region at a location, or an empty string outside all regions.
+
+        Parameters
+        ----------
+        geography : str
+            Geography of the region.
+        x_ft, y_ft : float
+            Location in the city's projected system, feet.
+        """
         (number,) = self.geography(geography).index.locate([x_ft], [y_ft])
         return "" if number == OUTSIDE else self.geography(geography).regions[number]
 

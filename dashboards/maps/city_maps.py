@@ -85,6 +85,15 @@ def load_city(study: Study, results: Results, *, cells: int = CELLS) -> CityOutl
     """Read the outlines of a study's city, for a map of `cells` cells along its longer side.
 
     Land is the union of the boroughs where the study has them, since areas can extend into the water.
+
+    Parameters
+    ----------
+    study : Study
+        Study with boundaries.
+    results : Results
+        Results, for the areas to draw.
+    cells : int
+        Cells along the longer side of the map.
     """
     crs = study.settings.city.crs
     areas = in_feet(study.read(AREAS_FILE, geometry=True), crs)

@@ -57,7 +57,17 @@ def notes_of(measure: Measure, geography: str) -> list[tuple[str, str]]:
 
 
 def legend_html(painter: Painter, measure: Measure, geography: str) -> str:
-    """Render the legend of the map in the browser, which also shows police stations."""
+    """Render the legend of the map in the browser, which also shows police stations.
+
+    Parameters
+    ----------
+    painter : Painter
+        Painter of the map, with its color scale.
+    measure : Measure
+        Quantity that the map shows.
+    geography : str
+        Geography of the map.
+    """
     colors = ["#{:02x}{:02x}{:02x}".format(*map(int, color)) for color in TABLES[measure]]
     if measure == "deployment-rate":
         share = 100 / len(colors)

@@ -113,7 +113,17 @@ class Painter:
     stored: Results | None = None
 
     def whole(self, columns: int, rows: int | None = None, margin: float = 0.02) -> Window:
-        """Return a window of square pixels around the whole city."""
+        """Return a window of square pixels around the whole city.
+
+        Parameters
+        ----------
+        columns : int
+            Width in pixels.
+        rows : int, optional
+            Height in pixels; by default that of the city at this width.
+        margin : float, default 0.02
+            Share of the size that is left free on each side.
+        """
         wide, tall = self.city.size_ft
         rows = rows or max(1, round(columns * tall / wide))
         pixel_ft = (1 + 2 * margin) * max(wide / columns, tall / rows)

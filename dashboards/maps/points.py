@@ -101,7 +101,17 @@ class Points:
 
     @classmethod
     def of(cls, batches: Sequence[pa.RecordBatch], areas: pd.DataFrame, box: Box) -> Points:
-        """Build the points from batches of `pack`, in any order."""
+        """Build the points from batches of `pack`, in any order.
+
+        Parameters
+        ----------
+        batches : sequence of RecordBatch
+            Output of `pack`.
+        areas : DataFrame
+            Areas of the study in the order of their codes.
+        box : Box
+            Extent of the points in feet.
+        """
         rows = [
             (day, *columns)
             for batch in batches
@@ -215,7 +225,17 @@ class Points:
 
 @lru_cache(maxsize=64)  # 0.1 MB each; one choice on a page needs the same pass over all images several times
 def area_counts(points: Points, keep: Filter, threshold: float | None = None) -> npt.NDArray[np.int64]:
-    """Count negative and positive images per area, shape (n_areas + 1, 2). See `Points.count`."""
+    """Count negative and positive images per area, shape (n_areas + 1, 2). See `Points.count`.
+
+    Parameters
+    ----------
+    points : Points
+        Packed points.
+    keep : Filter
+        Images to count.
+    threshold : float, optional
+        Threshold of positive images; that of the study by default.
+    """
     return points.count(keep, by=["area"], threshold=threshold)
 
 

@@ -40,10 +40,30 @@ class Progress:
     stages = 1  # of the run
 
     def start(self, stage: Stage, done: int, total: int, causes: Mapping[str, int]) -> None:
-        """Start a stage of which `done` of `total` units are up to date; count the shards to rebuild by cause."""
+        """Start a stage of which `done` of `total` units are up to date; count the shards to rebuild by cause.
+
+        Parameters
+        ----------
+        stage : Stage
+            Stage that starts.
+        done, total : int
+            Amount that is up to date, and in all, in the stage's unit.
+        causes : mapping of str to int
+            Number of shards to rebuild, by cause.
+        """
 
     def advance(self, stage: Stage, shard: Shard, record: Record) -> None:
-        """Count a finished shard."""
+        """Count a finished shard.
+
+        Parameters
+        ----------
+        stage : Stage
+            Running stage.
+        shard : Shard
+            Finished shard.
+        record : Record
+            Its record.
+        """
 
     def finish(self, stage: Stage, outcome: Outcome) -> None:
         """End a stage."""

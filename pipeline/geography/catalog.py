@@ -256,7 +256,17 @@ def read_fetched(cache: Path, name: str) -> Fetched | None:
 
 
 def is_current(entry: CatalogEntry, fetched: Fetched, path: Path) -> bool:
-    """Return whether a cached file is the fetched one, and still accepted by the catalog."""
+    """Return whether a cached file is the fetched one, and still accepted by the catalog.
+
+    Parameters
+    ----------
+    entry : CatalogEntry
+        Entry of the data set.
+    fetched : Fetched
+        Record of the fetched file.
+    path : Path
+        Cached file.
+    """
     accepted = entry.accepted(fetched.file)
     return (
         path.is_file()

@@ -194,7 +194,17 @@ def report_faults(what: str, layer: gpd.GeoDataFrame, index: PolygonIndex, crs: 
 
 @lru_cache(maxsize=4)
 def load_index(study: Study, file: str, _fingerprint: str) -> PolygonIndex:
-    """Load a polygon index, once per worker process and fingerprint of the layers."""
+    """Load a polygon index, once per worker process and fingerprint of the layers.
+
+    Parameters
+    ----------
+    study : Study
+        Study with the index.
+    file : str
+        Path of the index, relative to the study.
+    _fingerprint : str
+        Fingerprint of the layers, part of the cache key.
+    """
     return PolygonIndex.from_bytes(study.read_bytes(file))
 
 

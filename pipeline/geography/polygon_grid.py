@@ -58,7 +58,17 @@ def grid_over(ends: Floats, segments: int) -> tuple[Floats, int, int]:
 
 
 def crossed_cells(ends: Floats, grid: Floats, nx: int, ny: int) -> tuple[Ints, Ints]:
-    """List the segments that cross each cell: those of cell c are members[starts[c] : starts[c + 1]]."""
+    """List the segments that cross each cell: those of cell c are members[starts[c] : starts[c + 1]].
+
+    Parameters
+    ----------
+    ends : ndarray of float64, shape (m, 4)
+        x, y of both ends of each boundary segment.
+    grid : ndarray of float64, shape (4,)
+        x0, y0, cell width, and cell height.
+    nx, ny : int
+        Number of columns and rows.
+    """
     starts = np.zeros(nx * ny + 1, dtype=np.int32)
     _visit_cells(ends, grid, nx, ny, starts[1:], np.empty(0, dtype=np.int32), counting=True)
     np.cumsum(starts, out=starts)
@@ -68,7 +78,17 @@ def crossed_cells(ends: Floats, grid: Floats, nx: int, ny: int) -> tuple[Ints, I
 
 
 def touched_cells(shapes: npt.NDArray[np.object_], grid: Floats, nx: int, ny: int) -> npt.NDArray[np.bool_]:
-    """Return whether each cell of the grid, (ny, nx), intersects one of the shapes."""
+    """Return whether each cell of the grid, (ny, nx), intersects one of the shapes.
+
+    Parameters
+    ----------
+    shapes : ndarray of geometries, shape (n,)
+        Polygons in the coordinates of the grid.
+    grid : ndarray of float64, shape (4,)
+        x0, y0, cell width, and cell height.
+    nx, ny : int
+        Number of columns and rows.
+    """
     if len(shapes) == 0:
         return np.zeros((ny, nx), dtype=np.bool_)
     # The union has disjoint parts. Shared boundaries, and overlaps thinner than rounding, are lines.
@@ -147,7 +167,19 @@ def _scan_centers(
 
 
 def areas_at_centers(ends: Floats, swaps: Ints, grid: Floats, nx: int, ny: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Return the number of the area at each cell center, and which centers are too close to a boundary to decide."""
+    """Return the number of the area at each cell center, and which centers are too close to a boundary to decide.
+
+    Parameters
+    ----------
+    ends : ndarray of float64, shape (m, 4)
+        x, y of both ends of each boundary segment.
+    swaps : ndarray of int32, shape (m,)
+        Area number to the left of each segment, exclusive or the one to the right.
+    grid : ndarray of float64, shape (4,)
+        x0, y0, cell width, and cell height.
+    nx, ny : int
+        Number of columns and rows.
+    """
     centers = np.zeros((ny, nx), dtype=np.int32)
     unclear = np.zeros((ny, nx), dtype=np.bool_)
     _scan_centers(ends, swaps, grid, nx, ny, centers, unclear)
@@ -174,7 +206,21 @@ def _turn(ax: float, ay: float, bx: float, by: float, px: float, py: float) -> f
 def orient_to_centers(
     segments: Floats, starts: Ints, grid: Floats, nx: int, bound: float
 ) -> npt.NDArray[np.bool_]:  # pragma: no cover - compiled
-    """Orient the segments of each cell with its center on their left; return which centers are in line with one."""
+    """Orient the segments of each cell with its center on their left; return which centers are in line with one.
+
+    Parameters
+    ----------
+    segments : ndarray of float64, shape (m, 4)
+        Segments in the order of the cells; changed in place.
+    starts : ndarray of int32, shape (nx * ny + 1,)
+        First segment of each cell.
+    grid : ndarray of float64, shape (4,)
+        x0, y0, cell width, and cell height.
+    nx : int
+        Number of columns.
+    bound : float
+        Error bound of the orientation determinant: smaller values are undecided.
+    """
     x0, y0, width, height = grid
     aligned = np.zeros(len(starts) - 1, dtype=np.bool_)
     for cell in range(len(aligned)):
@@ -201,7 +247,27 @@ def locate_points(
     swaps: Ints,
     number: Ints,
 ) -> int:  # pragma: no cover - compiled
-    """Write the area number of each point to `number` (0: outside, -1: undecided); return the undecided count."""
+    """Write the area number of each point to `number` (0: outside, -1: undecided); return the undecided count.
+
+    Parameters
+    ----------
+    xs, ys : ndarray of float64, shape (n,)
+        Points in the coordinates of the shapes.
+    grid : ndarray of float64, shape (4,)
+        x0, y0, cell width, and cell height.
+    nx : int
+        Number of columns.
+    bound : float
+        Error bound of the orientation determinant: smaller values are undecided.
+    cells : ndarray of int32, shape (nx * ny + 1, 2)
+        Area number at the center of each cell, and its first segment.
+    segments : ndarray of float64, shape (m, 4)
+        Segments in the order of the cells.
+    swaps : ndarray of int32, shape (m,)
+        Area number to the left of each segment, exclusive or the one to the right.
+    number : ndarray of int32, shape (n,)
+        Receives the area numbers.
+    """
     x0, y0, width, height = grid
     ny = (len(cells) - 1) // nx
     across, along = 1 / width, 1 / height

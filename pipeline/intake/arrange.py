@@ -37,7 +37,17 @@ STAGED_BAD = Table(
 
 
 def staged_rows(rows: pa.Table, supplied: pa.Table, rows_before: int) -> pa.Table:
-    """Return parsed rows as `STAGED`, with their supplied columns, numbered from `rows_before`."""
+    """Return parsed rows as `STAGED`, with their supplied columns, numbered from `rows_before`.
+
+    Parameters
+    ----------
+    rows : Table
+        Parsed rows.
+    supplied : Table
+        Their supplied columns.
+    rows_before : int
+        Number of the first row.
+    """
     columns = {
         "captured_at_utc": rows["timestamp"].cast(pa.timestamp("ms", tz="UTC")),
         "row": pc.add(rows["row"], rows_before),
@@ -120,7 +130,17 @@ def _repeated(order: npt.NDArray[np.int64], key: npt.NDArray[np.int64], values: 
 
 
 def arrange(staged: pa.Table, order: npt.NDArray[np.int64], sources: Sequence[str]) -> pa.Table:
-    """Return rows in an order as `METADATA`; the column `part` is the position of a row's source in `sources`."""
+    """Return rows in an order as `METADATA`; the column `part` is the position of a row's source in `sources`.
+
+    Parameters
+    ----------
+    staged : Table
+        Rows of `STAGED`.
+    order : ndarray of int64, shape (n,)
+        Positions of the rows in their new order.
+    sources : sequence of str
+        Names of sources; the column `part` is a position among them.
+    """
     rows = staged.drop_columns("row").take(order)
     columns = {"ride_id": _ride_ids(rows["image_ref"]), "source": _per_part(rows, sources, pa.string())}
     # READ has validated all values, so the contract's schema fits.

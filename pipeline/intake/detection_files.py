@@ -264,7 +264,17 @@ def _version(fs: Any, path: str) -> str:
 
 
 def list_segments(study: Study, root: str, segments: Sequence[tuple[str, str, str]]) -> list[str]:
-    """List the present files of a group, relative to their root."""
+    """List the present files of a group, relative to their root.
+
+    Parameters
+    ----------
+    study : Study
+        Study of the group.
+    root : str
+        Folder of detection files, as in study.yaml.
+    segments : sequence of tuple of str
+        Folder, first name, and last name of each part of the group.
+    """
     fs, path = _open_root(study, root)
     return [
         f"{folder}{name}"

@@ -183,7 +183,17 @@ def read_slice(study: Study, work: dict[str, Any], names: Sequence[str] | None =
 
 
 def write_rows(study: Study, rows: pa.Table, name: str) -> str:
-    """Write a file of metadata/ or supplied/."""
+    """Write a file of metadata/ or supplied/.
+
+    Parameters
+    ----------
+    study : Study
+        Study to write to.
+    rows : Table
+        Rows in the schema of the file.
+    name : str
+        Path relative to the study, which is returned.
+    """
     encodings = {field.name: _ENCODINGS[field.type] for field in rows.schema if field.type in _ENCODINGS}
     texts = [field.name for field in rows.schema if field.name not in {*encodings, "image_ref"}]
     with study.aside(name) as path, _sink(study, path) as file:

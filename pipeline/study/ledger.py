@@ -29,7 +29,17 @@ class Ledger:
         self.notes[what] = self.notes.get(what, 0) + int(rows)
 
     def keep(self, frame: pd.DataFrame, mask: pd.Series[bool], *, why: str) -> pd.DataFrame:
-        """Return the rows of `frame` where `mask` is true, and count the others under `why`."""
+        """Return the rows of `frame` where `mask` is true, and count the others under `why`.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            Rows.
+        mask : Series of bool
+            Which rows to keep.
+        why : str
+            Reason for dropping the others.
+        """
         self.drop(len(frame) - int(mask.sum()), why=why)
         return frame[mask]
 

@@ -87,6 +87,11 @@ def read_area_attributes(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     """Read the attributes of the Census Bureau's boundary file: area (code), and the entry's columns of `CENSUS`.
 
     The attributes are in the .dbf table of the shapefile, alone or in its archive. Land and water are in square meters.
+
+    Raises
+    ------
+    SourceError
+        If the file has no such table, or lacks a column of the entry.
     """
     where = str(path) if path.suffix == ".dbf" else f"/vsizip/{path}/{archive_member(path, entry.member)}"
     try:
@@ -117,6 +122,11 @@ def read_tract_counts(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     """Read the tract counts of the 2020 census: tract (code), persons, persons_white, ... as the entry names them.
 
     Columns percent_... are shares as published, whose cells may be empty.
+
+    Raises
+    ------
+    SourceError
+        If the file lacks a column of the entry, or a count is not a number.
     """
     try:
         # The first sheet is an explanation; three title lines precede the names.

@@ -21,6 +21,15 @@ def find_column(accepted: tuple[str, ...], present: pd.Index[str]) -> str | None
 def require_column(path: Path, accepted: tuple[str, ...], present: pd.Index[str]) -> str:
     """Return the first accepted name that a file has.
 
+    Parameters
+    ----------
+    path : Path
+        File, for the message.
+    accepted : tuple of str
+        Accepted names, the preferred one first.
+    present : Index of str
+        Columns of the file.
+
     Raises
     ------
     SourceError
@@ -95,6 +104,15 @@ def as_text(values: pd.Series[Any], path: Path) -> pd.Series[str]:
 def decode(values: pd.Series[str], codes: dict[str, str], path: Path) -> pd.Series[str]:
     """Replace the codes of a file by our values; without `codes`, return the values unchanged.
 
+    Parameters
+    ----------
+    values : Series of str
+        Codes as in the file.
+    codes : dict of str to str
+        Values by code.
+    path : Path
+        File, for the message.
+
     Raises
     ------
     SourceError
@@ -109,7 +127,17 @@ def decode(values: pd.Series[str], codes: dict[str, str], path: Path) -> pd.Seri
 
 
 def select_rows(frame: Any, entry: CatalogEntry, names: dict[str, str]) -> Any:
-    """Return the rows that an entry selects; `names` maps columns of the frame to columns of the entry."""
+    """Return the rows that an entry selects; `names` maps columns of the frame to columns of the entry.
+
+    Parameters
+    ----------
+    frame : DataFrame or GeoDataFrame
+        Rows of a file.
+    entry : CatalogEntry
+        Entry with the values to select by column.
+    names : dict of str to str
+        Columns of the entry by column of the frame.
+    """
     for column, name in names.items():
         if prefixes := entry.select.get(name):
             frame = frame[frame[column].str.startswith(prefixes)]
@@ -117,7 +145,13 @@ def select_rows(frame: Any, entry: CatalogEntry, names: dict[str, str]) -> Any:
 
 
 def check_unique(keys: pd.Series[str], path: Path) -> None:
-    """Raise SourceError if there are no keys, or a key is repeated."""
+    """Raise SourceError if there are no keys, or a key is repeated.
+
+    Raises
+    ------
+    SourceError
+        If there are no keys, or a key is repeated.
+    """
     if len(keys) == 0:
         raise SourceError(f"{path} has no row of the city; check that it is the right file")
     repeated = keys.duplicated()
@@ -138,6 +172,11 @@ def check_cells(cells: pd.Series[str], bad: pd.Series[bool], path: Path, expecte
         File of the cells.
     expected : str
         Description of a valid cell.
+
+    Raises
+    ------
+    SourceError
+        If a cell is bad.
     """
     if bad.any():
         line, cell = next(cells[bad].items())

@@ -34,7 +34,13 @@ _FIRST_YEAR = 1900  # earlier years in the police files are typing errors
 
 
 def read_stations(path: Path, entry: CatalogEntry) -> pd.DataFrame:
-    """Read police stations (`STATIONS`), numbered from 0 in file order unless the entry names a column."""
+    """Read police stations (`STATIONS`), numbered from 0 in file order unless the entry names a column.
+
+    Raises
+    ------
+    SourceError
+        If the file is unreadable, or a station has no location.
+    """
     names = {name: columns for name, columns in entry.columns.items() if name in STATIONS.names}
     table = text_table(path, names)
     frame = pd.DataFrame({name: as_numbers(table[name], path, name, low=-180) for name in names})
