@@ -62,7 +62,7 @@ def draw_days(analyzed: npt.NDArray[np.bool_], *, replicates: int, seed: int) ->
 
 
 @dataclass(frozen=True)
-class Levels:
+class VariantRates:
     """Relative rates of every group of every analysis under one variant.
 
     Attributes
@@ -93,9 +93,9 @@ class Levels:
     replicates: Floats
     skipped: dict[str, str]
 
-    def in_order_of(self, base: Levels) -> tuple[Floats, Floats]:
+    def in_order_of(self, base: VariantRates) -> tuple[Floats, Floats]:
         """Return estimates and replicates in the group order of `base`; NaN for groups this variant lacks."""
-        mine, theirs = (pd.MultiIndex.from_frame(levels.groups[["analysis", "key"]]) for levels in (self, base))
+        mine, theirs = (pd.MultiIndex.from_frame(rates.groups[["analysis", "key"]]) for rates in (self, base))
         place = mine.get_indexer(theirs)
         absent = place < 0
         estimate, replicates = self.estimate[place].copy(), self.replicates[:, place].copy()
@@ -103,7 +103,7 @@ class Levels:
         return estimate, replicates
 
 
-def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
+def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> VariantRates:
     """Compute relative rates of every group under a variant.
 
     Parameters
@@ -141,7 +141,7 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
                 }
             )
         )
-    return Levels(
+    return VariantRates(
         variant.kind,
         variant.name,
         variant.days_with_images,
@@ -154,14 +154,14 @@ def evaluate_variant(variant: Variant, draws: npt.NDArray[np.int64]) -> Levels:
     )
 
 
-def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) -> pd.DataFrame:
+def sensitivity_table(rates: Iterable[VariantRates], base: VariantRates, percent: float) -> pd.DataFrame:
     """Tabulate the relative rates of all variants.
 
     Parameters
     ----------
-    levels : iterable of Levels
+    rates : iterable of VariantRates
         Variants, the base included.
-    base : Levels
+    base : VariantRates
         Base.
     percent : float
         Central share of the replicates that an interval holds, in percent.
@@ -174,7 +174,7 @@ def sensitivity_table(levels: Iterable[Levels], base: Levels, percent: float) ->
         Intervals are NaN where too few days have images of the group.
     """
     parts = []
-    for variant in levels:
+    for variant in rates:
         estimate, replicates = variant.in_order_of(base)
         lower, upper = _interval(replicates, percent)
         paired = replicates - base.replicates if len(replicates) and len(base.replicates) else replicates[:0]
@@ -217,12 +217,12 @@ class Contrast:
     above: int
     below: int | None = None
 
-    def of(self, levels: Floats) -> Floats:
+    def of(self, rates: Floats) -> Floats:
         """Compute the difference of relative rates, shape (..., n_groups); positive in the direction of the text."""
-        return levels[..., self.above] - (1.0 if self.below is None else levels[..., self.below])
+        return rates[..., self.above] - (1.0 if self.below is None else rates[..., self.below])
 
 
-def contrasts(base: Levels) -> list[Contrast]:
+def contrasts(base: VariantRates) -> list[Contrast]:
     """List comparisons of every group with the average, and of all pairs of groups (last with first if ordered)."""
     found = []
     for analysis, rows in base.groups.groupby("analysis", sort=False):
@@ -241,12 +241,12 @@ def _higher_first(pair: tuple[int, int], estimate: Floats) -> tuple[int, int]:
     return pair if estimate[pair[0]] >= estimate[pair[1]] else (pair[1], pair[0])
 
 
-def conclusions(levels: list[Levels], percent: float) -> pd.DataFrame:
+def conclusions(rates: list[VariantRates], percent: float) -> pd.DataFrame:
     """Assess the conclusions of the base over all variants.
 
     Parameters
     ----------
-    levels : list of Levels
+    rates : list of VariantRates
         Base first, then every variant.
     percent : float
         Central share of the replicates that an interval holds, in percent.
@@ -267,13 +267,17 @@ def conclusions(levels: list[Levels], percent: float) -> pd.DataFrame:
         * verdict: `robust` if every variant has the direction of the base and every interval, also that of the base,
           excludes `compared_with`; `direction only` if only the directions agree; `sensitive` otherwise
     """
-    base, *others = levels
-    ordered = [variant.in_order_of(base) for variant in levels]
+    base, *others = rates
+    ordered = [variant.in_order_of(base) for variant in rates]
     return pd.DataFrame([_conclude(contrast, base, others, ordered, percent) for contrast in contrasts(base)])
 
 
 def _conclude(
-    contrast: Contrast, base: Levels, others: list[Levels], ordered: list[tuple[Floats, Floats]], percent: float
+    contrast: Contrast,
+    base: VariantRates,
+    others: list[VariantRates],
+    ordered: list[tuple[Floats, Floats]],
+    percent: float,
 ) -> dict[str, Any]:
     shift = 1.0 if contrast.below is None else 0.0
     values = np.array([contrast.of(estimate) for estimate, _ in ordered])
@@ -316,7 +320,7 @@ def _conclude(
     }
 
 
-def _conclusion_text(contrast: Contrast, base: Levels, sign: float) -> str:
+def _conclusion_text(contrast: Contrast, base: VariantRates, sign: float) -> str:
     names = base.groups["group"]
     if contrast.below is not None:
         return f"{names[contrast.above]} above {names[contrast.below]}"
@@ -326,7 +330,7 @@ def _conclusion_text(contrast: Contrast, base: Levels, sign: float) -> str:
 # Rankings of neighborhoods, and the list of variants.
 
 
-def compare_rankings(variant: Levels, base: Levels, ranked_images: int) -> dict[str, Any]:
+def compare_rankings(variant: VariantRates, base: VariantRates, ranked_images: int) -> dict[str, Any]:
     """Compare the ranking of neighborhoods with that of the base.
 
     Each end holds 10 neighborhoods, or half of them if there are fewer than 20. If relative rates are tied across the
@@ -334,9 +338,9 @@ def compare_rankings(variant: Levels, base: Levels, ranked_images: int) -> dict[
 
     Parameters
     ----------
-    variant : Levels
+    variant : VariantRates
         Relative rates of the variant.
-    base : Levels
+    base : VariantRates
         Relative rates of the base.
     ranked_images : int
         Minimum number of images of a ranked neighborhood in the base. Both must have an estimate.
@@ -374,12 +378,12 @@ def _shared(one: set[int] | None, other: set[int] | None) -> int | None:
     return None if one is None or other is None else len(one & other)
 
 
-def variants_table(tried: list[Levels | InfeasibleVariant], ranked_images: int) -> pd.DataFrame:
+def variants_table(tried: list[VariantRates | InfeasibleVariant], ranked_images: int) -> pd.DataFrame:
     """Tabulate all variants.
 
     Parameters
     ----------
-    tried : list of Levels or InfeasibleVariant
+    tried : list of VariantRates or InfeasibleVariant
         Base and variants.
     ranked_images : int
         Minimum number of images of a ranked neighborhood.
@@ -390,10 +394,10 @@ def variants_table(tried: list[Levels | InfeasibleVariant], ranked_images: int) 
         kind, variant, made, reason, images, persons, days, and the entries of `compare_rankings`; one row per variant.
         `reason` explains why a variant is infeasible, has no intervals, or lacks analyses.
     """
-    base = next(variant for variant in tried if isinstance(variant, Levels) and variant.kind == BASE)
+    base = next(variant for variant in tried if isinstance(variant, VariantRates) and variant.kind == BASE)
     rows: list[dict[str, Any]] = []
     for variant in tried:
-        row: dict[str, Any] = {"kind": variant.kind, "variant": variant.name, "made": isinstance(variant, Levels)}
+        row: dict[str, Any] = {"kind": variant.kind, "variant": variant.name, "made": isinstance(variant, VariantRates)}
         if isinstance(variant, InfeasibleVariant):
             rows.append(row | {"reason": variant.reason})
             continue

@@ -1,4 +1,4 @@
-"""Tables and summary of a sensitivity analysis, from the levels of every variant."""
+"""Tables and summary of a sensitivity analysis, from the rates of every variant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from patrolscope.analysis.estimators.sensitivity import (
     DIRECTION_ONLY,
     ROBUST,
     SENSITIVE,
-    Levels,
+    VariantRates,
     conclusions,
     sensitivity_table,
     variants_table,
@@ -43,13 +43,13 @@ class SensitivityTables:
 
 
 def tabulate_variants(
-    evaluated: list[Levels | InfeasibleVariant], *, percent: float, replicates: int, ranked_images: int
+    evaluated: list[VariantRates | InfeasibleVariant], *, percent: float, replicates: int, ranked_images: int
 ) -> SensitivityTables:
     """Compute the tables and the summary of all variants.
 
     Parameters
     ----------
-    evaluated : list of Levels or InfeasibleVariant
+    evaluated : list of VariantRates or InfeasibleVariant
         Every variant; the first one is the base.
     percent : float
         Width of the intervals, in percent.
@@ -58,12 +58,12 @@ def tabulate_variants(
     ranked_images : int
         Minimum number of images of a ranked neighborhood.
     """
-    levels = [variant for variant in evaluated if isinstance(variant, Levels)]
-    base = levels[0]
-    concluded = conclusions(levels, percent)
+    rates = [variant for variant in evaluated if isinstance(variant, VariantRates)]
+    base = rates[0]
+    concluded = conclusions(rates, percent)
     variants = variants_table(evaluated, ranked_images)
     summary = {
-        "variants": len(levels) - 1,
+        "variants": len(rates) - 1,
         "infeasible": int((~variants["made"]).sum()),
         "days": base.days,
         "images": base.images,
@@ -74,4 +74,4 @@ def tabulate_variants(
         "conclusions": len(concluded),
         "verdicts": {name: int((concluded["verdict"] == name).sum()) for name in (ROBUST, DIRECTION_ONLY, SENSITIVE)},
     }
-    return SensitivityTables(sensitivity_table(levels, base, percent), concluded, variants, summary)
+    return SensitivityTables(sensitivity_table(rates, base, percent), concluded, variants, summary)

@@ -163,7 +163,7 @@ def read_results(study: Study) -> Results:
     )
 
 
-def results_of_way(study: Study, results: Results, way: dict[str, Any]) -> Results:
+def results_of_scheme(study: Study, results: Results, way: dict[str, Any]) -> Results:
     """Return the results with the intervals of a single resampling scheme, an entry of `summary["schemes"]`.
 
     Parameters

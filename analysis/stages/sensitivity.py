@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.estimators.image_coverage import ImageCoverage, cover
-from patrolscope.analysis.estimators.sensitivity import Levels, draw_days, evaluate_variant
+from patrolscope.analysis.estimators.sensitivity import VariantRates, draw_days, evaluate_variant
 from patrolscope.analysis.estimators.sensitivity_tables import SensitivityTables, tabulate_variants
 from patrolscope.analysis.estimators.variants import BASE, InfeasibleVariant, Variant, make_variants
 from patrolscope.analysis.stages.counts import load_hourly
@@ -39,7 +39,7 @@ def analyze_sensitivity(study: Study) -> tuple[SensitivityTables, ImageCoverage,
     counts = load_hourly(study, areas["area"], calibrations)
     analyzed = np.asarray(counts.days >= pd.Timestamp(rules.first_day))
     draws = draw_days(analyzed, replicates=varied.replicates, seed=rules.seed)
-    evaluated: list[Levels | InfeasibleVariant] = []
+    evaluated: list[VariantRates | InfeasibleVariant] = []
     for variant in make_variants(counts, areas, calibrations, variant_options(settings)):
         if isinstance(variant, Variant) and variant.kind == BASE:
             coverage = cover(counts, variant)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from patrolscope.analysis.estimators.sensitivity import DIRECTION_ONLY, ROBUST, SENSITIVE
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import tabulate
-from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_way
+from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_scheme
 from patrolscope.analysis.stages.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, download, paragraph, with_interval
 from patrolscope.dashboards.app.charts import Chart, chart_of
@@ -81,7 +81,7 @@ def stored_results(site: Site, scheme: str) -> Results:
     """
     if site.results is None:
         raise ValueError("the study has no estimates")
-    return results_of_way(site.study, site.results, schemes_of(site.results)[scheme])
+    return results_of_scheme(site.study, site.results, schemes_of(site.results)[scheme])
 
 
 def schemes_of(results: Results) -> dict[str, dict[str, Any]]:

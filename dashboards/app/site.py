@@ -9,7 +9,7 @@ from typing import Any
 
 from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.stages.calibrate import load_calibration
-from patrolscope.analysis.stages.results import Results, read_results, results_of_way
+from patrolscope.analysis.stages.results import Results, read_results, results_of_scheme
 from patrolscope.dashboards.maps.city import City
 from patrolscope.dashboards.maps.filters import Filter
 from patrolscope.dashboards.maps.painter import Painter
@@ -93,7 +93,7 @@ class Site:
         """Return the two-class estimates with the intervals of the first resampling unit."""
         schemes = self.results.summary["schemes"] if self.results else []
         first = next((way for way in schemes if way["prediction"] == "two_class"), None)
-        return results_of_way(self.study, self.results, first) if self.results and first else None
+        return results_of_scheme(self.study, self.results, first) if self.results and first else None
 
     def warm(self) -> None:
         """Compute and cache what the first session would wait for."""

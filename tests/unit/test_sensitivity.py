@@ -19,7 +19,7 @@ from patrolscope.analysis.estimators.intervals import percentile_interval
 from patrolscope.analysis.estimators.rates import RACES
 from patrolscope.analysis.estimators.sensitivity import (
     DAYS_FOR_AN_INTERVAL,
-    Levels,
+    VariantRates,
     compare_rankings,
     conclusions,
     draw_days,
@@ -135,7 +135,7 @@ def tried(images, areas, calibrations, settings=SETTINGS) -> dict[str, Variant |
 
 def levels_of(
     variants: dict[str, Variant | InfeasibleVariant], days: int, replicates: int = 40
-) -> list[Levels | InfeasibleVariant]:
+) -> list[VariantRates | InfeasibleVariant]:
     analyzed = np.arange(days) >= 3
     draws = draw_days(analyzed, replicates=replicates, seed=1)
     return [one if isinstance(one, InfeasibleVariant) else evaluate_variant(one, draws) for one in variants.values()]
@@ -346,7 +346,7 @@ def test_a_replicate_does_not_depend_on_how_many_are_drawn_nor_on_days_before_th
 
 
 def test_variants_share_the_draws_so_that_the_difference_from_the_base_has_its_own_interval(levels):
-    made = [one for one in levels if isinstance(one, Levels)]
+    made = [one for one in levels if isinstance(one, VariantRates)]
     table = sensitivity_table(made, made[0], 95)
     of_base = table[table["kind"] == BASE]
     assert (of_base[["change", "change_lower", "change_upper"]] == 0).all(axis=None)
@@ -360,7 +360,7 @@ def test_variants_share_the_draws_so_that_the_difference_from_the_base_has_its_o
 
 
 def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(levels):
-    made = [one for one in levels if isinstance(one, Levels)]
+    made = [one for one in levels if isinstance(one, VariantRates)]
     table = sensitivity_table(made, made[0], 95)
     assert "Z" not in set(table["key"])
     assert not conclusions(made, 95)["conclusion"].str.contains("Z").any()
@@ -370,7 +370,7 @@ def test_a_group_that_no_image_touches_has_no_row_rather_than_a_zero(levels):
 def test_one_day_has_no_intervals_and_a_reason(areas, calibrations):
     images = made_images(days=4).query("captured_local >= '2020-10-28'")
     found = levels_of(tried(images, areas, calibrations), days=1)
-    assert isinstance(found[0], Levels)
+    assert isinstance(found[0], VariantRates)
     assert len(found[0].replicates) == 0
     table = variants_table(found, 200)
     assert table["reason"][0] == f"no intervals: 1 days with images; expected at least {DAYS_FOR_AN_INTERVAL}"
@@ -390,7 +390,7 @@ def test_a_group_with_images_of_fewer_than_five_days_has_no_interval(images, are
     """n4 has images of four of the nine analyzed days: an estimate, but too few days to resample."""
     seldom = (images["area"] == "f") & (images["captured_local"] >= "2020-11-01")
     found = levels_of(tried(images[~seldom], areas, calibrations), days=12)
-    table = sensitivity_table([one for one in found if isinstance(one, Levels)], found[0], 95)
+    table = sensitivity_table([one for one in found if isinstance(one, VariantRates)], found[0], 95)
     base = table[(table["kind"] == BASE) & (table["analysis"] == "neighborhood")].set_index("key")
     assert base["estimate"].notna().all()
     assert base.index[base["lower"].isna() & base["change_lower"].isna()].tolist() == ["n4"]
@@ -486,7 +486,7 @@ def test_an_empty_list_leaves_a_kind_out(images, areas, calibrations):
 # Conclusions, on hand-made rates.
 
 
-def made_levels(name: str, estimate: list[float], half_width: float | None = 0.05) -> Levels:
+def made_levels(name: str, estimate: list[float], half_width: float | None = 0.05) -> VariantRates:
     """Relative rates of three zones, R, C and M, with evenly spaced replicates around each."""
     groups = pd.DataFrame(
         {"analysis": "zone", "group": ["Res", "Com", "Man"], "key": list("RCM"), "images": 500, "areas": 3}
@@ -494,10 +494,12 @@ def made_levels(name: str, estimate: list[float], half_width: float | None = 0.0
     spread = np.empty(0) if half_width is None else np.linspace(-half_width, half_width, 41)
     # Opposite for the first group, so that differences vary, too.
     replicates = np.array(estimate) + spread[:, None] * np.array([1, -1, -1])
-    return Levels(BASE if name == BASE else "dates", name, 9, 500, 1e3, groups, np.array(estimate), replicates, {})
+    return VariantRates(
+        BASE if name == BASE else "dates", name, 9, 500, 1e3, groups, np.array(estimate), replicates, {}
+    )
 
 
-def concluded(*variants: Levels) -> pd.DataFrame:
+def concluded(*variants: VariantRates) -> pd.DataFrame:
     return conclusions([made_levels(BASE, [0.9, 1.5, 1.1]), *variants], 95).set_index("conclusion")
 
 
@@ -556,8 +558,8 @@ def test_rankings_are_compared_over_neighborhoods_with_enough_images():
     groups = pd.DataFrame({"analysis": "neighborhood", "group": list("abcdef"), "key": list("abcdef"), "areas": 1})
     groups["images"] = [500, 500, 500, 500, 500, 10]
     none = np.empty((0, 6))
-    base = Levels(BASE, BASE, 1, 1, 1.0, groups, np.array([1.0, 2, 3, 4, 5, 99]), none, {})
-    other = Levels("dates", "x", 1, 1, 1.0, groups, np.array([2.0, 1, 3, 5, 4, -9]), none, {})
+    base = VariantRates(BASE, BASE, 1, 1, 1.0, groups, np.array([1.0, 2, 3, 4, 5, 99]), none, {})
+    other = VariantRates("dates", "x", 1, 1, 1.0, groups, np.array([2.0, 1, 3, 5, 4, -9]), none, {})
     assert compare_rankings(other, base, 200) == {
         "neighborhoods": 5,
         "rank_correlation": pytest.approx(0.8),
@@ -570,11 +572,11 @@ def test_rankings_are_compared_over_neighborhoods_with_enough_images():
     assert np.isnan(alone["rank_correlation"])
 
 
-def places(levels: np.ndarray) -> Levels:
+def places(levels: np.ndarray) -> VariantRates:
     """Neighborhoods, named by their number."""
     names = [f"n{number}" for number in range(len(levels))]
     groups = pd.DataFrame({"analysis": "neighborhood", "group": names, "key": names, "images": 500, "areas": 5})
-    return Levels(BASE, BASE, 10, 1, 1.0, groups, levels, np.empty((0, len(levels))), {})
+    return VariantRates(BASE, BASE, 10, 1, 1.0, groups, levels, np.empty((0, len(levels))), {})
 
 
 @pytest.mark.parametrize("seed", range(3))
