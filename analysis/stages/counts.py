@@ -60,7 +60,7 @@ _RASTER_SCHEMA = pa.schema([("cell", pa.int32()), ("images", pa.uint32()), ("pos
 def annotated_shards(study: Study, work: dict[str, Any]) -> list[Shard]:
     """Return one shard per file of annotated/, each with `work` and the name of its file."""
     return [
-        Shard(record.shard, {"file": file, **work}, size=record.rows_out, made_from=record.content)
+        Shard(record.shard, {"file": file, **work}, size=record.rows_out, made_from={file: record.content})
         for record in study.records("annotate").values()
         for file in record.files_in("annotated")
     ]

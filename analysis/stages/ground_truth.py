@@ -156,7 +156,7 @@ def plan_labeled(study: Study, *, labels: str | None) -> list[Shard]:
     study.files("annotated")  # raises if annotate has not run
     common = {"labels": labels, "content": labels_content(labels)}
     return [
-        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.content)
+        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from={file: record.content})
         for record in study.records("annotate").values()
         for file in record.files_in("annotated")
     ]

@@ -13,7 +13,6 @@ from patrolscope.pipeline.study.files import FileState
 from patrolscope.pipeline.study.store import Record, Study
 
 NOT_BUILT = "not built yet"
-_PARTS = {"version": "the version of the stage", "made_from": "its input"}
 # Parts of a shard's work that tell versions of the file at `path`.
 _OF_FILE = {"bytes", "modified", "checksum"}
 
@@ -67,7 +66,7 @@ def _changed(record: Record, stage: Stage, shard: Shard) -> str:
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if "path" in shard.work and _OF_FILE.issuperset(names):
         return f"{shard.work['path']} changed"
-    return f"{', '.join(_PARTS.get(name, name) for name in names) or 'the stage'} changed"
+    return f"{', '.join(names) or 'the stage'} changed"
 
 
 def damage(study: Study, record: Record, states: Mapping[str, FileState], *, read_all: bool = False) -> str:

@@ -17,7 +17,8 @@ class Shard:
     name: str  # file-safe; the same work always has the same name
     work: dict[str, Any]  # JSON types: what `process` needs beside the study
     size: int = 1  # in the stage's unit, for progress
-    made_from: str = ""  # digest of inputs that `work` does not show, such as a record's fingerprint
+    # Inputs that `work` does not show: a digest, such as the content of a record, or several by a name for the user.
+    made_from: str | dict[str, Any] = ""
     found_in: str = ""  # file of the study with the input; it can change while the input stays the same
 
 
@@ -51,7 +52,8 @@ class Stage:
 
     def inputs(self, shard: Shard) -> dict[str, str]:
         """Return digests of the parts of the fingerprint, so that the cause of a change can be named."""
-        parts = {"version": self.version, "made_from": shard.made_from, **shard.work}
+        made_from = shard.made_from if isinstance(shard.made_from, dict) else {"its input": shard.made_from}
+        parts = {"the version of the stage": self.version, **made_from, **shard.work}
         return {name: fingerprint(part) for name, part in parts.items()}
 
     def finish(self, study: Study, shard: Shard) -> Record:

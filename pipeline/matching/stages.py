@@ -100,7 +100,7 @@ def _keys_shard(kind: str, name: str, records: Sequence[Record], buckets: int) -
     folder = {IMAGES: "metadata", DETECTIONS: "detections", INDEXED: INDEX_FOLDER}[kind]
     files = [file for record in records for file in record.files_in(folder)]
     work = {"kind": kind, "buckets": buckets, "files": files}
-    return Shard(f"{kind}-{name}", work, made_from=fingerprint([record.content for record in records]))
+    return Shard(f"{kind}-{name}", work, made_from={folder: fingerprint([record.content for record in records])})
 
 
 def _group_records(records: Sequence[Record], max_rows: int) -> Iterator[list[Record]]:
@@ -279,7 +279,7 @@ def plan_annotate(study: Study) -> list[Shard]:
         "trust": settings.ingest.trust,
     }
     return [
-        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from=record.content)
+        Shard(record.shard, {"file": file, **common}, size=record.rows_out, made_from={file: record.content})
         for record in study.records("ingest").values()
         for file in record.files_in("metadata")
     ]

@@ -124,7 +124,7 @@ def process_day(study: Study, shard: Shard) -> Output:
     """Write the metadata of a day, and its label files or rendered scenes, one block of rides at a time."""
     day = date.fromisoformat(shard.name)
     seed, images, repeated = shard.work["seed"], shard.work["images"], shard.work["repeated"]
-    truth = load_truth(study, shard.made_from)
+    truth = load_truth(study, str(shard.made_from))
     local_day = LocalDay.of(day, study.settings.city.clock)
     ordinal = day.toordinal()
     duplicates = np.sort(stream(seed, "repeated rows", ordinal).choice(images, repeated, replace=False))
@@ -190,7 +190,7 @@ def plan_labeled(study: Study) -> list[Shard]:
 
 def process_labeled(study: Study, shard: Shard) -> Output:
     """Render a labeled set and write the scores of the shipped detector."""
-    arguments, truth = read_arguments(study), load_truth(study, shard.made_from)
+    arguments, truth = read_arguments(study), load_truth(study, str(shard.made_from))
     images = draw_labeled(truth.streets, arguments, shard.work["images"], shard.name, study.settings.city.clock)
     generator = stream(arguments.seed, f"detections of the {shard.name} set")
     shows = generator.random(len(images.ride)) < truth.rates_at(images.locations)
