@@ -1,9 +1,12 @@
 """Fixtures that several tests share."""
 
+import os
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # The first example of a test may wait for numba's compiler, so examples have no deadline.
@@ -60,23 +63,48 @@ def s3():
     server.stop()
 
 
+def built_once(tmp_path_factory, name, build):
+    """Build a study once for all processes of a test run, and return a copy for this process, as hard links."""
+    from patrolscope.pipeline.study.store import open_study
+
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return build(tmp_path_factory.mktemp(name) / "study")
+    shared = tmp_path_factory.getbasetemp().parent / name
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            unfinished = shared.with_name(f"{name}-unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            build(unfinished)
+            unfinished.rename(shared)
+    own = tmp_path_factory.mktemp(name) / "study"
+    shutil.copytree(shared, own, copy_function=os.link)
+    return open_study(own)
+
+
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory, client):
     """A simulated study of 60,000 images on the embedded city, before its first run."""
     from patrolscope.pipeline.simulation.simulate import simulate
 
-    return simulate(str(tmp_path_factory.mktemp("simulated")), images=60_000, days=3, client=lambda: client)
+    return built_once(
+        tmp_path_factory,
+        "simulated",
+        lambda folder: simulate(str(folder), images=60_000, days=3, client=lambda: client),
+    )
 
 
 @pytest.fixture(scope="session")
-def finished(simulated, client):
+def finished(simulated, client, tmp_path_factory):
     """The simulated study after every stage."""
     from patrolscope.pipeline.engine.run import run_stages
-    from tests.integration.studies import EVERY_STAGE, branch
+    from tests.integration.studies import EVERY_STAGE, branch_at
 
-    study = branch(simulated, "finished")
-    run_stages(study, EVERY_STAGE, lambda: client)
-    return study
+    def build(folder):
+        study = branch_at(simulated, folder)
+        run_stages(study, EVERY_STAGE, lambda: client)
+        return study
+
+    return built_once(tmp_path_factory, "finished", build)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +113,9 @@ def undisturbed(tmp_path_factory, client):
     from patrolscope.pipeline.engine.run import run_stages
     from tests.image_study import TO_ESTIMATES, image_study
 
-    study = image_study(tmp_path_factory.mktemp("undisturbed") / "study", client)
-    run_stages(study, TO_ESTIMATES, lambda: client)
-    return study
+    def build(folder):
+        study = image_study(folder, client)
+        run_stages(study, TO_ESTIMATES, lambda: client)
+        return study
+
+    return built_once(tmp_path_factory, "undisturbed", build)

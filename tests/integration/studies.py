@@ -27,8 +27,12 @@ EVERY_STAGE = to("report")
 
 def branch(study: Study, name: str, **changes: dict) -> Study:
     """A new study beside another, with the same sources and with some settings changed."""
-    folder = Path(study.base).parent / f"{Path(study.base).name}-{name}"
-    folder.mkdir()
+    return branch_at(study, Path(study.base).parent / f"{Path(study.base).name}-{name}", **changes)
+
+
+def branch_at(study: Study, folder: Path, **changes: dict) -> Study:
+    """A new study in a folder, with the sources of another and with some settings changed."""
+    folder.mkdir(parents=True)
     for shared in ("source", "truth"):
         shutil.copytree(Path(study.base) / shared, folder / shared, copy_function=os.link)
     content = study.settings.model_dump(mode="json")
