@@ -113,6 +113,7 @@ def unfinished(study: Study, stage: Stage, shards: Sequence[Shard], records: dic
         for shard in shards
         if shard.name not in records
         or records[shard.name].fingerprint != stage.fingerprint(shard)
+        or not stage.accepts(study, records[shard.name])
         or not all(file in existing or study.exists(file) for file in records[shard.name].files)
     ]
 

@@ -211,6 +211,7 @@ class Ingest(Frozen):
     slice_rows: int = Field(1_000_000, ge=1, le=10_000_000)  # about the most rows of a day per file
     trust: bool = False  # use supplied columns instead of computed ones; else compute them and report differences
     keep_unknown: bool = False  # keep unrecognized columns as text, in supplied/
+    skip_bad_files: bool = False  # skip raw files that cannot be read, and count them; else refuse all files
     order_hours: int = Field(4, ge=1, le=24)  # per block of rows of a day; rows in a block follow a curve
 
 
