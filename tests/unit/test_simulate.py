@@ -13,7 +13,7 @@ import shapely
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from patrolscope.analysis.estimators.calibration import two_class
-from patrolscope.analysis.stages.calibrate import read_labeled
+from patrolscope.analysis.stages.calibrate import read_labeled_sets
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from patrolscope.pipeline.geography.layers import build_areas, read_layer
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
@@ -203,7 +203,7 @@ def test_images_show_police_as_often_as_the_rates_imply(large):
 
 def test_calibrating_on_the_validation_set_gives_the_true_probabilities_exactly(study):
     truth = truth_of(study)
-    frame = read_labeled(study.path("source/validation.csv"), where="sources.validation")
+    frame = read_labeled_sets(study)["validation"]
     found = two_class(frame["ground_truth"], frame["score"], THRESHOLD)
     assert len(frame) == 2_000
     assert (found.ppv, found.false_omission_rate) == (truth["p_positive"], truth["p_negative"])
