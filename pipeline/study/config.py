@@ -237,6 +237,7 @@ class Estimate(Frozen):
     split: Literal[0, 1] = 1  # 0 is the tenth of images on which the model was developed
     threshold: Share = 0.770508  # images with a higher score are positive
     zone_share: Share = 0.5  # of a block group's area, to belong to a zone
+    missing_population: Share = 0.01  # most areas without residents in layers.population; they count as empty
     correlation_persons: int = Field(500, ge=0)  # correlations include areas with more residents
     replicates: int = Field(100, ge=2, le=1_000_000)
     # Resampling units: single images, as published, or whole rides, days, or areas, whose images are not independent.

@@ -87,7 +87,9 @@ def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
 
 @pytest.mark.parametrize("command", ["estimate", "sensitivity"])
 def test_a_stage_with_missing_input_names_the_command_for_it(command, tmp_path):
-    (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,0\n")
+    (tmp_path / "v.csv").write_text(
+        "ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,1602086400000\n"
+    )
     (tmp_path / "study.yaml").write_text("cache: nothing-fetched\nsources: {validation: v.csv}")
     code, output = invoke(command, "--study", str(tmp_path))
     assert code == 2
