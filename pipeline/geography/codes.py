@@ -41,8 +41,10 @@ def respell(codes: pd.Series[str], spellings: Iterable[str]) -> pd.Series[str]:
 
 def respell_tables(
     areas: pd.Series[str], tables: Iterable[pd.DataFrame | None]
-) -> tuple[pd.Series[str], list[pd.DataFrame | None]]:
+) -> tuple[pd.Series[str], list[pd.DataFrame | None], int]:
     """Give the areas the zeros that a table of them has, and the tables the codes of the areas.
+
+    Returns the codes, the tables, and the number of changed codes in all files.
 
     Parameters
     ----------
@@ -52,13 +54,17 @@ def respell_tables(
         Tables with a column `area`. Others, such as zoning districts, are unchanged.
     """
     listed = list(tables)
+    codes = areas
     for table in listed:
         if table is not None and "area" in table:
-            areas = respell(areas, table["area"][table["area"].str.startswith("0")])
-    return areas, [
-        table if table is None or "area" not in table else table.assign(area=respell(table["area"], areas))
-        for table in listed
-    ]
+            codes = respell(codes, table["area"][table["area"].str.startswith("0")])
+    changed = int((codes != areas).sum())
+    for number, table in enumerate(listed):
+        if table is not None and "area" in table:
+            own = respell(table["area"], codes)
+            changed += int((own != table["area"]).sum())
+            listed[number] = table.assign(area=own)
+    return codes, listed, changed
 
 
 def check_population(

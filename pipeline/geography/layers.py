@@ -83,6 +83,7 @@ class AreaTables:
     income: pd.DataFrame | None
     zoning: pd.DataFrame | None
     attributes: pd.DataFrame | None
+    respelled: int  # codes whose leading zeros differed between the files
 
 
 def read_area_tables(study: Study) -> AreaTables:
@@ -91,8 +92,8 @@ def read_area_tables(study: Study) -> AreaTables:
     # Tracts can serve as areas, so the reader can differ from the entry's own.
     areas = read_layer(study, layers.areas, "read_areas").to_crs(WGS84)
     about = (layers.population, layers.income, layers.zoning, layers.area_attributes)
-    codes, tables = respell_tables(areas["area"], (read_layer(study, layer) for layer in about))
-    return AreaTables(areas.assign(area=codes).sort_values("area", ignore_index=True), *tables)
+    codes, tables, changed = respell_tables(areas["area"], (read_layer(study, layer) for layer in about))
+    return AreaTables(areas.assign(area=codes).sort_values("area", ignore_index=True), *tables, changed)
 
 
 def build_areas(study: Study, tables: AreaTables) -> gpd.GeoDataFrame:

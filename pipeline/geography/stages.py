@@ -57,6 +57,8 @@ def process_layers(study: Study, _shard: Shard) -> Output:
     tables = read_area_tables(study)
     ledger = Ledger("felonies", 0)
     check_population(tables.boundaries["area"], tables.population, settings.estimate.missing_population, ledger)
+    if tables.respelled:
+        ledger.note("codes of areas whose leading zeros differ between the layers: taken as the same", tables.respelled)
     areas = build_areas(study, tables)
     tracts = build_tracts(read_tracts(study), read_layer(study, layers.tract_counts), crs)
     census = build_census(

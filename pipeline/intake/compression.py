@@ -27,7 +27,7 @@ _MAGIC = {
 }
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZMA takes as much memory as a file asks
 # Rows of images shrink to a tenth (gzip) or a fifteenth (zstd) of their size. A file that expands further than these
-# limits is no metadata, and could fill a disk with rejected lines.
+# limits does not hold metadata, and could fill a disk with rejected lines.
 MOST_EXPANSION = 200
 LEAST_LIMIT_BYTES = 16 * 2**20
 # Decoders report damage by these errors, or by an OSError without a number.

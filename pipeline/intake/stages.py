@@ -45,6 +45,7 @@ from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 # A slice has fewer rows if more columns are read as text: eight texts of a million rows take 0.4 GB, held twice.
 TEXTS_PER_SLICE = 8
 LONGEST_NAME = 120  # bytes of a raw file's name in the names of staged files
+DUPLICATES_FOLDER = "staging/duplicates"  # references of dropped images, for the account of their detections
 LEFT_OUT = "left-out"  # shard that notes files; those of blocks end with a number
 
 
@@ -313,6 +314,10 @@ def process_arrange(study: Study, shard: Shard) -> Output:
         ledger=ledger,
     )
     files = []
+    if len(order) < staged.num_rows:
+        repeated = staged.select(["image_ref"]).take(np.setdiff1d(np.arange(staged.num_rows), order))
+        name = work["file"].replace(f"{METADATA.name}/", f"{DUPLICATES_FOLDER}/", 1)
+        files.append(staging.write_rows(study, repeated, name))
     # A share of a quarter of an hour can be empty.
     if len(order):
         rows = arrange(staged, order, [part["source"] for part in parts])
@@ -385,7 +390,12 @@ READ = Stage(
 )
 SET_ASIDE = Stage("quarantine", unit="rows", folders=("quarantine",), plan=plan_set_aside, process=process_set_aside)
 ARRANGE = Stage(
-    "ingest", unit="rows", folders=("metadata", "supplied"), plan=plan_arrange, process=process_arrange, version=3
+    "ingest",
+    unit="rows",
+    folders=("metadata", "supplied", DUPLICATES_FOLDER),
+    plan=plan_arrange,
+    process=process_arrange,
+    version=4,
 )
 STAGES = (READ, SET_ASIDE, ARRANGE)
 LABELS = Stage("labels", unit="files", folders=(detection_files.FOLDER,), plan=plan_labels, process=process_labels)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from patrolscope.pipeline.contract.tables import PEOPLE_VARIABLES
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.geography.catalog import load_catalog
 from patrolscope.pipeline.geography.codes import check_population, respell, respell_tables
 from patrolscope.pipeline.geography.layers import AREAS_FILE, CENSUS_FILE
+from patrolscope.pipeline.geography.readers.columns import select_rows
 from patrolscope.pipeline.geography.stages import LAYERS
 from patrolscope.pipeline.study.config import Layers, Settings
 from patrolscope.pipeline.study.ledger import Ledger
@@ -56,7 +58,8 @@ def test_spelling_keeps_the_number_of_every_code_and_makes_no_two_the_same(codes
 
 def test_areas_get_the_zeros_of_any_table_and_all_tables_the_codes_of_the_areas():
     zoning = gpd.GeoDataFrame({"district": ["R1"]}, geometry=[shapely.box(0, 0, 1, 1)])
-    codes, tables = respell_tables(text(*BARE), [people(BARE), None, zoning, people(FULL)])
+    codes, tables, changed = respell_tables(text(*BARE), [people(BARE), None, zoning, people(FULL)])
+    assert changed == 4
     assert codes.tolist() == FULL
     assert tables[0]["area"].tolist() == tables[3]["area"].tolist() == FULL
     assert tables[1] is None
@@ -127,7 +130,15 @@ def test_codes_that_a_geojson_keeps_as_numbers_get_their_zeros_back(tmp_path):
     areas = study.read(AREAS_FILE)
     assert areas["area"].tolist() == study.read(CENSUS_FILE)["area"].tolist() == codes
     assert areas["persons"].tolist() == [1000, 1000, 1000]
-    assert record.ledger[0]["notes"] == {}
+    note = "codes of areas whose leading zeros differ between the layers: taken as the same"
+    assert record.ledger[0]["notes"] == {note: 3}
+
+
+def test_a_selection_by_prefix_finds_codes_that_lost_its_zero():
+    entry = load_catalog()["acs_2020_b03002"].model_copy(update={"select": {"area": ("06037", "36061")}})
+    codes = ["60371000001", "060371000002", "360610001001", "60590000001", "6037", "160371000001"]
+    found = select_rows(pd.DataFrame({"area": text(*codes)}), entry, {"area": "area"})
+    assert found["area"].tolist() == ["060371000001", "060371000002", "360610001001"]
 
 
 def test_codes_that_have_nothing_in_common_are_refused_with_one_of_each(tmp_path):

@@ -1,4 +1,4 @@
-"""Which files of sources.metadata are read, in which compressed forms, and what becomes of the others."""
+"""Raw files of a study: those that are read, their compressed forms, and the account of all others."""
 
 import bz2
 import gzip
