@@ -30,6 +30,10 @@ def ingest(
         bool | None,
         typer.Option("--keep-unknown/--drop-unknown", help="Keep unrecognized columns as text in supplied/."),
     ] = None,
+    skip_bad_files: Annotated[
+        bool | None,
+        typer.Option("--skip-bad-files/--refuse-bad-files", help="Skip and count unusable files, or list and refuse."),
+    ] = None,
     cluster: ClusterOption = "local",
 ) -> None:
     """Convert raw or annotated CSV metadata to Parquet, and quarantine rejected rows.
@@ -40,7 +44,14 @@ def ingest(
     from patrolscope.pipeline.intake.raw_files import adopt
 
     with handle_errors():
-        for line in adopt(study, sources=tuple(map(absolute, sources or ())), trust=trust, keep_unknown=keep_unknown):
+        changed = adopt(
+            study,
+            sources=tuple(map(absolute, sources or ())),
+            trust=trust,
+            keep_unknown=keep_unknown,
+            skip_bad_files=skip_bad_files,
+        )
+        for line in changed:
             echo(line)
         stages = command_stages("ingest", study)
     ingested = execute(study, stages, cluster)

@@ -167,7 +167,7 @@ def evaluate_stage(*, threshold: str, replicates: int, labels: str | None) -> St
         folders=(EVALUATION_FOLDER,),
         plan=partial(plan_evaluate, choice=ThresholdRule.parse(threshold), replicates=replicates, labels=labels),
         process=process_evaluate,
-        version=2,
+        version=3,
     )
 
 

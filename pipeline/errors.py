@@ -19,6 +19,10 @@ class SourceError(PatrolscopeError):
     """Input file that is missing or does not have the format that its reader expects."""
 
 
+class BadFileError(SourceError):
+    """One damaged file among many. The stage finishes the others first, and reports all damaged files at once."""
+
+
 class ContractError(PatrolscopeError):
     """Table that differs from its declaration in `patrolscope.pipeline.contract.tables`."""
 

@@ -23,7 +23,7 @@ from patrolscope.analysis.estimators.detector_quality import (
     quality_table,
 )
 from patrolscope.analysis.estimators.subgroups import Split, split_images
-from patrolscope.analysis.stages.calibrate import labeled_contents, read_labeled_sets
+from patrolscope.analysis.stages.calibrate import labeled_accounts, labeled_contents
 from patrolscope.analysis.stages.ground_truth import join_labels, labeled_images, labels_content, read_labels
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.errors import SourceError
@@ -124,6 +124,7 @@ def evaluation_inputs(study: Study, *, choice: ThresholdRule, replicates: int, l
         "seed": rules.seed,
         "annotate": study.settings.annotate.model_dump(mode="json"),
         "city": study.settings.city.model_dump(mode="json"),
+        "period": study.settings.period.model_dump(mode="json"),
         "sources": labeled_contents(study),
         "labels": labels,
         "labels_content": None if labels is None else labels_content(labels),
@@ -251,9 +252,9 @@ def _labeled_sets(study: Study, inputs: Mapping[str, Any]) -> tuple[dict[str, pd
     """Read every labeled set with time, area, and distances, and its ledger line."""
     layers = load_reference_layers(study, inputs["layers"])
     sets, ledger = {}, []
-    for name, labeled in read_labeled_sets(study).items():
+    for name, (labeled, rows) in labeled_accounts(study).items():
         sets[name] = locate(labeled, layers, study.settings)
-        ledger.append(Ledger(name, len(labeled)).close(len(labeled)))
+        ledger.append(rows.close(len(labeled)))
     if inputs["labels"] is not None:
         labels = read_labels(inputs["labels"])
         account = Ledger("labels", len(labels))

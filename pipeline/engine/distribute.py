@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ import pandas as pd
 from patrolscope.pipeline.contract.columns import Table
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import (
+    BadFileError,
     FailedShardsError,
     InsufficientMemoryError,
     PatrolscopeError,
@@ -49,6 +50,8 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
     A task that raises stops the stage. Its running shards are canceled, and finished ones are kept. The order of
     `shards` is the order of scheduling and does not influence the output.
 
+    Damaged files do not stop the stage: the others are finished, and then all damaged ones are reported at once.
+
     A shard whose worker dies is tried again, the third time alone, so that none is blamed for another one. A shard
     that kills its worker then as well has failed, and the others are finished.
 
@@ -71,10 +74,26 @@ def finish_shards(client: distributed.Client, study: Study, stage: Stage, shards
         After the last of the others.
     SchedulerLostError
         If the scheduler is gone.
+    BadFileError
+        If files are damaged, after the last of the others.
     """
     capacity = _Capacity(client, stage)
     check_workers(client, study, capacity.takes, stage.sources(study))
     return _finished(client, study, stage, shards, capacity)
+
+
+def _report_failures(stage: Stage, shards: int, bad: Sequence[str], failed: Mapping[str, str]) -> None:
+    """Raise an error if files are damaged, or shards killed their workers."""
+    if bad:
+        listed = "\n  ".join(sorted(bad))
+        raise BadFileError(listed if len(bad) == 1 else f"{len(bad)} files are damaged:\n  {listed}")
+    if failed:
+        names = ", ".join(f"{name} (last on {worker})" for name, worker in sorted(failed.items()))
+        raise FailedShardsError(
+            f"stage {stage.name}: {len(failed)} of {shards} shards killed their worker {TRIES} times: {names}; "
+            "the others are finished; most often a worker has too little memory, so raise memory_gb in the cluster "
+            "profile and rerun the command"
+        )
 
 
 def _finished(
@@ -85,6 +104,7 @@ def _finished(
     alone: deque[Shard] = deque()
     deaths: Counter[str] = Counter()
     failed: dict[str, str] = {}
+    bad: list[str] = []
     running: dict[distributed.Future, Shard] = {}
     finished = distributed.as_completed()
     job = distributed.protocol.pickle.dumps((study, stage))
@@ -111,6 +131,8 @@ def _finished(
                 shard = running.pop(future)
                 if isinstance(result, Record):
                     yield result
+                elif isinstance(result, BadFileError):
+                    bad.append(str(result))
                 elif isinstance(result, PatrolscopeError):
                     raise result
                 elif isinstance(result, distributed.KilledWorker):
@@ -130,13 +152,7 @@ def _finished(
                 future.release()
     finally:
         client.cancel(list(running))
-    if failed:
-        names = ", ".join(f"{name} (last on {worker})" for name, worker in sorted(failed.items()))
-        raise FailedShardsError(
-            f"stage {stage.name}: {len(failed)} of {len(shards)} shards killed their worker {TRIES} times: {names}; "
-            "the others are finished; most often a worker has too little memory, so raise memory_gb in the cluster "
-            "profile and rerun the command"
-        )
+    _report_failures(stage, len(shards), bad, failed)
 
 
 def _results(

@@ -188,7 +188,7 @@ ENTRIES = (
     StageEntry(
         "ingest",
         reads=("staging/metadata",),
-        writes=("metadata", "supplied"),
+        writes=("metadata", "supplied", "staging/duplicates"),
         unit="rows",
         run="patrolscope.pipeline.intake.stages:ARRANGE",
         help="Sort images by day, time, and location; drop and count duplicates.",
@@ -230,7 +230,7 @@ ENTRIES = (
     ),
     StageEntry(
         "keys",
-        reads=("metadata", "detections", "image_index"),
+        reads=("metadata", "quarantine", "staging/duplicates", "detections", "image_index"),
         writes=("staging/keys",),
         unit="parts",
         run="patrolscope.pipeline.matching.stages:KEYS",

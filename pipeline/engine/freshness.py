@@ -56,6 +56,8 @@ def stale(
             found[shard.name] = f"{file} is damaged or of another version" if file in damaged else NOT_BUILT
         elif records[shard.name].fingerprint != stage.fingerprint(shard):
             found[shard.name] = _changed(records[shard.name], stage, shard)
+        elif not stage.accepts(study, records[shard.name]):
+            found[shard.name] = "the settings no longer allow what it left out"
         elif cause := damage(study, records[shard.name], states):
             found[shard.name] = cause
     return found

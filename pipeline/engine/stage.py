@@ -22,6 +22,10 @@ class Shard:
     found_in: str = ""  # file of the study with the input; it can change while the input stays the same
 
 
+def _accept(_study: Study, _record: Record) -> bool:
+    return True
+
+
 def _no_files(_study: Study) -> list[str]:
     return []
 
@@ -44,6 +48,8 @@ class Stage:
     # (docs/benchmarks.md), and Dask starts no task while more than 80% of a worker's memory is in use.
     memory_gb: float = 2.0
     resource: str = ""  # such as GPU; a shard takes one where workers offer it
+    # Whether the settings allow a finished shard that is incomplete, such as a skipped file; if not, it is done again.
+    accepts: Callable[[Study, Record], bool] = _accept
     sources: Callable[[Study], list[str]] = _no_files  # paths outside study.yaml's own that workers must see
 
     def fingerprint(self, shard: Shard) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
@@ -57,6 +58,7 @@ class CatalogEntry(Frozen):
     columns: dict[str, tuple[str, ...]]  # our name -> accepted names in the file, of which the first present one counts
     codes: dict[str, dict[str, str]] = Field(default_factory=dict)  # our column -> value in the file -> our value
     select: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # our column -> prefixes of the selected values
+    time_format: str = "%m/%d/%Y %H:%M:%S"  # of local dates, with a blank before the time if it has its own column
     member: str = "*.shp"  # pattern of the file to read in a zip archive
     files: tuple[AcceptedFile, ...]
     reader: str  # function in pipeline.geography.readers
@@ -68,6 +70,18 @@ class CatalogEntry(Frozen):
         if not isinstance(columns, dict):
             return columns
         return {key: (names,) if isinstance(names, str) else names for key, names in columns.items()}
+
+    @field_validator("time_format")
+    @classmethod
+    def _holds_a_date(cls, text: str) -> str:
+        day = datetime(2020, 10, 5)  # noqa: DTZ001 - local time
+        try:
+            read = datetime.strptime(day.strftime(text), text)  # noqa: DTZ007
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not a format: {error}") from error
+        if read != day:
+            raise ValueError(f"{text!r} holds no day, or an offset; expected a local time, such as %Y-%m-%d %H:%M:%S")
+        return text
 
     @model_validator(mode="after")
     def _check_source(self) -> CatalogEntry:
@@ -216,7 +230,9 @@ def layer_fingerprint(entry: CatalogEntry, path: Path) -> str:
         state.st_mtime_ns,
     )
     digest = fetched.sha256 if known and fetched is not None else pooch.file_hash(str(path))
-    return fingerprint(digest, entry.reader, entry.columns, entry.codes, entry.select, entry.member, entry.crs)
+    return fingerprint(
+        digest, entry.reader, entry.columns, entry.codes, entry.select, entry.member, entry.crs, entry.time_format
+    )
 
 
 def find_entry(entries: Mapping[str, CatalogEntry], name: str) -> CatalogEntry:

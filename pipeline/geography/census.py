@@ -10,6 +10,7 @@ import shapely
 
 from patrolscope.pipeline.contract.tables import B03002_PUBLISHED, BOUNDARIES, CENSUS, REGIONS, TRACTS
 from patrolscope.pipeline.crs import SQFT_PER_SQMI, WGS84, feet_per_unit
+from patrolscope.pipeline.geography.codes import respell
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.geography.readers.boundaries import TRACT_DETAILS
 
@@ -31,6 +32,8 @@ def with_places(tracts: gpd.GeoDataFrame, places: pd.DataFrame | None) -> gpd.Ge
     Other columns are missing. The name of a community district defaults to its code.
     """
     filled = tracts.copy()
+    if places is not None:
+        places = places.assign(tract=respell(places["tract"], tracts["tract"]))
     for name in TRACT_DETAILS:
         if name not in filled and places is not None and name in places:
             filled[name] = filled["tract"].map(places.set_index("tract")[name])
@@ -66,6 +69,8 @@ def build_tracts(tracts: gpd.GeoDataFrame | None, counts: pd.DataFrame | None, c
     frame["shape_area_sqft"] = frame["shape_area_sqft"].fillna(frame["area_sqft"])
     frame["shape_length_ft"] = frame["shape_length_ft"].fillna(projected.length * feet)
     names = [name for name in TRACTS.names if name.startswith(("persons", "percent_"))]
+    if counts is not None:
+        counts = counts.assign(tract=respell(counts["tract"], frame["tract"]))
     frame[names] = _look_up(frame["tract"], counts, "tract", names)
     frame["density_per_sqmi"] = frame["persons"] / frame["area_sqft"] * SQFT_PER_SQMI
     return gpd.GeoDataFrame(TRACTS.conform(frame.to_crs(WGS84)))

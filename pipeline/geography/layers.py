@@ -5,6 +5,7 @@ The tables are small and built once; each worker reads what it needs.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from patrolscope.pipeline.contract.tables import AREAS, BOUNDARIES, PEOPLE_VARIA
 from patrolscope.pipeline.crs import SQFT_PER_SQMI, WGS84, feet_per_unit, project_ft
 from patrolscope.pipeline.geography import catalog, readers
 from patrolscope.pipeline.geography.census import community_districts, with_places
+from patrolscope.pipeline.geography.codes import respell_tables
 from patrolscope.pipeline.geography.nearest import Stations
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex, gaps
 from patrolscope.pipeline.geography.zones import zone_shares
@@ -72,22 +74,44 @@ def read_tracts(study: Study) -> gpd.GeoDataFrame | None:
     return None if tracts is None else with_places(tracts, read_layer(study, layers.tract_places))
 
 
-def build_areas(study: Study) -> gpd.GeoDataFrame:
+@dataclass(frozen=True)
+class AreaTables:
+    """Boundaries of the areas, and tables about them under the same codes; None if the study has none."""
+
+    boundaries: gpd.GeoDataFrame
+    population: pd.DataFrame | None
+    income: pd.DataFrame | None
+    zoning: pd.DataFrame | None
+    attributes: pd.DataFrame | None
+    respelled: int  # codes whose leading zeros differed between the files
+
+
+def read_area_tables(study: Study) -> AreaTables:
+    """Read the areas of a study in EPSG:4326, sorted by code, and the tables about them."""
+    layers = study.settings.layers
+    # Tracts can serve as areas, so the reader can differ from the entry's own.
+    areas = read_layer(study, layers.areas, "read_areas").to_crs(WGS84)
+    about = (layers.population, layers.income, layers.zoning, layers.area_attributes)
+    codes, tables, changed = respell_tables(areas["area"], (read_layer(study, layer) for layer in about))
+    population, income, zoning, attributes = tables
+    boundaries = areas.assign(area=codes).sort_values("area", ignore_index=True)
+    return AreaTables(boundaries, population, income, zoning, attributes, changed)
+
+
+def build_areas(study: Study, tables: AreaTables) -> gpd.GeoDataFrame:
     """Build the areas of a study with all their attributes: `AREAS`, sorted by code.
 
     Images are located in degrees, so that boundaries in degrees stay unchanged and no point moves across an edge;
     projected boundaries are converted to degrees. Centroids and sizes are computed in the city's projection.
     """
-    layers = study.settings.layers
-    # Tracts can serve as areas, so the reader can differ from the entry's own.
-    areas = read_layer(study, layers.areas, "read_areas").to_crs(WGS84).sort_values("area", ignore_index=True)
+    areas = tables.boundaries.copy()
     projected = areas.geometry.to_crs(study.settings.city.crs)
     areas["area_sqft"] = projected.area * feet_per_unit(study.settings.city.crs) ** 2
     areas = areas.join(_tract_of(projected.centroid, read_tracts(study)))
-    areas = areas.join(_residents(areas["area"], read_layer(study, layers.population)))
+    areas = areas.join(_residents(areas["area"], tables.population))
     areas["density_per_sqmi"] = areas["persons"] / areas["area_sqft"] * SQFT_PER_SQMI
-    areas["income_usd"] = _look_up(areas["area"], read_layer(study, layers.income), "income_usd")
-    zoning = read_layer(study, layers.zoning)
+    areas["income_usd"] = _look_up(areas["area"], tables.income, "income_usd")
+    zoning = tables.zoning
     if isinstance(zoning, gpd.GeoDataFrame):  # zoning districts instead of shares
         zoning = zone_shares(areas, zoning, study.settings.city.crs)
     areas["zone"] = zone_of(zoning, areas["area"], study.settings.estimate.zone_share)

@@ -6,6 +6,7 @@ from patrolscope.pipeline.contract.tables import AREAS, BOUNDARIES, CENSUS, FELO
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.geography import catalog
 from patrolscope.pipeline.geography.census import build_census, build_regions, build_tracts
+from patrolscope.pipeline.geography.codes import check_population
 from patrolscope.pipeline.geography.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -20,6 +21,7 @@ from patrolscope.pipeline.geography.layers import (
     build_boundaries,
     build_index,
     locate_layer,
+    read_area_tables,
     read_layer,
     read_tracts,
     report_faults,
@@ -41,6 +43,7 @@ def plan_layers(study: Study) -> list[Shard]:
         "files": files,
         "city": settings.city.model_dump(mode="json", include={"time_zone", "crs"}),
         "zone_share": settings.estimate.zone_share,
+        "missing_population": settings.estimate.missing_population,
         "felony_category": settings.annotate.felony_category,
         "tables": [table.fingerprint() for table in (AREAS, CENSUS, TRACTS, REGIONS, BOUNDARIES, STATIONS, FELONIES)],
     }
@@ -51,24 +54,33 @@ def process_layers(study: Study, _shard: Shard) -> Output:
     """Write the tables and the polygon indexes."""
     settings = study.settings
     layers, crs = settings.layers, settings.city.crs
-    areas = build_areas(study)
+    tables = read_area_tables(study)
+    ledger = Ledger("felonies", 0)
+    check_population(tables.boundaries["area"], tables.population, settings.estimate.missing_population, ledger)
+    if tables.respelled:
+        ledger.note("codes of areas whose leading zeros differ between the layers: taken as the same", tables.respelled)
+    areas = build_areas(study, tables)
     tracts = build_tracts(read_tracts(study), read_layer(study, layers.tract_counts), crs)
     census = build_census(
         areas,
-        population=read_layer(study, layers.population),
-        income=read_layer(study, layers.income),
-        attributes=read_layer(study, layers.area_attributes),
+        population=tables.population,
+        income=tables.income,
+        attributes=tables.attributes,
         precincts=read_layer(study, layers.precincts),
         crs=crs,
     )
     boundaries = build_boundaries(study, tracts)
     stations = read_layer(study, layers.stations)
     stations = STATIONS.conform(STATIONS.empty() if stations is None else stations)
-    felonies, ledger = FELONIES.empty(), Ledger("felonies", 0)
+    felonies = FELONIES.empty()
     if layers.complaints is not None:
-        _, path = locate_layer(study, layers.complaints)
-        felonies, ledger = read_felonies(
-            path, category=settings.annotate.felony_category, time_zone=settings.city.time_zone
+        entry, path = locate_layer(study, layers.complaints)
+        felonies = read_felonies(
+            path,
+            entry,
+            category=settings.annotate.felony_category,
+            time_zone=settings.city.time_zone,
+            ledger=ledger,
         )
     files = [
         study.write(AREAS, areas, AREAS_FILE),
@@ -98,4 +110,4 @@ def process_layers(study: Study, _shard: Shard) -> Output:
     )
 
 
-LAYERS = Stage("layers", unit="files", folders=("areas",), plan=plan_layers, process=process_layers, version=3)
+LAYERS = Stage("layers", unit="files", folders=("areas",), plan=plan_layers, process=process_layers, version=4)

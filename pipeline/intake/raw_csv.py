@@ -39,6 +39,7 @@ from patrolscope.pipeline.intake.raw_lines import (
 )
 
 COLUMNS = ("image_ref", "timestamp", "lat", "lng", "split")
+OUTSIDE_CITY, OUTSIDE_PERIOD = "position outside the city", "time outside the study"  # reasons of rejection
 QUOTED_CHARACTERS = 500  # of a rejected line
 
 _READ = frozenset(SUPPLIED.published_names().values())
@@ -52,8 +53,8 @@ _TYPES = {
     "lng": pa.float64(),
     "split": pa.int64(),
 }
-_DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_WHOLE = r"^-?[0-9]{1,18}$"
+DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+WHOLE = r"^-?[0-9]{1,18}$"
 _TOO_LARGE = 10**18  # whole numbers of more than 18 digits count as unreadable
 # Component of a path: not "." or "..", without slashes, backslashes, and control characters.
 _PART = r"(?:[^./\\\x00-\x1f\x7f]|\.[^./\\\x00-\x1f\x7f]|\.\.[^/\\\x00-\x1f\x7f])[^/\\\x00-\x1f\x7f]*"
@@ -273,13 +274,13 @@ def _parse_carefully(text: bytes, form: _Format, faults: Faults) -> tuple[Rows, 
 
 
 def _decimals(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    readable = pc.if_else(pc.match_substring_regex(text, _DECIMAL), text, "nan")
+    readable = pc.if_else(pc.match_substring_regex(text, DECIMAL), text, "nan")
     return readable.cast(pa.float64())
 
 
 def _whole_numbers(text: pa.ChunkedArray) -> pa.ChunkedArray:
     plain = pc.replace_substring_regex(text, r"^(-?)0+([0-9])", r"\1\2")
-    readable = pc.if_else(pc.match_substring_regex(plain, _WHOLE), plain, str(_TOO_LARGE))
+    readable = pc.if_else(pc.match_substring_regex(plain, WHOLE), plain, str(_TOO_LARGE))
     return readable.cast(pa.int64())
 
 
@@ -315,9 +316,9 @@ def _check_values(table: pa.Table, numbers: Rows, faults: Faults, limits: Limits
     faults.mark(numbers[(split != 0) & (split != 1)], "split is not 0 or 1")
     west, south, east, north = limits.box
     inside = (lng >= west) & (lng <= east) & (lat >= south) & (lat <= north)
-    faults.mark(numbers[~inside], "position outside the city")
+    faults.mark(numbers[~inside], OUTSIDE_CITY)
     during = (timestamp >= limits.from_ms) & (timestamp < limits.until_ms)
-    faults.mark(numbers[~during], "time outside the study")
+    faults.mark(numbers[~during], OUTSIDE_PERIOD)
 
 
 def _are_image_refs(refs: pa.ChunkedArray) -> Mask:

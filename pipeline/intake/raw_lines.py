@@ -8,11 +8,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO
 
 import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from patrolscope.pipeline.intake.compression import Readable
 
 HEADER_BYTES = 64 * 2**10  # upper limit of a header's size
 LONGEST_LINE = 2**20  # bytes; longer lines are rejected, and would have to be held in memory
@@ -66,7 +67,7 @@ def owned_lines(
     return memoryview(b"".join(pieces))
 
 
-def packed_lines(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
+def packed_lines(file: Readable, piece_bytes: int) -> Iterator[bytes]:
     """Yield complete lines of a stream without random access, in pieces of about `piece_bytes`.
 
     Lines longer than `LONGEST_LINE` are cut, as in `owned_lines`.

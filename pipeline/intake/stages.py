@@ -18,7 +18,7 @@ import pandas as pd
 
 from patrolscope.pipeline.contract.tables import DETECTIONS, METADATA, QUARANTINE, SUPPLIED, supplied_table
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.errors import SourceError, StageNotRunError
+from patrolscope.pipeline.errors import BadFileError, SourceError, StageNotRunError
 from patrolscope.pipeline.intake import detection_files, staging
 from patrolscope.pipeline.intake.arrange import (
     STAGED,
@@ -30,7 +30,7 @@ from patrolscope.pipeline.intake.arrange import (
 )
 from patrolscope.pipeline.intake.days import BIN_MS, Calendar, limits_of, slice_day
 from patrolscope.pipeline.intake.raw_csv import COLUMNS, SPLIT_OF_ANNOTATED, read_rows, unknown_columns
-from patrolscope.pipeline.intake.raw_files import raw_files
+from patrolscope.pipeline.intake.raw_files import SHOWN_NAMES, RawFiles, find_raw_files, shown
 from patrolscope.pipeline.intake.staging import BAD_FOLDER, STAGED_FOLDER, FinishedBlock, StagedFile
 from patrolscope.pipeline.intake.supplied_columns import (
     KEPT,
@@ -40,10 +40,13 @@ from patrolscope.pipeline.intake.supplied_columns import (
     typed_columns,
 )
 from patrolscope.pipeline.study.ledger import Ledger
-from patrolscope.pipeline.study.store import Output, Study, fingerprint
+from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
 # A slice has fewer rows if more columns are read as text: eight texts of a million rows take 0.4 GB, held twice.
 TEXTS_PER_SLICE = 8
+LONGEST_NAME = 120  # bytes of a raw file's name in the names of staged files
+DUPLICATES_FOLDER = "staging/duplicates"  # references of dropped images, for the account of their detections
+LEFT_OUT = "left-out"  # shard that notes files; those of blocks end with a number
 
 
 def plan_read(study: Study) -> list[Shard]:
@@ -52,22 +55,23 @@ def plan_read(study: Study) -> list[Shard]:
     Raises
     ------
     SourceError
-        If there are no files, two have the same name, or a header is invalid.
+        If there are no files, two have the same name, or a header is invalid. The message lists all faults.
     """
     settings = study.settings
-    files = raw_files(study)
+    found = find_raw_files(study)
+    files = found.read
     kept = kept_names(source.header for source in files) if settings.ingest.keep_unknown else {}
     supplied = supplied_table(settings.annotate.felony_windows_h).fingerprint()
     rules = fingerprint(settings.city.bounds.model_dump(), settings.city.time_zone, settings.period.model_dump())
-    return [
+    blocks = [
         Shard(
-            name=f"{quote(source.name, safe='')}-{number:05d}",
+            name=f"{_file_safe(source.name)}-{number:05d}",
             work={
                 "source": source.name,
                 "path": source.path,
                 "bytes": source.bytes,
                 "modified": source.modified,
-                "packed": source.packed,
+                "form": source.form,
                 "columns": source.header.columns,
                 "texts": sorted(columns_read(source.header, settings, kept).items()),
                 "annotated": source.header.annotated,
@@ -81,6 +85,22 @@ def plan_read(study: Study) -> list[Shard]:
         for source in files
         for number, (start, stop) in enumerate(staging.blocks(source, settings.ingest.block_bytes))
     ]
+    return blocks + _plan_left_out(found)
+
+
+def _file_safe(name: str) -> str:
+    """Return a name as part of a file name, which has at most 255 bytes on most disks."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= LONGEST_NAME else f"{quoted[:LONGEST_NAME]}-{fingerprint(name)}"
+
+
+def _plan_left_out(found: RawFiles) -> list[Shard]:
+    """Plan a shard that notes the files that are not read, if there are any."""
+    notes = {skipped_note(fault): 1 for fault in found.skipped}
+    for reason, names in sorted(found.left_out.items()):
+        listed = ", ".join(map(shown, sorted(names)[:SHOWN_NAMES])) + ", ..." * (len(names) > SHOWN_NAMES)
+        notes[f"files not read ({reason}): {listed}"] = len(names)
+    return [Shard(LEFT_OUT, {"notes": sorted(notes.items())}, size=0)] if notes else []
 
 
 def process_read(study: Study, shard: Shard) -> Output:
@@ -90,7 +110,38 @@ def process_read(study: Study, shard: Shard) -> Output:
     ------
     SourceError
         If the file is unreadable, or has changed since the work was planned.
+    BadFileError
+        If the file is damaged, and `ingest.skip_bad_files` is not set.
     """
+    if shard.name == LEFT_OUT:
+        return _noted(dict(shard.work["notes"]))
+    try:
+        return _read_block(study, shard)
+    except BadFileError as error:
+        # Only compressed files are found to be damaged here, and they are one block.
+        if not study.settings.ingest.skip_bad_files:
+            raise BadFileError(f"{error}, or run `patrolscope ingest --skip-bad-files`") from error
+        return _noted({skipped_note(str(error)): 1}, skipped=True)
+
+
+def skipped_note(fault: str) -> str:
+    """Return the note of the ledger about a file that is skipped."""
+    return f"file skipped: {fault}"
+
+
+def _noted(notes: dict[str, int], *, skipped: bool = False) -> Output:
+    ledger = Ledger("read", 0)
+    for what, count in notes.items():
+        ledger.note(what, count)
+    facts = {"lines": 0, "staged": [], "annotated": False, "missing_columns": [], "texts": 0, "skipped": skipped}
+    return Output((), 0, 0, (ledger.close(0),), facts)
+
+
+def _is_accepted(study: Study, record: Record) -> bool:
+    return study.settings.ingest.skip_bad_files or not record.facts.get("skipped", False)
+
+
+def _read_block(study: Study, shard: Shard) -> Output:
     work = shard.work
     calendar = Calendar.of(study.settings.period, study.settings.city.clock)
     limits = limits_of(study.settings)
@@ -160,12 +211,14 @@ def _finished_blocks(study: Study) -> list[FinishedBlock]:
     StageNotRunError
         If a block has not been read, or is stale.
     """
-    shards = READ.plan(study)
+    shards = [shard for shard in READ.plan(study) if shard.name != LEFT_OUT]
     records = study.records(READ.name)
     done = [
         shard
         for shard in shards
-        if shard.name in records and records[shard.name].fingerprint == READ.fingerprint(shard)
+        if shard.name in records
+        and records[shard.name].fingerprint == READ.fingerprint(shard)
+        and READ.accepts(study, records[shard.name])
     ]
     if len(done) < len(shards):
         raise StageNotRunError(
@@ -261,6 +314,10 @@ def process_arrange(study: Study, shard: Shard) -> Output:
         ledger=ledger,
     )
     files = []
+    if len(order) < staged.num_rows:
+        repeated = staged.select(["image_ref"]).take(np.setdiff1d(np.arange(staged.num_rows), order))
+        name = work["file"].replace(f"{METADATA.name}/", f"{DUPLICATES_FOLDER}/", 1)
+        files.append(staging.write_rows(study, repeated, name))
     # A share of a quarter of an hour can be empty.
     if len(order):
         rows = arrange(staged, order, [part["source"] for part in parts])
@@ -322,10 +379,23 @@ def process_labels(study: Study, shard: Shard) -> Output:
     return Output((file,), len(files), len(detections), (ledger.close(len(detections)),))
 
 
-READ = Stage("read", unit="bytes", folders=(STAGED_FOLDER, BAD_FOLDER), plan=plan_read, process=process_read, version=3)
+READ = Stage(
+    "read",
+    unit="bytes",
+    folders=(STAGED_FOLDER, BAD_FOLDER),
+    plan=plan_read,
+    process=process_read,
+    version=4,
+    accepts=_is_accepted,
+)
 SET_ASIDE = Stage("quarantine", unit="rows", folders=("quarantine",), plan=plan_set_aside, process=process_set_aside)
 ARRANGE = Stage(
-    "ingest", unit="rows", folders=("metadata", "supplied"), plan=plan_arrange, process=process_arrange, version=3
+    "ingest",
+    unit="rows",
+    folders=("metadata", "supplied", DUPLICATES_FOLDER),
+    plan=plan_arrange,
+    process=process_arrange,
+    version=4,
 )
 STAGES = (READ, SET_ASIDE, ARRANGE)
 LABELS = Stage("labels", unit="files", folders=(detection_files.FOLDER,), plan=plan_labels, process=process_labels)

@@ -6,9 +6,7 @@ write. A record batch holds rows of one day.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -22,10 +20,10 @@ import pyarrow.parquet as pq
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography.curve_order import ROW_GROUP_ROWS
 from patrolscope.pipeline.intake.arrange import STAGED, rows_in_slice
+from patrolscope.pipeline.intake.compression import open_text, readable
 from patrolscope.pipeline.intake.days import BINS_PER_DAY, Calendar
 from patrolscope.pipeline.intake.raw_files import RawFile, identity
 from patrolscope.pipeline.intake.raw_lines import BEYOND_BYTES, PIECE_BYTES, cut_lines, owned_lines, packed_lines
-from patrolscope.pipeline.study.remote import remote_errors
 from patrolscope.pipeline.study.store import Record, Study
 
 STAGED_FOLDER = "staging/metadata"
@@ -44,7 +42,7 @@ _ENCODINGS = {
 def blocks(source: RawFile, block_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the byte ranges of a raw file's blocks; a compressed or empty file is one block."""
     first = source.header.end
-    if source.packed or source.bytes == first:
+    if source.form or source.bytes == first:
         yield 0, source.bytes
         return
     for start in range(first, source.bytes, block_bytes):
@@ -61,15 +59,16 @@ def block_texts(study: Study, work: dict[str, Any]) -> Iterator[Iterator[bytes |
     """
     fs, path = fsspec.core.url_to_fs(study.resolve(work["path"]))
     start, stop, first, end = (work[name] for name in ("start", "stop", "first", "bytes"))
-    with _readable(path):
+    with readable(path):
         if identity(fs, path) != (end, work["modified"]):
             raise SourceError(f"{path} has changed since this run began; run the command again when it is complete")
-        with fs.open(path, "rb", compression="gzip" if work["packed"] else None) as file:
-            if work["packed"]:
-                file.read(first)
-                for text in packed_lines(file, study.settings.ingest.block_bytes):
+        if work["form"]:
+            with open_text(fs, path, work["form"], end) as packed:
+                packed.read(first)
+                for text in packed_lines(packed, study.settings.ingest.block_bytes):
                     yield cut_lines(text)
-            elif start >= first:
+        elif start >= first:
+            with fs.open(path, "rb") as file:
                 yield _pieces(file, start, stop, first=first, end=end, where=path)
 
 
@@ -87,17 +86,9 @@ def _pieces(file: IO[bytes], start: int, stop: int, *, first: int, end: int, whe
         return file.read(until - since)
 
     for at in range(start, stop, PIECE_BYTES):
-        with _readable(where):
+        with readable(where):
             piece = owned_lines(read, at, min(at + PIECE_BYTES, stop), first=first, end=end)
         yield piece
-
-
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    try:
-        yield
-    except remote_errors(EOFError, zlib.error) as error:
-        raise SourceError(f"{path} is unreadable or damaged: {error}; restore it and run the command again") from error
 
 
 def write_staged(study: Study, file: str, rows: pa.Table, calendar: Calendar) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from patrolscope.pipeline.contract.columns import Column
 from patrolscope.pipeline.contract.tables import DIFFERENCES, METADATA, supplied_table
 from patrolscope.pipeline.errors import ContractError
-from patrolscope.pipeline.intake.raw_csv import Header, unknown_columns
+from patrolscope.pipeline.intake.raw_csv import DECIMAL, Header, unknown_columns
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study
@@ -34,7 +34,6 @@ EXAMPLES = 100  # stored differences per column and file
 # Tolerance of equal floats: the effect of 12 digits of text, or of a projection on another machine.
 RELATIVE, ABSOLUTE = 1e-9, 1e-6  # ABSOLUTE in the unit of the column: feet, or 1
 
-_DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _WHOLE = r"^[+-]?[0-9]{1,9}(\.0*)?$"
 _WHOLE_CODE = r"^([0-9]+)\.0*$"
 _FLAGS = {"0": False, "0.0": False, "False": False, "1": True, "1.0": True, "True": True}
@@ -165,7 +164,7 @@ def _floats(text: pa.Array) -> pa.Array:
     try:
         numbers = text.cast(pa.float64())
     except pa.ArrowInvalid:
-        numbers = pc.if_else(pc.match_substring_regex(text, _DECIMAL), text, None).cast(pa.float64())
+        numbers = pc.if_else(pc.match_substring_regex(text, DECIMAL), text, None).cast(pa.float64())
     return pc.if_else(pc.is_finite(numbers), numbers, None)
 
 

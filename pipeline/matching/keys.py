@@ -21,6 +21,7 @@ from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Study
 
 IMAGES, DETECTIONS, INDEXED, PROCESSED = "images", "detections", "indexed", "processed"
+DUPLICATES, REJECTED = "duplicates", "rejected"  # rows of the raw files that are not in metadata/
 ROWS_PER_BUCKET = 2_000_000  # of one kind, approximate maximum; MATCH holds about 100 bytes per row
 
 _KEYS = [("name", pa.uint64()), ("path", pa.uint64())]
@@ -29,7 +30,11 @@ SCHEMAS = {
     DETECTIONS: pa.schema([*_KEYS, ("score", pa.float64()), ("score_any", pa.float64()), ("readable", pa.bool_())]),
     INDEXED: pa.schema(_KEYS),
     PROCESSED: pa.schema(_KEYS),
+    DUPLICATES: pa.schema(_KEYS),
+    REJECTED: pa.schema(_KEYS),
 }
+# First field of a rejected line that looks like the name of a file. The columns can be in any order.
+_FILE_NAME = r'(?:^|[,"])(?P<ref>[^,"]*\.[A-Za-z]{3,4})(?:[",\r]|$)'
 
 
 def keyed_images(refs: pa.ChunkedArray) -> pa.RecordBatch:
@@ -48,6 +53,17 @@ def keyed_detections(detections: pa.Table, *, without_ending: bool = False) -> p
     names, paths = _keys_of_images(ids) if without_ending else image_keys(ids)
     score, score_any = (detections[name].to_numpy() for name in ("score", "score_any"))
     return _batch(DETECTIONS, names, paths, score, score_any, pc.equal(detections["status"], "scored").to_numpy())
+
+
+def keyed_duplicates(refs: pa.ChunkedArray) -> pa.RecordBatch:
+    """Return the keys of images that were dropped as duplicates."""
+    return _batch(DUPLICATES, *image_keys(refs))
+
+
+def keyed_rejected(lines: pa.ChunkedArray) -> pa.RecordBatch:
+    """Return the keys of the images of lines in quarantine, as far as they name one."""
+    refs = pc.struct_field(pc.extract_regex(lines, _FILE_NAME), "ref")
+    return _batch(REJECTED, *image_keys(refs.drop_null()))
 
 
 def keyed_index(ids: pa.ChunkedArray) -> pa.RecordBatch:

@@ -7,6 +7,8 @@ counts as unprocessed, because its result is unknown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -21,6 +23,7 @@ def match(
     processed: pd.DataFrame | None,
     ledger: Ledger,
     what: str = "detections",
+    removed: Mapping[str, Keys] | None = None,
 ) -> pd.DataFrame:
     """Find the detection of each image.
 
@@ -38,6 +41,8 @@ def match(
         Ledger for the counts of ambiguous detections, and of those without an image.
     what : str
         Description of the detections for the ledger, in the plural.
+    removed : mapping of str to ndarray of uint64, optional
+        Keys `name` of images that the study has removed, by reason. Their detections are counted apart.
 
     Returns
     -------
@@ -57,7 +62,13 @@ def match(
     )
     ambiguous = by_path & (~has_image | _contains(_repeated(detected_paths), detected_paths))
     ledger.drop(int(ambiguous.sum()), why="ambiguous: the name fits several images and the path fits none or several")
-    ledger.note(f"{what} without an image in the metadata", int((~by_path & ~has_image).sum()))
+    without_image = ~by_path & ~has_image
+    for reason, keys in (removed or {}).items():
+        of_reason = without_image & _contains(np.sort(keys), detected)
+        if of_reason.any():
+            ledger.note(f"{what} of images {reason}", int(of_reason.sum()))
+        without_image &= ~of_reason
+    ledger.note(f"{what} without an image in the metadata", int(without_image.sum()))
 
     found = np.where(
         image_by_path,

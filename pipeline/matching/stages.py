@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,8 @@ from patrolscope.pipeline.geography.layers import (
     load_index,
     load_stations,
 )
+from patrolscope.pipeline.hashing import Keys
+from patrolscope.pipeline.intake.stages import ARRANGE, DUPLICATES_FOLDER, SET_ASIDE
 from patrolscope.pipeline.intake.supplied_columns import (
     differences_of,
     read_supplied,
@@ -33,9 +36,11 @@ from patrolscope.pipeline.matching import matches, processed_list
 from patrolscope.pipeline.matching.annotate import Felonies, ReferenceLayers, annotate
 from patrolscope.pipeline.matching.keys import (
     DETECTIONS,
+    DUPLICATES,
     IMAGES,
     INDEXED,
     PROCESSED,
+    REJECTED,
     SCHEMAS,
     bucket_count,
     count_lines,
@@ -43,9 +48,11 @@ from patrolscope.pipeline.matching.keys import (
     from_images,
     in_buckets,
     keyed_detections,
+    keyed_duplicates,
     keyed_images,
     keyed_index,
     keyed_lines,
+    keyed_rejected,
 )
 from patrolscope.pipeline.matching.match import match
 from patrolscope.pipeline.study.ledger import Ledger
@@ -54,6 +61,14 @@ from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 KEYS_FOLDER = "staging/keys"
 # Detector output has 20,000 rows per file. Combined, a bucket is in 60 times fewer files.
 DETECTIONS_PER_SHARD = 1_000_000
+_FOLDERS = {
+    IMAGES: "metadata",
+    DETECTIONS: "detections",
+    INDEXED: INDEX_FOLDER,
+    DUPLICATES: DUPLICATES_FOLDER,
+    REJECTED: "quarantine",
+}
+_REMOVED = {DUPLICATES: "that were dropped as duplicates", REJECTED: "in quarantine"}
 _BYTES_PER_LINE = 60  # of the processed list, approximately, to estimate the number of its lines
 
 
@@ -65,16 +80,20 @@ def plan_keys(study: Study) -> list[Shard]:
     SourceError
         If the processed list is missing.
     """
-    images, detections, indexed = (
-        list(study.records(stage).values()) for stage in ("ingest", detection_stage(study), INDEX.name)
+    images, quarantined, detections, indexed = (
+        list(study.records(stage).values())
+        for stage in (ARRANGE.name, SET_ASIDE.name, detection_stage(study), INDEX.name)
     )
     indexed = [record for record in indexed if record.files]
+    duplicates = [record for record in images if record.files_in(_FOLDERS[DUPLICATES])]
     # With a detector, its output shows which images were processed, and the list is not used.
     blocks = [] if from_images(study) else processed_list.list_blocks(study)
     rows = max(
         sum(record.rows_out for record in images),
         sum(record.rows_out for record in detections),
         sum(record.rows_out for record in indexed),
+        sum(record.rows_out for record in quarantined),
+        sum(record.rows_in - record.rows_out for record in duplicates),
         sum(work["stop"] - work["start"] for work in blocks) // _BYTES_PER_LINE,
     )
     buckets = bucket_count(rows)
@@ -82,12 +101,14 @@ def plan_keys(study: Study) -> list[Shard]:
         # A share of a slice can have no rows, and then no file.
         *(_keys_shard(IMAGES, record.shard, [record], buckets) for record in images if record.files_in("metadata")),
         *(
-            _keys_shard(DETECTIONS, f"{number:05d}", records, buckets)
-            for number, records in enumerate(_group_records(detections, DETECTIONS_PER_SHARD))
-        ),
-        *(
-            _keys_shard(INDEXED, f"{number:05d}", records, buckets)
-            for number, records in enumerate(_group_records(indexed, DETECTIONS_PER_SHARD))
+            _keys_shard(kind, f"{number:05d}", records, buckets)
+            for kind, all_records in (
+                (DETECTIONS, detections),
+                (INDEXED, indexed),
+                (DUPLICATES, duplicates),
+                (REJECTED, quarantined),
+            )
+            for number, records in enumerate(_group_records(all_records, DETECTIONS_PER_SHARD))
         ),
         *(
             Shard(f"{PROCESSED}-{number:05d}", {"kind": PROCESSED, "buckets": buckets, **work})
@@ -97,10 +118,11 @@ def plan_keys(study: Study) -> list[Shard]:
 
 
 def _keys_shard(kind: str, name: str, records: Sequence[Record], buckets: int) -> Shard:
-    folder = {IMAGES: "metadata", DETECTIONS: "detections", INDEXED: INDEX_FOLDER}[kind]
-    files = [file for record in records for file in record.files_in(folder)]
+    files = [file for record in records for file in record.files_in(_FOLDERS[kind])]
     work = {"kind": kind, "buckets": buckets, "files": files}
-    return Shard(f"{kind}-{name}", work, made_from={folder: fingerprint([record.content for record in records])})
+    return Shard(
+        f"{kind}-{name}", work, made_from={_FOLDERS[kind]: fingerprint([record.content for record in records])}
+    )
 
 
 def _group_records(records: Sequence[Record], max_rows: int) -> Iterator[list[Record]]:
@@ -140,6 +162,9 @@ def process_keys(study: Study, shard: Shard) -> Output:
         elif work["kind"] == INDEXED:
             ids = [study.read_arrow(file, ["image_id"])["image_id"] for file in work["files"]]
             rows = pa.concat_batches([keyed_index(column) for column in ids])
+        elif work["kind"] in (DUPLICATES, REJECTED):
+            column, keyed = ("image_ref", keyed_duplicates) if work["kind"] == DUPLICATES else ("text", keyed_rejected)
+            rows = pa.concat_batches([keyed(study.read_arrow(file, [column])[column]) for file in work["files"]])
         else:
             columns = ["image_id", "status", "score", "score_any"]
             without_ending = from_images(study)
@@ -178,6 +203,7 @@ def plan_match(study: Study) -> list[Shard]:
         IMAGES: [[*record.files, *record.facts["files"], record.rows_out] for record in images],
         DETECTIONS: _files(keys, DETECTIONS),
         PROCESSED: _files(keys, PROCESSED) if listed else None,
+        **{kind: _files(keys, kind) for kind in _REMOVED},
     }
     # The index is left out: it has no influence on matches.
     made_from = fingerprint([record.content for record in keys if record.facts["kind"] != INDEXED])
@@ -198,7 +224,9 @@ def process_match(study: Study, shard: Shard) -> Output:
     detections = _read_keys(study, work[DETECTIONS], bucket, DETECTIONS)
     processed = None if work[PROCESSED] is None else _read_keys(study, work[PROCESSED], bucket, PROCESSED)
     ledger = Ledger("match", len(detections))
-    matched = match(images.select(["name", "path"]).to_pandas(), detections, processed, ledger)
+    matched = match(
+        images.select(["name", "path"]).to_pandas(), detections, processed, ledger, removed=_removed(study, work)
+    )
     if processed is None and bucket == 0:
         ledger.note("no list of processed images: every image of the metadata counts as processed", 1)
     rows = images.select(["row"])
@@ -209,6 +237,14 @@ def process_match(study: Study, shard: Shard) -> Output:
     written = matches.write_matches(study, shard.name, rows, sizes, metadata_files)
     rows_out = len(detections) - ledger.dropped.total()
     return Output((written,), len(detections), rows_out, (ledger.close(rows_out),))
+
+
+def _removed(study: Study, work: dict[str, Any]) -> dict[str, Keys]:
+    """Return the names of images that the study has removed, of one bucket, by reason."""
+    return {
+        reason: _read_keys(study, work[kind], work["bucket"], kind)["name"].to_numpy()
+        for kind, reason in _REMOVED.items()
+    }
 
 
 def _read_parts(study: Study, files: Iterable[str], bucket: int) -> list[pa.RecordBatch]:
@@ -230,6 +266,7 @@ def plan_match_index(study: Study) -> list[Shard]:
     work = {kind: _files(keys, kind) for kind in (IMAGES, INDEXED)}
     if not all(work.values()):
         return []
+    work |= {kind: _files(keys, kind) for kind in _REMOVED}
     made_from = fingerprint([record.content for record in keys if record.facts["kind"] in work])
     buckets = keys[0].facts["buckets"]
     return [Shard(f"{bucket:05d}", {"bucket": bucket, **work}, made_from=made_from) for bucket in range(buckets)]
@@ -244,7 +281,7 @@ def process_match_index(study: Study, shard: Shard) -> Output:
     ledger = Ledger("match_index", len(files))
     detections = files.assign(score=np.nan, score_any=np.nan, readable=True)
     # The index serves as the list of processed images, so that images without a file count as unprocessed.
-    matched = match(images, detections, files, ledger, what="files of the index")
+    matched = match(images, detections, files, ledger, "files of the index", _removed(study, shard.work))
     ledger.note("images of the metadata without a file in the index", int((~matched["processed"]).sum()))
     rows_out = len(files) - ledger.dropped.total()
     return Output((), len(files), rows_out, (ledger.close(rows_out),))
@@ -322,8 +359,10 @@ def _detections(study: Study, file: str, supplied: pd.DataFrame | None, ledger: 
 
 
 KEYS = Stage("keys", unit="parts", folders=(KEYS_FOLDER,), plan=plan_keys, process=process_keys)
-MATCH_INDEX = Stage("match_index", unit="parts", folders=(), plan=plan_match_index, process=process_match_index)
-MATCH = Stage(matches.STAGE, unit="parts", folders=(matches.FOLDER,), plan=plan_match, process=process_match, version=2)
+MATCH_INDEX = Stage(
+    "match_index", unit="parts", folders=(), plan=plan_match_index, process=process_match_index, version=2
+)
+MATCH = Stage(matches.STAGE, unit="parts", folders=(matches.FOLDER,), plan=plan_match, process=process_match, version=3)
 ANNOTATE = Stage(
     "annotate",
     unit="rows",

@@ -13,7 +13,7 @@ import shapely
 
 from patrolscope.pipeline.detect.weights import street_scenes
 from patrolscope.pipeline.engine.stage import Shard, Stage
-from patrolscope.pipeline.geography.layers import build_areas, read_layer
+from patrolscope.pipeline.geography.layers import build_areas, read_area_tables, read_layer
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.seeds import stream
 from patrolscope.pipeline.simulation.arguments import Arguments, day_plan, read_arguments
@@ -60,7 +60,7 @@ def process_city(study: Study, shard: Shard) -> Output:
     files = []
     if arguments.city == "embedded":
         files += write_census(study, read_layer(study, study.settings.layers.areas, "read_areas"), arguments.seed)
-    areas = build_areas(study)
+    areas = build_areas(study, read_area_tables(study))
     shapes = shapely.make_valid(areas.geometry.to_numpy())
     streets, index = Streets.build(shapes), PolygonIndex.build(areas["area"].to_numpy(), shapes)
     areas = areas.set_index("area").loc[list(index.keys)].reset_index()

@@ -211,6 +211,7 @@ class Ingest(Frozen):
     slice_rows: int = Field(1_000_000, ge=1, le=10_000_000)  # about the most rows of a day per file
     trust: bool = False  # use supplied columns instead of computed ones; else compute them and report differences
     keep_unknown: bool = False  # keep unrecognized columns as text, in supplied/
+    skip_bad_files: bool = False  # skip raw files that cannot be read, and count them; else refuse all files
     order_hours: int = Field(4, ge=1, le=24)  # per block of rows of a day; rows in a block follow a curve
 
 
@@ -236,6 +237,7 @@ class Estimate(Frozen):
     split: Literal[0, 1] = 1  # 0 is the tenth of images on which the model was developed
     threshold: Share = 0.770508  # images with a higher score are positive
     zone_share: Share = 0.5  # of a block group's area, to belong to a zone
+    missing_population: Share = 0.01  # most areas without residents in layers.population; they count as empty
     correlation_persons: int = Field(500, ge=0)  # correlations include areas with more residents
     replicates: int = Field(100, ge=2, le=1_000_000)
     # Resampling units: single images, as published, or whole rides, days, or areas, whose images are not independent.

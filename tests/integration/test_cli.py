@@ -1,5 +1,6 @@
 """The command line: a user's mistake ends with one clear message, status 2, and no stack trace."""
 
+import gzip
 import json
 import re
 from importlib.metadata import version
@@ -86,7 +87,9 @@ def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
 
 @pytest.mark.parametrize("command", ["estimate", "sensitivity"])
 def test_a_stage_with_missing_input_names_the_command_for_it(command, tmp_path):
-    (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,0\n")
+    (tmp_path / "v.csv").write_text(
+        "ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,1602086400000\n"
+    )
     (tmp_path / "study.yaml").write_text("cache: nothing-fetched\nsources: {validation: v.csv}")
     code, output = invoke(command, "--study", str(tmp_path))
     assert code == 2
@@ -235,3 +238,25 @@ def test_help_lists_commands_in_groups_with_whole_sentences():
 
 def test_the_version_is_that_of_the_package():
     assert invoke("--version") == (0, f"patrolscope {version('patrolscope')}\n")
+
+
+def test_files_found_to_be_damaged_while_they_are_read_are_listed_at_once_and_can_be_skipped(tmp_path):
+    from patrolscope.pipeline.study.store import open_study
+    from tests.raw_study import HEADER, raw_study
+
+    lines = [b"ride/r/f%d.jpg,%d,40.7,-73.95,1\n" % (k, 1_602_086_400_000 + 1000 * k) for k in range(20_000)]
+    packed = gzip.compress(HEADER + b"".join(lines))
+    files = {f"{number}.csv.gz": packed[:-9] for number in range(4)} | {"4.csv.gz": packed}
+    root = raw_study(tmp_path, files).root
+    code, output = invoke("ingest", "--study", root)
+    assert (code, "4 files are damaged" in output) == (2, True)
+    assert all(f"{number}.csv.gz is unreadable" in output.replace("\n", "") for number in range(4))
+    assert "4.csv.gz" not in output
+    assert "--skip-bad-files" in output
+    code, output = invoke("ingest", "--study", root, "--skip-bad-files")
+    assert code == 0, output
+    records = open_study(root).records("read").values()
+    assert sum(record.rows_out for record in records) == 20_000
+    assert sum(count for record in records for count in record.ledger[0]["notes"].values()) == 4
+    assert invoke("ingest", "--study", root)[0] == 0
+    assert invoke("ingest", "--study", root, "--refuse-bad-files")[0] == 2

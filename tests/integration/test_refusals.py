@@ -62,7 +62,9 @@ def study(tmp_path) -> Study:
     header = "image_ref,timestamp,lat,lng,split\n"
     (sources / "raw" / "1601870400000.csv").write_text(header)
     (sources / "labels" / "1.txt").touch()
-    (sources / "validation.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,0\n")
+    (sources / "validation.csv").write_text(
+        "ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,1602086400000\n"
+    )
     for file in ("weights.pt", "areas.geojson"):
         (sources / file).write_text(file)
     settings = {

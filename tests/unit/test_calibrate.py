@@ -1,12 +1,18 @@
 """Calibration against counts done by hand, and bad validation sets."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patrolscope.analysis.estimators.calibration import quality, station_adjusted, two_class
 from patrolscope.analysis.stages.calibrate import read_labeled
-from patrolscope.pipeline.errors import ContractError, SourceError
+from patrolscope.pipeline.errors import ContractError, PatrolscopeError, SourceError
+from patrolscope.pipeline.intake.raw_csv import Limits
 
 
 def published_set() -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +117,7 @@ def test_quality_counts_a_missing_score_as_zero():
     assert found["auc"] == pytest.approx(np.mean([1, 1, 0, 0.5]))
 
 
+LIMITS = Limits(box=(-74.32, 40.44, -73.64, 40.97), from_ms=10**12, until_ms=10**12 + 1000)
 GOOD = {"ground_truth": [1, 0], "Model_predicted_score": [0.9, np.nan], "lat": 40.7, "lng": -74.0, "timestamp": 10**12}
 
 
@@ -127,27 +134,101 @@ def test_a_bad_value_in_the_validation_set_is_named(tmp_path, change, error, mes
     path = tmp_path / "validation.csv"
     pd.DataFrame(GOOD | change).to_csv(path, index=False)
     with pytest.raises(error, match=message):
-        read_labeled(str(path), where="sources.validation")
+        read_labeled(str(path), where="sources.validation", limits=LIMITS)
 
 
 def test_a_missing_column_and_a_missing_file_are_named(tmp_path):
     path = tmp_path / "validation.csv"
     pd.DataFrame(GOOD).drop(columns="lat").to_csv(path, index=False)
     with pytest.raises(SourceError, match="has no column lat"):
-        read_labeled(str(path), where="sources.validation")
+        read_labeled(str(path), where="sources.validation", limits=LIMITS)
     with pytest.raises(SourceError, match=r"does not exist; sources\.validation"):
-        read_labeled(str(tmp_path / "none.csv"), where="sources.validation")
+        read_labeled(str(tmp_path / "none.csv"), where="sources.validation", limits=LIMITS)
 
 
 def test_a_valid_set_is_returned_in_the_declared_form(tmp_path):
     path = tmp_path / "validation.csv"
     pd.DataFrame(GOOD).to_csv(path, index=False)
-    frame = read_labeled(str(path), where="sources.validation")
+    frame, ledger = read_labeled(str(path), where="sources.validation", limits=LIMITS)
     assert frame["captured_at_utc"].iloc[0] == pd.Timestamp(10**12, unit="ms", tz="UTC")
     assert frame["score"].isna().tolist() == [False, True]
+    assert (ledger.rows_in, dict(ledger.dropped)) == (2, {})
 
 
 def test_a_labeled_file_without_rows_is_refused(tmp_path):
     (tmp_path / "v.csv").write_text("ground_truth,Model_predicted_score,lat,lng,timestamp\n")
     with pytest.raises(SourceError, match=r"v\.csv \(sources\.validation\) has a header and no rows"):
-        read_labeled(str(tmp_path / "v.csv"), where="sources.validation")
+        read_labeled(str(tmp_path / "v.csv"), where="sources.validation", limits=LIMITS)
+
+
+def a_set(tmp_path, **changes) -> str:
+    """A file of four labeled images, of which some values differ from good ones."""
+    good = {"ground_truth": [1, 0, 1, 0], "Model_predicted_score": [0.9, "", 0.8, 0.1], "lat": 40.7, "lng": -74.0}
+    pd.DataFrame(good | {"timestamp": 10**12} | changes).to_csv(tmp_path / "v.csv", index=False)
+    return str(tmp_path / "v.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "dropped"),
+    [
+        ({"lat": [40.7, 0, 0, 40.7], "lng": [-74, 0, 0, -74]}, {"position outside the city": 2}),
+        ({"lat": [40.7, -74, 40.7, 40.7], "lng": [-74, 40.7, -74, -74]}, {"position outside the city": 1}),
+        ({"timestamp": [10**12, 10**9, 10**15, 10**12]}, {"time outside the study": 2}),
+        ({"timestamp": [10**12, 10**12 - 1, 10**12 + 999, 10**12 + 1000]}, {"time outside the study": 2}),
+        ({"timestamp": [10**12, 0, -1, 99_999_999_999_999_999]}, {"time outside the study": 3}),
+        (
+            {"lat": [40.7, 0, 40.7, 40.7], "timestamp": [10**12, 10**9, 10**9, 10**12]},
+            {"position outside the city": 1, "time outside the study": 1},
+        ),
+        ({"timestamp": [f"{10**12}.0", f" {10**12}", f"{10**12}.", f"{10**12}"]}, {}),
+    ],
+)
+def test_labeled_images_outside_the_city_or_the_period_are_dropped_and_counted(changes, dropped, tmp_path):
+    frame, ledger = read_labeled(a_set(tmp_path, **changes), where="sources.validation", limits=LIMITS)
+    assert dict(ledger.dropped) == dropped
+    assert ledger.step == "validation"
+    assert ledger.close(len(frame))["rows_out"] == 4 - sum(dropped.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"timestamp": 10**9},
+            "none of 4 rows can be used: 4 with time outside the study; line 2 has the timestamp 10",
+        ),
+        ({"timestamp": 10**15}, "none of 4 rows can be used: 4 with time outside the study"),
+        ({"lat": 0, "lng": 0}, "none of 4 rows can be used: 4 with position outside the city"),
+        ({"timestamp": ["1.603E+12", 10**12, "1.6E12", 10**12]}, r"holds '1\.603E\+12' in line 2 \(2 of 4 rows\); "),
+        ({"timestamp": [10**12, "2001-09-09 01:46", 10**12, ""]}, "holds nothing in line 5"),
+        ({"timestamp": [10**12, "2001-09-09 01:46", 10**12, 1]}, "holds '2001-09-09 01:46' in line 3"),
+        ({"timestamp": f"{10**12}.5"}, "expected whole numbers of milliseconds"),
+        ({"timestamp": 10**18}, "expected whole numbers of milliseconds"),
+        ({"lat": ["40.7", "0x28", "40,7", "40.7"]}, r"lat holds '0x28' in line 3 \(2 of 4 rows\)"),
+    ],
+)
+def test_a_labeled_set_of_unusable_times_or_places_is_refused_with_a_line(changes, message, tmp_path):
+    with pytest.raises(SourceError, match=message):
+        read_labeled(a_set(tmp_path, **changes), where="sources.validation", limits=LIMITS)
+
+
+def test_a_comma_at_the_end_of_every_row_does_not_shift_the_columns(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text(f"ground_truth,Model_predicted_score,lat,lng,timestamp\n1,0.9,40.7,-74,{10**12},\n\n")
+    frame, _ = read_labeled(str(path), where="sources.validation", limits=LIMITS)
+    assert frame[["ground_truth", "score", "lat", "lng"]].to_numpy().tolist() == [[1, 0.9, 40.7, -74]]
+
+
+@settings(max_examples=100)
+@given(rows=st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=14), min_size=5, max_size=5), max_size=4))
+def test_any_labeled_set_is_refused_or_its_rows_add_up(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "v.csv"
+        good = [["1", "0.9", "40.7", "-74.0", str(10**12)]] * 2
+        pd.DataFrame([*rows, *good], columns=list(GOOD)).to_csv(path, index=False)
+        try:
+            frame, ledger = read_labeled(str(path), where="sources.validation", limits=LIMITS)
+        except PatrolscopeError as error:
+            assert "labeled" in str(error) or str(path) in str(error)  # noqa: PT017 - most examples are refused
+        else:
+            assert ledger.close(len(frame))["rows_out"] >= 2

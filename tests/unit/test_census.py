@@ -25,6 +25,7 @@ from patrolscope.pipeline.geography.layers import (
     REGIONS_FILE,
     TRACTS_FILE,
     build_areas,
+    read_area_tables,
 )
 from patrolscope.pipeline.geography.stages import plan_layers, process_layers
 from patrolscope.pipeline.study.store import create_study
@@ -249,7 +250,7 @@ def test_regions_of_new_york_are_plain_sums_over_its_block_groups(real, shared_d
     }
     people = pd.read_csv(shared_data / "census" / "nyc_cbgs_ethnicity_table.csv")
     people.index = people["GEOID20"].str[-12:]
-    frame = build_areas(real).set_index("area")
+    frame = build_areas(real, read_area_tables(real)).set_index("area")
     names = dict(B03002_PUBLISHED)
     for geography in ("borough", "zone", "community_district"):
         for region, inside in frame.groupby(geography):

@@ -18,7 +18,7 @@ from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.curve_order import hilbert_key
 from patrolscope.pipeline.intake.arrange import arrange, order_rows
-from patrolscope.pipeline.intake.raw_files import raw_files
+from patrolscope.pipeline.intake.raw_files import find_raw_files
 from patrolscope.pipeline.intake.raw_lines import LONGEST_LINE
 from patrolscope.pipeline.intake.stages import ARRANGE, READ, SET_ASIDE, STAGES
 from patrolscope.pipeline.study.config import Settings
@@ -251,7 +251,7 @@ def test_a_file_that_changes_between_plan_and_reading_is_refused(tmp_path):
 def test_files_are_sorted_by_the_numbers_in_their_names(tmp_path):
     names = ["999.csv", "1604145600000.csv", "1604145600000.csv.gz", "2020-10-2.csv", "2020-10-10.csv", "1000.csv"]
     study = raw_study(tmp_path, dict.fromkeys(names, HEADER))
-    assert [source.name for source in raw_files(study)] == [
+    assert [source.name for source in find_raw_files(study).read] == [
         "999.csv",
         "1000.csv",
         "2020-10-2.csv",
@@ -267,7 +267,7 @@ def test_sources_may_be_files_folders_and_patterns_and_name_a_file_twice(tmp_pat
         (tmp_path / name).write_bytes(HEADER)
     sources = ["a", str(tmp_path / "a" / "1.csv"), "b/*", f"file://{tmp_path}/c/5.csv"]
     study = create_study(tmp_path, Settings.model_validate({"sources": {"metadata": sources}}))
-    assert [source.name for source in raw_files(study)] == ["1.csv", "2.csv", "4.csv", "5.csv"]
+    assert [source.name for source in find_raw_files(study).read] == ["1.csv", "2.csv", "4.csv", "5.csv"]
 
 
 def test_a_study_on_an_object_store_reads_its_own_raw_files():
@@ -282,7 +282,7 @@ def test_a_study_on_an_object_store_reads_its_own_raw_files():
     ("sources", "complaint"),
     [
         ([], "has no raw metadata"),
-        (["nowhere"], "nowhere holds no file; expected .csv or .csv.gz"),
+        (["nowhere"], "nowhere holds no file; expected .csv, .csv.gz, .csv.bz2, .csv.zip or .csv.zst"),
         (["a", "b"], "the same name"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import shapely
 
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
-from patrolscope.pipeline.geography.layers import build_areas, zone_of
+from patrolscope.pipeline.geography.layers import build_areas, read_area_tables, zone_of
 from patrolscope.pipeline.geography.zones import zone_of_district, zone_shares
 from patrolscope.pipeline.study.config import Layer, Layers, Settings
 from patrolscope.pipeline.study.store import create_study
@@ -33,6 +33,10 @@ def study_of(folder, *, crs: str = "EPSG:4326"):
         "zoning": {"entry": "zoning_block_groups", "path": "zones.csv"},
     }
     return create_study(folder, Settings.model_validate({"layers": nothing | layers}))
+
+
+def built(study):
+    return build_areas(study, read_area_tables(study))
 
 
 def test_a_district_is_residential_by_its_letter_before_commercial_and_manufacturing():
@@ -70,13 +74,13 @@ def test_the_districts_themselves_can_be_the_zoning_layer(tmp_path):
     kinds.to_file(tmp_path / "nyzd.shp")
     layers = study.settings.layers.model_copy(update={"zoning": Layer(entry="zoning_districts", path="nyzd.shp")})
     study = create_study(tmp_path, study.settings.model_copy(update={"layers": layers}))
-    assert build_areas(study).set_index("area")["zone"].fillna("none").to_dict() == dict(
+    assert built(study).set_index("area")["zone"].fillna("none").to_dict() == dict(
         zip(CODES, ["R", "M", "none"], strict=True)
     )
 
 
 def test_an_area_has_the_tract_neighborhood_and_borough_of_its_centroid(tmp_path):
-    areas = build_areas(study_of(tmp_path)).set_index("area")
+    areas = built(study_of(tmp_path)).set_index("area")
     assert areas["tract"].tolist()[:2] == ["36061000100"] * 2
     assert areas["neighborhood"].tolist()[:2] == ["Gramercy"] * 2
     assert areas["borough"].tolist()[:2] == ["Manhattan"] * 2
@@ -85,7 +89,7 @@ def test_an_area_has_the_tract_neighborhood_and_borough_of_its_centroid(tmp_path
 
 
 def test_sizes_are_in_square_feet_and_an_area_without_a_count_has_density_zero(tmp_path):
-    areas = build_areas(study_of(tmp_path))
+    areas = built(study_of(tmp_path))
     # 0.01 by 0.01 degree at 40.7 degrees north: about 845 by 1,110 meters.
     np.testing.assert_allclose(areas["area_sqft"], 845 * 1110 * 10.7639, rtol=0.01)
     assert (areas["persons"] == 0).all()
@@ -97,8 +101,8 @@ def test_sizes_are_in_square_feet_and_an_area_without_a_count_has_density_zero(t
 def test_boundaries_in_feet_end_in_degrees_as_those_in_degrees_do(tmp_path):
     (tmp_path / "feet").mkdir()
     (tmp_path / "degrees").mkdir()
-    feet = build_areas(study_of(tmp_path / "feet", crs="EPSG:2263"))
-    degrees = build_areas(study_of(tmp_path / "degrees"))
+    feet = built(study_of(tmp_path / "feet", crs="EPSG:2263"))
+    degrees = built(study_of(tmp_path / "degrees"))
     assert feet.crs == degrees.crs == "EPSG:4326"
     assert shapely.hausdorff_distance(feet.geometry.values, degrees.geometry.values).max() < 1e-9
     # Boundaries in degrees stay unchanged to the last bit.

@@ -17,14 +17,17 @@ from patrolscope.pipeline.detect.stages import INDEX, PREFIXES
 from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import LedgerError, SourceError, StageNotRunError
 from patrolscope.pipeline.intake.detection_files import NOT_IN_LABELS
+from patrolscope.pipeline.intake.stages import LABELS
 from patrolscope.pipeline.matching import stages
 from patrolscope.pipeline.matching.keys import (
     bucket_count,
     bucket_of,
     in_buckets,
     keyed_detections,
+    keyed_duplicates,
     keyed_images,
     keyed_lines,
+    keyed_rejected,
 )
 from patrolscope.pipeline.matching.match import match
 from patrolscope.pipeline.matching.matches import COLUMNS, detections_of
@@ -348,8 +351,9 @@ def test_a_share_of_a_slice_without_rows_has_nothing_to_match(tmp_path):
     lines = [b"ride/a/%d.jpg,1602086400000,40.7,-73.9,1\n" % number for number in range(30)]
     study = raw_study(tmp_path, {"1.csv": HEADER + b"".join(lines)}, ingest={"slice_rows": 10})
     shares = finish(study)["ingest"]
-    assert sorted(len(record.files) for record in shares) == [0, 0, 1]
-    assert [record.rows_out for record in finish(study, [KEYS, MATCH])["keys"]] == [1]
+    assert sorted(len(record.files_in("metadata")) for record in shares) == [0, 0, 1]
+    keys = {record.facts["kind"]: record.rows_out for record in finish(study, [KEYS, MATCH])["keys"]}
+    assert keys == {"images": 1, "duplicates": 29}
     assert len(detections_of(study, study.files("metadata")[0])) == 1
 
 
@@ -396,6 +400,47 @@ def test_matches_of_the_index_are_counted_before_a_detector_runs(tmp_path):
         "files of the index without an image in the metadata": 1,
         "images of the metadata without a file in the index": 4,
     }
+
+
+def test_detections_of_images_that_were_dropped_or_rejected_are_counted_apart(tmp_path):
+    lines = [
+        "ride/a/1.jpg,1601900000000,40.7,-73.9,1",
+        "ride/a/2.jpg,1601900000000,40.7,-73.9,1",  # a duplicate of 1
+        "ride/a/3.jpg,1601900000001,0,0,1",  # quarantined
+        "ride/b/4.jpg,yesterday,40.7,-73.9,1",
+        "no name of an image",
+        "ride/b/1.jpg,1601900000000,40.7,-73.9,1",  # a duplicate, with the name of the first image
+    ]
+    content = HEADER + "".join(f"{line}\n" for line in lines).encode()
+    study = raw_study(tmp_path / "study", {"1601856000000.csv": content})
+    for name in "12345":
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text("1 0.5 0.5 0.1 0.1 0.9\n")
+    study = create_study(study.root, with_changes(study.settings, {"sources": {"detections": [f"{tmp_path}/labels"]}}))
+    finish(study)
+    made = finish(study, [LABELS, KEYS, MATCH])
+    (line,) = (line for record in made["match"] for line in record.ledger)
+    assert (line["rows_in"], line["rows_out"], line["dropped"]) == (5, 5, {})
+    assert line["notes"] == {
+        "detections of images that were dropped as duplicates": 1,
+        "detections of images in quarantine": 2,
+        WITHOUT_IMAGE: 1,
+        WITHOUT_LIST: 1,
+    }
+
+
+def test_a_name_in_a_rejected_line_is_found_in_any_column():
+    lines = [
+        "ride/a/1.jpg,1,40.7,-73.9,1",
+        '1,40.7,"ride/a/1.jpg",0',
+        "40.7,ride/a/1.jpg\r",
+        "40.7,1.JPEG",
+        "160,40.7,-73.9",
+        "",
+        "ride/a/1",
+    ]
+    names = keyed_rejected(pa.chunked_array([lines]))["name"].to_pylist()
+    assert names == keyed_duplicates(pa.chunked_array([["1.jpg"]]))["name"].to_pylist() * 4
 
 
 def test_without_an_index_nothing_is_counted(tmp_path):

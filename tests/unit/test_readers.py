@@ -1,6 +1,7 @@
 """Readers of the public data sets, with the real files, and with small invented ones for errors."""
 
 import gzip
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import LineString, Polygon, box
 
@@ -22,13 +24,15 @@ from patrolscope.pipeline.contract.tables import (
 )
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography import readers
-from patrolscope.pipeline.geography.catalog import load_catalog
+from patrolscope.pipeline.geography.catalog import load_catalog, parse_catalog
 from patrolscope.pipeline.geography.download import fetch
 from patrolscope.pipeline.geography.readers import police
 from patrolscope.pipeline.geography.readers.census import NO_ESTIMATE, parse_income
 from patrolscope.pipeline.geography.readers.police import read_felonies
+from patrolscope.pipeline.study.ledger import Ledger
 
 ENTRIES = load_catalog()
+NYPD = ENTRIES["nypd_complaints_historic"]
 HERE = Path("incomes.csv")
 
 
@@ -228,7 +232,8 @@ def test_attributes_of_the_citys_block_groups(shared_data):
 )
 def test_complaints_in_both_layouts(shared_data, layout, rows, felonies, unplaced):
     path = shared_data / "nypd" / f"NYPD_Complaint_Data_Historic_sample_{layout}.csv"
-    frame, ledger = read_felonies(path, category="FELONY", time_zone="America/New_York")
+    ledger = Ledger("felonies", 0)
+    frame = read_felonies(path, NYPD, category="FELONY", time_zone="America/New_York", ledger=ledger)
     assert ledger.close(len(frame)) == {
         "step": "felonies",
         "rows_in": rows,
@@ -453,7 +458,7 @@ def test_a_repeated_tract_is_refused(tmp_path):
         read("tract_places_2020", path)
 
 
-@pytest.mark.parametrize("cell", ["", "many", "-666666666", "nan", "inf", "1,234"])
+@pytest.mark.parametrize("cell", ["", "many", "-666666665", "nan", "inf", "1,234"])
 def test_a_count_that_is_not_a_number_is_refused_with_its_line(tmp_path, cell):
     rows = "1500000US360050001001,A,10,1,2,3,4,\n" + f'1500000US360050001002,B,10,"{cell}",2,3,4,\n'
     with pytest.raises(SourceError, match=r"t\.csv, line 3: .* is not a number for b03002_003e"):
@@ -540,8 +545,9 @@ def complaints(path, *rows, newline="\n"):
     return path
 
 
-def felonies(path, category="FELONY"):
-    frame, ledger = read_felonies(path, category=category, time_zone="America/New_York")
+def felonies(path, category="FELONY", entry=NYPD):
+    ledger = Ledger("felonies", 0)
+    frame = read_felonies(path, entry, category=category, time_zone="America/New_York", ledger=ledger)
     return frame, ledger.close(len(frame))
 
 
@@ -578,8 +584,9 @@ def test_a_start_is_read_by_the_citys_clock(tmp_path, local, utc):
     ],
 )
 def test_an_unreadable_start_is_dropped_and_counted(tmp_path, when):
-    frame, account = felonies(complaints(tmp_path / "c.csv", f"1,{when},ARSON,FELONY,{PLACE}"))
-    assert len(frame) == 0
+    good = f"2,10/05/2020,12:00:00,ARSON,FELONY,{PLACE}"
+    frame, account = felonies(complaints(tmp_path / "c.csv", f"1,{when},ARSON,FELONY,{PLACE}", good))
+    assert frame["felony_id"].tolist() == ["2"]
     assert account["dropped"] == {"unreadable start": 1}
 
 
@@ -682,3 +689,104 @@ def test_an_archive_cut_short_is_refused(tmp_path):
     (tmp_path / "c.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match=r"c\.csv\.gz"):
         felonies(tmp_path / "c.csv.gz")
+
+
+# Crimes of other cities.
+
+
+CHICAGO = """ID,Date,Primary Type,FBI Code,Latitude,Longitude
+1,10/05/2020 01:30:00 PM,HOMICIDE,01A,41.88,-87.63
+2,10/05/2020 12:00:00 AM,THEFT,06,41.88,-87.63
+3,10/06/2020 11:59:59 PM,ROBBERY,03,41.88,-87.63
+"""
+COLUMNS = {"felony_id": ("ID",), "date": ("Occurred", "Date"), "lat": ("Latitude",), "lng": ("Longitude",)}
+
+
+def another_city(**changes):
+    """The entry of a file of Chicago's form, which has one column for date and time."""
+    return NYPD.model_copy(update={"columns": COLUMNS, "time_format": "%m/%d/%Y %I:%M:%S %p"} | changes)
+
+
+def test_the_columns_of_another_citys_crimes_are_those_of_its_entry(tmp_path):
+    columns = COLUMNS | {"category": ("FBI Code",), "offense": ("Primary Type",)}
+    entry = another_city(columns=columns, codes={"category": {"01A": "FELONY", "03": "FELONY", "06": "MISDEMEANOR"}})
+    frame, account = felonies(written(tmp_path / "c.csv", CHICAGO), entry=entry)
+    assert frame[["felony_id", "offense"]].to_numpy().tolist() == [["1", "HOMICIDE"], ["3", "ROBBERY"]]
+    assert frame["started_at_utc"].tolist() == [
+        pd.Timestamp("2020-10-05T17:30:00Z"),
+        pd.Timestamp("2020-10-07T03:59:59Z"),
+    ]
+    assert account["dropped"] == {"category is not FELONY": 1}
+
+
+def test_without_a_column_of_categories_all_crimes_count(tmp_path):
+    frame, account = felonies(written(tmp_path / "c.csv", CHICAGO), entry=another_city())
+    assert frame["felony_id"].tolist() == ["2", "1", "3"]
+    assert frame["offense"].isna().all()
+    assert account["dropped"] == {}
+
+
+def test_an_entry_that_names_too_few_columns_is_refused_with_those_it_needs(tmp_path):
+    entry = another_city(columns={"felony_id": ("ID",), "lat": ("Latitude",), "lng": ("Longitude",)})
+    with pytest.raises(SourceError, match="does not name date; expected felony_id, date, lat, lng"):
+        felonies(written(tmp_path / "c.csv", CHICAGO), entry=entry)
+
+
+def test_a_file_whose_dates_are_all_unreadable_is_refused_with_one_of_them(tmp_path):
+    entry = another_city(time_format="%Y-%m-%d %H:%M:%S")
+    message = r"none of 3 starts can be read, the first '10/05/2020 01:30:00 PM'; expected the form %Y-%m-%d %H:%M:%S"
+    with pytest.raises(SourceError, match=message):
+        felonies(written(tmp_path / "c.csv", CHICAGO), entry=entry)
+
+
+@pytest.mark.parametrize("bad", ["%Q", "%H:%M:%S", "yesterday", "%Y-%m-%d %z", "%"])
+def test_a_format_of_times_without_a_day_is_refused(bad):
+    with pytest.raises(SourceError, match="time_format: Value error"):
+        parse_catalog(yaml.safe_dump({"crimes": NYPD.model_dump(mode="json") | {"time_format": bad}}), where="x")
+
+
+# Sentinels of the Census Bureau's API.
+
+
+@pytest.mark.parametrize("cell", ["-666666666", "-999999999", "-888888888", "-555555555", "-333333333.0", "-222222222"])
+def test_a_sentinel_of_the_bureaus_api_is_a_missing_value(tmp_path, cell):
+    assert parse_income(pd.Series([cell, "66,250"]), HERE).fillna(0).tolist() == [0, 66_250]
+    text = written(tmp_path / "i.csv", f"GEO_ID,B19013_001E,B19013_001M\n1500000US360050001001,{cell},{cell}\n")
+    assert read("acs_2020_b19013", text).iloc[0, 1:].isna().all()
+    names = [name.upper() for name in PEOPLE_VARIABLES.values()]
+    header = ",".join(["GEO_ID", *names, "B03002_001M"])
+    people = read(
+        "acs_2020_b03002",
+        written(tmp_path / "p.csv", f"{header}\n1500000US360050001001,{','.join([cell] * (len(names) + 1))}\n"),
+    )
+    assert people.drop(columns="area").isna().all(axis=None)
+    shares = written(tmp_path / "z.csv", f"GEOID20,R,C,M\n360050001001,{cell},0.5,0.5\n")
+    assert read("zoning_block_groups", shares)["share_r"].isna().all()
+
+
+@pytest.mark.parametrize("cell", ["-666666665", "-66666666", "-1", "-111111111"])
+def test_any_other_negative_number_is_refused(cell):
+    with pytest.raises(SourceError, match="line 0"):
+        parse_income(pd.Series([cell]), HERE)
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=9)
+
+
+@settings(max_examples=100)
+@given(
+    rows=st.lists(st.lists(CELLS, min_size=7, max_size=7)),
+    noise=st.binary(max_size=9),
+)
+def test_any_file_of_crimes_is_refused_or_its_rows_add_up(rows, noise):
+    good = ["1", "10/05/2020", "12:00:00", "ARSON", "FELONY", "40.7", "-74.0"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "c.csv"
+        pd.DataFrame([*rows, good], columns=HEADER.split(",")).to_csv(path, index=False)
+        path.write_bytes(path.read_bytes() + noise)
+        try:
+            _, account = felonies(path)
+        except SourceError as error:
+            assert "c.csv" in str(error)  # noqa: PT017 - some examples are refused
+        else:
+            assert account["rows_in"] == account["rows_out"] + sum(account["dropped"].values())

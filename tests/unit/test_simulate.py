@@ -13,9 +13,10 @@ import shapely
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from patrolscope.analysis.estimators.calibration import two_class
-from patrolscope.analysis.stages.calibrate import read_labeled
+from patrolscope.analysis.stages.calibrate import read_labeled_sets
 from patrolscope.pipeline.errors import SettingsError, SourceError
-from patrolscope.pipeline.geography.layers import build_areas, read_layer
+from patrolscope.pipeline.geography.catalog import load_catalog
+from patrolscope.pipeline.geography.layers import build_areas, read_area_tables, read_layer
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
 from patrolscope.pipeline.geography.readers.police import read_felonies
 from patrolscope.pipeline.simulation import public_data as public
@@ -25,6 +26,7 @@ from patrolscope.pipeline.simulation.road_network import M_PER_DEGREE, Streets
 from patrolscope.pipeline.simulation.simulate import simulate
 from patrolscope.pipeline.simulation.stages import SIMULATE_CITY, SIMULATE_DAYS
 from patrolscope.pipeline.simulation.truth import MEAN_RATE, rates_of_areas
+from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import open_study
 from tests.small_city import areas, content, day_records, labels, rows, simulated, small_study
 
@@ -203,7 +205,7 @@ def test_images_show_police_as_often_as_the_rates_imply(large):
 
 def test_calibrating_on_the_validation_set_gives_the_true_probabilities_exactly(study):
     truth = truth_of(study)
-    frame = read_labeled(study.path("source/validation.csv"), where="sources.validation")
+    frame = read_labeled_sets(study)["validation"]
     found = two_class(frame["ground_truth"], frame["score"], THRESHOLD)
     assert len(frame) == 2_000
     assert (found.ppv, found.false_omission_rate) == (truth["p_positive"], truth["p_negative"])
@@ -277,7 +279,7 @@ def test_scores_stay_on_their_side_of_the_threshold_as_text():
 
 
 def test_simulated_public_data_are_read_like_the_official_files(study):
-    city = build_areas(study)
+    city = build_areas(study, read_area_tables(study))
     groups = city[["persons_white", "persons_black", "persons_hispanic", "persons_asian"]]
     assert (city["persons"] > 0).all()
     assert (groups.sum(axis=1) <= city["persons"]).all()
@@ -307,8 +309,13 @@ def test_the_complaints_have_the_header_of_the_official_file(study, shared_data)
 
 
 def test_felonies_surround_every_image_and_some_rows_have_the_official_faults(study):
-    felonies, ledger = read_felonies(
-        Path(study.path("source/complaints.csv")), category="FELONY", time_zone="America/New_York"
+    ledger = Ledger("felonies", 0)
+    felonies = read_felonies(
+        Path(study.path("source/complaints.csv")),
+        load_catalog()["nypd_complaints_historic"],
+        category="FELONY",
+        time_zone="America/New_York",
+        ledger=ledger,
     )
     local = felonies["started_at_utc"].dt.tz_convert("America/New_York")
     assert set(local.dt.date) == {date(2020, 10, 30) + timedelta(days=ahead) for ahead in range(5)}

@@ -27,6 +27,8 @@ from patrolscope.pipeline.geography.readers.columns import (
 
 # Annotations in place of an estimate (table notes of the ACS): none, not applicable, too few sample cases.
 NO_ESTIMATE = ("", "-", "*", "**", "***", "*****", "N", "(X)", "null")
+# Numbers in place of an estimate in answers of the Census Bureau's API (notes on ACS estimate and annotation values).
+_SENTINEL = r"-([235689])\1{8}(\.0*)?"
 _INCOME = r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?[+-]?"
 
 
@@ -35,7 +37,8 @@ def read_population(path: Path, entry: CatalogEntry) -> pd.DataFrame:
 
     Table B03002 is accepted with the column names of data.census.gov, and with those of the study's authors. The file
     must have the estimates of `PEOPLE_VARIABLES`, under these names or the entry's; other columns are optional. A
-    margin is missing if the bureau gives an annotation instead.
+    margin is missing if the bureau gives an annotation instead, and any number is if the bureau's API gives a sentinel
+    such as -666666666.
     """
     names = {name: (name.upper(), published) for name, published in B03002_PUBLISHED.items()}
     needed = {"area": entry.columns["area"]}
@@ -43,9 +46,9 @@ def read_population(path: Path, entry: CatalogEntry) -> pd.DataFrame:
         needed[name] = tuple(dict.fromkeys((*entry.columns.get(role, ()), *names.pop(name))))
     table = _census_table(path, entry, needed, names | optional_columns(entry, ("name",)))
     columns = {
-        name: as_numbers(_without_annotations(table[name]), path, name, optional=True)
+        name: _census_numbers(_without_annotations(table[name]), path, name, optional=True)
         if name.endswith("m")
-        else as_numbers(table[name], path, name)
+        else _census_numbers(table[name], path, name)
         for name in B03002_PUBLISHED
         if name in table
     }
@@ -55,6 +58,16 @@ def read_population(path: Path, entry: CatalogEntry) -> pd.DataFrame:
 def _without_annotations(cells: pd.Series[str]) -> pd.Series[str]:
     text = cells.str.strip()
     return text.mask(text.isin(NO_ESTIMATE), "")
+
+
+def _is_sentinel(cells: pd.Series[str]) -> pd.Series[bool]:
+    return cells.str.strip().str.fullmatch(_SENTINEL)
+
+
+def _census_numbers(cells: pd.Series[str], path: Path, name: str, *, optional: bool = False) -> pd.Series[float]:
+    """Convert cells to numbers as `as_numbers` does; sentinels become NaN."""
+    sentinel = _is_sentinel(cells)
+    return as_numbers(cells.mask(sentinel, "0"), path, name, optional=optional).mask(sentinel)
 
 
 def read_income(path: Path, entry: CatalogEntry) -> pd.DataFrame:
@@ -77,7 +90,7 @@ def parse_income(cells: pd.Series[str], path: Path) -> pd.Series[float]:
         If a cell is neither a number nor one of the bureau's annotations; the message names file and line.
     """
     text = cells.str.strip()
-    missing = text.isin(NO_ESTIMATE)
+    missing = text.isin(NO_ESTIMATE) | _is_sentinel(text)
     check_cells(cells, ~missing & ~text.str.fullmatch(_INCOME), path, "a median income, such as 66,250 or 250,000+")
     amount = text.mask(missing).str.replace(",", "").str.rstrip("+-")
     return amount.astype("float64")
@@ -114,7 +127,7 @@ def read_zoning(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     """Read the share of each area per zone: area (code), share_r, share_c, share_m (0 to about 1.05)."""
     names = ("share_r", "share_c", "share_m")
     table = _census_table(path, entry, {name: entry.columns[name] for name in ("area", *names)})
-    shares = {name: as_numbers(table[name], path, name, optional=True) for name in names}
+    shares = {name: _census_numbers(table[name], path, name, optional=True) for name in names}
     return pd.DataFrame({"area": table["area"], **shares}).reset_index(drop=True)
 
 
@@ -139,7 +152,7 @@ def read_tract_counts(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     table = table[table["level"] == "CT2020"]
     check_unique(table["tract"], path)
     groups = [name for name in entry.columns if name not in ("level", "tract")]
-    counts = {name: as_numbers(table[name], path, name, optional=name.startswith("percent_")) for name in groups}
+    counts = {name: _census_numbers(table[name], path, name, optional=name.startswith("percent_")) for name in groups}
     return pd.DataFrame({"tract": table["tract"], **counts}).reset_index(drop=True)
 
 

@@ -12,6 +12,8 @@ import pandas as pd
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography.catalog import CatalogEntry
 
+GEOID_LENGTHS = (11, 12, 15)  # digits of the codes of tracts, block groups, and blocks
+
 
 def find_column(accepted: tuple[str, ...], present: pd.Index[str]) -> str | None:
     """Return the first accepted name that a file has, or None."""
@@ -129,6 +131,8 @@ def decode(values: pd.Series[str], codes: dict[str, str], path: Path) -> pd.Seri
 def select_rows(frame: Any, entry: CatalogEntry, names: dict[str, str]) -> Any:
     """Return the rows that an entry selects; `names` maps columns of the frame to columns of the entry.
 
+    Codes of the Census Bureau that have lost the zero of a selected prefix get it back.
+
     Parameters
     ----------
     frame : DataFrame or GeoDataFrame
@@ -140,8 +144,16 @@ def select_rows(frame: Any, entry: CatalogEntry, names: dict[str, str]) -> Any:
     """
     for column, name in names.items():
         if prefixes := entry.select.get(name):
+            frame = frame.assign(**{column: _with_zeros(frame[column], prefixes)})
             frame = frame[frame[column].str.startswith(prefixes)]
     return frame
+
+
+def _with_zeros(codes: pd.Series[str], prefixes: tuple[str, ...]) -> pd.Series[str]:
+    bare = tuple(prefix[1:] for prefix in prefixes if prefix.startswith("0"))
+    full = "0" + codes
+    lost = codes.str.startswith(bare) & ~codes.str.startswith(prefixes) & codes.str.isdecimal()
+    return codes.mask(lost & full.str.len().isin(GEOID_LENGTHS), full)
 
 
 def check_unique(keys: pd.Series[str], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +20,12 @@ from patrolscope.pipeline.geography.catalog import CatalogEntry
 from patrolscope.pipeline.geography.readers.columns import as_numbers, check_unique, require_column, text_table
 from patrolscope.pipeline.study.ledger import Ledger
 
-COMPLAINTS = {
-    "felony_id": "CMPLNT_NUM",
-    "date": "CMPLNT_FR_DT",
-    "time": "CMPLNT_FR_TM",
-    "category": "LAW_CAT_CD",
-    "offense": "OFNS_DESC",
-    "lat": "Latitude",
-    "lng": "Longitude",
-}
+# Columns of an entry for a file of crimes. Without `time`, the date includes it; without `category`, all rows count.
+_REQUIRED = ("felony_id", "date", "lat", "lng")
+_OPTIONAL = ("time", "category", "offense")
 _NO_VALUE = ("", "NA", "(null)")  # empty cells in older and newer exports of the city portal
 _BLOCK_BYTES = 8 * 2**20  # source text held at a time, which bounds the memory for files of 2 GB
+_UNREADABLE = "unreadable start"
 _FIRST_YEAR = 1900  # earlier years in the police files are typing errors
 
 
@@ -63,7 +59,7 @@ def read_levels(path: Path, entry: CatalogEntry) -> pd.DataFrame:
     return pd.DataFrame({"neighborhood": table["neighborhood"], "level": level}).reset_index(drop=True)
 
 
-def read_felonies(path: Path, *, category: str, time_zone: str) -> tuple[pd.DataFrame, Ledger]:
+def read_felonies(path: Path, entry: CatalogEntry, *, category: str, time_zone: str, ledger: Ledger) -> pd.DataFrame:
     """Read the complaints of one category with known start and location, in a stream.
 
     A local time in the repeated hour means its first occurrence; a nonexistent time becomes the next one that exists.
@@ -71,30 +67,39 @@ def read_felonies(path: Path, *, category: str, time_zone: str) -> tuple[pd.Data
     Parameters
     ----------
     path : Path
-        NYPD Complaint Data, a CSV file of 24 or 35 columns, plain or gzip.
+        CSV file such as NYPD Complaint Data (24 or 35 columns), plain or compressed.
+    entry : CatalogEntry
+        Names of the columns felony_id, date, lat, lng, and optionally time, category, and offense; the codes of the
+        categories; and the format of the date and the time.
     category : str
-        Value of LAW_CAT_CD, such as FELONY.
+        Value of the category, such as FELONY.
     time_zone : str
         IANA time zone of the clock times in the file.
+    ledger : Ledger
+        Ledger for the rows read, and the rows dropped per reason.
 
     Returns
     -------
-    felonies : DataFrame
+    DataFrame
         `FELONIES`, sorted by start, then by complaint number as a number.
-    ledger : Ledger
-        Rows read, and rows dropped per reason.
 
     Raises
     ------
     SourceError
-        If the file lacks a column, or is not CSV.
+        If the file or the entry lacks a column, the file is not CSV, or no start can be read.
     """
-    ledger = Ledger("felonies", 0)
+    names = _columns_of(path, entry)
+    unreadable: list[str] = []
     parts = [
-        _felonies(rows, ledger, category=category, time_zone=time_zone)
-        for rows in _text_batches(path, COMPLAINTS, ledger)
+        _felonies(rows, entry, ledger, unreadable, category=category, time_zone=time_zone)
+        for rows in _text_batches(path, names, ledger)
     ]
     felonies = pd.concat([FELONIES.empty(), *parts], ignore_index=True)
+    if felonies.empty and unreadable:
+        raise SourceError(
+            f"{path}: none of {ledger.dropped[_UNREADABLE]} starts can be read, the first {unreadable[0]!r}; expected "
+            f"the form {entry.time_format}; set time_format of its entry in data_catalog.yaml"
+        )
     repeated = int(felonies["felony_id"].duplicated().sum())
     if repeated:
         ledger.note("complaint number repeats that of an earlier row", repeated)
@@ -102,18 +107,43 @@ def read_felonies(path: Path, *, category: str, time_zone: str) -> tuple[pd.Data
     felonies = felonies.assign(_number=number).sort_values(
         ["started_at_utc", "_number", "felony_id"], ignore_index=True, kind="stable"
     )
-    return FELONIES.conform(felonies), ledger
+    return FELONIES.conform(felonies)
 
 
-def _felonies(rows: pa.Table, ledger: Ledger, *, category: str, time_zone: str) -> pd.DataFrame:
-    selected = rows.filter(pc.equal(rows["category"], category))
+def _columns_of(path: Path, entry: CatalogEntry) -> dict[str, str]:
+    """Return the name in the file of each column, and reject a file without one before reading gigabytes of it."""
+    if missing := [name for name in _REQUIRED if name not in entry.columns]:
+        raise SourceError(
+            f"the entry of {path} ({entry.title}) does not name {', '.join(missing)}; expected {', '.join(_REQUIRED)}, "
+            f"and optionally {', '.join(_OPTIONAL)}; add them to its columns in data_catalog.yaml"
+        )
+    header = _header_of(path)
+    return {
+        name: require_column(path, entry.columns[name], header)
+        for name in (*_REQUIRED, *_OPTIONAL)
+        if name in entry.columns
+    }
+
+
+def _felonies(
+    rows: pa.Table, entry: CatalogEntry, ledger: Ledger, unreadable: list[str], *, category: str, time_zone: str
+) -> pd.DataFrame:
+    selected = rows
+    if "category" in rows.column_names:
+        codes = entry.codes.get("category", {})
+        wanted = [theirs for theirs, ours in {category: category, **codes}.items() if ours == category]
+        selected = rows.filter(pc.is_in(rows["category"], pa.array(wanted, pa.string())))
     ledger.drop(len(rows) - len(selected), why=f"category is not {category}")
     frame = selected.to_pandas()
     frame = ledger.keep(frame, frame["felony_id"] != "", why="no complaint number")
     frame = _with_location(frame, ledger)
-    frame["started_at_utc"] = _start(frame["date"], frame["time"], time_zone)
-    frame = ledger.keep(frame, frame["started_at_utc"].notna(), why="unreadable start")
-    frame["offense"] = frame["offense"].mask(frame["offense"].isin(_NO_VALUE))
+    text = frame["date"] + " " + frame["time"] if "time" in frame else frame["date"]
+    frame["started_at_utc"] = _start(text, entry.time_format, time_zone)
+    readable = frame["started_at_utc"].notna()
+    unreadable += text[~readable].head(1).tolist()
+    frame = ledger.keep(frame, readable, why=_UNREADABLE)
+    offense = frame["offense"] if "offense" in frame else pd.Series("", index=frame.index, dtype="str")
+    frame["offense"] = offense.mask(offense.isin(_NO_VALUE))
     return FELONIES.conform(frame)
 
 
@@ -122,7 +152,6 @@ def _text_batches(path: Path, names: dict[str, str], ledger: Ledger) -> Iterator
 
     The ledger counts all rows, and drops those with the wrong number of cells, such as a truncated last line.
     """
-    _check_header(path, names)
     ragged: list[int] = []
 
     def skip(row: Any) -> str:
@@ -130,7 +159,7 @@ def _text_batches(path: Path, names: dict[str, str], ledger: Ledger) -> Iterator
         return "skip"
 
     convert = pyarrow.csv.ConvertOptions(
-        include_columns=list(names.values()),
+        include_columns=list(dict.fromkeys(names.values())),
         column_types=dict.fromkeys(names.values(), pa.string()),
         strings_can_be_null=False,
     )
@@ -138,29 +167,43 @@ def _text_batches(path: Path, names: dict[str, str], ledger: Ledger) -> Iterator
     read = pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES)
     try:
         with (
-            pa.input_stream(str(path)) as stream,
+            pa.input_stream(str(path)) as file,
+            pa.PythonFile(_Utf8(file), mode="r") as stream,
             pyarrow.csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert) as reader,
         ):
             for batch in reader:
                 ledger.rows_in += len(batch)
-                cells = [pc.utf8_trim_whitespace(column) for column in batch.columns]
-                yield pa.table(cells, names=list(names))
-    except (pa.ArrowException, OSError) as error:
+                yield pa.table({ours: pc.utf8_trim_whitespace(batch[theirs]) for ours, theirs in names.items()})
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} is not a CSV file in UTF-8: {error}") from error
     ledger.rows_in += len(ragged)
     ledger.drop(len(ragged), why="wrong number of cells")
 
 
-def _check_header(path: Path, names: dict[str, str]) -> None:
-    """Reject a file without a required column before reading gigabytes of it."""
+class _Utf8:
+    """Stream that is checked to be UTF-8. Arrow checks cells only, and cannot pass on other rows that are not."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._stream.read(size)
+        self._decoder.decode(data, final=size > 0 and not data)
+        return data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _header_of(path: Path) -> pd.Index[str]:
     try:
         with pa.input_stream(str(path)) as stream:
             first = stream.read(2**16).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error}") from error
-    header = next(csv.reader(first.splitlines()), [])
-    for column in names.values():
-        require_column(path, (column,), pd.Index(header))
+    return pd.Index(next(csv.reader(first.splitlines()), []))
 
 
 def _with_location(frame: pd.DataFrame, ledger: Ledger) -> pd.DataFrame:
@@ -170,9 +213,9 @@ def _with_location(frame: pd.DataFrame, ledger: Ledger) -> pd.DataFrame:
     return ledger.keep(frame.assign(lat=lat, lng=lng), known, why="no position")
 
 
-def _start(date: pd.Series[str], time: pd.Series[str], time_zone: str) -> pd.Series[pd.Timestamp]:
+def _start(text: pd.Series[str], time_format: str, time_zone: str) -> pd.Series[pd.Timestamp]:
     """Return instants of local times; missing if unreadable, such as 24:00:00, or before 1900."""
-    local = pd.to_datetime(date + " " + time, format="%m/%d/%Y %H:%M:%S", errors="coerce").astype("datetime64[ms]")
+    local = pd.to_datetime(text, format=time_format, errors="coerce").astype("datetime64[ms]")
     local = local.where(local.dt.year >= _FIRST_YEAR)
     daylight = np.ones(len(local), dtype=bool)  # the first occurrence of the repeated hour
     instants = local.dt.tz_localize(time_zone, ambiguous=daylight, nonexistent="shift_forward")
