@@ -62,7 +62,11 @@ def plan_read(study: Study) -> list[Shard]:
     files = found.read
     kept = kept_names(source.header for source in files) if settings.ingest.keep_unknown else {}
     supplied = supplied_table(settings.annotate.felony_windows_h).fingerprint()
-    rules = fingerprint(settings.city.bounds.model_dump(), settings.city.time_zone, settings.period.model_dump())
+    rules = {
+        "city.bounds": settings.city.bounds.model_dump(),
+        "city.time_zone": settings.city.time_zone,
+        "period": settings.period.model_dump(mode="json"),
+    }
     blocks = [
         Shard(
             name=f"{_file_safe(source.name)}-{number:05d}",
@@ -80,7 +84,7 @@ def plan_read(study: Study) -> list[Shard]:
                 "stop": stop,
             },
             size=stop - start,
-            made_from=fingerprint(rules, supplied) if source.header.annotated else rules,
+            made_from=rules | {"the published columns": supplied if source.header.annotated else ""},
         )
         for source in files
         for number, (start, stop) in enumerate(staging.blocks(source, settings.ingest.block_bytes))
@@ -344,7 +348,11 @@ def plan_labels(study: Study) -> list[Shard]:
             f"{number:02d}-{part:05d}",
             {"root": root, "segments": group.segments},
             group.files,
-            fingerprint(group.digest.hexdigest(), settings.detection.police_class_number, DETECTIONS.fingerprint()),
+            {
+                f"detection files of {root}": group.digest.hexdigest(),
+                "detection.police_class": settings.detection.police_class_number,
+                "the columns of detections": DETECTIONS.fingerprint(),
+            },
         )
         for number, (root, groups) in enumerate(detection_files.list_roots(study))
         for part, group in enumerate(groups)

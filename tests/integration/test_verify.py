@@ -93,6 +93,8 @@ def test_a_run_rebuilds_what_was_changed_and_says_why(study, undisturbed, client
 def test_a_copy_of_a_study_rebuilds_nothing_but_what_reads_its_sources(undisturbed, client, tmp_path):
     copied = tmp_path / "copy"
     shutil.copytree(undisturbed.base, copied, copy_function=shutil.copyfile)
+    code, output = invoke("plan", "--study", str(copied))
+    assert (code, "shards to rebuild: source/metadata/" in output) == (0, True)
     outcomes = run_stages(open_study(copied), TO_ESTIMATES, lambda: client)
     rebuilt = {outcome.stage for outcome in outcomes if outcome.done_now}
     assert rebuilt <= {name for name, entry in registry.ORDER.items() if entry.opens}
