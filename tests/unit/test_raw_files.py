@@ -247,6 +247,14 @@ FORMS = st.sampled_from(
     added=st.binary(max_size=20),
 )
 @example(content=ARCHIVE, changes=[], cut=22, added=b"")
+@example(content=ARCHIVE, changes=[(ARCHIVE.index(b"PK\1\2") + 6, 255)], cut=0, added=b"")  # version
+@example(content=ARCHIVE, changes=[(ARCHIVE.index(b"PK\1\2") + 28, 0)], cut=0, added=b"")  # length of the name
+@example(  # a name that is not UTF-8
+    content=ARCHIVE,
+    changes=[(ARCHIVE.index(b"PK\1\2") + 9, 8), (ARCHIVE.index(b"PK\1\2") + 46, 255)],
+    cut=0,
+    added=b"",
+)
 def test_a_damaged_compressed_file_is_refused_or_its_lines_add_up(content, changes, cut, added):
     damaged = bytearray(content)
     for at, byte in changes:
