@@ -5,9 +5,11 @@ import gzip
 import io
 import os
 import tempfile
+import uuid
 import zipfile
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -161,6 +163,21 @@ def test_a_file_below_two_sources_is_read_once(tmp_path):
 def test_a_long_path_is_staged_under_a_short_name(tmp_path):
     put(tmp_path / "raw", {f"{'a' * 200}/{'b' * 200}.csv": day(1), f"{'a' * 200}/{'b' * 201}.csv": day(2)})
     study = raw_study(tmp_path, {})
+    assert accounts(finish(study)) == (20, 20, 0, 0)
+
+
+def test_subfolders_of_an_object_store_are_read(tmp_path):
+    root = f"/{uuid.uuid4().hex}"
+    fs = fsspec.filesystem("memory")
+    for name, content in {"1.csv": day(1), "a/2.CSV.gz": gzip.compress(day(2)), "a/b/notes": b""}.items():
+        fs.pipe_file(f"{root}/raw/{name}", content)
+    study = create_study(
+        tmp_path,
+        Settings.model_validate({"sources": {"metadata": [f"memory:/{root}/raw", f"memory:/{root}/raw/*/2*"]}}),
+    )
+    found = find_raw_files(study)
+    assert [file.name for file in found.read] == ["1.csv", "a/2.CSV.gz"]
+    assert list(found.left_out.values()) == [["a/b/notes"]]
     assert accounts(finish(study)) == (20, 20, 0, 0)
 
 
