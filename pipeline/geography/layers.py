@@ -93,7 +93,9 @@ def read_area_tables(study: Study) -> AreaTables:
     areas = read_layer(study, layers.areas, "read_areas").to_crs(WGS84)
     about = (layers.population, layers.income, layers.zoning, layers.area_attributes)
     codes, tables, changed = respell_tables(areas["area"], (read_layer(study, layer) for layer in about))
-    return AreaTables(areas.assign(area=codes).sort_values("area", ignore_index=True), *tables, changed)
+    population, income, zoning, attributes = tables
+    areas = areas.assign(area=codes).sort_values("area", ignore_index=True)
+    return AreaTables(areas, population, income, zoning, attributes, changed)
 
 
 def build_areas(study: Study, tables: AreaTables) -> gpd.GeoDataFrame:
