@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,7 @@ from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.layers import load_stations
+from patrolscope.pipeline.intake.compression import read_text, readable
 from patrolscope.pipeline.intake.days import limits_of
 from patrolscope.pipeline.intake.raw_csv import DECIMAL, OUTSIDE_CITY, OUTSIDE_PERIOD, WHOLE, Limits
 from patrolscope.pipeline.study.ledger import Ledger
@@ -89,10 +91,10 @@ def _labeled_text(path: str, where: str, names: list[str]) -> pd.DataFrame:
     fs, name = fsspec.core.url_to_fs(path)
     if not fs.exists(name):
         raise SourceError(f"{path} does not exist; {where} of study.yaml names it as the labeled images")
+    text = io.BytesIO(read_text(fs, name))
     try:
-        with fs.open(name, "rb") as file:
-            # index_col=False: a comma at the end of every line does not shift the columns.
-            frame = pd.read_csv(file, encoding="utf-8-sig", dtype="str", index_col=False, skip_blank_lines=False)
+        # index_col=False: a comma at the end of every line does not shift the columns.
+        frame = pd.read_csv(text, encoding="utf-8-sig", dtype="str", index_col=False, skip_blank_lines=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} ({where}) is not a CSV file: {error}") from error
     if missing := [column for column in names if column not in frame.columns]:
@@ -119,8 +121,9 @@ def _labeled_times(text: pd.Series[str], where: str) -> pd.Series[int]:
 def _refuse(text: pd.Series[str], bad: pd.Series[bool], where: str, expected: str) -> None:
     if bad.any():
         line, value = next(text[bad].items())
+        held = "nothing" if pd.isna(value) else repr(value)
         raise SourceError(
-            f"{where}: {text.name} holds {'nothing' if pd.isna(value) else repr(value)} in line {line} "
+            f"{where}: {LABELED[str(text.name)].published} holds {held} in line {line} "
             f"({int(bad.sum())} of {len(text)} rows); expected {expected}"
         )
 
@@ -152,7 +155,8 @@ def labeled_contents(study: Study) -> dict[str, str]:
         fs, file = fsspec.core.url_to_fs(study.resolve(path))
         if not fs.exists(file):
             raise SourceError(f"{study.resolve(path)} does not exist; sources.{name} of study.yaml names it")
-        contents[name] = fingerprint(fs.cat_file(file).hex())
+        with readable(file):
+            contents[name] = fingerprint(fs.cat_file(file).hex())
     return contents
 
 

@@ -6,6 +6,7 @@ the extension. One distributed pass over annotated/ finds the images.
 
 from __future__ import annotations
 
+import io
 from functools import partial
 
 import fsspec
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from patrolscope.pipeline.contract.tables import annotated_table
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.intake.compression import read_text
 from patrolscope.pipeline.study.files import ROW_GROUP_ROWS
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
@@ -48,9 +50,9 @@ def read_labels(path: str) -> pd.DataFrame:
     fs, name = fsspec.core.url_to_fs(path)
     if not fs.exists(name):
         raise SourceError(f"{path} does not exist; --ground-truth expects a CSV file with image_ref and ground_truth")
+    text = io.BytesIO(read_text(fs, name))
     try:
-        with fs.open(name, "rb") as file:
-            frame = pd.read_csv(file, encoding="utf-8-sig", dtype="str")
+        frame = pd.read_csv(text, encoding="utf-8-sig", dtype="str", index_col=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} (--ground-truth) is not a CSV file: {error}") from error
     column = next((name for name in LABEL_COLUMNS if name in frame.columns), None)

@@ -94,8 +94,8 @@ def read_area_tables(study: Study) -> AreaTables:
     about = (layers.population, layers.income, layers.zoning, layers.area_attributes)
     codes, tables, changed = respell_tables(areas["area"], (read_layer(study, layer) for layer in about))
     population, income, zoning, attributes = tables
-    boundaries = areas.assign(area=codes).sort_values("area", ignore_index=True)
-    return AreaTables(boundaries, population, income, zoning, attributes, changed)
+    areas = areas.assign(area=codes).sort_values("area", ignore_index=True)
+    return AreaTables(areas, population, income, zoning, attributes, changed)
 
 
 def build_areas(study: Study, tables: AreaTables) -> gpd.GeoDataFrame:
@@ -218,17 +218,7 @@ def report_faults(what: str, layer: gpd.GeoDataFrame, index: PolygonIndex, crs: 
 
 @lru_cache(maxsize=4)
 def load_index(study: Study, file: str, _fingerprint: str) -> PolygonIndex:
-    """Load a polygon index, once per worker process and fingerprint of the layers.
-
-    Parameters
-    ----------
-    study : Study
-        Study with the index.
-    file : str
-        Path of the index, relative to the study.
-    _fingerprint : str
-        Fingerprint of the layers, part of the cache key.
-    """
+    """Load a polygon index, once per worker process and fingerprint of the layers."""
     return PolygonIndex.from_bytes(study.read_bytes(file))
 
 

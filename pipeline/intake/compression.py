@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ MOST_EXPANSION = 200
 LEAST_LIMIT_BYTES = 16 * 2**20
 # Decoders report damage by these errors, or by an OSError without a number.
 _DAMAGE = (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile)
+
+# Python's zipfile raises these, too, for a damaged directory: an empty name, a name that is not UTF-8, an odd version.
+_ARCHIVE_DAMAGE = (IndexError, NotImplementedError, ValueError, OverflowError, struct.error)
 
 
 class Readable(Protocol):
@@ -73,6 +77,23 @@ def open_text(fs: Any, path: str, form: str, packed_bytes: int) -> Iterator[Read
         yield _Bounded(stream, most, path)
 
 
+def read_text(fs: Any, path: str) -> bytes:
+    """Read the text of a small file, plain or compressed.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read, as in `open_text`.
+    """
+    with readable(path):
+        content: bytes = fs.cat_file(path)
+    form = form_of(content)
+    if not form:
+        return content
+    with open_text(fs, path, form, len(content)) as text:
+        return b"".join(iter(lambda: text.read(2**20), b""))
+
+
 @contextmanager
 def _unpacked(file: IO[bytes], form: str, path: str) -> Iterator[Any]:
     if form == "gzip":
@@ -85,8 +106,16 @@ def _unpacked(file: IO[bytes], form: str, path: str) -> Iterator[Any]:
         with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as stream:
             yield stream
     else:
-        with zipfile.ZipFile(file) as archive, archive.open(_only_member(archive, path)) as stream:
+        with _open_member(file, path) as stream:
             yield stream
+
+
+def _open_member(file: IO[bytes], path: str) -> IO[bytes]:
+    try:
+        archive = zipfile.ZipFile(file)
+        return archive.open(_only_member(archive, path))
+    except _ARCHIVE_DAMAGE as error:
+        raise BadFileError(f"{path} is a damaged zip archive: {error}; restore it and run the command again") from error
 
 
 def _only_member(archive: zipfile.ZipFile, path: str) -> zipfile.ZipInfo:

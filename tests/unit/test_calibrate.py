@@ -1,6 +1,10 @@
 """Calibration against counts done by hand, and bad validation sets."""
 
+import bz2
+import gzip
+import io
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +165,13 @@ def test_a_labeled_file_without_rows_is_refused(tmp_path):
         read_labeled(str(tmp_path / "v.csv"), where="sources.validation", limits=LIMITS)
 
 
+def zipped(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("v.csv", content)
+    return packed.getvalue()
+
+
 def a_set(tmp_path, **changes) -> str:
     """A file of four labeled images, of which some values differ from good ones."""
     good = {"ground_truth": [1, 0, 1, 0], "Model_predicted_score": [0.9, "", 0.8, 0.1], "lat": 40.7, "lng": -74.0}
@@ -210,6 +221,27 @@ def test_labeled_images_outside_the_city_or_the_period_are_dropped_and_counted(c
 def test_a_labeled_set_of_unusable_times_or_places_is_refused_with_a_line(changes, message, tmp_path):
     with pytest.raises(SourceError, match=message):
         read_labeled(a_set(tmp_path, **changes), where="sources.validation", limits=LIMITS)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, zipped])
+def test_a_compressed_labeled_set_is_read_whatever_its_name(pack, tmp_path):
+    plain = Path(a_set(tmp_path))
+    expected, _ = read_labeled(str(plain), where="sources.validation", limits=LIMITS)
+    plain.write_bytes(pack(plain.read_bytes()))
+    frame, _ = read_labeled(str(plain), where="sources.validation", limits=LIMITS)
+    pd.testing.assert_frame_equal(frame, expected)
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8bdamaged", b"PK\x03\x04", b"\xff\xfe\x00", b""])
+def test_a_damaged_labeled_set_is_refused_by_name(content, tmp_path):
+    (tmp_path / "v.csv").write_bytes(content)
+    with pytest.raises(SourceError, match=r"v\.csv"):
+        read_labeled(str(tmp_path / "v.csv"), where="sources.validation", limits=LIMITS)
+
+
+def test_a_folder_instead_of_a_labeled_set_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="unreadable"):
+        read_labeled(str(tmp_path), where="sources.validation", limits=LIMITS)
 
 
 def test_a_comma_at_the_end_of_every_row_does_not_shift_the_columns(tmp_path):

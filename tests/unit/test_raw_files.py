@@ -5,9 +5,11 @@ import gzip
 import io
 import os
 import tempfile
+import uuid
 import zipfile
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -164,6 +166,21 @@ def test_a_long_path_is_staged_under_a_short_name(tmp_path):
     assert accounts(finish(study)) == (20, 20, 0, 0)
 
 
+def test_subfolders_of_an_object_store_are_read(tmp_path):
+    root = f"/{uuid.uuid4().hex}"
+    fs = fsspec.filesystem("memory")
+    for name, content in {"1.csv": day(1), "a/2.CSV.gz": gzip.compress(day(2)), "a/b/notes": b""}.items():
+        fs.pipe_file(f"{root}/raw/{name}", content)
+    study = create_study(
+        tmp_path,
+        Settings.model_validate({"sources": {"metadata": [f"memory:/{root}/raw", f"memory:/{root}/raw/*/2*"]}}),
+    )
+    found = find_raw_files(study)
+    assert [file.name for file in found.read] == ["1.csv", "a/2.CSV.gz"]
+    assert list(found.left_out.values()) == [["a/b/notes"]]
+    assert accounts(finish(study)) == (20, 20, 0, 0)
+
+
 # Compressed forms.
 
 
@@ -247,6 +264,14 @@ FORMS = st.sampled_from(
     added=st.binary(max_size=20),
 )
 @example(content=ARCHIVE, changes=[], cut=22, added=b"")
+@example(content=ARCHIVE, changes=[(ARCHIVE.index(b"PK\1\2") + 6, 255)], cut=0, added=b"")  # version
+@example(content=ARCHIVE, changes=[(ARCHIVE.index(b"PK\1\2") + 28, 0)], cut=0, added=b"")  # length of the name
+@example(  # a name that is not UTF-8
+    content=ARCHIVE,
+    changes=[(ARCHIVE.index(b"PK\1\2") + 9, 8), (ARCHIVE.index(b"PK\1\2") + 46, 255)],
+    cut=0,
+    added=b"",
+)
 def test_a_damaged_compressed_file_is_refused_or_its_lines_add_up(content, changes, cut, added):
     damaged = bytearray(content)
     for at, byte in changes:
