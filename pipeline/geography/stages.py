@@ -51,6 +51,10 @@ def process_layers(study: Study, _shard: Shard) -> Output:
     """Write the tables and the polygon indexes."""
     settings = study.settings
     layers, crs = settings.layers, settings.city.crs
+    extents = Ledger("layers", 0)
+    for name, layer in (*boundary_layers(study), ("stations", read_layer(study, layers.stations))):
+        if layer is not None:
+            check_extent(layer, name, settings.city.bounds, extents)
     areas = build_areas(study)
     tracts = build_tracts(read_tracts(study), read_layer(study, layers.tract_counts), crs)
     census = build_census(
