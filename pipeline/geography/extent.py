@@ -1,4 +1,4 @@
-"""Check of reference layers against the city's box, so that another city's layer is not used without a word."""
+"""Check of reference layers against the city's box, so that the layer of another city is refused."""
 
 from __future__ import annotations
 
@@ -10,52 +10,59 @@ import pandas as pd
 from patrolscope.pipeline.crs import WGS84
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Box
-from patrolscope.pipeline.study.ledger import Ledger
+
+Floats = npt.NDArray[np.float64]
 
 
-def check_extent(layer: pd.DataFrame, name: str, bounds: Box, ledger: Ledger) -> None:
-    """Refuse a layer without a feature in the box, and note how many features are outside.
+def count_outside(layer: pd.DataFrame, bounds: Box) -> int:
+    """Count the features of a layer outside a box, without points that have no location."""
+    west, south, east, north = _extents(layer)
+    return int((~np.isnan(west) & ~_touches(bounds, west, south, east, north)).sum())
+
+
+def check_extent(layer: pd.DataFrame, entry: str, bounds: Box) -> None:
+    """Check that a layer has a feature in the city's box.
 
     Parameters
     ----------
     layer : DataFrame or GeoDataFrame
-        Boundaries with a CRS, or points in columns lat and lng (EPSG:4326). Points without a location are not counted.
-    name : str
-        Name of the layer under `layers` of study.yaml.
+        Boundaries with a CRS, or points in columns lat and lng (EPSG:4326). Other tables, and tables without any
+        location, pass.
+    entry : str
+        Entry of the data catalog that describes the layer.
     bounds : Box
         Box of the city.
-    ledger : Ledger
-        Ledger for the note.
 
     Raises
     ------
     SourceError
         If no feature touches the box.
     """
+    if not isinstance(layer, gpd.GeoDataFrame) and not {"lng", "lat"} <= set(layer):
+        return
     west, south, east, north = _extents(layer)
-    known = np.isfinite(west)
-    inside = _touches(bounds, west, south, east, north)
-    if inside.any() or not known.any():
-        if outside := int((known & ~inside).sum()):
-            ledger.note(f"features of layers.{name} outside city.bounds", outside)
+    known = ~np.isnan(west)
+    if not known.any() or _touches(bounds, west, south, east, north).any():
         return
     if _touches(bounds, south, west, north, east).any():
-        fix = "its coordinates are swapped: x is longitude and y is latitude; correct the file or its crs"
+        fix = "latitude and longitude are swapped: correct the columns, the file, or its crs in the data catalog"
     else:
-        fix = f"set layers.{name} to the file of this city (null if it has none), or correct city.bounds or the file's crs"
+        fix = (
+            "under layers of study.yaml, name the file of this city, or null if it has none; or correct city.bounds, or "
+            "the crs of the file in the data catalog"
+        )
     raise SourceError(
-        f"layers.{name}: none of {int(known.sum()):,} features is in city.bounds, which span longitude {bounds.west} to "
-        f"{bounds.east}, latitude {bounds.south} to {bounds.north}; the first is at longitude {west[known][0]:.4f}, "
-        f"latitude {south[known][0]:.4f}; {fix}"
+        f"{entry}: none of its {int(known.sum()):,} features is in city.bounds (longitude {bounds.west} to {bounds.east}, "
+        f"latitude {bounds.south} to {bounds.north}); the first is at longitude {west[known][0]:.4f}, latitude "
+        f"{south[known][0]:.4f}; {fix}"
     )
 
 
-Floats = npt.NDArray[np.float64]
-
-
 def _extents(layer: pd.DataFrame) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return west, south, east, and north of each feature; missing for a point without a location."""
     if isinstance(layer, gpd.GeoDataFrame):
-        west, south, east, north = layer.geometry.to_crs(WGS84).bounds.to_numpy(dtype=np.float64).T
+        # A feature that cannot be converted to degrees is outside.
+        west, south, east, north = layer.geometry.to_crs(WGS84).bounds.fillna(np.inf).to_numpy(dtype=np.float64).T
         return west, south, east, north
     lng, lat = layer["lng"].to_numpy(dtype=np.float64), layer["lat"].to_numpy(dtype=np.float64)
     return lng, lat, lng, lat

@@ -6,6 +6,7 @@ from patrolscope.pipeline.contract.tables import AREAS, BOUNDARIES, CENSUS, FELO
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.geography import catalog
 from patrolscope.pipeline.geography.census import build_census, build_regions, build_tracts
+from patrolscope.pipeline.geography.extent import check_extent, count_outside
 from patrolscope.pipeline.geography.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -39,7 +40,7 @@ def plan_layers(study: Study) -> list[Shard]:
     settings = study.settings
     work = {
         "files": files,
-        "city": settings.city.model_dump(mode="json", include={"time_zone", "crs"}),
+        "city": settings.city.model_dump(mode="json", include={"time_zone", "crs", "bounds"}),
         "zone_share": settings.estimate.zone_share,
         "felony_category": settings.annotate.felony_category,
         "tables": [table.fingerprint() for table in (AREAS, CENSUS, TRACTS, REGIONS, BOUNDARIES, STATIONS, FELONIES)],
@@ -51,10 +52,6 @@ def process_layers(study: Study, _shard: Shard) -> Output:
     """Write the tables and the polygon indexes."""
     settings = study.settings
     layers, crs = settings.layers, settings.city.crs
-    extents = Ledger("layers", 0)
-    for name, layer in (*boundary_layers(study), ("stations", read_layer(study, layers.stations))):
-        if layer is not None:
-            check_extent(layer, name, settings.city.bounds, extents)
     areas = build_areas(study)
     tracts = build_tracts(read_tracts(study), read_layer(study, layers.tract_counts), crs)
     census = build_census(
@@ -74,6 +71,10 @@ def process_layers(study: Study, _shard: Shard) -> Output:
         felonies, ledger = read_felonies(
             path, category=settings.annotate.felony_category, time_zone=settings.city.time_zone
         )
+        check_extent(felonies, layers.complaints.entry, settings.city.bounds)
+    for what, layer in (("areas", areas), ("boundaries", boundaries), ("stations", stations), ("felonies", felonies)):
+        if outside := count_outside(layer, settings.city.bounds):
+            ledger.note(f"{what} outside city.bounds", outside)
     files = [
         study.write(AREAS, areas, AREAS_FILE),
         study.write(CENSUS, census, CENSUS_FILE),
