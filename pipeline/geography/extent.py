@@ -48,13 +48,13 @@ def check_extent(layer: pd.DataFrame, entry: str, bounds: Box) -> None:
         fix = "latitude and longitude are swapped: correct the columns, the file, or its crs in the data catalog"
     else:
         fix = (
-            "under layers of study.yaml, name the file of this city, or null if it has none; or correct city.bounds, or "
-            "the crs of the file in the data catalog"
+            "under layers of study.yaml, name the file of this city, or null if it has none; or correct city.bounds, "
+            "or the crs of the file in the data catalog"
         )
     raise SourceError(
-        f"{entry}: none of its {int(known.sum()):,} features is in city.bounds (longitude {bounds.west} to {bounds.east}, "
-        f"latitude {bounds.south} to {bounds.north}); the first is at longitude {west[known][0]:.4f}, latitude "
-        f"{south[known][0]:.4f}; {fix}"
+        f"{entry}: none of its {int(known.sum()):,} features is in city.bounds (longitude {bounds.west} to "
+        f"{bounds.east}, latitude {bounds.south} to {bounds.north}); the first is at longitude {west[known][0]:.4f}, "
+        f"latitude {south[known][0]:.4f}; {fix}"
     )
 
 

@@ -1,8 +1,8 @@
 """Night at a location: after sunset and before sunrise, also where the sun does not rise or set every day.
 
 An image is taken by night if the last event before it is a sunset. Dawn and dusk play no part, so that places without
-civil twilight need no exception, and a sunset after midnight belongs to the evening before. All hours of a polar day are
-day, and all hours of a polar night are night.
+civil twilight need no exception, and a sunset after midnight belongs to the evening before. All hours of a polar day
+are day, and all hours of a polar night are night.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def _changes(day: int, latitude: float, longitude: float) -> tuple[tuple[float, 
 def _event_ms(day: int, latitude: float, longitude: float, direction: SunDirection) -> float:
     """Compute sunrise or sunset of a solar day in epoch milliseconds.
 
-    `astral.sun.time_of_transit` gives the same times, but by UTC day: it shifts events across midnight by a whole day, so
-    that a sunrise can be missing between two days (Urumqi, twice a year).
+    `astral.sun.time_of_transit` gives the same times, but by UTC day: it shifts events across midnight by a whole day,
+    so that a sunrise can be missing between two days (Urumqi, twice a year).
     """
     start = _EPOCH + timedelta(days=day)
     julian = julianday(start.date())

@@ -12,16 +12,19 @@ from zoneinfo import ZoneInfo, available_timezones
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from patrolscope import safe_yaml
 from patrolscope.pipeline.errors import SettingsError
+from patrolscope.safe_yaml import YamlFileError
+from patrolscope.safe_yaml import load_yaml as read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 # Names of tzdata that are an offset or a rule, not a place. UTC is a choice that nobody makes by mistake.
 _WITHOUT_PLACE = frozenset(
-    "EST MST HST EST5EDT CST6CDT MST7MDT PST8PDT WET CET MET EET GMT GMT0 GMT+0 GMT-0 Greenwich UCT Universal Zulu "
-    "Factory localtime posixrules".split()
+    [
+        *("EST", "MST", "HST", "EST5EDT", "CST6CDT", "MST7MDT", "PST8PDT", "WET", "CET", "MET", "EET", "GMT", "GMT0"),
+        *("GMT+0", "GMT-0", "Greenwich", "UCT", "Universal", "Zulu", "Factory", "localtime", "posixrules"),
+    ]
 )
 _MOST_CLOCK_ERROR_H = 4.0  # western China, on the time of Beijing, has 3; daylight saving adds 1
 _SUN_MARGIN = 1.0  # degrees of a location outside the box: 4 minutes of sunrise
@@ -367,8 +370,8 @@ def load_yaml(text: str, *, where: str) -> dict[str, Any]:
         If the text is not YAML, or not a mapping, or has duplicate keys.
     """
     try:
-        return safe_yaml.load_yaml(text, where=where)
-    except safe_yaml.YamlFileError as error:
+        return read_yaml(text, where=where)
+    except YamlFileError as error:
         raise SettingsError(str(error)) from error
 
 

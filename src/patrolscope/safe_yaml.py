@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, f"more than {_MOST_NODES:,} values", event.start_mark)
         return node
 
-    def compose_mapping_node(self, anchor: str | None) -> MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key, _ in node.value:
@@ -91,7 +91,7 @@ def _check_tag(loader: _Loader, node: Node) -> None:
         if len(node.value) > _MOST_DIGITS:
             problem = f"{_short(node.value)} has {len(node.value):,} characters; expected a number; quote text"
             raise ConstructorError(None, None, problem, node.start_mark)
-        plain = loader.resolve(ScalarNode, node.value, (True, False))
+        plain: str = loader.resolve(ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
         if plain != node.tag and not (node.tag == _PREFIX + "float" and plain == _PREFIX + "int"):
             kind = node.tag.removeprefix(_PREFIX)
             raise ConstructorError(None, None, f"{_short(node.value)} is not of type {kind}", node.start_mark)
