@@ -39,9 +39,10 @@ class _Loader(yaml.SafeLoader):
         self._size: dict[int, int] = {}  # of finished nodes, by id
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark: Any = event.start_mark
         if self._level == _MOST_LEVELS:
-            raise ConstructorError(None, None, f"more than {_MOST_LEVELS} levels", event.start_mark)
+            raise ConstructorError(None, None, f"more than {_MOST_LEVELS} levels", mark)
         self._level += 1
         self._nodes.append(0)
         node = super().compose_node(parent, index)
@@ -49,13 +50,13 @@ class _Loader(yaml.SafeLoader):
         self._level -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._size:
-                raise ConstructorError(None, None, f"*{event.anchor} contains itself", event.start_mark)
+                raise ConstructorError(None, None, f"*{event.anchor} contains itself", mark)
         elif node is not None:
             self._size[id(node)] = below + 1
             _check_tag(self, node)
         self._nodes[-1] += self._size[id(node)]
         if self._nodes[-1] > _MOST_NODES:
-            raise ConstructorError(None, None, f"more than {_MOST_NODES:,} values", event.start_mark)
+            raise ConstructorError(None, None, f"more than {_MOST_NODES:,} values", mark)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
@@ -66,7 +67,7 @@ class _Loader(yaml.SafeLoader):
                 raise ConstructorError(None, None, "a key is a list or mapping; expected a name", key.start_mark)
             value = key.value if key.tag == _MERGE else self.construct_object(key)
             if value in lines:
-                problem = f"duplicate key {value!r}, first in line {lines[value]}; merge both or remove one"
+                problem = f"duplicate key {_short(value)}, first in line {lines[value]}; merge both or remove one"
                 raise ConstructorError(None, None, problem, key.start_mark)
             lines[value] = key.start_mark.line + 1
         return node

@@ -15,9 +15,10 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]
 FAULTS = [
     ("city: {}\nname: b\ncity: {}", "f.yaml, line 3: duplicate key 'city', first in line 1"),
     ("city:\n  name: a\n  crs: b\n  name: c", "f.yaml, line 4: duplicate key 'name', first in line 2"),
+    (f"{'k' * 999}: 1\n{'k' * 999}: 2", "duplicate key 'kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk...'"),
     ("<<: {a: 1, a: 2}", "duplicate key 'a'"),
     ("<<: {a: 1}\n<<: {b: 1}", "line 2: duplicate key '<<'"),
-    ("1: a\ntrue: b", "line 2: duplicate key True"),
+    ("1: a\ntrue: b", "line 2: duplicate key 'True'"),
     ("a:\n  b: 2020-02-30", "f.yaml, line 2: '2020-02-30': day is out of range for month"),
     ("a: 2020-01-01T99:00:00Z", "hour must be in 0..23"),
     ("a: " + "9" * 5000, "line 1: '9999999999999999999999999999999999999...' has 5,000 characters; expected a number"),
