@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+
+from patrolscope.safe_yaml import YamlFileError, load_yaml
 
 PROFILES = Path(__file__).with_name("profiles")
 QUEUES = ("slurm", "pbs", "lsf", "sge", "htcondor")
@@ -45,10 +46,11 @@ def seconds(walltime: str) -> int:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Line = Annotated[str, AfterValidator(_without_secrets)]
+MemoryGb = Annotated[float, Field(gt=0, le=1_000_000)]  # a petabyte, beyond any machine, still fits a count of bytes
 
 
 class Pool(_Frozen):
@@ -56,7 +58,7 @@ class Pool(_Frozen):
 
     kind: Literal["cpu", "gpu"] = "cpu"
     cores: Annotated[int, Field(ge=1)] = 1
-    memory_gb: Annotated[float, Field(gt=0)]
+    memory_gb: MemoryGb
     processes: Annotated[int, Field(ge=1)]  # worker processes; in a GPU pool one per GPU
     gpus: Annotated[int, Field(ge=0)] = 0
     minimum: Annotated[int, Field(ge=0)] = 0  # jobs to keep without work
@@ -245,17 +247,31 @@ def load_profile(name: str) -> Profile | Address:
             "(.json), or tcp://host:port"
         )
     try:
-        text = path.read_text()
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        form = "JSON" if path.suffix == ".json" else "YAML"
-        raise ClusterError(f"{path} is not {form} ({' '.join(str(error).split())})") from error
+        content = (
+            json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
+            if path.suffix == ".json"
+            else load_yaml(path.read_bytes(), where=str(path))
+        )
+    except YamlFileError as error:
+        raise ClusterError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"{path} is not JSON ({' '.join(str(error).split())})") from error
+    except OSError as error:
+        raise ClusterError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     if not isinstance(content, dict):
         raise ClusterError(f"{path} holds a {type(content).__name__}; expected keys such as kind and pools")
     if path.suffix == ".json":
         # Dask's own schedulers write such a file with additional keys.
         content = {"kind": "address"} | {key: content[key] for key in ("address", "tls", "dashboard") if key in content}
     return _validated(str(path), {"name": path.stem} | content)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r}")
+    return content
 
 
 def _validated(where: str, content: dict[str, Any]) -> Profile | Address:
@@ -291,7 +307,7 @@ class _ShortForm(_Frozen):
     """The short form of a local profile."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"  # auto: one per core
-    memory_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # per worker; auto: an even share
+    memory_gb: MemoryGb | Literal["auto"] = "auto"  # per worker; auto: an even share
 
 
 def _on_this_machine(content: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from patrolscope.pipeline.crs import feet_per_unit
+from patrolscope.pipeline.crs import city_crs, feet_per_unit
 
 if TYPE_CHECKING:
     import datashader
@@ -105,7 +105,7 @@ class Counts:
 
 def in_feet(frame: pd.DataFrame, crs: str) -> gpd.GeoDataFrame:
     """Return the frame with its shapes in `crs`, a projected system, scaled to feet."""
-    projected = gpd.GeoDataFrame(frame).to_crs(crs)
+    projected = gpd.GeoDataFrame(frame).to_crs(city_crs(crs))
     factor = feet_per_unit(crs)
     return projected.set_geometry(projected.geometry.affine_transform([factor, 0, 0, factor, 0, 0]))
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pooch
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.study.config import Frozen, Layer
 from patrolscope.pipeline.study.store import Study, fingerprint
+from patrolscope.safe_yaml import YamlFileError, load_yaml
 
 CATALOG_FILE = "data_catalog.yaml"
 PACKAGE = "package:"
@@ -114,18 +114,18 @@ class Fetched(Frozen):
     fetched_at: str  # UTC, ISO 8601
 
 
-def parse_catalog(text: str, *, where: str) -> dict[str, CatalogEntry]:
-    """Parse the text of a data_catalog.yaml into entries by name; `where` names it in errors.
+def parse_catalog(text: str | bytes, *, where: str) -> dict[str, CatalogEntry]:
+    """Parse the content of a data_catalog.yaml into entries by name; `where` names it in errors.
 
     Raises
     ------
     SourceError
-        If the text is not YAML, or has unknown or missing keys; the message lists every problem.
+        If it is not YAML in UTF-8, or has duplicate, unknown, or missing keys; the message lists every problem.
     """
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SourceError(f"{where} is not YAML: {error}") from error
+        content = load_yaml(text, where=where)
+    except YamlFileError as error:
+        raise SourceError(str(error)) from error
     try:
         entries = TypeAdapter(dict[str, CatalogEntry]).validate_python(content)
     except ValidationError as error:
@@ -150,7 +150,7 @@ def study_entries(study: Study) -> dict[str, CatalogEntry]:
     """Return the entries of a data_catalog.yaml in the study folder, which describe data sets of another city."""
     if not study.exists(CATALOG_FILE):
         return {}
-    return parse_catalog(study.read_bytes(CATALOG_FILE).decode(), where=study.path(CATALOG_FILE))
+    return parse_catalog(study.read_bytes(CATALOG_FILE), where=study.path(CATALOG_FILE))
 
 
 def cache_dir(override: str | Path | None = None) -> Path:

@@ -20,6 +20,7 @@ from patrolscope.pipeline.crs import SQFT_PER_SQMI, WGS84, feet_per_unit, projec
 from patrolscope.pipeline.geography import catalog, readers
 from patrolscope.pipeline.geography.census import community_districts, with_places
 from patrolscope.pipeline.geography.codes import respell_tables
+from patrolscope.pipeline.geography.extent import check_extent
 from patrolscope.pipeline.geography.nearest import Stations
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex, gaps
 from patrolscope.pipeline.geography.zones import zone_shares
@@ -54,11 +55,18 @@ def read_layer(study: Study, layer: Layer | None, reader: str | None = None) -> 
     Returns
     -------
     DataFrame or GeoDataFrame, or None without a layer
+
+    Raises
+    ------
+    SourceError
+        If the file is missing or invalid, or has no feature in the city's box.
     """
     if layer is None:
         return None
     entry, path = locate_layer(study, layer)
-    return readers.read_layer(entry, path, reader)
+    table = readers.read_layer(entry, path, reader)
+    check_extent(table, layer.entry, study.settings.city.bounds)
+    return table
 
 
 def locate_layer(study: Study, layer: Layer) -> tuple[catalog.CatalogEntry, Path]:

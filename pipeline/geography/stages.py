@@ -7,6 +7,7 @@ from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.geography import catalog
 from patrolscope.pipeline.geography.census import build_census, build_regions, build_tracts
 from patrolscope.pipeline.geography.codes import check_population
+from patrolscope.pipeline.geography.extent import check_extent, count_outside
 from patrolscope.pipeline.geography.layers import (
     AREA_INDEX_FILE,
     AREAS_FILE,
@@ -41,7 +42,7 @@ def plan_layers(study: Study) -> list[Shard]:
     settings = study.settings
     work = {
         "files": files,
-        "city": settings.city.model_dump(mode="json", include={"time_zone", "crs"}),
+        "city": settings.city.model_dump(mode="json", include={"time_zone", "crs", "bounds"}),
         "zone_share": settings.estimate.zone_share,
         "missing_population": settings.estimate.missing_population,
         "felony_category": settings.annotate.felony_category,
@@ -82,6 +83,10 @@ def process_layers(study: Study, _shard: Shard) -> Output:
             time_zone=settings.city.time_zone,
             ledger=ledger,
         )
+        check_extent(felonies, layers.complaints.entry, settings.city.bounds)
+    for what, layer in (("areas", areas), ("boundaries", boundaries), ("stations", stations), ("felonies", felonies)):
+        if outside := count_outside(layer, settings.city.bounds):
+            ledger.note(f"{what} outside city.bounds", outside)
     files = [
         study.write(AREAS, areas, AREAS_FILE),
         study.write(CENSUS, census, CENSUS_FILE),

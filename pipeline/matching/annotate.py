@@ -7,20 +7,16 @@ defines the columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
-from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from astral import Observer
-from astral.sun import sun
 
 from patrolscope.pipeline.contract.tables import annotated_table
 from patrolscope.pipeline.crs import project_ft
 from patrolscope.pipeline.geography.nearest import Events, Stations
 from patrolscope.pipeline.geography.polygon_index import PolygonIndex
+from patrolscope.pipeline.matching.night import is_night
 from patrolscope.pipeline.study.config import Settings
 
 HOUR_MS = 3_600_000
@@ -94,17 +90,10 @@ def annotate(
 
 def time_columns(captured_at_utc: pd.Series[pd.Timestamp], settings: Settings) -> pd.DataFrame:
     """Compute local clock time and calendar, with daylight saving time, and whether the sun was down in the city."""
-    clock = settings.city.clock
-    aware = captured_at_utc.dt.tz_convert(clock)
+    aware = captured_at_utc.dt.tz_convert(settings.city.clock)
     local = aware.dt.tz_localize(None)
     weekday = local.dt.day_of_week
-    day_of, days = pd.factorize(local.to_numpy().astype("datetime64[D]").astype(np.int64))
-    sun_at = settings.city.sun
-    daylight_ms = np.array(
-        [_daylight_ms(day, sun_at.latitude, sun_at.longitude, clock) for day in days.astype("datetime64[D]").tolist()]
-    ).reshape(-1, 2)
-    at_ms = epoch_ms(captured_at_utc)
-    rise_ms, set_ms = daylight_ms[day_of].T
+    sun = settings.city.sun
     return pd.DataFrame(
         {
             "captured_local": local,
@@ -114,18 +103,11 @@ def time_columns(captured_at_utc: pd.Series[pd.Timestamp], settings: Settings) -
             "month": local.dt.month.astype("int8"),
             "weekend": weekday >= 5,
             "phase": (local >= pd.Timestamp(settings.annotate.phase_from)).astype("int8"),
-            "nighttime": (at_ms < rise_ms) | (at_ms > set_ms),
+            "nighttime": is_night(epoch_ms(captured_at_utc), sun.latitude, sun.longitude),
         },
         index=captured_at_utc.index,
         copy=False,
     )
-
-
-@lru_cache(maxsize=1024)
-def _daylight_ms(day: date, latitude: float, longitude: float, clock: ZoneInfo) -> tuple[float, float]:
-    """Compute sunrise and sunset of a local date in epoch milliseconds."""
-    times = sun(Observer(latitude, longitude), date=day, tzinfo=clock)
-    return times["sunrise"].timestamp() * 1000, times["sunset"].timestamp() * 1000
 
 
 def epoch_ms(instants: pd.Series[pd.Timestamp]) -> npt.NDArray[np.int64]:

@@ -369,5 +369,5 @@ ANNOTATE = Stage(
     folders=("annotated", "differences"),
     plan=plan_annotate,
     process=process_annotate,
-    version=2,
+    version=3,
 )

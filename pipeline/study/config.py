@@ -5,7 +5,7 @@ Another city needs another study.yaml and other entries of data_catalog.yaml.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -13,14 +13,27 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from patrolscope.pipeline.errors import SettingsError
+from patrolscope.safe_yaml import YamlFileError
+from patrolscope.safe_yaml import load_yaml as read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+# Names of tzdata that are an offset or a rule, not a place. UTC is a choice that nobody makes by mistake.
+_WITHOUT_PLACE = frozenset(
+    [
+        *("EST", "MST", "HST", "EST5EDT", "CST6CDT", "MST7MDT", "PST8PDT", "WET", "CET", "MET", "EET", "GMT", "GMT0"),
+        *("GMT+0", "GMT-0", "Greenwich", "UCT", "Universal", "Zulu", "Factory", "localtime", "posixrules"),
+    ]
+)
+_MOST_CLOCK_ERROR_H = 4.0  # western China, on the time of Beijing, has 3; daylight saving adds 1
+_SUN_MARGIN = 1.0  # degrees of a location outside the box: 4 minutes of sunrise
 
 
 class Frozen(BaseModel):
     """Settings that reject unknown keys, and changes after reading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Box(Frozen):
@@ -35,8 +48,23 @@ class Box(Frozen):
     @model_validator(mode="after")
     def _has_extent(self) -> Box:
         if self.west >= self.east or self.south >= self.north:
-            raise ValueError("expected west < east and south < north")
+            raise ValueError(
+                f"got west {self.west}, east {self.east}, south {self.south}, north {self.north}; expected west < east "
+                "and south < north, in degrees; a box over the antimeridian is not supported"
+            )
         return self
+
+    @property
+    def center(self) -> Sun:
+        """Center of the box, for sunrise and sunset."""
+        return Sun(latitude=(self.south + self.north) / 2, longitude=(self.west + self.east) / 2)
+
+    def contains(self, latitude: float, longitude: float, margin: float = 0) -> bool:
+        """Return whether a location is in the box, or at most `margin` degrees outside."""
+        return (
+            self.south - margin <= latitude <= self.north + margin
+            and self.west - margin <= longitude <= self.east + margin
+        )
 
 
 class Sun(Frozen):
@@ -47,34 +75,66 @@ class Sun(Frozen):
 
 
 class City(Frozen):
-    """City: clock, projection, and extent."""
+    """City: clock, projection, and extent, which must fit together."""
 
     name: str = "New York City"
     time_zone: str = "America/New_York"
     crs: str = "EPSG:2263"  # NAD 83 / New York Long Island, US survey feet: distances and areas
     bounds: Box = Box()
-    sun: Sun = Sun()
+    sun: Sun = Sun()  # another city: the center of its bounds, unless set
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sun_over_the_city(cls, content: Any) -> Any:
+        """Put the sun over the center of a box that does not contain the default location."""
+        if not isinstance(content, dict) or content.get("sun") is not None or content.get("bounds") is None:
+            return content
+        try:
+            bounds = Box.model_validate(content["bounds"])
+        except ValidationError:
+            return content  # reported as a fault of bounds
+        here = bounds.contains(Sun().latitude, Sun().longitude)
+        return content | {"sun": Sun() if here else bounds.center}
 
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
         if name not in available_timezones():
             raise ValueError(f"{name!r} is not a time zone; expected a name such as America/New_York")
+        if name in _WITHOUT_PLACE or (name.startswith("Etc/") and name != "Etc/UTC"):
+            raise ValueError(
+                f"{name!r} is an offset without a place, and without its rules of daylight saving time; expected a "
+                "name such as America/New_York"
+            )
         return name
 
     @field_validator("crs")
     @classmethod
     def _projected(cls, code: str) -> str:
-        from pyproj import CRS
-        from pyproj.exceptions import CRSError
+        from patrolscope.pipeline.crs import city_crs
 
-        try:
-            crs = CRS.from_user_input(code)
-        except CRSError as error:
-            raise ValueError(f"{code!r} is not a coordinate system; expected a code such as EPSG:2263") from error
-        if not crs.is_projected:
-            raise ValueError(f"{code!r} is in degrees; expected a projected system, such as EPSG:2263")
+        city_crs(code)
         return code
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> City:
+        from patrolscope.pipeline.crs import check_scale
+
+        box = self.bounds
+        check_scale(self.crs, box.west, box.south, box.east, box.north)
+        if not box.contains(self.sun.latitude, self.sun.longitude, _SUN_MARGIN):
+            raise ValueError(
+                f"sun is at latitude {self.sun.latitude:.4g}, longitude {self.sun.longitude:.4g}, outside bounds; "
+                "remove city.sun to use the center of city.bounds, or set it to a location there"
+            )
+        ahead_h = datetime(2020, 1, 1, tzinfo=self.clock).utcoffset() or timedelta()
+        apart_h = (ahead_h / timedelta(hours=1) - box.center.longitude / 15 + 12) % 24 - 12
+        if abs(apart_h) > _MOST_CLOCK_ERROR_H and self.time_zone not in ("UTC", "Etc/UTC"):
+            raise ValueError(
+                f"the clock of time_zone {self.time_zone} is {abs(apart_h):.1f} hours from the sun at the center of "
+                "bounds; set city.time_zone to that of the city, and check that west and east are longitudes"
+            )
+        return self
 
     @property
     def clock(self) -> ZoneInfo:
@@ -303,17 +363,6 @@ class Settings(Frozen):
     sensitivity: Sensitivity = Sensitivity()
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML loader that rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def load_yaml(text: str, *, where: str) -> dict[str, Any]:
     """Return the content of a study.yaml before validation; `where` names the file in errors.
 
@@ -323,14 +372,9 @@ def load_yaml(text: str, *, where: str) -> dict[str, Any]:
         If the text is not YAML, or not a mapping, or has duplicate keys.
     """
     try:
-        content = yaml.load(text, _UniqueKeys)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{where} is not YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{where} holds a {type(content).__name__}; expected keys such as city: or sources:")
-    return content
+        return read_yaml(text, where=where)
+    except YamlFileError as error:
+        raise SettingsError(str(error)) from error
 
 
 def parse_settings(text: str, *, where: str) -> Settings:
@@ -378,8 +422,16 @@ def _faults(error: ValidationError) -> str:
             names = ", ".join(_names(fault["loc"][:-1]))
             lines.append(f"  {key}: unknown setting; expected one of {names}; correct or remove it")
         else:
-            lines.append(f"  {key}: got {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}")
+            # A section is not repeated: its message names the values that do not fit together.
+            got = "" if isinstance(fault["input"], dict) else f"got {_short(fault['input'])}: "
+            lines.append(f"  {key}: {got}{fault['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    """Quote a value for a message, at most 100 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _names(section: tuple[int | str, ...]) -> list[str]:

@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import shapely
-from pyproj import CRS
 
 from patrolscope.pipeline.contract.columns import POINT_COLUMN, Table
-from patrolscope.pipeline.crs import feet_per_unit
+from patrolscope.pipeline.crs import city_crs, feet_per_unit
 from patrolscope.pipeline.errors import SourceError
 
 _POINT_NOTE = b"point"  # schema metadata: columns of a frame behind the point, x then y
@@ -63,7 +62,7 @@ def _with_point(point: tuple[str, str], frame: pd.DataFrame, crs: str, schema: p
     points = pa.StructArray.from_arrays([pa.array(axis) for axis in axes], fields=list(field.type))
     arrow = arrow.add_column(schema.get_field_index(POINT_COLUMN), field, points)
     bounds = [float(reduce(axis)) for reduce in (np.min, np.max) for axis in axes] if len(frame) else []
-    geo = _geo(POINT_COLUMN, "point", CRS.from_user_input(crs), ["Point"], bounds)
+    geo = _geo(POINT_COLUMN, "point", city_crs(crs), ["Point"], bounds)
     # Without pandas metadata, which would describe columns that do not exist.
     return arrow.replace_schema_metadata(
         {**(schema.metadata or {}), b"geo": geo, _POINT_NOTE: ",".join(point).encode()}

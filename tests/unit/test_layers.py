@@ -7,10 +7,12 @@ import pytest
 import shapely
 
 from patrolscope.pipeline.crs import SQFT_PER_SQMI
+from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography.layers import build_areas, read_area_tables, zone_of
+from patrolscope.pipeline.geography.stages import LAYERS
 from patrolscope.pipeline.geography.zones import zone_of_district, zone_shares
 from patrolscope.pipeline.study.config import Layer, Layers, Settings
-from patrolscope.pipeline.study.store import create_study
+from patrolscope.pipeline.study.store import create_study, study_at
 
 CODES = ["360610001001", "360610001002", "360610002001"]
 SQUARES = [shapely.box(-74.0 + 0.01 * n, 40.70, -73.99 + 0.01 * n, 40.71) for n in range(3)]
@@ -124,3 +126,16 @@ def test_a_zone_covers_half_the_area_and_residential_comes_first(shares, zone):
     found = zone_of(zoning, pd.Series(["a", "not in the table"]), 0.5)
     assert found.isna().tolist() == [zone is None, True]
     assert zone is None or found.iloc[0] == zone
+
+
+def test_the_stage_refuses_a_layer_outside_the_city_and_counts_features_outside(tmp_path):
+    study = study_of(tmp_path)
+    west_half = {"city": {"bounds": {"west": -74.1, "south": 40.6, "east": -73.995, "north": 40.8}}}
+    part = study_at(study.root, Settings.model_validate(study.settings.model_dump(mode="json") | west_half))
+    output = LAYERS.process(part, LAYERS.plan(part)[0])
+    assert output.ledger[0]["notes"]["areas outside city.bounds"] == 2
+    other = {"city": {"bounds": {"west": -74.1, "south": 40.9, "east": -73.9, "north": 41.0}}}
+    elsewhere = study_at(study.root, Settings.model_validate(study.settings.model_dump(mode="json") | other))
+    with pytest.raises(SourceError, match=r"block_groups_2020: none of its 3 features is in city\.bounds"):
+        LAYERS.process(elsewhere, LAYERS.plan(elsewhere)[0])
+    assert LAYERS.fingerprint(LAYERS.plan(part)[0]) != LAYERS.fingerprint(LAYERS.plan(study)[0])
