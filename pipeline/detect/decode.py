@@ -12,6 +12,7 @@ choose the library that decodes it.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -29,6 +30,13 @@ Status = Literal["scored", "unreadable", "missing", "too_large"]
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Lost sectors read as zeros; encoded pictures hold shorter runs, or are decoded once more without effect.
+_ZEROS = bytes(64)
+_BLANK = 128
+# Marker that ends a scan or a restart interval. In the data, 0xFF is followed by zero.
+_SCAN_END = re.compile(rb"\xff[\xc4\xd0-\xd7\xd9\xda\xdb\xdd]")
+_FILLING = bytes(range(1, 200)) * 4
+_LAST_BYTES = 16  # more than a decoder reads ahead
 _READERS: tuple[tuple[bytes, type], ...] = (
     (_JPEG, JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -51,6 +59,7 @@ _DAMAGED = (
     struct.error,
     zlib.error,
 )
+_LARGEST_SIDE = 2**31 - 1  # pixels
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
@@ -102,16 +111,23 @@ def decode(content: bytes, *, max_pixels: int, leave_jpegs: bool = False) -> Dec
         return Decoded("too_large")  # a WebP with more pixels than Pillow opens; it does not reveal the size
     except _DAMAGED:
         return Decoded("unreadable")
-    if width < 1 or height < 1:
+    # The formats' own limit: a BMP states a signed number, which Pillow reads as unsigned.
+    if not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
         return Decoded("unreadable")
     if width * height > max_pixels:
         return Decoded("too_large", None, width, height)
+    is_jpeg = content.startswith(_JPEG)
+    # Looked for in the scans alone: headers may hold zeros.
+    scans = content[image.fp.tell() :] if is_jpeg and image.fp is not None else b""
+    doubtful = _ZEROS in scans or b"\xff\xda" in scans
     # OpenCV accepts a JPEG without an end marker and fills the missing part with gray, so Pillow decodes those.
-    plain = content.startswith(_JPEG) and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
-    if leave_jpegs and plain and turn not in _TURNS and not _stores_rgb(image):
+    plain = is_jpeg and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
+    if leave_jpegs and plain and not doubtful and turn not in _TURNS and not _stores_rgb(image):
         return Decoded("scored", None, width, height)
     try:
         pixels = _jpeg_pixels(content) if plain else _pixels(image)
+        if plain and (doubtful or has_blank_block(pixels)):
+            _check_complete(content, len(content) - len(scans), pixels)
     except _DAMAGED:
         return Decoded("unreadable", None, width, height)
     pixels = _upright(pixels, turn)
@@ -144,6 +160,38 @@ def _jpeg_pixels(content: bytes) -> npt.NDArray[np.uint8]:
     if pixels is None:
         raise ValueError("the JPEG cannot be decoded")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), dtype=np.uint8)
+
+
+def has_blank_block(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Return whether an aligned block of 8 by 8 pixels could be one that the decoder had no data for.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (h, w, 3)
+        Decoded JPEG that is not turned.
+    """
+    # Decoders fill such blocks with middle gray. One pixel of each block, then the whole blocks that have it.
+    corners = (pixels[::8, ::8] == _BLANK).all(axis=2)
+    return any((pixels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] == _BLANK).all() for y, x in np.argwhere(corners))
+
+
+def _check_complete(content: bytes, start: int, pixels: npt.NDArray[np.uint8]) -> None:
+    """Check that the decoder used up the data of each scan, no more and no less.
+
+    OpenCV hides the warnings of libjpeg. Bytes that are put behind the data of a scan change the picture only if data were
+    missing, and bytes that are taken from the end change it unless the decoder was done before them.
+
+    Raises
+    ------
+    ValueError
+        If data are missing or left over.
+    """
+    filled = content[:start] + _SCAN_END.sub(_FILLING + rb"\g<0>", content[start:])
+    if not np.array_equal(_jpeg_pixels(filled), pixels):
+        raise ValueError("a part of the JPEG is missing")
+    shortened = content[: -len(_JPEG_END) - _LAST_BYTES] + _JPEG_END
+    if _ZEROS in content[start:] and np.array_equal(_jpeg_pixels(shortened), pixels):
+        raise ValueError("a part of the JPEG is damaged")
 
 
 def _pixels(image: Pillow.Image) -> npt.NDArray[np.uint8]:

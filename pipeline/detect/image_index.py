@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import tarfile
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -17,13 +17,25 @@ from typing import Any
 import pandas as pd
 
 from patrolscope.pipeline.contract.tables import IMAGE_INDEX
-from patrolscope.pipeline.detect.image_store import IMAGE_ENDINGS, TAR_ENDING, Entry, ImageStore
+from patrolscope.pipeline.detect.image_store import (
+    DEAD_LINK,
+    IMAGE_ENDINGS,
+    NOT_UTF8,
+    SPECIAL_FILE,
+    TAR_ENDING,
+    Entry,
+    ImageStore,
+    is_utf8,
+)
+from patrolscope.pipeline.detect.tar_members import Member, resolve, tar_members
+from patrolscope.pipeline.errors import SourceError
 
 # Groups of folders that are listed in parallel; a folder is in the same group at every listing. More than most clusters
 # have workers, and few enough for the manifest.
 BUCKETS = 64
 # Small folders share a shard. One that fills this fraction of a shard has its own, which other folders do not change.
 _OWN_SHARD_FRACTION = 8
+NO_IMAGE = "file without an image extension"
 
 
 def image_id_of(path: str, member: str | None = None) -> str:
@@ -53,11 +65,17 @@ def top_folders(store: ImageStore) -> list[tuple[str, bool]]:
     shallow: list[str] = []
     deep = [""]
     while len(deep) < BUCKETS:
-        listed = {folder: store.entries(folder) for folder in deep}
-        below = [name for _, folders in listed.values() for name in folders]
+        below: list[str] = []
+        with_files: list[str] = []
+        for folder in deep:
+            skipped: Counter[str] = Counter()
+            files, folders = store.entries(folder, skipped)
+            below += folders
+            if files or skipped:  # listed again, so that what is left out is counted
+                with_files.append(folder)
         if not below:
             break
-        shallow += [folder for folder, (files, _) in listed.items() if files]
+        shallow += with_files
         deep = below
     return [(folder, False) for folder in shallow] + [(folder, True) for folder in deep]
 
@@ -83,27 +101,65 @@ def index_rows(store: ImageStore, entries: Iterable[Entry], skipped: Counter[str
         elif name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
             skipped["compressed tar file, whose images cannot be read one by one: unpack it to .tar"] += 1
         else:
-            skipped["file without an image extension"] += 1
+            skipped[_no_image(entry.path)] += 1
 
 
 def _tar_rows(store: ImageStore, entry: Entry, skipped: Counter[str]) -> Iterator[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+    places: dict[str, list[tuple[int, int]]] = {}  # offset and size of each image by its name
+    links: dict[str, str] = {}
+    for member in _members_of(store, entry):
+        if member.kind == "damage":
+            skipped[f"damaged part of a tar file, around which images are indexed: {_printable(entry.path)}"] += 1
+        elif member.name.startswith(("/", "../")):
+            skipped["tar member whose path leaves the tar file"] += 1
+        elif not is_utf8(member.name):
+            skipped[NOT_UTF8] += 1
+        elif member.kind == "special":
+            skipped[SPECIAL_FILE] += 1
+        elif not member.name.lower().endswith(IMAGE_ENDINGS):
+            skipped[_no_image(member.name)] += 1
+        elif member.kind == "sparse":
+            skipped["sparse tar member, whose content is not in one piece: pack it without holes"] += 1
+        elif member.kind == "file":
+            places.setdefault(member.name, []).append((member.offset, member.bytes))
+        elif member.name not in places:
+            links[member.name] = member.target
+        # A link whose name has content already repeats that name.
+        else:
+            skipped[DEAD_LINK] += 1
+    for name in links:
+        content = places.get(resolve(links, name) or "")
+        if content is None:
+            skipped[DEAD_LINK] += 1
+        else:
+            # Of members with one name, the last one is what unpacking leaves.
+            yield _row(store, entry, name, *content[-1])
+    for name, content in places.items():
+        for offset, size in content:
+            yield _row(store, entry, name, offset, size)
+
+
+def _members_of(store: ImageStore, entry: Entry) -> Iterator[Member]:
+    path = store.full_path(entry.path)
     try:
         # Reads only the headers, and what the file system reads ahead of them.
-        with store.fs.open(store.full_path(entry.path), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                name = posixpath.normpath(member.name)
-                if not member.isfile():
-                    continue
-                if name.startswith(("/", "../")):
-                    skipped["tar member whose path leaves the tar file"] += 1
-                elif name.lower().endswith(IMAGE_ENDINGS) and not member.issparse():
-                    rows.append(_row(store, entry, name, member.offset_data, member.size))
-                else:
-                    skipped["file without an image extension"] += 1
-    except (tarfile.TarError, EOFError, ValueError):
-        skipped["damaged tar file: only images before the damage are indexed"] += 1
-    yield from rows
+        with store.fs.open(path, "rb") as file:
+            yield from tar_members(file, entry.bytes)
+    except ValueError as error:
+        raise SourceError(
+            f"cannot read parts of {path} ({error}); expected a server that answers byte ranges; unpack the tar file there "
+            "or download it"
+        ) from error
+
+
+def _no_image(name: str) -> str:
+    """Return why a file without an image extension is left out, by its extension."""
+    ending = posixpath.splitext(name)[1].lower()
+    return f"{NO_IMAGE} ({ending})" if re.fullmatch(r"\.[a-z0-9]{1,8}", ending) else NO_IMAGE
+
+
+def _printable(path: str) -> str:
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _row(store: ImageStore, entry: Entry, member: str | None, offset: int | None, size: int) -> dict[str, Any]:
@@ -166,8 +222,8 @@ def cut(rows: Iterable[dict[str, Any]], max_images: int) -> list[tuple[str, list
     return [(_shard_name(shard), shard) for shard in shards]
 
 
-def _sort_key(row: dict[str, Any]) -> tuple[str, str, str, int]:
-    return row["source"], row["path"].rpartition("/")[0], row["path"], row["offset"] or 0
+def _sort_key(row: dict[str, Any]) -> tuple[str, str, str, int, str]:
+    return row["source"], row["path"].rpartition("/")[0], row["path"], row["offset"] or 0, row["member"] or ""
 
 
 def _folder(row: dict[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +22,12 @@ from patrolscope.pipeline.study.store import Study
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 TAR_ENDING = ".tar"
+NOT_UTF8 = "name that is not UTF-8"
+DEAD_LINK = "link that leads to no file"
+SPECIAL_FILE = "device, FIFO, or socket"
+FOLDER_LINK = "link to a folder, which is not followed"
+# Errors of a link that leads nowhere, to itself, or through a file.
+_DEAD = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG})
 _EXPECTED = f"expected a folder, s3:// or gs:// with images ({', '.join(IMAGE_ENDINGS)} or {TAR_ENDING})"
 
 
@@ -70,10 +79,17 @@ class ImageStore:
         """Return a path below the root as the file system spells it."""
         return f"{self.root}/{path}" if path else self.root
 
-    def entries(self, folder: str) -> tuple[list[Entry], list[str]]:
-        """List the files and the subfolders of a folder, without hidden ones and without links to folders."""
+    def entries(self, folder: str, skipped: Counter[str]) -> tuple[list[Entry], list[str]]:
+        """List the files and the subfolders of a folder, without hidden ones.
+
+        Links to folders, links that lead nowhere, special files, and names that are not UTF-8 are counted by reason in
+        `skipped`, in place.
+        """
         files, folders = [], []
-        for name, is_folder, attributes in self._visible(folder):
+        for name, is_folder, attributes in self._visible(folder, skipped):
+            if not is_utf8(name):
+                skipped[NOT_UTF8] += 1
+                continue
             path = f"{folder}/{name}" if folder else name
             if is_folder:
                 folders.append(path)
@@ -81,13 +97,14 @@ class ImageStore:
                 files.append(Entry(path, *attributes))
         return files, sorted(folders)
 
-    def entries_below(self, folder: str) -> Iterator[Entry]:
-        """List the files of a folder and of all folders below it."""
+    def entries_below(self, folder: str, skipped: Counter[str]) -> Iterator[Entry]:
+        """List the files of a folder and of all folders below it, and count what is left out as `entries` does."""
         if self.is_local:
-            files, folders = self.entries(folder)
-            yield from files
-            for subfolder in folders:
-                yield from self.entries_below(subfolder)
+            waiting = [folder]
+            while waiting:
+                files, folders = self.entries(waiting.pop(), skipped)
+                yield from files
+                waiting += reversed(folders)
             return
         # An object store lists a thousand files per request if it need not stop at folders.
         for name, info in self.fs.find(self.full_path(folder), detail=True).items():
@@ -134,16 +151,25 @@ class ImageStore:
             If the file cannot be read.
         """
         try:
-            return bytes(self.fs.cat_file(self.full_path(path), start=start, end=stop))
+            content = bytes(self.fs.cat_file(self.full_path(path), start=start, end=stop))
         except FileNotFoundError:
             return None
         except remote_errors() as error:
             raise self._unreadable(path, error) from error
+        if stop is not None and len(content) > stop - (start or 0):
+            # An HTTP server may ignore the range and send the whole file.
+            raise SourceError(
+                f"cannot read a part of {self.full_path(path)}: the server sent the whole file; expected a server that "
+                "answers byte ranges; unpack the tar file there or download it"
+            )
+        return content
 
     def _unreadable(self, path: str, error: Exception) -> SourceError:
         return SourceError(f"cannot read {self.full_path(path)} ({error}); restore it and run the same command again")
 
-    def _visible(self, folder: str) -> Iterator[tuple[str, bool, tuple[int, str, datetime | None] | None]]:
+    def _visible(
+        self, folder: str, skipped: Counter[str]
+    ) -> Iterator[tuple[str, bool, tuple[int, str, datetime | None] | None]]:
         if self.is_local:
             with os.scandir(self.full_path(folder)) as entries:  # 20 times faster than through fsspec
                 for entry in entries:
@@ -151,8 +177,19 @@ class ImageStore:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         yield entry.name, True, None
-                    elif entry.is_file():
+                        continue
+                    try:
                         status = entry.stat()
+                    except OSError as error:
+                        if not entry.is_symlink() or error.errno not in _DEAD:
+                            raise
+                        skipped[DEAD_LINK] += 1
+                        continue
+                    if stat.S_ISDIR(status.st_mode):
+                        skipped[FOLDER_LINK] += 1
+                    elif not stat.S_ISREG(status.st_mode):
+                        skipped[SPECIAL_FILE] += 1
+                    else:
                         modified = datetime.fromtimestamp(status.st_mtime, UTC)
                         yield entry.name, False, (status.st_size, str(status.st_mtime_ns), modified)
             return
@@ -163,6 +200,15 @@ class ImageStore:
             # An object store can contain an object with the name of the folder.
             if name != full_path and not leaf.startswith("."):
                 yield leaf, info["type"] == "directory", _attributes(info)
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a name can be written to a table; bytes that are not UTF-8 come as surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def located(study: Study, source: str) -> tuple[Any, str]:

@@ -37,6 +37,7 @@ from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 INDEX_FOLDER = "image_index"
 RESOURCE = "GPU"  # one per shard; if no worker offers it, all workers detect
+INDEX_VERSION = 2  # raised when a change of listing changes which images are indexed
 VERSION = 1  # raised when a change of image decoding changes boxes
 _REMOTE_THREADS = 16  # that read and decode from a remote store, which mostly wait
 _BYTES_PER_PIXEL = 8  # in the largest supported form: 16 bits, four channels, uncompressed
@@ -94,7 +95,7 @@ def plan_index(study: Study) -> list[Shard]:
     """Plan one shard per bucket of folders from the last run of PREFIXES."""
     if not study.settings.images.sources:
         return []
-    made_from = fingerprint(IMAGE_INDEX.fingerprint(), study.settings.images.shard_images)
+    made_from = fingerprint(INDEX_VERSION, IMAGE_INDEX.fingerprint(), study.settings.images.shard_images)
     buckets = study.record(PREFIXES.name).facts["buckets"]
     return [
         Shard(name, {"folders": folders}, size=len(folders), made_from=made_from)
@@ -116,7 +117,7 @@ def process_index(study: Study, shard: Shard) -> Output:
     for source, folder, with_subfolders in shard.work["folders"]:
         store = stores[source]
         try:
-            entries = store.entries_below(folder) if with_subfolders else store.entries(folder)[0]
+            entries = store.entries_below(folder, skipped) if with_subfolders else store.entries(folder, skipped)[0]
             rows += index_rows(store, entries, skipped)
         except FileNotFoundError as error:
             raise SourceError(

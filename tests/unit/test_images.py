@@ -1,6 +1,7 @@
 """The image index: its rows, skipped files, and the effect of changes to the image store."""
 
 import io
+import os
 import tarfile
 
 import pandas as pd
@@ -75,7 +76,9 @@ def test_hidden_files_are_ignored_and_other_files_counted_by_reason(tmp_path):
     study = study_of(tmp_path, "store")
     assert finish(study)["path"].tolist() == ["a.JPG"]
     assert dropped(study) == {
-        "file without an image extension": 3,
+        "file without an image extension (.txt)": 1,
+        "file without an image extension (.pdf)": 1,
+        "file without an image extension": 1,
         "compressed tar file, whose images cannot be read one by one: unpack it to .tar": 1,
     }
 
@@ -107,7 +110,7 @@ def test_images_in_tar_files_are_indexed_and_read_by_byte_range(tmp_path):
     contents = [store.read(row.path, row.offset, row.offset + row.bytes) for row in index.itertuples()]
     assert contents == [b"one", b"two two", b"three"]
     assert dropped(study) == {
-        "file without an image extension": 1,
+        "file without an image extension (.json)": 1,
         "tar member whose path leaves the tar file": 1,
     }
 
@@ -120,7 +123,66 @@ def test_a_damaged_tar_file_is_counted_and_stops_nothing(tmp_path):
     fill(tmp_path / "store", ["b.jpg", "c.tar"])
     study = study_of(tmp_path, "store")
     assert finish(study)["image_id"].tolist()[-1] == "b"
-    assert dropped(study) == {"damaged tar file: only images before the damage are indexed": 2}
+    assert dropped(study) == {
+        "damaged part of a tar file, around which images are indexed: a.tar": 1,
+        "damaged part of a tar file, around which images are indexed: c.tar": 1,
+    }
+
+
+def test_links_in_a_tar_file_are_images_with_the_content_of_their_target(tmp_path):
+    (tmp_path / "store").mkdir()
+    with tarfile.open(tmp_path / "store" / "a.tar", "w") as tar:
+        header = tarfile.TarInfo("ride/0.jpg")
+        header.size = 3
+        tar.addfile(header, io.BytesIO(b"one"))
+        for name, kind, target in [
+            ("ride/1.jpg", tarfile.LNKTYPE, "ride/0.jpg"),
+            ("ride/2.jpg", tarfile.SYMTYPE, "1.jpg"),
+            ("ride/3.jpg", tarfile.SYMTYPE, "3.jpg"),
+            ("ride/4.jpg", tarfile.LNKTYPE, "."),
+            ("ride/5.jpg", tarfile.CHRTYPE, ""),
+        ]:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            tar.addfile(link)
+    study = study_of(tmp_path, "store")
+    index = finish(study)
+    assert sorted(index["image_id"]) == ["ride/0", "ride/1", "ride/2"]
+    assert index["bytes"].tolist() == [3, 3, 3]
+    assert index["offset"].nunique() == 1
+    assert dropped(study) == {"link that leads to no file": 2, "device, FIFO, or socket": 1}
+
+
+@pytest.mark.parametrize("top", [True, False])
+def test_links_and_special_files_are_counted_by_reason(tmp_path, top):
+    fill(tmp_path / "store", ["a/1.jpg"] if top else rides(70, 1))
+    folder = tmp_path / "store" if top else tmp_path / "store" / "ride"
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    (folder / "itself").symlink_to("itself")
+    (folder / "nowhere.jpg").symlink_to("nowhere")
+    (folder / "folder").symlink_to(tmp_path)
+    os.mkfifo(folder / "fifo.jpg")
+    study = study_of(tmp_path, "store")
+    assert len(finish(study)) == (1 if top else 70)
+    assert dropped(study) == {
+        "link that leads to no file": 3,
+        "link to a folder, which is not followed": 1,
+        "device, FIFO, or socket": 1,
+    }
+
+
+def test_names_that_are_not_utf8_are_counted_and_stop_nothing(tmp_path):
+    fill(tmp_path / "store", ["ride/a/1.jpg"])
+    for name in (b"ride/a/caf\xe9.jpg", b"ride/caf\xe9/1.jpg", b"caf\xe9.tar"):
+        path = tmp_path / "store" / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"content")
+    with tarfile.open(tmp_path / "store" / "b.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for name in ("ride/b/1.jpg", "ride/b/caf\xe9.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    study = study_of(tmp_path, "store")
+    assert sorted(finish(study)["image_id"]) == ["ride/a/1", "ride/b/1"]
+    assert dropped(study) == {"name that is not UTF-8": 4}
 
 
 @pytest.mark.parametrize(

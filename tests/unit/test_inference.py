@@ -1,15 +1,19 @@
 """Inference returns a detection for every file, in order, whatever the batches."""
 
 import io
+import struct
 import threading
+import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from patrolscope.pipeline.detect.decode import decode
+from patrolscope.pipeline.detect.detection_table import detection_table
 from patrolscope.pipeline.detect.inference import Batch, infer
 from patrolscope.pipeline.errors import SettingsError, SourceError
 from tests.fake_detector import FakeDetector
@@ -84,6 +88,79 @@ def test_no_damage_to_a_file_stops_a_run(name, at, bytes_there):
     decoded = decode(damaged, max_pixels=1_000_000)
     assert decoded.status in ("scored", "unreadable", "too_large")
     assert (decoded.pixels is not None) == (decoded.status == "scored")
+
+
+def photo(size=(1280, 720), mode="RGB", **options) -> bytes:
+    noise = np.random.default_rng(1).integers(0, 255, (36, 64, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize(size).convert(mode).save(file, "JPEG", **{"quality": 90} | options)
+    return file.getvalue()
+
+
+JPEG_FORMS = {
+    "baseline": {},
+    "gray": {"mode": "L"},
+    "optimized": {"optimize": True},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "no subsampling": {"subsampling": 0, "quality": 98},
+    "small": {"size": (320, 240), "quality": 60},
+}
+
+
+def with_a_lost_part(content: bytes, way: str) -> bytes:
+    n = len(content)
+    return {
+        "cut, with an end": content[: n // 4] + b"\xff\xd9",
+        "last tenth gone": content[: n - n // 10] + b"\xff\xd9",
+        "zeros inside": content[: n // 4] + bytes(n // 2) + content[3 * n // 4 :],
+        "sector of zeros": content[: n // 2] + bytes(4096) + content[n // 2 + 4096 :],
+        "middle gone": content[: n // 4] + content[3 * n // 4 :],
+    }[way]
+
+
+@pytest.mark.parametrize("form", JPEG_FORMS)
+@pytest.mark.parametrize(
+    "way", ["cut, with an end", "last tenth gone", "zeros inside", "sector of zeros", "middle gone"]
+)
+def test_a_jpeg_with_a_missing_or_zeroed_part_is_unreadable(form, way):
+    content = photo(**JPEG_FORMS[form])
+    assert decode(content, max_pixels=MANY_PIXELS).status == "scored"
+    lost = with_a_lost_part(content, way)
+    assert decode(lost, max_pixels=MANY_PIXELS).status == "unreadable"
+
+
+@pytest.mark.parametrize("gray", [0, 127, 128, 255])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_complete_jpeg_of_one_color_is_scored(gray, options):
+    file = io.BytesIO()
+    Image.new("RGB", (640, 360), (gray, gray, gray)).save(file, "JPEG", **options)
+    assert decode(file.getvalue(), max_pixels=MANY_PIXELS).status == "scored"
+
+
+def wide_files() -> dict[str, bytes]:
+    """Return tiny files whose headers state a width that does not fit 32 signed bits."""
+    bmp = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
+    bmp += struct.pack("<IiiHHIIiiII", 40, -127, 64, 1, 24, 0, 0, 2835, 2835, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**32 - 1, 8, 8, 2, 0, 0, 0))
+    entries = [(256, 4, 2**32 - 1), (257, 4, 8), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 4, 8)]
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    tiff += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return {
+        "bmp": bmp + bytes(64),
+        "png": png + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b""),
+        "tiff": tiff + bytes(68),
+    }
+
+
+@pytest.mark.parametrize(("name", "content"), wide_files().items())
+def test_a_width_beyond_32_bits_is_unreadable_and_has_a_row(name, content):
+    detections = results([content])
+    assert detection_table(pd.Series([name]), detections, 0)["status"].tolist() == ["unreadable"]
 
 
 # Several files.

@@ -51,7 +51,7 @@ DETECTION_STATUSES = ("scored", "unreadable", "missing", "too_large")
 IMAGE_INDEX = Table(
     "image_index",
     row="one image of the image store, as listed",
-    key=("source", "path", "offset"),
+    key=("source", "path", "offset", "member"),
     columns=(
         Column("image_id", "string", "path of the image below its root, without the extension"),
         Column("source", "string", "folder or URL of the image store, as study.yaml names it"),
