@@ -2,7 +2,7 @@
 
 Python's tarfile ends its iteration at the first bad header behind the start, as if the archive ended there, and can
 loop or recurse without end on negative sizes and long chains of headers. Here, every step moves forward, and each
-header is read on its own, so that time is linear in the size of the archive. Memory holds one extended header at a time.
+header is read on its own, so that time is linear in the size of the archive. Memory holds one extended header.
 """
 
 from __future__ import annotations
