@@ -32,9 +32,12 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Lost sectors read as zeros; encoded pictures hold shorter runs, or are decoded once more without effect.
 _ZEROS = bytes(64)
-_BLANK = 128
+BLANK = 128
 # Marker that ends a scan or a restart interval. In the data, 0xFF is followed by zero.
 _SCAN_END = re.compile(rb"\xff[\xc4\xd0-\xd7\xd9\xda\xdb\xdd]")
+_SCAN = b"\xff\xda"
+_RESTART_INTERVAL = b"\xff\xdd\x00\x04"
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILLING = bytes(range(1, 200)) * 4
 _LAST_BYTES = 16  # more than a decoder reads ahead
 _READERS: tuple[tuple[bytes, type], ...] = (
@@ -119,9 +122,14 @@ def decode(content: bytes, *, max_pixels: int, leave_jpegs: bool = False) -> Dec
     is_jpeg = content.startswith(_JPEG)
     # Looked for in the scans alone: headers may hold zeros.
     scans = content[image.fp.tell() :] if is_jpeg and image.fp is not None else b""
-    doubtful = _ZEROS in scans or b"\xff\xda" in scans
+    doubtful = _ZEROS in scans or _SCAN in scans
     # OpenCV accepts a JPEG without an end marker and fills the missing part with gray, so Pillow decodes those.
     plain = is_jpeg and content.endswith(_JPEG_END) and image.mode in ("RGB", "L")
+    if plain:
+        try:
+            _check_restarts(content[: len(content) - len(scans)], scans, image)
+        except ValueError:
+            return Decoded("unreadable", None, width, height)
     if leave_jpegs and plain and not doubtful and turn not in _TURNS and not _stores_rgb(image):
         return Decoded("scored", None, width, height)
     try:
@@ -171,15 +179,37 @@ def has_blank_block(pixels: npt.NDArray[np.uint8]) -> bool:
         Decoded JPEG that is not turned.
     """
     # Decoders fill such blocks with middle gray. One pixel of each block, then the whole blocks that have it.
-    corners = (pixels[::8, ::8] == _BLANK).all(axis=2)
-    return any((pixels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] == _BLANK).all() for y, x in np.argwhere(corners))
+    first = pixels[::8, ::8]
+    corners = (first[..., 0] == BLANK) & (first[..., 1] == BLANK) & (first[..., 2] == BLANK)
+    return any((pixels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] == BLANK).all() for y, x in np.argwhere(corners))
+
+
+def _check_restarts(header: bytes, scans: bytes, image: Pillow.Image) -> None:
+    """Check that no restart marker of a JPEG with one scan is missing.
+
+    Raises
+    ------
+    ValueError
+        If one is missing or out of order.
+    """
+    at = header.rfind(_RESTART_INTERVAL)
+    if at < 0 or _SCAN in scans:
+        return
+    interval = int.from_bytes(header[at + 4 : at + 6], "big")
+    layers = getattr(image, "layer", ())
+    across, down = (8 * max(layer[side] for layer in layers) if len(layers) > 1 else 8 for side in (1, 2))
+    units = -(-image.size[0] // across) * -(-image.size[1] // down)
+    expected = (units - 1) // interval if interval else 0
+    found = [marker[1] & 7 for marker in _RESTART.findall(scans)]
+    if found != [number % 8 for number in range(expected)]:
+        raise ValueError("a restart marker of the JPEG is missing")
 
 
 def _check_complete(content: bytes, start: int, pixels: npt.NDArray[np.uint8]) -> None:
     """Check that the decoder used up the data of each scan, no more and no less.
 
-    OpenCV hides the warnings of libjpeg. Bytes that are put behind the data of a scan change the picture only if data were
-    missing, and bytes that are taken from the end change it unless the decoder was done before them.
+    OpenCV hides the warnings of libjpeg. Bytes that are put behind the data of a scan change the picture only if data
+    were missing, and a change of its last bytes changes the picture unless the decoder was done before them.
 
     Raises
     ------
@@ -189,9 +219,14 @@ def _check_complete(content: bytes, start: int, pixels: npt.NDArray[np.uint8]) -
     filled = content[:start] + _SCAN_END.sub(_FILLING + rb"\g<0>", content[start:])
     if not np.array_equal(_jpeg_pixels(filled), pixels):
         raise ValueError("a part of the JPEG is missing")
-    shortened = content[: -len(_JPEG_END) - _LAST_BYTES] + _JPEG_END
-    if _ZEROS in content[start:] and np.array_equal(_jpeg_pixels(shortened), pixels):
-        raise ValueError("a part of the JPEG is damaged")
+    if (pixels == pixels[0, 0]).all():
+        return  # codes of a picture of one color can be so few that other bytes mean nothing
+    for end in _SCAN_END.finditer(content, start):
+        if _ZEROS in content[start : end.start()]:
+            changed = content[: end.start() - _LAST_BYTES] + _FILLING + content[end.start() :]
+            if np.array_equal(_jpeg_pixels(changed), pixels):
+                raise ValueError("a part of the JPEG is damaged")
+        start = end.end()
 
 
 def _pixels(image: Pillow.Image) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn import functional
 from torchvision import io
 
 from patrolscope.pipeline.detect.boxes import BORDER, Letterbox
+from patrolscope.pipeline.detect.decode import BLANK
 from patrolscope.pipeline.detect.device import Uploader
 from patrolscope.pipeline.errors import WeightsError
 
@@ -58,7 +60,7 @@ class JpegDecoder:
             with self._uploader.on_stream():
                 images = self._decoded(contents[start : start + _FILES_PER_CALL])
                 prepared += [
-                    letterboxed(pixels, self._letterbox) if pixels is not None and pixels.shape[1:] == size else None
+                    letterboxed(pixels, self._letterbox) if _is_usable(pixels, size) else None
                     for pixels, size in zip(images, sizes[start : start + _FILES_PER_CALL], strict=True)
                 ]
         return prepared
@@ -74,6 +76,17 @@ class JpegDecoder:
             if len(contents) == 1:
                 return [None]
             return [pixels for content in contents for pixels in self._decoded([content])]
+
+
+def _is_usable(pixels: Tensor | None, size: tuple[int, int]) -> TypeGuard[Tensor]:
+    """Return whether an image is complete; the CPU checks the data of one with a block of middle gray."""
+    if pixels is None or pixels.shape[1:] != size:
+        return False
+    rows, columns = size[0] // 8 * 8, size[1] // 8 * 8
+    if not rows or not columns:
+        return True
+    gray = (pixels[:, :rows, :columns] == BLANK).all(dim=0)
+    return not bool(gray.reshape(rows // 8, 8, columns // 8, 8).all(dim=3).all(dim=1).any())
 
 
 def jpeg_decoder(choice: str, uploader: Uploader, letterbox: Letterbox) -> JpegDecoder | None:

@@ -108,18 +108,8 @@ def _tar_rows(store: ImageStore, entry: Entry, skipped: Counter[str]) -> Iterato
     places: dict[str, list[tuple[int, int]]] = {}  # offset and size of each image by its name
     links: dict[str, str] = {}
     for member in _members_of(store, entry):
-        if member.kind == "damage":
-            skipped[f"damaged part of a tar file, around which images are indexed: {_printable(entry.path)}"] += 1
-        elif member.name.startswith(("/", "../")):
-            skipped["tar member whose path leaves the tar file"] += 1
-        elif not is_utf8(member.name):
-            skipped[NOT_UTF8] += 1
-        elif member.kind == "special":
-            skipped[SPECIAL_FILE] += 1
-        elif not member.name.lower().endswith(IMAGE_ENDINGS):
-            skipped[_no_image(member.name)] += 1
-        elif member.kind == "sparse":
-            skipped["sparse tar member, whose content is not in one piece: pack it without holes"] += 1
+        if reason := _left_out(member, entry.path):
+            skipped[reason] += 1
         elif member.kind == "file":
             places.setdefault(member.name, []).append((member.offset, member.bytes))
         elif member.name not in places:
@@ -139,6 +129,23 @@ def _tar_rows(store: ImageStore, entry: Entry, skipped: Counter[str]) -> Iterato
             yield _row(store, entry, name, offset, size)
 
 
+def _left_out(member: Member, tar_path: str) -> str:
+    """Return why a member of a tar file cannot be an image, or nothing."""
+    if member.kind == "damage":
+        return f"damaged part of a tar file, around which images are indexed: {tar_path}"
+    if member.name.startswith(("/", "../")):
+        return "tar member whose path leaves the tar file"
+    if not is_utf8(member.name):
+        return NOT_UTF8
+    if member.kind == "special":
+        return SPECIAL_FILE
+    if not member.name.lower().endswith(IMAGE_ENDINGS):
+        return _no_image(member.name)
+    if member.kind == "sparse":
+        return "sparse tar member, whose content is not in one piece: pack it without holes"
+    return ""
+
+
 def _members_of(store: ImageStore, entry: Entry) -> Iterator[Member]:
     path = store.full_path(entry.path)
     try:
@@ -147,8 +154,8 @@ def _members_of(store: ImageStore, entry: Entry) -> Iterator[Member]:
             yield from tar_members(file, entry.bytes)
     except ValueError as error:
         raise SourceError(
-            f"cannot read parts of {path} ({error}); expected a server that answers byte ranges; unpack the tar file there "
-            "or download it"
+            f"cannot read parts of {path} ({error}); expected a server that answers byte ranges; unpack the tar file "
+            "there or download it"
         ) from error
 
 
@@ -156,10 +163,6 @@ def _no_image(name: str) -> str:
     """Return why a file without an image extension is left out, by its extension."""
     ending = posixpath.splitext(name)[1].lower()
     return f"{NO_IMAGE} ({ending})" if re.fullmatch(r"\.[a-z0-9]{1,8}", ending) else NO_IMAGE
-
-
-def _printable(path: str) -> str:
-    return path.encode(errors="backslashreplace").decode()
 
 
 def _row(store: ImageStore, entry: Entry, member: str | None, offset: int | None, size: int) -> dict[str, Any]:

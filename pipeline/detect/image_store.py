@@ -109,7 +109,11 @@ class ImageStore:
         # An object store lists a thousand files per request if it need not stop at folders.
         for name, info in self.fs.find(self.full_path(folder), detail=True).items():
             path = str(name)[len(self.root) + 1 :]
-            if not any(part.startswith(".") for part in path.split("/")):
+            if any(part.startswith(".") for part in path.split("/")):
+                continue
+            if not is_utf8(path):
+                skipped[NOT_UTF8] += 1
+            else:
                 yield Entry(path, *_attributes(info))
         self.fs.invalidate_cache()
 

@@ -38,7 +38,7 @@ from patrolscope.pipeline.study.store import Output, Study, fingerprint
 INDEX_FOLDER = "image_index"
 RESOURCE = "GPU"  # one per shard; if no worker offers it, all workers detect
 INDEX_VERSION = 2  # raised when a change of listing changes which images are indexed
-VERSION = 1  # raised when a change of image decoding changes boxes
+VERSION = 2  # raised when a change of image decoding changes boxes or statuses
 _REMOTE_THREADS = 16  # that read and decode from a remote store, which mostly wait
 _BYTES_PER_PIXEL = 8  # in the largest supported form: 16 bits, four channels, uncompressed
 WITHOUT_BOX = "image without a box"

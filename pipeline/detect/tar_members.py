@@ -1,8 +1,8 @@
 """Members of a tar file, found by a walk over its headers that continues behind damage.
 
-Python's tarfile ends its iteration at the first bad header behind the start, as if the archive ended there, and can loop
-or recurse without end on negative sizes and long chains of headers. Here, every step moves forward, and each header is
-read on its own, so that time is linear in the size of the archive. Memory holds one extended header and the members.
+Python's tarfile ends its iteration at the first bad header behind the start, as if the archive ended there, and can
+loop or recurse without end on negative sizes and long chains of headers. Here, every step moves forward, and each
+header is read on its own, so that time is linear in the size of the archive. Memory holds one extended header.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def tar_members(file: IO[bytes], size: int) -> Iterator[Member]:
     size : int
         Size of the file in bytes.
     """
-    position, extension, has_end = 0, {}, False
+    position, has_end = 0, False
+    extension: dict[str, str] = {}
     while True:
         block = _read(file, position, _BLOCK)
         if len(block) < _BLOCK:
@@ -118,37 +119,41 @@ def _member(file: IO[bytes], position: int, block: bytes, extension: dict[str, s
         extension.update(records)
         return None, start + _padded(header.size)
     if header.type == tarfile.GNUTYPE_SPARSE:
-        more = block[_NEXT_EXTENDED_AT]
-        while more:
-            extended = _read(file, start, _BLOCK)
-            more = extended[_MORE_EXTENDED_AT] if len(extended) == _BLOCK else 0
-            start += _BLOCK
+        start = _after_sparse(file, start, block[_NEXT_EXTENDED_AT])
     length = header.size
     if "size" in extension:
-        if not _PAX_SIZE.fullmatch(extension["size"]):
-            return _DAMAGE, 0
-        length = int(extension["size"])
+        length = int(extension["size"]) if _PAX_SIZE.fullmatch(extension["size"]) else -1
     has_content = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
     if length < 0:
         return _DAMAGE, 0
-    name = posixpath.normpath(extension.get("path", header.name))
-    target = extension.get("linkpath", header.linkname)
     stop = start + (_padded(length) if has_content else 0)
-    if has_content and any(key.startswith("GNU.sparse.") for key in extension):
-        return Member("sparse", name), stop
-    if header.issparse():
-        return Member("sparse", name), stop
-    if header.islnk():
-        return Member("hard link", name, target=posixpath.normpath(target)), stop
-    if header.issym():
-        return Member(
-            "symbolic link", name, target=posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
-        ), stop
     if header.isdir():
         return Member("special"), stop
-    if has_content:
-        return Member("file", name, start, length), stop
-    return Member("special", name), stop
+    return _named(header, extension, start, length if has_content else 0), stop
+
+
+def _after_sparse(file: IO[bytes], start: int, more: int) -> int:
+    """Return where the content of a sparse member starts."""
+    while more:
+        extended = _read(file, start, _BLOCK)
+        more = extended[_MORE_EXTENDED_AT] if len(extended) == _BLOCK else 0
+        start += _BLOCK
+    return start
+
+
+def _named(header: tarfile.TarInfo, extension: dict[str, str], offset: int, length: int) -> Member:
+    name = posixpath.normpath(extension.get("path", header.name))
+    target = extension.get("linkpath", header.linkname)
+    if header.islnk():
+        return Member("hard link", name, target=posixpath.normpath(target))
+    if header.issym():
+        target = posixpath.join(posixpath.dirname(name), target)
+        return Member("symbolic link", name, target=posixpath.normpath(target))
+    if header.ischr() or header.isblk() or header.isfifo():
+        return Member("special", name)
+    if header.issparse() or any(key.startswith("GNU.sparse.") for key in extension):
+        return Member("sparse", name)
+    return Member("file", name, offset, length)
 
 
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
@@ -168,10 +173,10 @@ def _extension(kind: bytes, content: bytes) -> dict[str, str] | None:
         stop = position + int(length[1]) if length else 0
         if length is None or stop > len(content) or stop <= length.end() or content[stop - 1 : stop] != b"\n":
             return None
-        key, equals, value = content[length.end() : stop - 1].partition(b"=")
+        name, equals, value = content[length.end() : stop - 1].partition(b"=")
         if not equals:
             return None
-        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        records[name.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
         position = stop
     return records
 

@@ -1,4 +1,4 @@
-"""Tar files that are damaged, cut, joined, linked, or hostile: every readable member is indexed, the rest is counted."""
+"""Damaged, cut, joined, linked, and hostile tar files: every readable member is indexed, the rest is counted."""
 
 import io
 import tarfile
@@ -134,6 +134,6 @@ def test_any_damage_leaves_members_inside_the_file_or_counts(edits, length):
     members = walk(bytes(content))
     assert {member.kind for member in members} <= KINDS
     for member in members:
-        assert 0 <= member.offset
-        assert 0 <= member.bytes
+        assert member.offset >= 0
+        assert member.bytes >= 0
         assert member.offset + member.bytes <= len(content)
