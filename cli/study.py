@@ -52,7 +52,7 @@ def _streets(study: str, cluster: str, *, required: bool, images: int = 300) -> 
 
     with handle_errors():
         try:
-            require("torch", "torchvision", "cv2", "pycocotools")
+            require("torch", "torchvision", "cv2", "simplejpeg", "pycocotools")
         except WeightsError as error:
             if required:
                 raise

@@ -71,7 +71,7 @@ def train(
         from patrolscope.pipeline.errors import SettingsError
 
         ours = engine == Engine.YOLOV7
-        require("torch", "torchvision", "cv2", "pycocotools", *(() if ours else ("ultralytics",)))
+        require("torch", "torchvision", "cv2", "simplejpeg", "pycocotools", *(() if ours else ("ultralytics",)))
         if variant is not None and weights is not None:
             raise SettingsError("--variant and --weights exclude each other; expected one of them; remove the other")
         if weights is not None and width != 1:

@@ -130,7 +130,7 @@ def load_detector(
     WeightsError
         If the file cannot be opened or does not support an option.
     """
-    require("torch", "torchvision", "cv2")
+    require("torch", "torchvision", "cv2", "simplejpeg")
     import cv2
     import torch
 

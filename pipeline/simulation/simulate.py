@@ -98,7 +98,7 @@ def simulate(
         If `scenes` is set and the packages of the detector are not installed.
     """
     if scenes:
-        require("torch", "torchvision", "cv2")
+        require("torch", "torchvision", "cv2", "simplejpeg")
     settings = _settings(city, cache)
     if scenes:
         settings = with_scenes(settings)

@@ -105,7 +105,11 @@ JPEG_FORMS = {
     "restarts": {"restart_marker_rows": 1},
     "no subsampling": {"subsampling": 0, "quality": 98},
     "small": {"size": (320, 240), "quality": 60},
+    "cmyk": {"mode": "CMYK"},
 }
+
+
+PHOTOS = {form: photo(**options) for form, options in JPEG_FORMS.items()}
 
 
 def with_a_lost_part(content: bytes, way: str) -> bytes:
@@ -128,6 +132,22 @@ def test_a_jpeg_with_a_missing_or_zeroed_part_is_unreadable(form, way):
     assert decode(content, max_pixels=MANY_PIXELS).status == "scored"
     lost = with_a_lost_part(content, way)
     assert decode(lost, max_pixels=MANY_PIXELS).status == "unreadable"
+
+
+@given(
+    # A cut of a progressive file can leave a complete one, of lower quality.
+    form=st.sampled_from(sorted(JPEG_FORMS.keys() - {"progressive"})),
+    at=st.floats(0.05, 0.9),
+    lost=st.integers(600, 20_000),
+    zeros=st.booleans(),
+)
+def test_a_jpeg_that_lost_any_part_of_its_data_is_unreadable(form, at, lost, zeros):
+    content = PHOTOS[form]
+    first = content.index(b"\xff\xda") + 20
+    start = first + int(at * (len(content) - first))
+    stop = min(start + lost, len(content) - 2)
+    damaged = content[:start] + bytes(stop - start if zeros else 0) + content[stop:]
+    assert decode(damaged, max_pixels=MANY_PIXELS).status == "unreadable"
 
 
 @pytest.mark.parametrize("gray", [0, 127, 128, 255])
