@@ -13,6 +13,22 @@ PANELS = ("Whole studies", "Inputs", "Detectors", "Estimates", "Results", "Clust
 class GroupedHelp(typer.core.TyperGroup):
     """Group of commands whose help lists them by panel, each with its first sentence."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse arguments with credentials before a command can store or repeat them.
+
+        Raises
+        ------
+        typer.Exit
+            With status 2, if an argument is a URL with credentials.
+        """
+        from patrolscope.pipeline.credentials import ADVICE, has_credentials, redacted
+
+        for argument in args:
+            if has_credentials(argument):
+                typer.echo(f"error: {redacted(argument)}: {ADVICE}", err=True)
+                raise typer.Exit(2)
+        return list(super().parse_args(ctx, args))
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel."""
         sections: dict[str, list[tuple[str, str]]] = {panel: [] for panel in PANELS}

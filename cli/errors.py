@@ -29,6 +29,7 @@ def handle_errors(stopped: str = "run the same command to resume") -> Iterator[N
         With the status of the error.
     """
     from patrolscope.cluster.profiles import ClusterError
+    from patrolscope.pipeline.credentials import redacted
     from patrolscope.pipeline.errors import PatrolscopeError
     from patrolscope.pipeline.study.remote import report_storage_faults
 
@@ -36,7 +37,7 @@ def handle_errors(stopped: str = "run the same command to resume") -> Iterator[N
         with report_storage_faults():
             yield
     except (PatrolscopeError, ClusterError) as error:
-        typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+        typer.secho(f"error: {redacted(str(error))}", err=True, fg="red" if sys.stderr.isatty() else None)
         raise typer.Exit(getattr(error, "status", 2)) from error
     except KeyboardInterrupt:
         typer.echo(f"stopped; {stopped}", err=True)

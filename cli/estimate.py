@@ -138,7 +138,7 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
         stages = command_stages("sensitivity", study)
     compared = execute(study, stages, cluster)
     summary = json.loads(compared.read_bytes(SENSITIVITY_SUMMARY))
-    echo(f"{summary['variants']} variants; {summary['not_made']} infeasible (variants.csv has the reasons)")
+    echo(f"{summary['variants']} variants; {summary['infeasible']} infeasible (variants.csv has the reasons)")
     if not summary["replicates"]:
         needed = summary["days_for_an_interval"]
         echo(f"no intervals: images cover {summary['days']} days; expected at least {needed}")

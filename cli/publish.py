@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -148,8 +149,7 @@ def _check_origins(origins: Sequence[str]) -> None:
     from patrolscope.pipeline.errors import SettingsError
 
     for origin in origins:
-        name, colon, port = origin.rpartition(":")
-        if "/" in origin or (colon and not (name and port.isdecimal())):
+        if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\])(:\d{1,5})?", origin):
             raise SettingsError(
                 f"--allow {origin} is not an origin; expected host:port; copy it from the browser's address bar"
             )
@@ -175,11 +175,12 @@ def draw_map(
     with handle_errors():
         from patrolscope.cli.progress import show_amount
         from patrolscope.dashboards.app.poster import poster_view, write_poster
+        from patrolscope.pipeline.study.output_folder import replace_file
 
         poster = poster_view(site, measure=measure, geography=geography, region=region, query=view, width=width)
         with show_amount("rows of pixels") as update:
             content = write_poster(site, poster, update)
-        out.write_bytes(content)
+        replace_file(out, content)
         echo(f"{out}: {poster.window.columns:,} x {poster.window.rows:,} pixels and the legend, {len(content):,} bytes")
 
 

@@ -133,6 +133,8 @@ def start(
         # Workers that are started over ssh receive the certificates as paths in Dask's configuration.
         files = {f"{role}.{part}": getattr(tls, part) for role in ROLES for part in ("cert", "key")}
         paths = {f"distributed.comm.tls.{name}": path for name, path in {**files, "ca-file": tls.ca}.items()}
+        if not profile.dashboard_on_loopback:
+            paths |= {f"distributed.scheduler.dashboard.tls.{name}": getattr(tls, name) for name in ("cert", "key")}
         stack.enter_context(dask.config.set(paths))
     try:
         with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def job_spec(
             "address": pool.hosts[position % len(pool.hosts)],
             "connect_options": {},
             "kwargs": _over_ssh(profile, pool, name, position),
-            "remote_python": pool.python,
+            "remote_python": None if pool.python is None else _quoted(pool.python),
         }
         return name, {"cls": SshWorker, "options": options}
     spec: dict[str, Any] = {"cls": _job_class(profile.kind), "options": _queued(profile, pool_name, pool, security)}
@@ -171,7 +172,7 @@ def _queued(profile: Profile, pool_name: str, pool: Pool, security: Security | N
         "memory": f"{pool.memory_gb} GiB",
         "processes": pool.processes,
         "job_name": f"patrolscope-{pool_name}",
-        "python": pool.python or sys.executable,
+        "python": _quoted(pool.python or sys.executable),
         "job_script_prologue": list(pool.setup),
         "log_directory": str(profile.home / "logs"),
         "local_directory": pool.scratch,
@@ -269,6 +270,11 @@ def _over_ssh(profile: Profile, pool: Pool, name: str, position: int) -> dict[st
     if pool.lifetime_s is not None:
         options["lifetime"], options["lifetime_stagger"] = (f"{time_s}s" for time_s in pool.lifetime_s)
     return options
+
+
+def _quoted(python: str) -> str:
+    """Return the path of an interpreter for a shell, which replaces variables in it."""
+    return python if "$" in python else shlex.quote(python)
 
 
 def _clock(time_s: int) -> str:

@@ -43,6 +43,9 @@ def launch(name: str, file: str | None, log: Callable[[str], None]) -> None:
         raise ClusterError(f"--file {path}: expected a name that ends in .json")
     if path.exists() and _answers(path):
         raise ClusterError(f"the scheduler of {path} is already running; use it, stop it, or choose a different --file")
+    if profile.tls == "none" and "tls" not in profile.model_fields_set:
+        # Other users of a shared machine reach its loopback, and tasks are code.
+        profile = profile.model_copy(update={"tls": "temporary"})
     ended = threading.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, lambda *_: ended.set())
@@ -159,8 +162,10 @@ def _answers(path: Path) -> bool:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write the scheduler file atomically, as another command may be waiting for it. Certificates are paths."""
+    """Write the scheduler file for its owner alone, and atomically, as another command may be waiting for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1))
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(json.dumps(content, indent=1))
     temporary.replace(path)

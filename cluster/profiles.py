@@ -20,8 +20,13 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RESOURCES = {"cpu": "CPU", "gpu": "GPU"}
 # An assignment of a secret. Job scripts must not contain one, as the queue system shows them to other users.
 _SECRET = re.compile(
-    r"\b\w*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)\w*\s*=", re.IGNORECASE
+    r"\b\w*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET_?KEY)S?\s*=", re.IGNORECASE
 )
+# What the lines of each queue system start with; dask-jobqueue adds it.
+_PREFIX = re.compile(r"\s*#(SBATCH|PBS|BSUB|\$)\s+")
+# Values that reach job scripts without quotes. A folder may refer to a variable of the node, such as $TMPDIR.
+_FOLDER = r"^[\w./~@%+=:,{}$-]+$"
+_NAME = r"^[\w.@:+,/\[\]=-]+$"
 
 
 class ClusterError(Exception):
@@ -38,6 +43,18 @@ def _without_secrets(line: str) -> str:
     return line
 
 
+def _directive(line: str) -> str:
+    if not line.isprintable():
+        raise ValueError("a directive is one line; expected no line breaks or control characters; write one entry each")
+    return _PREFIX.sub("", line)
+
+
+def _path_of_program(path: str) -> str:
+    if not path.isprintable() or ("$" in path and not re.fullmatch(_FOLDER, path)):
+        raise ValueError("expected the path of an interpreter without control characters, and without blanks beside $")
+    return path
+
+
 def seconds(walltime: str) -> int:
     """Return the seconds of HH:MM:SS or D-HH:MM:SS."""
     days, _, clock = walltime.rpartition("-")
@@ -50,6 +67,13 @@ class _Frozen(BaseModel):
 
 
 Line = Annotated[str, AfterValidator(_without_secrets)]
+Directive = Annotated[str, AfterValidator(_without_secrets), AfterValidator(_directive)]
+Name = Annotated[str, Field(pattern=_NAME)]
+Folder = Annotated[str, Field(pattern=_FOLDER)]
+Host = Annotated[str, Field(pattern=r"^[\w\[][\w.@:%\[\]-]*$")]
+Program = Annotated[str, AfterValidator(_path_of_program)]
+Walltime = Annotated[str, Field(pattern=r"^(\d+-)?\d+:[0-5]\d:[0-5]\d$")]
+Resource = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 MemoryGb = Annotated[float, Field(gt=0, le=1_000_000)]  # a petabyte, beyond any machine, still fits a count of bytes
 
 
@@ -64,15 +88,15 @@ class Pool(_Frozen):
     minimum: Annotated[int, Field(ge=0)] = 0  # jobs to keep without work
     maximum: Annotated[int, Field(ge=1)]  # jobs
     idle_s: Annotated[float, Field(ge=0)] = 60  # jobs above the minimum end after this long without work
-    queue: str | None = None  # queue or partition
-    account: str | None = None  # account or project
-    walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d+:[0-5]\d:[0-5]\d$")] | None = None  # HH:MM:SS
-    directives: tuple[Line, ...] = ()  # as after #SBATCH; `key = value` for HTCondor
+    queue: Name | None = None  # queue or partition
+    account: Name | None = None  # account or project
+    walltime: Walltime | None = None  # HH:MM:SS or D-HH:MM:SS
+    directives: tuple[Directive, ...] = ()  # as after #SBATCH; `key = value` for HTCondor
     setup: tuple[Line, ...] = ()  # shell lines before the worker starts
-    resources: dict[str, Annotated[float, Field(gt=0)]] = {}  # per worker process, in addition to CPU or GPU
-    hosts: tuple[str, ...] = ()  # ssh only: hosts of the jobs, in turn
-    python: str | None = None  # interpreter on the workers; None: the path of the one running here
-    scratch: str | None = None  # folder of a worker for data that does not fit its memory
+    resources: dict[Resource, Annotated[float, Field(gt=0)]] = {}  # per worker process, in addition to CPU or GPU
+    hosts: tuple[Host, ...] = ()  # ssh only: hosts of the jobs, in turn
+    python: Program | None = None  # interpreter on the workers; None: the path of the one running here
+    scratch: Folder | None = None  # folder of a worker for data that does not fit its memory
 
     @model_validator(mode="before")
     @classmethod
@@ -131,16 +155,16 @@ class Pool(_Frozen):
 class Certificates(_Frozen):
     """PEM files that scheduler, workers, and clients share, at the same paths on all machines."""
 
-    ca: str
-    cert: str
-    key: str
+    ca: Folder
+    cert: Folder
+    key: Folder
 
 
 class Scheduler(_Frozen):
     """Network address of the scheduler."""
 
-    host: str | None = None  # name or address of this machine; None: loopback or the interface
-    interface: str | None = None  # of the scheduler and the workers, such as ib0
+    host: Name | None = None  # name or address of this machine; None: loopback or the interface
+    interface: Name | None = None  # of the scheduler and the workers, such as ib0
     port: Annotated[int, Field(ge=0, le=65_535)] = 0  # 0: any free port
     dashboard: str = "127.0.0.1:0"
 
@@ -148,7 +172,7 @@ class Scheduler(_Frozen):
 class Profile(_Frozen):
     """A scheduler to start, with its pools of workers."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # part of the default folder
     kind: Literal["local", "slurm", "pbs", "lsf", "sge", "htcondor", "ssh"]
     pools: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Pool], Field(min_length=1)]
     scheduler: Scheduler = Scheduler()
@@ -168,9 +192,15 @@ class Profile(_Frozen):
         if self.tls == "none" and not self.on_loopback:
             # Tasks are code: anyone who can reach a scheduler without TLS can run code as its user.
             raise ValueError("tls: none is only safe on loopback; other machines could run code on this scheduler")
-        if any(character.isspace() for character in str(self.home)):
+        if self.tls == "none" and not self.dashboard_on_loopback:
             raise ValueError(
-                f"folder: {self.home} contains whitespace, which job scripts do not support; choose a different folder"
+                "scheduler.dashboard: beyond loopback expected tls: temporary, or certificates; without them, other "
+                "machines could read names of files and errors"
+            )
+        if not re.fullmatch(_FOLDER, str(self.home)) or "$" in str(self.home):
+            raise ValueError(
+                f"folder: {str(self.home)!r} contains whitespace or other characters that job scripts do not support; "
+                "choose a different folder"
             )
         for name, pool in self.pools.items():
             if self.kind == "ssh" and not pool.hosts:
@@ -187,6 +217,12 @@ class Profile(_Frozen):
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the scheduler."""
         return self.scheduler.interface is None and (self.scheduler.host or LOOPBACK[0]) in LOOPBACK
+
+    @property
+    def dashboard_on_loopback(self) -> bool:
+        """Whether only this machine can reach the dashboard of Dask."""
+        host, _, _ = self.scheduler.dashboard.rpartition(":")
+        return host.strip("[]") in LOOPBACK
 
     @property
     def home(self) -> Path:
@@ -292,7 +328,8 @@ def _fault(fault: ErrorDetails) -> str:
 
     If a value can be of several types, pydantic reports one fault per type, so the names of types are removed.
     """
-    key = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("constrained-", "literal[")))
+    parts = (str(part) for part in fault["loc"] if not str(part).startswith(("constrained-", "literal[")))
+    key = ".".join(parts).encode("unicode_escape").decode()
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; correct or remove it"
     if fault["type"] == "missing":

@@ -208,8 +208,8 @@ def refuse_empty(study: Study, inputs: BootstrapInputs, counts: pd.DataFrame) ->
         sources = study.settings.sources
         if not (sources.detections or sources.processed or from_images(study)):
             raise SourceError(
-                f"{study.root} has no detections: name label files (`patrolscope labels`) or images and a detector's "
-                "weights (`patrolscope detect`)"
+                f"{study.root} has no detections: name detection files (`patrolscope import-detections`), or images "
+                "and a detector's weights (`patrolscope detect`)"
             )
         raise SourceError(
             f"no image is left to analyze; expected images of split {rules.split}, from {rules.first_day} onward, "

@@ -12,6 +12,7 @@ import panel as pn
 
 from patrolscope.dashboards.app import coverage, detector, disparities, run_page
 from patrolscope.dashboards.app.filter_panel import filter_panel
+from patrolscope.dashboards.app.guard import guard, websocket_origins
 from patrolscope.dashboards.app.map_page import map_page
 from patrolscope.dashboards.app.messages import error_html, message
 from patrolscope.dashboards.app.site import Site
@@ -107,15 +108,19 @@ def serve(
     echo(f"http://{address}:{port}/map (stop with Ctrl-C)")
     if address not in LOOPBACK:
         echo(f"{address} is open to the network: anyone who reaches it can see the study")
-    pn.serve(
+    origins = list(origins) or [f"{name}:{port}" for name in LOOPBACK]
+    server = pn.io.server.get_server(
         {"": apps["map"], **apps},
         address=address,
         port=port,
-        websocket_origin=list(origins) or [f"{name}:{port}" for name in LOOPBACK],
+        websocket_origin=websocket_origins(origins),
         show=show,
         title="patrolscope",
         verbose=False,
     )
+    guard(server, origins)
+    server.start()
+    server.io_loop.start()
 
 
 def _free_port(address: str, port: int) -> int:

@@ -15,6 +15,7 @@ from patrolscope.dashboards.maps.filters import GEOGRAPHIES, Filter, from_query,
 from patrolscope.dashboards.maps.painter import MEASURES
 
 _AT = 3
+_PIXEL_FT = 0.05, 1e5  # finest and coarsest view that an address can ask for
 
 
 class State(param.Parameterized):  # type: ignore[misc]  # param ships no types
@@ -83,5 +84,6 @@ def _numbers(text: str) -> tuple[float, ...] | None:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         return None
-    valid = len(values) == _AT and all(math.isfinite(value) and abs(value) < 1e8 for value in values) and values[2] > 0
-    return values if valid else None
+    if len(values) != _AT or not all(math.isfinite(value) and abs(value) < 1e8 for value in values):
+        return None
+    return values if _PIXEL_FT[0] <= values[2] <= _PIXEL_FT[1] else None

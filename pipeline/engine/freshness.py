@@ -159,7 +159,7 @@ def check_inputs(command: str, study: Study) -> None:
     Raises
     ------
     StageNotRunError
-        If such a stage has not run, or is not up to date. The message names its command.
+        If such a stage has not run, or not to its end. The message names its command.
     """
     entries = [entry for entry in registry.ORDER.values() if command in entry.commands and entry.belongs_to(study)]
     for entry in entries:
@@ -167,19 +167,21 @@ def check_inputs(command: str, study: Study) -> None:
             other = registry.ORDER[name]
             if other in entries or "run" not in other.commands or not other.belongs_to(study):
                 continue
-            if not _is_finished(study, other):
+            if not _is_complete(study, other):
                 first = next(one for one in other.commands if one != "run")
                 raise StageNotRunError(
-                    f"{entry.name} reads the output of {name}, which has not run or is not up to date; run "
+                    f"{entry.name} reads the output of {name}, which has not run, or not to its end; run "
                     f"`patrolscope {first} --study {study.root}`, or `patrolscope run --study {study.root}` for all"
                 )
 
 
-def _is_finished(study: Study, entry: StageEntry) -> bool:
+def _is_complete(study: Study, entry: StageEntry) -> bool:
     made = entry.load()
     try:
         stage = made if isinstance(made, Stage) else made(study)
-        return not outdated(study, [stage])
+        shards, records, states = stage.plan(study), study.records(stage.name), listed_states(study, stage)
+        # One that was built from other settings is complete as well: which stages to run is the user's choice.
+        return all(shard.name in records and not damage(study, records[shard.name], states) for shard in shards)
     except StageNotRunError:
         return False
     except (SourceError, WeightsError):

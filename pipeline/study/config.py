@@ -5,6 +5,7 @@ Another city needs another study.yaml and other entries of data_catalog.yaml.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
@@ -12,6 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from patrolscope.pipeline.credentials import ADVICE, has_credentials
 from patrolscope.pipeline.errors import SettingsError
 from patrolscope.safe_yaml import YamlFileError
 from patrolscope.safe_yaml import load_yaml as read_yaml
@@ -361,6 +363,21 @@ class Settings(Frozen):
     annotate: Annotate = Annotate()
     estimate: Estimate = Estimate()
     sensitivity: Sensitivity = Sensitivity()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_credentials(cls, content: Any) -> Any:
+        if any(map(has_credentials, _texts(content))):
+            raise ValueError(ADVICE)
+        return content
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, (dict, list, tuple)):
+        for item in content.values() if isinstance(content, dict) else content:
+            yield from _texts(item)
 
 
 def load_yaml(text: str, *, where: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Folder of files that a command writes at once, outside a study."""
+"""Files and folders of files that a command writes outside a study."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,26 @@ def check_folder(out: Path, known_by: str) -> None:
         raise SourceError(f"{out} is a file; expected a folder; choose a different name")
     if out.is_dir() and any(out.iterdir()) and not (out / known_by).is_file():
         raise SourceError(f"{out} is not an earlier result of this command; choose a new or empty folder")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that appears completely or not at all.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be written, as on a full disk. An earlier file of that name stays.
+    """
+    temporary = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise SourceError(
+            f"cannot write {path} ({error.strerror}); free some space there, or choose a different place"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def fill_folder(out: Path, content: dict[str, bytes], may_have: Iterable[str] = ()) -> None:
@@ -42,7 +63,7 @@ def fill_folder(out: Path, content: dict[str, bytes], may_have: Iterable[str] = 
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, data in content.items():
-            (out / name).write_bytes(data)
+            replace_file(out / name, data)
         for name in set(may_have) - set(content):
             (out / name).unlink(missing_ok=True)
     except OSError as error:

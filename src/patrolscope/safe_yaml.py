@@ -38,6 +38,11 @@ class _Loader(yaml.SafeLoader):
         self._nodes = [0]  # composed so far below each open node
         self._size: dict[int, int] = {}  # of finished nodes, by id
 
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        # YAML 1.1 has numbers to base 60: 12:00:00 would be 43,200. Here it is text.
+        return _PREFIX + "str" if tag in (_PREFIX + "int", _PREFIX + "float") and ":" in value else tag
+
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         mark: Any = event.start_mark
@@ -92,7 +97,7 @@ def _check_tag(loader: _Loader, node: Node) -> None:
         if len(node.value) > _MOST_DIGITS:
             problem = f"{_short(node.value)} has {len(node.value):,} characters; expected a number; quote text"
             raise ConstructorError(None, None, problem, node.start_mark)
-        plain: str = loader.resolve(ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        plain: str = loader.resolve(ScalarNode, node.value, (True, False))
         if plain != node.tag and not (node.tag == _PREFIX + "float" and plain == _PREFIX + "int"):
             kind = node.tag.removeprefix(_PREFIX)
             raise ConstructorError(None, None, f"{_short(node.value)} is not of type {kind}", node.start_mark)

@@ -277,6 +277,46 @@ def test_requests_from_other_origins_are_rejected(address):
     assert statuses[f"http://{host}"] != 403
 
 
+def answer(address, path="/map", **headers):
+    """Status, headers, and text of a request without a browser."""
+    connection = http.client.HTTPConnection(address.split("/")[2], timeout=60)
+    connection.request("GET", path, headers=headers)
+    response = connection.getresponse()
+    found = response.status, response.headers, response.read().decode(errors="replace")
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize("path", ["/map", "/map/ws", "/static/js/bokeh.min.js", "/nothing"])
+def test_a_foreign_host_name_is_refused_on_every_path(address, path):
+    """A page of another site could otherwise have its name resolved to this machine."""
+    port = address.split("/")[2].partition(":")[2]
+    for host in (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", ""):
+        status, _, text = answer(address, path, Host=host, Origin=f"http://{host}")
+        assert (status, "token" in text) in ((421, False), (400, False))
+
+
+@pytest.mark.parametrize("path", ["/map", "/map?at=1e7,1e7,1e-300", "/static/js/bokeh.min.js", "/nothing"])
+def test_every_answer_tells_browsers_to_keep_it_to_this_site(address, path):
+    _, headers, _ = answer(address, path, Origin="http://evil.example")
+    assert "frame-ancestors 'self'" in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Access-Control-Allow-Origin"] is None
+
+
+def test_the_script_for_embedding_is_not_readable_by_other_sites(address):
+    status, headers, text = answer(address, "/map/autoload.js?bokeh-autoload-element=x", Origin="http://evil.example")
+    assert (status, "token" in text) == (200, True)
+    assert headers["Access-Control-Allow-Origin"] is None
+
+
+@pytest.mark.parametrize("at", ["1e7,1e7,1e-300", "0,0,1e300", "nan,0,1", "1,2", "-1e9,0,5", "0,0,-1", "x" * 5_000])
+def test_an_impossible_view_in_the_address_shows_the_whole_city(address, open_page, at):
+    page = open_page(f"{address}?at={at}")
+    assert image_number(page) >= 0
+    assert "Traceback" not in page.content()
+
+
 def test_a_damaged_table_is_named_in_the_error(finished, client, open_page):
     other = branch(finished, "broken-table")
     for folder in Path(finished.base).iterdir():

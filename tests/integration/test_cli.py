@@ -78,6 +78,16 @@ def test_settings_in_another_encoding_are_refused(tmp_path):
     assert (code, "study.yaml is not UTF-8" in output) == (2, True)
 
 
+def test_credentials_in_an_argument_are_refused_before_they_are_stored_or_repeated(tmp_path):
+    for arguments in (
+        ("run", "--study", "s3://AKIAIOSFODNN7EXAMPLE:hunter2hunter2hunter2@bucket/study"),
+        ("ingest", "https://me:hunter2@example.org/raw.csv", "--study", str(tmp_path / "study")),
+    ):
+        code, output = invoke(*arguments)
+        assert (code, "hunter2" in output, "~/.aws/credentials" in output.replace("\n", " ")) == (2, False, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_study_without_raw_files_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "study.yaml").write_text("name: empty")
     code, output = invoke("ingest", "--study", str(tmp_path))
@@ -92,6 +102,8 @@ def test_a_stage_with_missing_input_names_the_command_for_it(command, tmp_path):
     )
     (tmp_path / "study.yaml").write_text("cache: nothing-fetched\nsources: {validation: v.csv}")
     code, output = invoke(command, "--study", str(tmp_path))
+    assert (code, f"run `patrolscope ingest --study {tmp_path}`" in output.replace("\n", "")) == (2, True)
+    code, output = invoke("run", "--study", str(tmp_path))
     assert code == 2
     assert "block_groups_2020" in output
     assert "patrolscope fetch" in output

@@ -1,5 +1,6 @@
 """Dead processes, full disks, and slow workers: the same command resumes, and tables equal those of a plain run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -218,6 +219,28 @@ class KillAt(Progress):
     def advance(self, stage, shard, record):
         if stage.name.startswith(self.stage):
             self.process.kill()
+
+
+def test_a_launched_local_scheduler_answers_only_its_owner(tmp_path):
+    profile = tmp_path / "two.yaml"
+    profile.write_text(yaml.safe_dump({"kind": "local", "workers": 1, "folder": str(tmp_path / "home")}))
+    launched = subprocess.Popen(
+        [sys.executable, "-m", "patrolscope", "cluster", "launch", profile], stdout=subprocess.DEVNULL
+    )
+    file = tmp_path / "home" / "scheduler.json"
+    try:
+        wait_until(file.exists, process=launched)
+        assert file.stat().st_mode & 0o777 == 0o600
+        content = json.loads(file.read_text())
+        assert content["address"].startswith("tls://")
+        assert Path(content["tls"]["key"]).stat().st_mode & 0o777 == 0o600
+        with connection(str(file)) as client:
+            assert client().submit(sum, [1, 2]).result(60) == 3
+        with pytest.raises(OSError, match=r"[Tt]imed out|TLS"):
+            distributed.Client(content["address"].replace("tls://", "tcp://"), timeout=3)
+    finally:
+        launched.terminate()
+        launched.wait()
 
 
 def test_a_killed_scheduler_is_reported_and_the_same_command_resumes_with_another(

@@ -147,14 +147,12 @@ def test_stale_estimates_are_refused_with_the_command_to_run(finished, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_study_with_station_adjusted_rates_only_is_refused_with_the_setting_to_change(finished, tmp_path):
-    other = branch(finished, "adjusted-alone")
+def test_a_study_with_station_adjusted_rates_only_is_refused_with_the_setting_to_change(finished, client, tmp_path):
+    other = branch(finished, "adjusted-alone", estimate={"predictions": ["station_adjusted"], "replicates": 2})
     for folder in Path(finished.base).iterdir():
         if folder.is_dir() and not other.exists(folder.name):
             shutil.copytree(folder, other.path(folder.name))
-    summary = json.loads(other.read_bytes("estimates/summary.json"))
-    summary["schemes"] = [way | {"prediction": "station_adjusted"} for way in summary["schemes"]]
-    other.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json")
+    run_stages(other, TO_ESTIMATES, lambda: client)
     code, output = invoke("--study", other.root, "--out", str(tmp_path / "out"))
     assert (code, "put two_class under estimate.predictions" in output.replace("\n", " ")) == (2, True)
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patrolscope.pipeline.credentials import has_credentials, redacted
 from patrolscope.pipeline.errors import SettingsError
 from patrolscope.pipeline.study.config import Settings, dump_settings, parse_settings
 
@@ -12,6 +13,28 @@ def refused(text: str) -> str:
     with pytest.raises(SettingsError) as error:
         parse_settings(text, where="study.yaml")
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY@bucket/raw",
+        "https://user:hunter2@example.org/images",
+        "https://example.org/a.csv?X-Amz-Credential=AKIA%2F2020&X-Amz-Signature=abcdef",
+        "https://account.blob.core.windows.net/c/a.csv?sv=2020&sig=Zm9v",
+    ],
+)
+def test_credentials_in_a_url_are_refused_without_repeating_them(url):
+    with pytest.raises(SettingsError, match="in the environment, such as AWS_ACCESS_KEY_ID") as caught:
+        parse_settings(f"sources: {{metadata: ['{url}']}}", where="study.yaml")
+    assert not any(secret in str(caught.value) for secret in ("wJalr", "hunter2", "abcdef", "Zm9v"))
+    assert not any(secret in redacted(f"cannot read {url}: no") for secret in ("wJalr", "hunter2", "abcdef", "Zm9v"))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a:b@c/d", "sftp://user@host/raw", "https://example.org/?page=2", "a:b@c"])
+def test_other_urls_are_not_taken_for_ones_with_credentials(url):
+    assert not has_credentials(url)
+    assert redacted(url) == url
 
 
 def test_the_defaults_are_the_papers():

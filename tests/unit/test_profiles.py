@@ -20,8 +20,8 @@ def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-def profile_of(folder: Path, kind: str = "slurm", **content):
-    path = folder / "mine.yaml"
+def profile_of(where: Path, kind: str = "slurm", **content):
+    path = where / "mine.yaml"
     pool = {"cores": 4, "processes": 2, "memory_gb": 8, "maximum": 2, "queue": "long", "walltime": "1-02:00:00"}
     gpu = {"kind": "gpu", "cores": 2, "gpus": 2, "memory_gb": 16, "maximum": 1, "account": "lab"}
     path.write_text(yaml.safe_dump({"kind": kind, "pools": {"cpu": pool, "gpu": gpu}} | content))
@@ -95,6 +95,69 @@ def test_directives_and_setup_precede_the_worker_in_the_script(tmp_path):
     pool = {"memory_gb": 4, "maximum": 1, "directives": ["--constraint=ib"], "setup": ["module load python"]}
     script = job_script(profile_of(tmp_path, pools={"cpu": pool}), "cpu")
     assert script.index("#SBATCH --constraint=ib") < script.index("module load python") < script.index("dask_worker")
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("slurm", "#SBATCH"), ("pbs", "#PBS"), ("lsf", "#BSUB"), ("sge", "#$")])
+def test_a_directive_with_the_prefix_of_its_queue_has_it_once(tmp_path, kind, prefix):
+    pool = {"memory_gb": 4, "maximum": 1, "directives": [f"{prefix} --constraint=ib"]}
+    script = job_script(profile_of(tmp_path, kind, pools={"cpu": pool}), "cpu")
+    assert f"\n{prefix} --constraint=ib\n" in script
+
+
+def test_a_python_with_a_blank_is_quoted_and_one_with_a_variable_is_not(tmp_path):
+    for python, written in (("/opt/my env/bin/python", "'/opt/my env/bin/python'"), ("$ENV/bin/python",) * 2):
+        pool = {"memory_gb": 4, "maximum": 1, "python": python}
+        assert f"\n{written} -m distributed" in job_script(profile_of(tmp_path, pools={"cpu": pool}), "cpu")
+
+
+def test_a_walltime_without_quotes_is_no_number_to_base_60(tmp_path):
+    (tmp_path / "mine.yaml").write_text("kind: slurm\npools: {cpu: {memory_gb: 4, maximum: 1, walltime: 12:00:00}}")
+    assert load_profile(str(tmp_path / "mine.yaml")).pools["cpu"].walltime == "12:00:00"
+
+
+@pytest.mark.parametrize("line", ["export TOKENIZERS_PARALLELISM=false", "export MAX_TOKENS_PER_LINE=3"])
+def test_a_name_that_only_contains_token_is_no_secret(tmp_path, line):
+    pool = {"memory_gb": 4, "maximum": 1, "setup": [line]}
+    assert line in job_script(profile_of(tmp_path, pools={"cpu": pool}), "cpu")
+
+
+HOSTILE = "x\nrm -rf ~"
+
+
+@pytest.mark.parametrize("value", [HOSTILE, "$(id)", "`id`", "a;id", "a b", "a'b"])
+@pytest.mark.parametrize("place", ["queue", "account", "scratch", "folder", "interface", "host", "resources"])
+def test_shell_characters_in_a_profile_are_refused_where_job_scripts_have_no_quotes(tmp_path, place, value):
+    pool = {"memory_gb": 4, "maximum": 1}
+    content = {"pools": {"cpu": pool}, "tls": "temporary"}
+    if place in ("interface", "host"):
+        content["scheduler"] = {place: value}
+    elif place == "folder":
+        content["folder"] = f"/home/{value}"
+    else:
+        pool[place] = {value: 1} if place == "resources" else value
+    with pytest.raises(ClusterError, match=place) as caught:
+        profile_of(tmp_path, **content)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["directives", "python"])
+def test_a_line_break_in_a_directive_or_a_python_is_refused(tmp_path, place):
+    pool = {"memory_gb": 4, "maximum": 1, place: [HOSTILE] if place == "directives" else HOSTILE}
+    with pytest.raises(ClusterError, match=place):
+        profile_of(tmp_path, pools={"cpu": pool})
+
+
+def test_a_dashboard_of_dask_beyond_loopback_needs_tls(tmp_path):
+    pools = {"cpu": {"memory_gb": 4, "maximum": 1}}
+    for address in ("0.0.0.0:8787", ":8787", "10.0.0.1:0"):
+        with pytest.raises(ClusterError, match=r"scheduler\.dashboard: beyond loopback expected tls"):
+            profile_of(tmp_path, "local", pools=pools, scheduler={"dashboard": address})
+        assert profile_of(tmp_path, "local", pools=pools, scheduler={"dashboard": address}, tls="temporary")
+
+
+def test_the_name_of_a_profile_cannot_lead_out_of_the_folder_of_profiles(tmp_path):
+    with pytest.raises(ClusterError, match="name"):
+        profile_of(tmp_path, name="../../elsewhere")
 
 
 def test_a_job_has_a_unique_name_and_names_its_processes_like_dask(tmp_path):

@@ -23,7 +23,7 @@ FAULTS = [
     ("a: 2020-01-01T99:00:00Z", "hour must be in 0..23"),
     ("a: " + "9" * 5000, "line 1: '9999999999999999999999999999999999999...' has 5,000 characters; expected a number"),
     ("a: 0x" + "f" * 5000, "has 5,002 characters"),
-    ("a: 1" + ":10" * 100_000, "has 300,001 characters"),
+    ("a: 1" + "0" * 300_000, "has 300,001 characters"),
     ("a: 9223372036854775808", "expected a number below 2**63"),
     ("[" * 100_000, "line 1: more than 50 levels"),
     ("- " * 5000, "more than 50 levels"),
