@@ -15,10 +15,10 @@ from tornado.routing import AnyMatches, HostMatches, Rule, RuleRouter
 from tornado.web import OutputTransform
 
 ALWAYS = ("127.0.0.1", "localhost")
-# Bokeh's models run JavaScript from text, and Panel's pages have inline scripts and styles.
+# Bokeh's models run JavaScript from text, and Panel's pages have inline scripts, modules as blobs, and inline styles.
 _POLICY = (
     "default-src 'self'",
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+    "script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'",
     "style-src 'self' 'unsafe-inline'",
     "img-src 'self' data: blob:",
     "font-src 'self' data:",

@@ -236,7 +236,7 @@ def test_a_launched_local_scheduler_answers_only_its_owner(tmp_path):
         assert Path(content["tls"]["key"]).stat().st_mode & 0o777 == 0o600
         with connection(str(file)) as client:
             assert client().submit(sum, [1, 2]).result(60) == 3
-        with pytest.raises(OSError, match=r"[Tt]imed out|TLS"):
+        with pytest.raises(OSError, match="tcp:"):
             distributed.Client(content["address"].replace("tls://", "tcp://"), timeout=3)
     finally:
         launched.terminate()
