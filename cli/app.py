@@ -14,16 +14,19 @@ class GroupedHelp(typer.core.TyperGroup):
     """Group of commands whose help lists them by panel, each with its first sentence."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse arguments with credentials before a command can store or repeat them.
+        """Refuse arguments that a command could not store: URLs with credentials, and names that are not UTF-8.
 
         Raises
         ------
         typer.Exit
-            With status 2, if an argument is a URL with credentials.
+            With status 2, if there is such an argument.
         """
         from patrolscope.pipeline.credentials import ADVICE, has_credentials, redacted
 
         for argument in args:
+            if any("\udc80" <= character <= "\udcff" for character in argument):  # Python's form of other bytes
+                typer.echo(f"error: {argument!a} is not UTF-8; rename the file or folder", err=True)
+                raise typer.Exit(2)
             if has_credentials(argument):
                 typer.echo(f"error: {redacted(argument)}: {ADVICE}", err=True)
                 raise typer.Exit(2)

@@ -8,8 +8,8 @@ import typer
 
 from patrolscope.cli.app import app
 from patrolscope.cli.errors import echo, handle_errors
+from patrolscope.cli.execution import command_stages, pools_of
 from patrolscope.cli.options import OptionalStudyOption
-from patrolscope.cli.running import command_stages, pools_of
 
 cluster_app = typer.Typer(
     help="Explain cluster profiles, and manage schedulers that outlive a command.",

@@ -9,8 +9,8 @@ import typer
 
 from patrolscope.cli.app import app
 from patrolscope.cli.errors import echo, handle_errors
+from patrolscope.cli.execution import command_stages, execute
 from patrolscope.cli.options import ClusterOption, StudyOption, absolute, name_or_number
-from patrolscope.cli.running import command_stages, execute
 
 PANEL = "Detectors"
 
@@ -24,7 +24,7 @@ def detect(
     size: Annotated[int | None, typer.Option(help="Longer side of the network's input, in pixels.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Lowest confidence of a box, 0 to 1.")] = None,
     nms_iou: Annotated[
-        float | None, typer.Option(help="Largest IoU of two boxes of a class that are both kept, 0 to 1.")
+        float | None, typer.Option(help="IoU above which the lower-scoring of two boxes of a class is dropped, 0 to 1.")
     ] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Name or number of a class, or `all`. Repeatable.")
@@ -49,7 +49,7 @@ def detect(
     ] = None,
     trust_weights: Annotated[
         bool | None,
-        typer.Option("--trust-weights/--no-trust-weights", help="Open weights that need code in the file to run."),
+        typer.Option("--trust-weights/--no-trust-weights", help="Allow weights that execute code from their file."),
     ] = None,
     write_labels: Annotated[
         str | None, typer.Option(help="Folder for YOLO text files and the list of processed images.")

@@ -9,8 +9,8 @@ import typer
 
 from patrolscope.cli.app import app
 from patrolscope.cli.errors import echo, handle_errors
+from patrolscope.cli.execution import command_stages, execute
 from patrolscope.cli.options import ClusterOption, StudyOption, absolute
-from patrolscope.cli.running import command_stages, execute
 
 if TYPE_CHECKING:
     from patrolscope.pipeline.study.store import Study
@@ -121,7 +121,7 @@ def _print_evaluation(study: Study) -> None:
     chosen = "study.yaml" if summary["chosen_on"] is None else f"{summary['choice']} on the {summary['chosen_on']} set"
     echo(f"threshold {summary['threshold']!r} ({chosen})")
     if summary["threshold"] != study.settings.estimate.threshold:
-        echo(f"study.yaml keeps {study.settings.estimate.threshold!r}; to use the new one, set there, under estimate:")
+        echo(f"study.yaml still has {study.settings.estimate.threshold!r}. To use the new one, write under estimate:")
         echo(f"  threshold: {summary['threshold']!r}")
     echo(f"tables and figures: {study.path(EVALUATION_FOLDER)}")
 

@@ -9,8 +9,8 @@ import typer
 
 from patrolscope.cli.app import app
 from patrolscope.cli.errors import echo, handle_errors
+from patrolscope.cli.execution import command_stages, execute
 from patrolscope.cli.options import ClusterOption, StudyOption, absolute
-from patrolscope.cli.running import command_stages, execute
 
 PANEL = "Inputs"
 

@@ -12,8 +12,8 @@ import typer
 
 from patrolscope.cli.app import app
 from patrolscope.cli.errors import echo, handle_errors
+from patrolscope.cli.execution import command_stages, execute
 from patrolscope.cli.options import ClusterOption, StudyOption
-from patrolscope.cli.running import command_stages, execute
 
 PANEL = "Results"
 
@@ -111,7 +111,8 @@ def release(
 def dashboard(
     study: StudyOption,
     address: Annotated[
-        str, typer.Option(help="Address to listen on. Only a loopback address hides the study from the network.")
+        str,
+        typer.Option(help="Address to listen on. Any but a loopback address exposes the study to the network."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0: any free one.")] = 5006,
     allow: Annotated[

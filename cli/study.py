@@ -11,8 +11,8 @@ import typer
 from patrolscope.cli.app import app
 from patrolscope.cli.errors import echo, handle_errors
 from patrolscope.cli.estimate import evaluate
+from patrolscope.cli.execution import command_stages, execute, pools_of, without_gpus
 from patrolscope.cli.options import ClusterOption, StudyOption, absolute
-from patrolscope.cli.running import command_stages, execute, pools_of, without_gpus
 
 if TYPE_CHECKING:
     from patrolscope.pipeline.study.store import Study
@@ -26,7 +26,7 @@ def demo(
     images: Annotated[int, typer.Option(min=1, help="Number of simulated images.")] = 1_000_000,
     cluster: ClusterOption = "local",
 ) -> None:
-    """Run a whole study of simulated images in the real boundaries of New York, without network.
+    """Run a whole study of simulated images within the real boundaries of New York, without network access.
 
     With the extra `detect` installed, a small study of rendered street scenes follows.
     """

@@ -32,9 +32,7 @@ def train(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at any fault of the data set.")] = False,
     classes: Annotated[
         list[str] | None,
-        typer.Option(
-            "--class", help="THEIRS=OURS: name of a class in the labels and here; THEIRS= omits it. Repeatable."
-        ),
+        typer.Option("--class", help="OLD=NEW renames a class of the labels; OLD= drops it. Repeatable."),
     ] = None,
     engine: Annotated[
         Engine, typer.Option(help="Trainer. ultralytics trains its own models and is licensed under AGPL-3.")
@@ -75,7 +73,7 @@ def train(
         if variant is not None and weights is not None:
             raise SettingsError("--variant and --weights exclude each other; expected one of them; remove the other")
         if weights is not None and width != 1:
-            raise SettingsError("--width is for a --variant, not for --weights, which have a width; remove it")
+            raise SettingsError("--width cannot be combined with --weights, whose width is fixed; remove --width")
         if check:
             from patrolscope.pipeline.train.check import check as check_set
             from patrolscope.pipeline.train.data import class_mapping
@@ -131,7 +129,7 @@ def train(
 def scenes(
     out: Annotated[Path, typer.Argument(help="New folder, in a form that `train` reads.")],
     images: Annotated[
-        int, typer.Option(min=100, help="Number of images. Every tenth block of ten is for tests.")
+        int, typer.Option(min=100, help="Number of images. Every tenth group of ten images is for tests.")
     ] = 4_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random streams.")] = 0,
 ) -> None:

@@ -128,7 +128,7 @@ def require_queue(profile: Profile) -> None:
     command = _job_class(profile.kind).submit_command
     if shutil.which(command) is None:
         raise ClusterError(
-            f"no {command} on this machine; expected it for profile {profile.name!r} (kind: {profile.kind}); run from "
+            f"{command} not found; profile {profile.name!r} (kind: {profile.kind}) requires it; run from "
             "a login node of the cluster, or use --cluster local"
         )
 

@@ -2,7 +2,7 @@
 
 Primary suppression hides values that are too small. Complementary suppression hides more, until the published sums
 leave a range for every hidden value. An attacker knows every published number and the bounds of hidden values. A hidden
-value is protected if another city has the same published numbers, and its value is larger or smaller by `width`.
+value is protected if some other city, in which it differs by at least `width`, would publish the same numbers.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An estimator depends on an image only through its area and class. Resampling N images with replacement is therefore one
 multinomial draw of N over the shares of the area-class counts: exact, at the cost of the counts. Resampling rides or
-days draws how often each is taken and adds its counts that often. Every replicate has a random stream of its own, so
+days draws a multiplicity for each one and adds its counts that many times. Every replicate has its own random stream, so
 results depend neither on the distribution of the work nor on the number of replicates.
 """
 

@@ -107,7 +107,7 @@ def people_charts(site: Site, keep: Filter) -> list[Chart]:
         chart = chart_of(
             f"people_{by}",
             resident_chart(found, by, **text),
-            note="Share of residents by the number of images in their area. The legend has areas without images.",
+            note="Share of residents by the number of images in their area. The legend has areas without any image.",
             caption=people_words(found, list(dict.fromkeys(curves["group"]))),
             frame=curves,
         )

@@ -18,7 +18,7 @@ _FOLDERS = re.compile(r"""(?:\w+://|(?<![\w.<])~?/)(?:[^\s/:;,()'"]+/)*(?=[^\s/]
 
 
 def missing_html(what: str, command: str) -> Markup:
-    """Render that tables do not exist yet, with the command that creates them."""
+    """Render a notice that tables do not exist yet, with the command that creates them."""
     return Markup('<p class="status">{} missing. Run <code>patrolscope {} --study STUDY</code>.</p>').format(
         what, command
     )

@@ -221,7 +221,7 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
             first = _in_brackets(high, interval)
             second = _in_brackets(low, "" if interval in first else interval)
             groups_sentence = (
-                f"{start} show one most often {place.format(high['group'])}, {ratio(high['estimate'])} times the "
+                f"{start} show a police vehicle most often {place.format(high['group'])}, {ratio(high['estimate'])} times the "
                 f"city's average{first}, and least often {place.format(low['group'])}, {ratio(low['estimate'])} "
                 f"times{second}."
             )

@@ -210,7 +210,7 @@ def cut(rows: Iterable[dict[str, Any]], max_images: int) -> list[tuple[str, list
         has_own_shard = _OWN_SHARD_FRACTION * len(images) >= max_images
         if has_own_shard:
             close()
-        # A folder that does not fit a shard is divided between its images.
+        # A folder too large for one shard is split by image.
         groups = [images] if len(images) <= max_images else [[image] for image in images]
         for group in groups:
             start = folder if group is images else _location(group[0])

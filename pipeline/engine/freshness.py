@@ -13,7 +13,7 @@ from patrolscope.pipeline.study.files import FileState
 from patrolscope.pipeline.study.store import Record, Study
 
 NOT_BUILT = "not built yet"
-# Parts of a shard's work that tell versions of the file at `path`.
+# Keys of a shard's work that identify the version of the file at `path`.
 _OF_FILE = {"bytes", "modified", "checksum"}
 
 
@@ -103,7 +103,7 @@ def damage(study: Study, record: Record, states: Mapping[str, FileState], *, rea
 
 
 def with_current_versions(record: Record, states: Mapping[str, FileState]) -> Record:
-    """Return a record whose files have been compared with the versions that its files have now."""
+    """Return a record with the current versions of its files, which have been compared."""
     digests = {
         name: digest._replace(version=states[name].version) if name in states else digest
         for name, digest in record.digests.items()
@@ -146,8 +146,8 @@ def outdated(study: Study, stages: Sequence[Stage]) -> list[str]:
 def check_inputs(command: str, study: Study) -> None:
     """Reject a command whose stages read what another command has to write first.
 
-    A stage takes missing output of another as that of a study without it: without its imported detections, a study
-    would have no positive image.
+    A stage cannot tell missing output from output that a study does not have: without its imported detections, a
+    study would have no positive image.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -161,10 +162,17 @@ class FileGroup:
         self.digest.update("\n".join([folder, *names, *versions]).encode(errors="surrogateescape"))
 
 
-def list_roots(study: Study) -> list[tuple[str, list[FileGroup]]]:
+def list_roots(study: Study, left_out: Counter[str]) -> list[tuple[str, list[FileGroup]]]:
     """List the folders of `sources.detections`, with their files in groups of at most `FILES_PER_SHARD`.
 
     Files are in the order of their paths. Memory holds the names of one folder at a time.
+
+    Parameters
+    ----------
+    study : Study
+        Study with the setting.
+    left_out : Counter
+        Receives the number of other files, by reason.
 
     Raises
     ------
@@ -180,7 +188,7 @@ def list_roots(study: Study) -> list[tuple[str, list[FileGroup]]]:
             raise SourceError(
                 f"sources.detections: {entry} is not a folder; expected one with detection files (*{ENDING})"
             )
-        groups = list(_groups(fs, str(path).rstrip("/")))
+        groups = list(_groups(fs, str(path).rstrip("/"), left_out))
         if not groups:
             # Images without a file have no boxes, so all images would count as such.
             raise SourceError(
@@ -205,9 +213,9 @@ def refuse_overlap(paths: Sequence[str], setting: str) -> None:
                 raise SourceError(f"{setting}: {path} and {other} hold the same files; list one of them")
 
 
-def _groups(fs: Any, root: str) -> Iterator[FileGroup]:
+def _groups(fs: Any, root: str, left_out: Counter[str]) -> Iterator[FileGroup]:
     group = FileGroup()
-    for folder, names in _walk(fs, root, ""):
+    for folder, names in _walk(fs, root, "", left_out):
         start = 0
         while start < len(names):
             chunk = names[start : start + FILES_PER_SHARD - group.files]
@@ -220,33 +228,58 @@ def _groups(fs: Any, root: str) -> Iterator[FileGroup]:
         yield group
 
 
-def _walk(fs: Any, root: str, folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the folders that hold detection files, and the file names, both sorted; ignore links to folders."""
-    entries = sorted(_entries(fs, f"{root}/{folder}"))
-    names = [name for name, is_folder in entries if _is_detection_file(name, is_folder)]
+def _walk(fs: Any, root: str, folder: str, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the folders that hold detection files, and the file names, both sorted; count everything else."""
+    names, folders = [], []
+    for name, reason in sorted(_entries(fs, f"{root}/{folder}")):
+        if reason == _FOLDER:
+            folders.append(name)
+        elif reason:
+            left_out[reason] += 1
+        else:
+            names.append(name)
     if names:
         yield folder, names
-    for name, is_folder in entries:
-        if is_folder:
-            yield from _walk(fs, root, f"{folder}{name}/")
+    for name in folders:
+        yield from _walk(fs, root, f"{folder}{name}/", left_out)
 
 
-def _is_detection_file(name: str, is_folder: bool) -> bool:
-    return not is_folder and name.endswith(ENDING)
+_FOLDER = "folder"
 
 
-def _entries(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
-    """Yield the names in a folder without hidden ones, and whether each is a folder."""
+def _entries(fs: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the names in a folder without hidden ones, each with the reason why it is no detection file."""
     if _is_local(fs):
         with os.scandir(path) as entries:  # 20 times as fast as fsspec
             for entry in entries:
                 if not entry.name.startswith("."):
-                    yield entry.name, entry.is_dir(follow_symlinks=False)
+                    yield entry.name, _reason(entry.name, entry.is_dir(follow_symlinks=False)) or _special(entry)
         return
     for info in fs.ls(path.rstrip("/"), detail=True, refresh=True):  # refresh: this process may have a cached listing
         name = str(info["name"]).rstrip("/").rsplit("/", 1)[-1]
         if not name.startswith("."):
-            yield name, info["type"] == "directory"
+            yield name, _reason(name, info["type"] == "directory")
+
+
+def _reason(name: str, is_folder: bool) -> str:
+    if any("\udc80" <= character <= "\udcff" for character in name):
+        return "name that is not UTF-8"
+    if is_folder:
+        return _FOLDER
+    if name.lower().endswith(ENDING):
+        return ""
+    extension = name.rpartition(".")[1:]
+    return f"extension {''.join(extension).lower()[:20]}" if extension[0] else "no extension"
+
+
+def _special(entry: os.DirEntry[str]) -> str:
+    """Return why an entry with the extension of detection files is none, or an empty string."""
+    try:
+        if entry.is_file():
+            return ""
+        return "link to a folder" if entry.is_dir() else "broken link, pipe, or device"
+    except OSError:  # a link to itself
+        return "broken link, pipe, or device"
 
 
 def _is_local(fs: Any) -> bool:
@@ -280,9 +313,7 @@ def list_segments(study: Study, root: str, segments: Sequence[tuple[str, str, st
         f"{folder}{name}"
         for folder, first, last in segments
         for name in sorted(
-            name
-            for name, is_folder in _entries(fs, f"{path}/{folder}")
-            if first <= name <= last and _is_detection_file(name, is_folder)
+            name for name, reason in _entries(fs, f"{path}/{folder}") if not reason and first <= name <= last
         )
     ]
 

@@ -133,8 +133,8 @@ def skipped_note(fault: str) -> str:
     return f"file skipped: {fault}"
 
 
-def _noted(notes: dict[str, int], *, skipped: bool = False) -> Output:
-    ledger = Ledger("read", 0)
+def _noted(notes: dict[str, int], *, step: str = "read", skipped: bool = False) -> Output:
+    ledger = Ledger(step, 0)
     for what, count in notes.items():
         ledger.note(what, count)
     facts = {"lines": 0, "staged": [], "annotated": False, "missing_columns": [], "texts": 0, "skipped": skipped}
@@ -343,7 +343,11 @@ def plan_labels(study: Study) -> list[Shard]:
         If a folder is missing, holds no detection files, or is inside another one.
     """
     settings = study.settings
-    return [
+    left_out: Counter[str] = Counter()
+    groups_of_roots = detection_files.list_roots(study, left_out)
+    notes = {f"files that are not detection files ({reason}): not read": count for reason, count in left_out.items()}
+    noted = [Shard(LEFT_OUT, {"notes": sorted(notes.items())}, size=0)] if notes else []
+    return noted + [
         Shard(
             f"{number:02d}-{part:05d}",
             {"root": root, "segments": group.segments},
@@ -354,7 +358,7 @@ def plan_labels(study: Study) -> list[Shard]:
                 "the columns of detections": DETECTIONS.fingerprint(),
             },
         )
-        for number, (root, groups) in enumerate(detection_files.list_roots(study))
+        for number, (root, groups) in enumerate(groups_of_roots)
         for part, group in enumerate(groups)
     ]
 
@@ -367,6 +371,8 @@ def process_labels(study: Study, shard: Shard) -> Output:
     SourceError
         If a file is unreadable, or files were added or removed since they were listed.
     """
+    if shard.name == LEFT_OUT:
+        return _noted(dict(shard.work["notes"]), step="labels")
     root = shard.work["root"]
     files = detection_files.list_segments(study, root, shard.work["segments"])
     if len(files) != shard.size:
@@ -380,7 +386,7 @@ def process_labels(study: Study, shard: Shard) -> Output:
         detection_files.read_labels(contents, police_class=police_class, ledger=ledger)
         for contents in detection_files.read_contents(study, root, files)
     ]
-    image_ids = pd.Series([file.removesuffix(detection_files.ENDING) for file in files], dtype="str")
+    image_ids = pd.Series([file[: -len(detection_files.ENDING)] for file in files], dtype="str")
     detections = pd.concat(parts, ignore_index=True).assign(image_id=image_ids, **detection_files.NOT_IN_LABELS)
     detections = DETECTIONS.conform(detections)
     file = study.write(DETECTIONS, detections, f"{detection_files.FOLDER}/{shard.name}.parquet")

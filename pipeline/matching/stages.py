@@ -84,7 +84,7 @@ def plan_keys(study: Study) -> list[Shard]:
         list(study.records(stage).values())
         for stage in (ARRANGE.name, SET_ASIDE.name, detection_stage(study), INDEX.name)
     )
-    indexed = [record for record in indexed if record.files]
+    detections, indexed = ([record for record in records if record.files] for records in (detections, indexed))
     duplicates = [record for record in images if record.files_in(_FOLDERS[DUPLICATES])]
     # With a detector, its output shows which images were processed, and the list is not used.
     blocks = [] if from_images(study) else processed_list.list_blocks(study)

@@ -287,3 +287,24 @@ def test_files_added_to_a_bucket_since_it_was_listed_are_read(tmp_path, s3):
     for names in (["a", "b [1]"], ["a", "b [1]", "c"]):
         elsewhere.pipe({f"labels/ride/{name}.txt": VEHICLE for name in names})
         assert finish(study)["image_id"].tolist() == [f"ride/{name}" for name in names]
+
+
+def test_every_entry_beside_detection_files_is_counted_with_its_reason(tmp_path):
+    study = label_study(tmp_path, {"labels/a.txt": VEHICLE, "labels/B.TXT": VEHICLE, "labels/deep/er/c.Txt": VEHICLE})
+    folder = tmp_path / "labels"
+    (folder / "a.json").write_text("{}")
+    (folder / "classes").write_text("police")
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_bytes(VEHICLE)
+    (folder / "itself.txt").symlink_to(folder / "itself.txt")
+    (folder / "up.txt").symlink_to(folder)
+    (folder / "linked.txt").symlink_to(folder / "a.txt")
+    os.mkfifo(folder / "pipe.txt")
+    assert finish(study)["image_id"].tolist() == ["B", "a", "deep/er/c", "linked"]
+    (line,) = study.records("labels")["left-out"].ledger
+    assert line["notes"] == {
+        "files that are not detection files (broken link, pipe, or device): not read": 2,
+        "files that are not detection files (extension .json): not read": 1,
+        "files that are not detection files (link to a folder): not read": 1,
+        "files that are not detection files (name that is not UTF-8): not read": 1,
+        "files that are not detection files (no extension): not read": 1,
+    }

@@ -261,7 +261,7 @@ def test_a_machine_without_the_queue_system_is_reported_in_one_line(tmp_path, ki
     profile_of(tmp_path, kind)
     code, output = invoke("cluster", "launch", str(tmp_path / "mine.yaml"))
     assert code == 2
-    assert "on this machine; expected it for profile" in output
+    assert re.search(r"not found; profile '\w+' \(kind: \w+\) requires it", output)
 
 
 def test_a_port_in_use_is_reported_in_one_line(tmp_path):
