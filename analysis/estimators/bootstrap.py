@@ -2,8 +2,8 @@
 
 An estimator depends on an image only through its area and class. Resampling N images with replacement is therefore one
 multinomial draw of N over the shares of the area-class counts: exact, at the cost of the counts. Resampling rides or
-days draws a multiplicity for each one and adds its counts that many times. Every replicate has its own random stream, so
-results depend neither on the distribution of the work nor on the number of replicates.
+days draws a multiplicity for each one and adds its counts that many times. Every replicate has its own random stream,
+so results depend neither on the distribution of the work nor on the number of replicates.
 """
 
 from __future__ import annotations

@@ -221,9 +221,9 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
             first = _in_brackets(high, interval)
             second = _in_brackets(low, "" if interval in first else interval)
             groups_sentence = (
-                f"{start} show a police vehicle most often {place.format(high['group'])}, {ratio(high['estimate'])} times the "
-                f"city's average{first}, and least often {place.format(low['group'])}, {ratio(low['estimate'])} "
-                f"times{second}."
+                f"{start} show a police vehicle most often {place.format(high['group'])}, {ratio(high['estimate'])} "
+                f"times the city's average{first}, and least often {place.format(low['group'])}, "
+                f"{ratio(low['estimate'])} times{second}."
             )
             return [images_sentence, groups_sentence]
     return [images_sentence]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from patrolscope.pipeline.errors import (
     FailedShardsError,
     PlanError,
     SchedulerLostError,
+    SourceError,
     StorageFullError,
     StudyLockedError,
 )
 from patrolscope.pipeline.matching.stages import ANNOTATE
 from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.output_folder import replace_file
 from patrolscope.pipeline.study.store import Output, Study, create_study, open_study
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
@@ -165,14 +167,31 @@ def fill(ballast: Path) -> None:
             pass
 
 
-def test_a_full_disk_is_reported_and_the_same_command_resumes_with_free_space(undisturbed, pools, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    size = 2**23 + sum(file.stat().st_size + 4096 for file in Path(undisturbed.root).rglob("*"))
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True, text=True)
+@contextmanager
+def small_disk(path: Path, size: int):
+    """Mount a disk of a size in bytes."""
+    path.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True, text=True)
     if made.returncode:
         pytest.skip(f"a small disk needs the right to mount: {made.stderr.strip()}")
     try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_file_that_does_not_fit_its_disk_leaves_the_earlier_one_and_no_half_file(tmp_path):
+    with small_disk(tmp_path / "disk", 2**20) as disk:
+        replace_file(disk / "city.png", b"earlier")
+        with pytest.raises(SourceError, match=r"cannot write .*city\.png \(No space left on device\); free some space"):
+            replace_file(disk / "city.png", bytes(2**21))
+        assert [path.name for path in disk.iterdir()] == ["city.png"]
+        assert (disk / "city.png").read_bytes() == b"earlier"
+
+
+def test_a_full_disk_is_reported_and_the_same_command_resumes_with_free_space(undisturbed, pools, tmp_path):
+    size = 2**23 + sum(file.stat().st_size + 4096 for file in Path(undisturbed.root).rglob("*"))
+    with small_disk(tmp_path / "disk", size) as disk:
         study = copy_of(undisturbed, disk / "study")
         forget_from(study, "annotate")
         fill(disk / "ballast")
@@ -181,8 +200,6 @@ def test_a_full_disk_is_reported_and_the_same_command_resumes_with_free_space(un
         (disk / "ballast").unlink()
         run_stages(study, TO_ESTIMATES, pools)
         assert tables_of(study) == tables_of(undisturbed)
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 RUN = """

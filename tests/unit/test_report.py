@@ -233,7 +233,7 @@ def test_the_headline_has_the_wider_of_two_intervals_and_its_limitation(tmp_path
     study = made_study(tmp_path, images=10, tables=tables)
     study.write_bytes(rides.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
     assert headline(read_results(study), "New York City", 95)[1] == (
-        "Weighted by residents, images show one most often around Asian residents, 1.200 times the city's "
+        "Weighted by residents, images show a police vehicle most often around Asian residents, 1.200 times the city's "
         "average (95% interval, resampling whole rides: 1.100 to 1.300), and least often around White "
         "residents, 0.960 times (0.940 to 1.010, not distinguishable from the average)."
     )
