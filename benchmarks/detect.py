@@ -289,7 +289,7 @@ def report_gpu(*, quick: bool) -> None:
             weights = write_weights(folder / f"{name}.pt", name)
             for jpeg in ("cpu", "auto"):
                 detector = load_detector(str(weights), size=size, precision="fp16", jpeg=jpeg)
-                decoder = "OpenCV" if detector.jpegs is None else "nvJPEG"
+                decoder = "simplejpeg" if detector.jpegs is None else "nvJPEG"
                 line = measure_loop(
                     detector, contents, 128 if quick else 2_000, threads=8, utilization_now=utilization_now
                 )

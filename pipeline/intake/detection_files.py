@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 
 from patrolscope.pipeline.contract.tables import DETECTIONS
 from patrolscope.pipeline.errors import SourceError
@@ -283,7 +284,7 @@ def _special(entry: os.DirEntry[str]) -> str:
 
 
 def _is_local(fs: Any) -> bool:
-    return "file" in np.atleast_1d(fs.protocol)
+    return isinstance(fs, LocalFileSystem)
 
 
 def _version(fs: Any, path: str) -> str:

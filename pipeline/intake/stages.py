@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from patrolscope.pipeline.contract.tables import DETECTIONS, METADATA, QUARANTINE, SUPPLIED, supplied_table
 from patrolscope.pipeline.engine.stage import Shard, Stage
@@ -319,7 +320,9 @@ def process_arrange(study: Study, shard: Shard) -> Output:
     )
     files = []
     if len(order) < staged.num_rows:
-        repeated = staged.select(["image_ref"]).take(np.setdiff1d(np.arange(staged.num_rows), order))
+        dropped = np.ones(staged.num_rows, dtype=bool)  # np.setdiff1d would take twice the time of all the rest
+        dropped[order] = False
+        repeated = staged.select(["image_ref"]).filter(pa.array(dropped))
         name = work["file"].replace(f"{METADATA.name}/", f"{DUPLICATES_FOLDER}/", 1)
         files.append(staging.write_rows(study, repeated, name))
     # A share of a quarter of an hour can be empty.
