@@ -347,7 +347,7 @@ def _dates(
     if "months" in wanted:
         months = days.to_period("M")
         for month in months.unique():
-            yield _of_days(base, "dates", f"{month:%B %Y}", months == month)
+            yield _of_days(base, "dates", month.strftime("%B %Y"), months == month)
     if "every-day" in wanted:
         name = f"with days before {first}"
         every = np.arange(len(counts.days))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from patrolscope.pipeline.engine.run import unfinished
+from patrolscope.pipeline.engine.freshness import unfinished
 from patrolscope.pipeline.errors import BadFileError, PatrolscopeError, SourceError, StageNotRunError
 from patrolscope.pipeline.intake import compression
 from patrolscope.pipeline.intake.raw_files import adopt, find_raw_files
