@@ -99,7 +99,8 @@ def launched(folder: Path) -> Iterator[Path]:
     """Start a scheduler with workers for `SLOTS` shards on loopback; yield its connection file."""
     pool = {"cores": SLOTS // 2, "processes": 1, "memory_gb": 2, "minimum": 2, "maximum": 2}
     profile = folder / "profile.yaml"
-    profile.write_text(yaml.safe_dump({"kind": "local", "folder": str(folder / "home"), "pools": {"cpu": pool}}))
+    content = {"kind": "local", "folder": str(folder / "home"), "tls": "none", "pools": {"cpu": pool}}
+    profile.write_text(yaml.safe_dump(content))
     file = folder / "scheduler.json"
     command = [sys.executable, "-m", "patrolscope", "cluster", "launch", str(profile), "--file", str(file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as scheduler:

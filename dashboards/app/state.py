@@ -15,7 +15,7 @@ from patrolscope.dashboards.maps.filters import GEOGRAPHIES, Filter, from_query,
 from patrolscope.dashboards.maps.painter import MEASURES
 
 _AT = 3
-_PIXEL_FT = 0.05, 1e5  # finest and coarsest view that an address can ask for
+_PIXEL_FT = 0.005, 1e5  # finest and coarsest view that an address can ask for
 
 
 class State(param.Parameterized):  # type: ignore[misc]  # param ships no types

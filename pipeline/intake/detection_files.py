@@ -249,7 +249,7 @@ _FOLDER = "folder"
 
 
 def _entries(fs: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the names in a folder without hidden ones, each with the reason why it is no detection file."""
+    """Yield the names in a folder without hidden ones, each with the reason for not being a detection file."""
     if _is_local(fs):
         with os.scandir(path) as entries:  # 20 times as fast as fsspec
             for entry in entries:
@@ -274,7 +274,7 @@ def _reason(name: str, is_folder: bool) -> str:
 
 
 def _special(entry: os.DirEntry[str]) -> str:
-    """Return why an entry with the extension of detection files is none, or an empty string."""
+    """Return why an entry with the extension of detection files cannot be one, or an empty string."""
     try:
         if entry.is_file():
             return ""

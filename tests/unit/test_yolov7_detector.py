@@ -218,7 +218,8 @@ def test_unsupported_options_are_reported_in_one_line(small, options, message):
 def test_a_missing_extra_is_reported_with_its_command(small, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        WeightsError, match=r"not installed: torch, torchvision, cv2 \(pip install 'patrolscope\[detect\]'\)"
+        WeightsError,
+        match=r"not installed: torch, torchvision, cv2, simplejpeg \(pip install 'patrolscope\[detect\]'\)",
     ):
         load(small)
 
