@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import cv2
 import numpy as np
@@ -60,8 +59,8 @@ class JpegDecoder:
             with self._uploader.on_stream():
                 images = self._decoded(contents[start : start + _FILES_PER_CALL])
                 prepared += [
-                    letterboxed(pixels, self._letterbox) if _is_usable(pixels, size) else None
-                    for pixels, size in zip(images, sizes[start : start + _FILES_PER_CALL], strict=True)
+                    None if pixels is None else letterboxed(pixels, self._letterbox)
+                    for pixels in _complete(images, sizes[start : start + _FILES_PER_CALL])
                 ]
         return prepared
 
@@ -78,15 +77,23 @@ class JpegDecoder:
             return [pixels for content in contents for pixels in self._decoded([content])]
 
 
-def _is_usable(pixels: Tensor | None, size: tuple[int, int]) -> TypeGuard[Tensor]:
-    """Return whether an image is complete; the CPU checks the data of one with a block of middle gray."""
-    if pixels is None or pixels.shape[1:] != size:
-        return False
-    rows, columns = size[0] // 8 * 8, size[1] // 8 * 8
-    if not rows or not columns:
-        return True
+def _complete(images: Sequence[Tensor | None], sizes: Sequence[tuple[int, int]]) -> list[Tensor | None]:
+    """Replace images that may be incomplete by None: of another size, or with a block of middle gray.
+
+    Decoders fill blocks without data with that gray. The CPU decides on such a file from its data.
+    """
+    sized = [image for image, size in zip(images, sizes, strict=True) if image is not None and image.shape[1:] == size]
+    # One transfer from the device for all images of a call.
+    blank = torch.stack([_has_blank_block(image) for image in sized]).tolist() if sized else []
+    complete = {id(image) for image, is_blank in zip(sized, blank, strict=True) if not is_blank}
+    return [image if id(image) in complete else None for image in images]
+
+
+def _has_blank_block(pixels: Tensor) -> Tensor:
+    """Return whether all pixels of an aligned block of 8 by 8 are middle gray, as a tensor without dimensions."""
+    rows, columns = (8 * (side // 8) for side in pixels.shape[1:])
     gray = (pixels[:, :rows, :columns] == BLANK).all(dim=0)
-    return not bool(gray.reshape(rows // 8, 8, columns // 8, 8).all(dim=3).all(dim=1).any())
+    return gray.reshape(rows // 8, 8, columns // 8, 8).all(dim=3).all(dim=1).any()
 
 
 def jpeg_decoder(choice: str, uploader: Uploader, letterbox: Letterbox) -> JpegDecoder | None:

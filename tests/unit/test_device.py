@@ -423,6 +423,24 @@ def test_many_jpegs_are_decoded_in_several_calls(monkeypatch):
         assert np.abs(image.numpy().astype(int) - Letterbox(64, 64).prepare(pixels)).max() <= 1
 
 
+@pytest.mark.parametrize(("top", "left", "complete"), [(8, 16, False), (9, 16, True), (None, None, True)])
+def test_an_image_with_an_aligned_block_of_middle_gray_is_left_to_the_cpu(monkeypatch, top, left, complete):
+    """A decoder of the device fills blocks without data with it, and hides that data were missing."""
+    image = torch.full((3, 33, 47), 90, dtype=torch.uint8)
+    if top is not None:
+        image[:, top : top + 8, left : left + 8] = 128
+    monkeypatch.setattr(device_jpeg, "_decode", lambda files, device: [image.clone() for _ in files])
+    decoder = JpegDecoder(Uploader(torch.device("cpu")), Letterbox(64, 64))
+    found = decoder([b""] * 3, [(33, 47), (33, 46), (33, 47)])
+    assert [one is not None for one in found] == [complete, False, complete]
+
+
+def test_an_image_smaller_than_a_block_is_decoded_on_the_device(monkeypatch):
+    image = torch.full((3, 5, 40), 128, dtype=torch.uint8)
+    monkeypatch.setattr(device_jpeg, "_decode", lambda files, device: [image])
+    assert JpegDecoder(Uploader(torch.device("cpu")), Letterbox(64, 64))([b""], [(5, 40)])[0] is not None
+
+
 def test_without_a_decoder_on_the_device_the_cpu_decodes(weights, monkeypatch):
     def reject(contents, device):
         raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
