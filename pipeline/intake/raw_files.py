@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-import numpy as np
 
 from patrolscope.pipeline.engine.entries import ENTRIES
 from patrolscope.pipeline.errors import BadFileError, SourceError
 from patrolscope.pipeline.intake.compression import ENDINGS, form_of, open_text, readable
 from patrolscope.pipeline.intake.raw_csv import Header, parse_header
 from patrolscope.pipeline.intake.raw_lines import HEADER_BYTES
+from patrolscope.pipeline.names import shown
 from patrolscope.pipeline.study.adopt import adopt as adopt_settings
+from patrolscope.pipeline.study.remote import is_local
 from patrolscope.pipeline.study.store import Study
 
+_CHUNK = 2**20  # bytes of text
 SHOWN_NAMES = 10  # of files that are left out for one reason
 # Folders of a study that hold its output. A simulated study also has source/, which holds raw files.
 _WRITTEN = {written.split("/")[0] for entry in ENTRIES for written in entry.writes} - {"source"}
@@ -129,9 +131,24 @@ def find_raw_files(study: Study) -> RawFiles:
     for names in found.left_out.values():
         names.sort()
     if faults or (bad and not (study.settings.ingest.skip_bad_files and found.read)):
-        raise SourceError(listed_faults(faults, bad))
+        # Nothing will be read, so damage further inside is looked for now: all faults are reported at once.
+        raise SourceError(listed_faults(faults, bad + _damage(found.read, files)))
     found.skipped = bad
     return found
+
+
+def _damage(sources: Sequence[RawFile], files: Mapping[str, tuple[Any, str]]) -> list[str]:
+    """Read compressed files to their ends, and return their faults."""
+    faults = []
+    for source in sources:
+        if source.form:
+            try:
+                with open_text(*files[source.name], source.form, source.bytes) as text:
+                    while text.read(_CHUNK):
+                        pass
+            except SourceError as error:
+                faults.append(str(error))
+    return faults
 
 
 def listed_faults(faults: Sequence[str], bad: Sequence[str]) -> str:
@@ -153,11 +170,6 @@ def _others(candidates: Collection[str]) -> str:
     return f"; it has {len(candidates)} others, such as {shown(min(candidates))}" if candidates else ""
 
 
-def shown(name: str) -> str:
-    """Return a name for messages and the ledger: control characters and bytes that are not UTF-8 are escaped."""
-    return name if name.isprintable() else name.encode("unicode_escape").decode()
-
-
 def _by_number(name: str) -> tuple[list[int], str]:
     return [int(digits) for digits in re.findall(r"[0-9]+", name)], name
 
@@ -166,7 +178,7 @@ def _find(path: str, faults: list[str]) -> tuple[Any, dict[str, str]]:
     """Return the file system and the files of a path, folder, or glob pattern: path by name."""
     fs, place = fsspec.core.url_to_fs(path)
     # Without "." as a part, with which the parts of a study have no common start.
-    place = str(PurePosixPath(place)) if _is_local(fs) else str(place).rstrip("/")
+    place = str(PurePosixPath(place)) if is_local(fs) else str(place).rstrip("/")
     if fs.isdir(place):
         return fs, {file[len(place) + 1 :]: file for file in _files_below(fs, place, faults)}
     if fs.exists(place):
@@ -179,7 +191,7 @@ def _find(path: str, faults: list[str]) -> tuple[Any, dict[str, str]]:
 
 def _files_below(fs: Any, folder: str, faults: list[str]) -> list[str]:
     """Return all files of a folder and its subfolders, without following links to folders."""
-    if not _is_local(fs):
+    if not is_local(fs):
         return [str(name) for name in fs.find(folder)]
     # fsspec omits folders that it cannot list.
     walked = os.walk(folder, onerror=lambda error: faults.append(f"cannot list {error.filename}: {error.strerror}"))
@@ -197,11 +209,7 @@ def _labeled_sets(study: Study) -> set[str]:
 
 def _real(fs: Any, place: str) -> str:
     """Return a path by which a file is recognized: without links, if it is local."""
-    return os.path.realpath(place) if _is_local(fs) else str(place)
-
-
-def _is_local(fs: Any) -> bool:
-    return "file" in np.atleast_1d(fs.protocol)
+    return os.path.realpath(place) if is_local(fs) else str(place)
 
 
 def _left_out(study: Study, fs: Any, name: str, place: str, labeled: Collection[str]) -> str:
@@ -215,7 +223,7 @@ def _left_out(study: Study, fs: Any, name: str, place: str, labeled: Collection[
         return "labeled set of study.yaml"
     if real.startswith(f"{base}/") and real[len(base) + 1 :].split("/")[0] in _WRITTEN:
         return "written by patrolscope"
-    if _is_local(fs) and not Path(place).is_file():
+    if is_local(fs) and not Path(place).is_file():
         return "not a file, but a device, or a link to nothing or to a folder"
     return ""
 
@@ -233,7 +241,7 @@ def _open(study: Study, name: str, fs: Any, place: str) -> RawFile:
     if place.startswith(f"{study.base}/") and type(fs) is type(study.fs):
         path = place.removeprefix(f"{study.base}/")  # the study folder can be moved
     else:
-        path = place if _is_local(fs) else fs.unstrip_protocol(place)
+        path = place if is_local(fs) else fs.unstrip_protocol(place)
     return RawFile(name, path, size, modified, form, parse_header(head, where=place))
 
 

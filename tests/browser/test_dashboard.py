@@ -296,6 +296,26 @@ def test_a_foreign_host_name_is_refused_on_every_path(address, path):
         assert (status, "token" in text) in ((421, False), (400, False))
 
 
+def test_pages_behind_https_are_admitted_by_their_port_and_others_are_not(finished, address):
+    """A browser leaves out the port of https in the origin."""
+    server, local = serve(finished, "--allow", "police.example:443")
+    try:
+        token = re.search(r'"token":"([^"]+)"', answer(local, Host="police.example")[2])[1]
+        statuses = {}
+        for origin in ("https://police.example", "https://evil.example"):
+            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+            key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": f"bokeh, {token}"}
+            connection = http.client.HTTPConnection(local.split("/")[2], timeout=60)
+            connection.request("GET", "/map/ws", headers={"Host": "police.example", "Origin": origin, **upgrade, **key})
+            statuses[origin] = connection.getresponse().status
+            connection.close()
+        assert statuses == {"https://police.example": 101, "https://evil.example": 403}
+    finally:
+        server.terminate()
+        server.wait(30)
+        server.stdout.close()
+
+
 @pytest.mark.parametrize("path", ["/map", "/map?at=1e7,1e7,1e-300", "/static/js/bokeh.min.js", "/nothing"])
 def test_every_answer_tells_browsers_to_keep_it_to_this_site(address, path):
     _, headers, _ = answer(address, path, Origin="http://evil.example")

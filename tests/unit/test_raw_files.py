@@ -307,6 +307,15 @@ def test_all_unusable_files_are_listed_at_once(tmp_path):
     assert "--skip-bad-files" in str(refused.value)
 
 
+def test_damage_inside_a_compressed_file_is_listed_with_faults_of_headers(tmp_path):
+    packed = gzip.compress(day(7, rows=20_000))
+    study = raw_study(tmp_path, GOOD | {"7.csv.gz": packed[: len(packed) // 2], "8.csv": b"?\n", "9.csv.gz": packed})
+    with pytest.raises(SourceError, match=r"2 faults in sources\.metadata") as refused:
+        READ.plan(study)
+    assert "7.csv.gz" in str(refused.value)
+    assert "8.csv" in str(refused.value)
+
+
 def test_faults_of_several_sources_are_listed_with_those_of_files(tmp_path):
     put(tmp_path, {"a/1.csv": day(1), "b/1.csv": day(1), "b/2.csv": b"?\n"})
     study = create_study(tmp_path, Settings.model_validate({"sources": {"metadata": ["a", "b", "nowhere"]}}))
