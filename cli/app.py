@@ -22,10 +22,11 @@ class GroupedHelp(typer.core.TyperGroup):
             With status 2, if there is such an argument.
         """
         from patrolscope.pipeline.credentials import ADVICE, has_credentials, redacted
+        from patrolscope.pipeline.names import is_utf8, shown
 
         for argument in args:
-            if any("\udc80" <= character <= "\udcff" for character in argument):  # Python's form of other bytes
-                typer.echo(f"error: {argument!a} is not UTF-8; rename the file or folder", err=True)
+            if not is_utf8(argument):
+                typer.echo(f"error: {shown(argument)} is not UTF-8; rename the file or folder", err=True)
                 raise typer.Exit(2)
             if has_credentials(argument):
                 typer.echo(f"error: {redacted(argument)}: {ADVICE}", err=True)

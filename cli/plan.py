@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from patrolscope.cli.errors import echo
@@ -10,7 +11,15 @@ if TYPE_CHECKING:
     from patrolscope.pipeline.engine.plan import Planned, Workers
 
 
-MANY_CAUSES = 4  # lines per stage
+_MANY_CAUSES = 4  # lines per stage
+
+
+def cause_lines(causes: Sequence[tuple[str, int]]) -> list[str]:
+    """Return why finished shards are rebuilt, as lines; `causes` has the number of shards, the largest first."""
+    lines = [f"to rebuild: {cause} (shards: {count:,})" for cause, count in causes[:_MANY_CAUSES]]
+    if others := sum(count for _, count in causes[_MANY_CAUSES:]):
+        lines.append(f"to rebuild for other causes (shards: {others:,})")
+    return lines
 
 
 def print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
@@ -25,10 +34,8 @@ def print_plan(planned: list[Planned], pools: dict[str, Workers]) -> None:
             f"{work.stage:14} {work.pool:8} {shards:>8} {work.done:>8,} {left:>22} {work.memory_gb or 2:>10.3g} "
             f"{known:>10}"
         )
-        for cause, count in work.causes[:MANY_CAUSES]:
-            echo(f"{'':14} {count:,} shards to rebuild: {cause}")
-        if left_out := sum(count for _, count in work.causes[MANY_CAUSES:]):
-            echo(f"{'':14} {left_out:,} shards to rebuild for other causes")
+        for line in cause_lines(work.causes):
+            echo(f"{'':14} {line}")
     for name, workers in pools.items():
         mine = [work for work in planned if work.pool == name]
         hours = sum(work.hours(pools) or 0.0 for work in mine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from patrolscope.cli.plan import MANY_CAUSES
+from patrolscope.cli.plan import cause_lines
 from patrolscope.pipeline.engine.run import Outcome, Progress
 
 if TYPE_CHECKING:
@@ -63,14 +63,11 @@ class TerminalProgress(Progress):
         """Print a line above the bar."""
         self.output(text, highlight=False, style="yellow")
 
-    def start(self, stage: Stage, done: int, total: int, causes: Mapping[str, int]) -> None:
+    def start(self, stage: Stage, done: int, total: int, causes: Sequence[tuple[str, int]]) -> None:
         """Add the bar of a stage, and say why finished shards are rebuilt."""
         self.bytes = 0
-        ordered = sorted(causes.items(), key=lambda item: -item[1])
-        for cause, shards in ordered[:MANY_CAUSES]:
-            self.output(f"{self._title(stage):28} {shards:>12,} shards to rebuild: {cause}", highlight=False)
-        if left_out := sum(shards for _, shards in ordered[MANY_CAUSES:]):
-            self.output(f"{self._title(stage):28} {left_out:>12,} shards to rebuild for other causes", highlight=False)
+        for line in cause_lines(causes):
+            self.output(f"{self._title(stage):28} {line}", highlight=False)
         self.task = self.bar.add_task(
             self._title(stage), completed=done, total=total, amount=f"of {total:,} {stage.unit}"
         )

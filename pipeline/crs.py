@@ -35,8 +35,7 @@ def city_crs(crs: str) -> CRS:
     """Return a projected CRS with its first axis to the east and its second to the north.
 
     A system whose axes point west and south, such as EPSG:2048, would turn maps by 180 degrees; it is replaced by the
-    same projection with the opposite signs. The order of axes does not matter: all
-    conversions use x, y.
+    same projection with the opposite signs. The order of the axes does not matter, as all conversions use x, y.
 
     Raises
     ------

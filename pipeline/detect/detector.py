@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patrolscope.pipeline.errors import WeightsError
+from patrolscope.pipeline.study.remote import is_local
 
 if TYPE_CHECKING:
     import torch
@@ -222,7 +223,7 @@ def local_copy(path: str) -> Iterator[Path]:
     fs, inside = fsspec.core.url_to_fs(path)
     if not fs.exists(inside):
         raise WeightsError(f"no weights at {path}")
-    if "file" in np.atleast_1d(fs.protocol):
+    if is_local(fs):
         yield Path(str(inside))
         return
     folder = Path(tempfile.mkdtemp(prefix="weights-"))

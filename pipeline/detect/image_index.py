@@ -25,10 +25,10 @@ from patrolscope.pipeline.detect.image_store import (
     TAR_ENDING,
     Entry,
     ImageStore,
-    is_utf8,
 )
 from patrolscope.pipeline.detect.tar_members import Member, resolve, tar_members
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.names import is_utf8
 
 # Groups of folders that are listed in parallel; a folder is in the same group at every listing. More than most clusters
 # have workers, and few enough for the manifest.
@@ -114,8 +114,7 @@ def _tar_rows(store: ImageStore, entry: Entry, skipped: Counter[str]) -> Iterato
             places.setdefault(member.name, []).append((member.offset, member.bytes))
         elif member.name not in places:
             links[member.name] = member.target
-        # A link whose name has content already repeats that name.
-        else:
+        else:  # its name has content already
             skipped[DEAD_LINK] += 1
     for name in links:
         content = places.get(resolve(links, name) or "")

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import fsspec
-import numpy as np
 import pandas as pd
 
 from patrolscope.pipeline.errors import SourceError
+from patrolscope.pipeline.names import is_utf8
 from patrolscope.pipeline.study.files import modified_at
-from patrolscope.pipeline.study.remote import remote_errors
+from patrolscope.pipeline.study.remote import is_local, remote_errors
 from patrolscope.pipeline.study.store import Study
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -73,7 +73,7 @@ class ImageStore:
     @property
     def is_local(self) -> bool:
         """Whether the store is on a file system of this machine."""
-        return "file" in np.atleast_1d(self.fs.protocol)
+        return is_local(self.fs)
 
     def full_path(self, path: str) -> str:
         """Return a path below the root as the file system spells it."""
@@ -204,15 +204,6 @@ class ImageStore:
             # An object store can contain an object with the name of the folder.
             if name != full_path and not leaf.startswith("."):
                 yield leaf, info["type"] == "directory", _attributes(info)
-
-
-def is_utf8(name: str) -> bool:
-    """Return whether a name can be written to a table; bytes that are not UTF-8 come as surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def located(study: Study, source: str) -> tuple[Any, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -48,7 +49,7 @@ def stale(
         Result of `listed_states`, if it is known.
     """
     states = listed_states(study, stage) if states is None else states
-    damaged = set(study.damaged_records(stage.name))
+    damaged = set(study.damaged_records(stage.name, records))
     found = {}
     for shard in shards:
         if shard.name not in records:
@@ -61,6 +62,11 @@ def stale(
         elif cause := damage(study, records[shard.name], states):
             found[shard.name] = cause
     return found
+
+
+def counted(causes: Mapping[str, str]) -> list[tuple[str, int]]:
+    """Count the shards of `stale` by cause, the most frequent first, without those that were never built."""
+    return Counter(cause for cause in causes.values() if cause != NOT_BUILT).most_common()
 
 
 def _changed(record: Record, stage: Stage, shard: Shard) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from patrolscope.pipeline.engine import registry
-from patrolscope.pipeline.engine.freshness import NOT_BUILT, stale
+from patrolscope.pipeline.engine.freshness import counted, stale
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import PatrolscopeError, PlanError, SourceError, WeightsError
 from patrolscope.pipeline.study.store import Study
@@ -37,7 +36,7 @@ class Planned:
     slot_hours: float | None  # on one core or one GPU; None: no rate was measured
     missing: str = ""  # error of an input outside the study that does not exist
     wants: str = ""  # GPU, for stages that are fastest there
-    causes: tuple[tuple[str, int], ...] = ()  # why finished shards are rebuilt, and how many, most first
+    causes: Sequence[tuple[str, int]] = ()  # why finished shards are rebuilt, and how many, most first
 
     @property
     def is_done(self) -> bool:
@@ -96,7 +95,6 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
     records = study.records(made.name)
     found = stale(study, made, shards, records)
     todo = [shard for shard in shards if shard.name in found]
-    causes = Counter(cause for cause in found.values() if cause != NOT_BUILT).most_common()
     left = sum(shard.size for shard in todo)
     finished = [shard for shard in shards if shard.name in records]
     size = sum(shard.size for shard in finished)
@@ -115,7 +113,7 @@ def _planned(study: Study, stage: Stage | Callable[[Study], Stage], pools: Mappi
         left,
         hours,
         wants=made.resource,
-        causes=tuple(causes),
+        causes=counted(found),
     )
 
 

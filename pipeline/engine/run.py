@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patrolscope.pipeline.engine.distribute import finish_shards
-from patrolscope.pipeline.engine.freshness import NOT_BUILT, listed_states, stale, with_current_versions
+from patrolscope.pipeline.engine.freshness import counted, listed_states, stale, with_current_versions
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.study.store import Record, Study
 
@@ -39,7 +39,7 @@ class Progress:
     number = 1  # of the current stage, from 1
     stages = 1  # of the run
 
-    def start(self, stage: Stage, done: int, total: int, causes: Mapping[str, int]) -> None:
+    def start(self, stage: Stage, done: int, total: int, causes: Sequence[tuple[str, int]]) -> None:
         """Start a stage of which `done` of `total` units are up to date; count the shards to rebuild by cause.
 
         Parameters
@@ -48,8 +48,8 @@ class Progress:
             Stage that starts.
         done, total : int
             Amount that is up to date, and in all, in the stage's unit.
-        causes : mapping of str to int
-            Number of shards to rebuild, by cause.
+        causes : sequence of (str, int)
+            Causes for rebuilding shards, with their number, the most frequent first.
         """
 
     def advance(self, stage: Stage, shard: Shard, record: Record) -> None:
@@ -117,13 +117,13 @@ def _run_stage(
 ) -> Outcome:
     shards = stage.plan(study)
     records = study.records(stage.name)
-    states = listed_states(study, stage)
+    damaged = study.damaged_records(stage.name, records)
+    states = listed_states(study, stage) if records else {}
     causes = stale(study, stage, shards, records, states)
     todo = [shard for shard in shards if shard.name in causes]
     waiting = {shard.name: shard for shard in todo}
     total = sum(shard.size for shard in shards)
-    again = Counter(cause for cause in causes.values() if cause != NOT_BUILT)
-    progress.start(stage, total - sum(shard.size for shard in todo), total, again)
+    progress.start(stage, total - sum(shard.size for shard in todo), total, counted(causes))
     # Check the workers first, so that an unsuitable cluster leaves finished shards untouched.
     finished = finish_shards(client(), study, stage, todo) if todo else iter(())
     # Delete stale records before rebuilding their shards, so that readers never see mixed versions.
@@ -135,7 +135,7 @@ def _run_stage(
             study.discard(stage.name, record, keep=named)
         elif (current := with_current_versions(record, states)) != record:
             study.commit(stage.name, current)  # the next run need not read its files again
-    for name in study.damaged_records(stage.name):
+    for name in damaged:
         study.remove(name)
     for folder in stage.folders:
         study.sweep(folder, keep=named)

@@ -42,8 +42,8 @@ def verify(study: Study, progress: Callable[[int, int], None]) -> Verification:
         jobs = [(stage, record) for stage, by_shard in records.items() for record in by_shard.values()]
         sizes = [sum(digest.size for digest in record.digests.values()) for _, record in jobs]
         result.files = sum(len(record.files) for _, record in jobs)
-        for stage in records:
-            for name in held.damaged_records(stage):
+        for stage, by_shard in records.items():
+            for name in held.damaged_records(stage, by_shard):
                 result.faults.setdefault(stage, []).append(f"{name} is damaged or of another version")
                 held.remove(name)
 

@@ -31,7 +31,7 @@ from patrolscope.pipeline.intake.arrange import (
 )
 from patrolscope.pipeline.intake.days import BIN_MS, Calendar, limits_of, slice_day
 from patrolscope.pipeline.intake.raw_csv import COLUMNS, SPLIT_OF_ANNOTATED, read_rows, unknown_columns
-from patrolscope.pipeline.intake.raw_files import SHOWN_NAMES, RawFiles, find_raw_files, shown
+from patrolscope.pipeline.intake.raw_files import SHOWN_NAMES, RawFiles, find_raw_files
 from patrolscope.pipeline.intake.staging import BAD_FOLDER, STAGED_FOLDER, FinishedBlock, StagedFile
 from patrolscope.pipeline.intake.supplied_columns import (
     KEPT,
@@ -40,6 +40,7 @@ from patrolscope.pipeline.intake.supplied_columns import (
     missing_columns,
     typed_columns,
 )
+from patrolscope.pipeline.names import shown
 from patrolscope.pipeline.study.ledger import Ledger
 from patrolscope.pipeline.study.store import Output, Record, Study, fingerprint
 
@@ -119,14 +120,14 @@ def process_read(study: Study, shard: Shard) -> Output:
         If the file is damaged, and `ingest.skip_bad_files` is not set.
     """
     if shard.name == LEFT_OUT:
-        return _noted(dict(shard.work["notes"]))
+        return _noted("read", dict(shard.work["notes"]), _NO_ROWS)
     try:
         return _read_block(study, shard)
     except BadFileError as error:
         # Only compressed files are found to be damaged here, and they are one block.
         if not study.settings.ingest.skip_bad_files:
             raise BadFileError(f"{error}, or run `patrolscope ingest --skip-bad-files`") from error
-        return _noted({skipped_note(str(error)): 1}, skipped=True)
+        return _noted("read", {skipped_note(str(error)): 1}, {**_NO_ROWS, "skipped": True})
 
 
 def skipped_note(fault: str) -> str:
@@ -134,11 +135,14 @@ def skipped_note(fault: str) -> str:
     return f"file skipped: {fault}"
 
 
-def _noted(notes: dict[str, int], *, step: str = "read", skipped: bool = False) -> Output:
+_NO_ROWS = {"lines": 0, "staged": [], "annotated": False, "missing_columns": [], "texts": 0}
+
+
+def _noted(step: str, notes: dict[str, int], facts: dict[str, Any]) -> Output:
+    """Return the output of a shard that only counts files."""
     ledger = Ledger(step, 0)
     for what, count in notes.items():
         ledger.note(what, count)
-    facts = {"lines": 0, "staged": [], "annotated": False, "missing_columns": [], "texts": 0, "skipped": skipped}
     return Output((), 0, 0, (ledger.close(0),), facts)
 
 
@@ -375,7 +379,7 @@ def process_labels(study: Study, shard: Shard) -> Output:
         If a file is unreadable, or files were added or removed since they were listed.
     """
     if shard.name == LEFT_OUT:
-        return _noted(dict(shard.work["notes"]), step="labels")
+        return _noted("labels", dict(shard.work["notes"]), {})
     root = shard.work["root"]
     files = detection_files.list_segments(study, root, shard.work["segments"])
     if len(files) != shard.size:

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 import fsspec
 import geopandas as gpd
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.ipc
@@ -29,6 +28,7 @@ from patrolscope.pipeline.contract.columns import Table
 from patrolscope.pipeline.errors import StageNotRunError, StorageError, StorageFullError, StudyLockedError
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.geoparquet import columns_on_disk, to_arrow, to_frame
+from patrolscope.pipeline.study.remote import is_local
 
 _BLOCK_BYTES = 2**22  # of a file that is read for its checksum
 LOCK_FILE = ".lock"  # holder of the study; its last line is the id of the run
@@ -115,10 +115,10 @@ class StudyFiles:
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "settings": self.settings, "run": self.run}
 
-    @property
+    @cached_property
     def is_local(self) -> bool:
         """Whether the study is on a file system of this machine."""
-        return "file" in np.atleast_1d(self.fs.protocol)
+        return is_local(self.fs)
 
     @cached_property
     def written(self) -> dict[str, Digest]:
@@ -212,7 +212,7 @@ class StudyFiles:
             return {str(name)[len(self.base) + 1 :]: _state(info) for name, info in found.items()}
         top = self.path(folder)
         if os.path.isfile(top):  # noqa: PTH113 - the path is a string of the file system
-            return {folder: _local_state(os.stat(top))}  # noqa: PTH116
+            return {folder: self._state(top)}
         prefix = f"{folder}/" if folder else ""
         return {f"{prefix}{name}": state for name, state in self._walk(top.rstrip("/"))}
 
@@ -232,28 +232,26 @@ class StudyFiles:
                     else:
                         yield f"{below}{entry.name}", _local_state(entry.stat())
 
-    def digest(self, name: str, path: str | None = None) -> Digest:
-        """Read a file and return its digest.
-
-        Parameters
-        ----------
-        name : str
-            Path relative to the root.
-        path : str, optional
-            Full path of the content, if it is not yet at `name`.
+    def digest(self, name: str) -> Digest:
+        """Read a file, given relative to the root, and return its digest.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         """
-        place = path or self.path(name)
+        path = self.path(name)
+        return Digest(*self._state(path), self._checksum(path))
+
+    def _state(self, path: str) -> FileState:
+        return _local_state(os.stat(path)) if self.is_local else _state(self.fs.info(path))  # noqa: PTH116
+
+    def _checksum(self, path: str) -> str:
         checksum = xxhash.xxh3_128()
-        with self.fs.open(place, "rb") as file:
+        with self.fs.open(path, "rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 checksum.update(block)
-        state = _local_state(os.stat(place)) if self.is_local else _state(self.fs.info(place))  # noqa: PTH116
-        return Digest(*state, checksum.hexdigest())
+        return checksum.hexdigest()
 
     def read(
         self,
@@ -442,18 +440,17 @@ class StudyFiles:
         try:
             self._make_folder(folder)
             yield aside
+            checksum = self._checksum(aside)
+            if durable and self.is_local:
+                _flush(aside)
             self._check_lock(name)
-            digest = self.digest(name, aside)
             if self.is_local:
-                if durable:
-                    _flush(aside)
                 os.replace(aside, final)  # noqa: PTH105 - the path is a string of the file system
                 if durable:
                     _flush(folder)
             else:
                 self.fs.cp_file(aside, final)  # `mv` would take the name as a pattern
-                digest = Digest(*_state(self.fs.info(final)), digest.checksum)
-            self.written[name] = digest
+            self.written[name] = Digest(*self._state(final), checksum)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -119,23 +119,30 @@ class Study(StudyFiles):
 
     def records(self, stage: str) -> dict[str, Record]:
         """Return the records of a stage by name of the shard, sorted."""
-        return {record.shard: record for record in self._readable(stage).values() if record is not None}
-
-    def damaged_records(self, stage: str) -> list[str]:
-        """Return the files of a stage's records that cannot be read, sorted: their shards are not finished."""
-        return sorted(name for name, record in self._readable(stage).items() if record is None)
-
-    def _readable(self, stage: str) -> dict[str, Record | None]:
-        names = [name for name in self.find(f"manifest/{stage}") if name.endswith(".json")]
-        found: dict[str, Record | None] = {}
+        names = self._record_files(stage)
+        found: dict[str, Record] = {}
         for name, text in zip(names, contents_of(self.fs, [self.path(name) for name in names]), strict=True):
-            try:
+            with contextlib.suppress(StorageError):  # counted by `damaged_records`
                 record = Record.from_json(text)
-            except StorageError:
-                found[name] = None
-            else:
-                found[name] = record if name == self.record_file(stage, record.shard) else None
-        return dict(sorted(found.items()))
+                if name == self.record_file(stage, record.shard):
+                    found[record.shard] = record
+        return found
+
+    def damaged_records(self, stage: str, records: Iterable[str]) -> list[str]:
+        """Return the files of a stage's records that are not among the readable ones.
+
+        Parameters
+        ----------
+        stage : str
+            Name of the stage.
+        records : iterable of str
+            Shards of `records`, so that none is read twice.
+        """
+        readable = {self.record_file(stage, shard) for shard in records}
+        return [name for name in self._record_files(stage) if name not in readable]
+
+    def _record_files(self, stage: str) -> list[str]:
+        return [name for name in self.find(f"manifest/{stage}") if name.endswith(".json")]
 
     def record(self, stage: str) -> Record:
         """Return the record of a stage with a single shard.
@@ -196,8 +203,8 @@ class Study(StudyFiles):
         if self.is_local and self.exists(folder):
             # The content of a folder before the folder.
             for path, _, _ in os.walk(self.path(folder), topdown=False):
-                with contextlib.suppress(OSError):  # not empty
-                    os.rmdir(path)  # noqa: PTH106 - the path is a string of the file system
+                if not os.listdir(path):  # noqa: PTH208 - the path is a string of the file system
+                    os.rmdir(path)  # noqa: PTH106
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[Study]:
