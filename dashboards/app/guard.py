@@ -14,7 +14,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 from tornado.routing import AnyMatches, HostMatches, Rule, RuleRouter
 from tornado.web import OutputTransform
 
-ALWAYS = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost")
 # Bokeh's models run JavaScript from text, and Panel's pages have inline scripts, modules as blobs, and inline styles.
 _POLICY = (
     "default-src 'self'",
@@ -59,7 +59,7 @@ def guard(server: Any, origins: Sequence[str]) -> None:
     origins : sequence of str
         Origins (host or host:port) of the pages, in addition to loopback.
     """
-    names = {re.escape(name) for origin in (*ALWAYS, *origins) for name in (_host(origin), f"[{_host(origin)}]")}
+    names = {re.escape(name) for origin in (*LOOPBACK, *origins) for name in (_host(origin), f"[{_host(origin)}]")}
     server._tornado.add_transform(_Headers)  # noqa: SLF001 - Bokeh has no other way to its application
     known = Rule(HostMatches(f"({'|'.join(sorted(names))})$"), server._tornado)  # noqa: SLF001
     server._http.request_callback = RuleRouter([known, Rule(AnyMatches(), _refuse)])  # noqa: SLF001

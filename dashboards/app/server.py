@@ -12,7 +12,7 @@ import panel as pn
 
 from patrolscope.dashboards.app import coverage, detector, disparities, run_page
 from patrolscope.dashboards.app.filter_panel import filter_panel
-from patrolscope.dashboards.app.guard import guard, websocket_origins
+from patrolscope.dashboards.app.guard import LOOPBACK, guard, websocket_origins
 from patrolscope.dashboards.app.map_page import map_page
 from patrolscope.dashboards.app.messages import error_html, message
 from patrolscope.dashboards.app.site import Site
@@ -29,7 +29,6 @@ PAGES: dict[str, tuple[str, Page]] = {
     "run": ("Run", run_page.page),
 }
 UNFILTERED = ("run",)
-LOOPBACK = ("127.0.0.1", "localhost")
 _TEMPLATE = Path(__file__).with_name("page.html")
 _logger = logging.getLogger(__name__)
 
@@ -105,9 +104,6 @@ def serve(
     port = _free_port(address, port)
     apps = applications(site)
     site.warm()
-    echo(f"http://{address}:{port}/map (stop with Ctrl-C)")
-    if address not in LOOPBACK:
-        echo(f"{address} is open to the network: anyone who reaches it can see the study")
     origins = list(origins) or [f"{name}:{port}" for name in LOOPBACK]
     server = pn.io.server.get_server(
         {"": apps["map"], **apps},
@@ -119,6 +115,9 @@ def serve(
         verbose=False,
     )
     guard(server, origins)
+    echo(f"http://{address}:{port}/map (stop with Ctrl-C)")
+    if address not in LOOPBACK:
+        echo(f"{address} is open to the network: anyone who reaches it can see the study")
     server.start()
     server.io_loop.start()
 

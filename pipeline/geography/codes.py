@@ -27,7 +27,7 @@ def respell(codes: pd.Series[str], spellings: Iterable[str]) -> pd.Series[str]:
     Returns
     -------
     Series of str
-        Codes; those that the other file has not, or has in two spellings, are unchanged. So are all of them if two
+        Codes; those that the other file does not have, or has in two spellings, are unchanged. All are unchanged if two
         would become the same.
     """
     known = pd.Series(sorted(set(spellings)), dtype="str")
@@ -42,7 +42,7 @@ def respell(codes: pd.Series[str], spellings: Iterable[str]) -> pd.Series[str]:
 def respell_tables(
     areas: pd.Series[str], tables: Iterable[pd.DataFrame | None]
 ) -> tuple[pd.Series[str], list[pd.DataFrame | None], int]:
-    """Give the areas the zeros that a table of them has, and the tables the codes of the areas.
+    """Restore leading zeros: of the areas from any table that has them, then of every table from the areas.
 
     Returns the codes, the tables, and the number of changed codes in all files.
 

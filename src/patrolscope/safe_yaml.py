@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
             raise ConstructorError(None, None, f"{_short(node.value)}: {error}", node.start_mark) from error
         if isinstance(value, int) and not -_INT64 <= value < _INT64:
             raise ConstructorError(
-                None, None, f"{_short(node.value)}: expected a number below 2**63; quote text", node.start_mark
+                None, None, f"{_short(node.value)}: expected a number below 2**63; put text in quotes", node.start_mark
             )
         return value
 
@@ -95,7 +95,7 @@ def _check_tag(loader: _Loader, node: Node) -> None:
         raise ConstructorError(None, None, f"tag {_short(node.tag)} is not allowed; remove it", node.start_mark)
     if node.tag in _SCALARS and isinstance(node, ScalarNode):
         if len(node.value) > _MOST_DIGITS:
-            problem = f"{_short(node.value)} has {len(node.value):,} characters; expected a number; quote text"
+            problem = f"{_short(node.value)} has {len(node.value):,} characters; expected a number; put text in quotes"
             raise ConstructorError(None, None, problem, node.start_mark)
         plain: str = loader.resolve(ScalarNode, node.value, (True, False))
         if plain != node.tag and not (node.tag == _PREFIX + "float" and plain == _PREFIX + "int"):

@@ -244,11 +244,13 @@ def test_the_map_can_be_saved(address, open_page, tmp_path, kind, start):
     assert (tmp_path / "saved").read_bytes().startswith(start)
 
 
-def test_an_invalid_address_shows_the_default_map(address, open_page):
+@pytest.mark.parametrize("at", ["1,2,nan", "1e7,1e7,1e-300"])
+def test_an_invalid_address_shows_the_default_map(address, open_page, at):
     page = open_page(
-        f"{address}?hours=99-x&region=<script>alert(1)</script>:x&at=1,2,nan&geography=ward&selected=<b>x</b>"
+        f"{address}?hours=99-x&region=<script>alert(1)</script>:x&at={at}&geography=ward&selected=<b>x</b>"
     )
     page.get_by_text(re.compile(r"\(100.0%\)")).first.wait_for()
+    assert wait_for_image(page, after=0) > 0
     assert page.get_by_label("Geography").input_value() == "neighborhoods"
     assert page.locator("script", has_text="alert(1)").count() == 0
 
@@ -328,13 +330,6 @@ def test_the_script_for_embedding_is_not_readable_by_other_sites(address):
     status, headers, text = answer(address, "/map/autoload.js?bokeh-autoload-element=x", Origin="http://evil.example")
     assert (status, "token" in text) == (200, True)
     assert headers["Access-Control-Allow-Origin"] is None
-
-
-@pytest.mark.parametrize("at", ["1e7,1e7,1e-300", "0,0,1e300", "nan,0,1", "1,2", "-1e9,0,5", "0,0,-1", "x" * 5_000])
-def test_an_impossible_view_in_the_address_shows_the_whole_city(address, open_page, at):
-    page = open_page(f"{address}?at={at}")
-    assert image_number(page) >= 0
-    assert "Traceback" not in page.content()
 
 
 def test_a_damaged_table_is_named_in_the_error(finished, client, open_page):

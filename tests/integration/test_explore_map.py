@@ -240,6 +240,13 @@ def test_a_view_survives_a_round_trip_through_its_address(at, selected):
     assert other.at == pytest.approx((round(at[0]), round(at[1]), round(at[2], 2)), abs=0.006)
 
 
+@pytest.mark.parametrize("at", ["1e7,1e7,1e-300", "0,0,1e300", "nan,0,1", "1,2", "-1e9,0,5", "0,0,-1", "x" * 5_000])
+def test_an_impossible_view_in_an_address_is_ignored(at):
+    state = State()
+    state.read({"at": at})
+    assert state.at is None
+
+
 @given(st.dictionaries(st.sampled_from(["measure", "geography", "selected", "at"]), st.text()))
 def test_every_address_gives_a_view(query):
     State().read(query)
