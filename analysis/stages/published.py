@@ -172,6 +172,8 @@ def _parts(text: str | bytes, where: str) -> tuple[dict[str, Any], list[dict[str
         raise SourceError(f"{where} is not valid JSON ({error}); download or write it again") from error
     except UnicodeDecodeError as error:
         raise SourceError(f"{where} is not text ({error}); download or write it again") from error
+    except RecursionError as error:
+        raise SourceError(f"{where} is nested too deeply; expected the format of the released files") from error
     parts = (content.get("point_estimate"), content.get("bootstrap_statistics")) if isinstance(content, dict) else ()
     match parts:
         case (dict() as point, list() as replicates) if all(isinstance(named, dict) for named in replicates):

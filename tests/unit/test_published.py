@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from patrolscope.analysis.estimators.rates import PUBLISHED_FILES, RACES, TOTAL_KEY, analyses, group_labels
 from patrolscope.analysis.stages.published import Released, read_released
@@ -43,6 +45,44 @@ def test_a_file_that_is_no_released_result_is_named(text):
 def test_bytes_that_are_no_text_are_refused():
     with pytest.raises(SourceError, match="is not text"):
         Released.from_json(b"\x93\x80\xff", where="race.json")
+
+
+GOOD = Released(("A",), 0.01, np.array([0.02]), np.array([0.01, 0.02]), np.array([[0.02], [0.03]])).to_json()
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+documents = st.recursive(
+    values, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        documents.map(json.dumps),
+        st.tuples(st.integers(0, len(GOOD) - 1), st.text(max_size=3)).map(
+            lambda at: GOOD[: at[0]] + at[1] + GOOD[at[0] + 1 :]
+        ),
+        st.tuples(documents, documents).map(
+            lambda parts: json.dumps({"point_estimate": parts[0], "bootstrap_statistics": parts[1]})
+        ),
+    )
+)
+def test_any_content_is_a_released_result_or_one_error_with_the_name_of_its_file(content):
+    try:
+        found = Released.from_json(content, where="race.json")
+    except SourceError as error:
+        assert "race.json" in str(error)  # noqa: PT017
+    else:
+        assert 0 <= found.total <= 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, GOOD.replace("0.01", "1" + "0" * 5_000), GOOD.replace("0.01", "1e999")],
+    ids=["nested too deeply", "number of 5,000 digits", "number beyond float64"],
+)
+def test_numbers_and_nesting_beyond_the_limits_of_json_are_refused(content):
+    with pytest.raises(SourceError, match="race.json"):
+        Released.from_json(content, where="race.json")
 
 
 WHITE = "Estimate_Total_Not_Hispanic_or_Latino_White_alone"
