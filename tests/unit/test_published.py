@@ -81,7 +81,7 @@ def test_any_content_is_a_released_result_or_one_error_with_the_name_of_its_file
     ids=["nested too deeply", "number of 5,000 digits", "number beyond float64"],
 )
 def test_numbers_and_nesting_beyond_the_limits_of_json_are_refused(content):
-    with pytest.raises(SourceError, match="race.json"):
+    with pytest.raises(SourceError, match=r"race\.json"):
         Released.from_json(content, where="race.json")
 
 
