@@ -16,7 +16,7 @@ from rich.table import Table
 import benchmarks
 from benchmarks.measure import Comparison
 
-HELPERS = {"__main__", "measure", "workloads"}
+HELPERS = {"__main__", "measure", "simulated_studies", "workloads"}
 
 
 def names() -> list[str]:
