@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 
 # Standard deviations by which the expected total of the independent counts is below the images of a population.
 _SHORT_BY = 2.0
+# With fewer images of a kind in the validation set, probabilities come from Beta distributions instead of resamples.
+_FEW_LABELS = 10
 
 
 # Single images.
@@ -309,6 +311,9 @@ def _add_weighted_images(
 def resample_probabilities(calibration: TwoClass, *, replicates: range, seed: int) -> Floats:
     """Resample the validation set, a multinomial draw over its four counts.
 
+    The draws depend on the four counts, the seed, and the number of the replicate alone, so analyses and studies with
+    one validation set share them. Validation images are taken as independent.
+
     Parameters
     ----------
     calibration : TwoClass
@@ -319,23 +324,20 @@ def resample_probabilities(calibration: TwoClass, *, replicates: range, seed: in
     Returns
     -------
     ndarray of float64, shape (2, n_replicates)
-        Pr(police vehicle) of negative and positive images; NaN in a replicate with validation images of one class only.
+        Pr(police vehicle) of negative and positive images. With fewer than ten true positives, false positives, or
+        misses, from their posterior distributions under Jeffreys' prior: a count of 0 would stay 0 in all resamples.
     """
-    counts = np.array(
-        [
-            calibration.true_positive,
-            calibration.positive - calibration.true_positive,
-            calibration.false_negative,
-            calibration.negative - calibration.false_negative,
-        ]
-    )
-    probabilities = np.full((2, len(replicates)), np.nan)
+    true_positive, missed = calibration.true_positive, calibration.false_negative
+    false_positive, true_negative = calibration.positive - true_positive, calibration.negative - missed
+    counts = np.array([true_positive, false_positive, missed, true_negative])
+    few = counts[:3].min() < _FEW_LABELS
+    probabilities = np.empty((2, len(replicates)))
     for column, replicate in enumerate(replicates):
         generator = stream(seed, "validation images", replicate)
-        true_positive, false_positive, false_negative, true_negative = generator.multinomial(
-            counts.sum(), counts / counts.sum()
-        )
-        positive, negative = true_positive + false_positive, false_negative + true_negative
-        if positive and negative:
-            probabilities[:, column] = false_negative / negative, true_positive / positive
+        if few:
+            probabilities[0, column] = generator.beta(missed + 0.5, true_negative + 0.5)
+            probabilities[1, column] = generator.beta(true_positive + 0.5, false_positive + 0.5)
+            continue
+        drawn = generator.multinomial(counts.sum(), counts / counts.sum())
+        probabilities[:, column] = drawn[2] / (drawn[2] + drawn[3]), drawn[0] / (drawn[0] + drawn[1])
     return probabilities

@@ -14,7 +14,6 @@ import pandas as pd
 from scipy import sparse
 
 from patrolscope.analysis.estimators.area_class_counts import Counts, Floats
-from patrolscope.analysis.estimators.rates import Panel
 from patrolscope.analysis.estimators.unit_counts import UnitCounts
 
 Codes = npt.NDArray[np.intp]
@@ -160,9 +159,7 @@ class AreaDesign:
         if counts is None or total == 0:
             return cls(inside, regions, pooled, None, 1.0, 1.0)
         residuals = ride_residuals(counts, inside, pooled)
-        persons = areas["persons"].to_numpy()
-        weights = sparse.csr_array((persons, (regions, np.arange(len(areas)))))
-        positives, ratios = _effects(_slopes(weights, inside), inside, residuals)
+        positives, ratios = _effects(_slopes(_residents(areas, regions), inside), inside, residuals)
         counted = positives.sum()
         return cls(
             inside,
@@ -176,11 +173,11 @@ class AreaDesign:
 
 @dataclass(frozen=True)
 class GroupDesign:
-    """Positives and design effects of everyone and of each group of a panel, shape (1 + n_groups,) each.
+    """Positives and design effects of groups, shape (n_groups,) each.
 
     Attributes
     ----------
-    slopes : csr_array, shape (1 + n_groups, n_areas)
+    slopes : csr_array, shape (n_groups, n_areas)
         Derivative `v` of the share of a group with respect to the positives of an area.
     shares : ndarray of float64
         Share of positives `S`, weighted by residents. NaN without residents in areas with images.
@@ -200,10 +197,10 @@ class GroupDesign:
     effective: Floats
 
     @classmethod
-    def of(cls, panel: Panel, design: AreaDesign) -> GroupDesign:
-        """Return the design effects of the groups of a panel."""
+    def of(cls, weights: sparse.csr_array, design: AreaDesign) -> GroupDesign:
+        """Return the design effects of groups from their residents, shape (n_groups, n_areas)."""
         inside = design.inside
-        slopes = _slopes(panel.weights, inside)
+        slopes = _slopes(weights, inside)
         positives, ratios = _effects(slopes, inside, design.residuals)
         effects = np.maximum(
             1.0, (_PRIOR_POSITIVES * design.of_regions + positives * ratios) / (_PRIOR_POSITIVES + positives)
@@ -213,6 +210,16 @@ class GroupDesign:
             effective = np.where(shares > 0, shares**2 / (effects * (slopes.power(2) @ inside[:, 1])), 0.0)
         shares[np.diff(slopes.indptr) == 0] = np.nan
         return cls(slopes, shares, positives, effects, effective)
+
+
+def region_design(areas: pd.DataFrame, design: AreaDesign) -> GroupDesign:
+    """Return the design effects of the regions of `pooling_regions`; `areas` has persons."""
+    return GroupDesign.of(_residents(areas, design.regions), design)
+
+
+def _residents(areas: pd.DataFrame, regions: Codes) -> sparse.csr_array:
+    """Return the residents of each area in its region, shape (n_regions, n_areas)."""
+    return sparse.csr_array((areas["persons"].to_numpy(), (regions, np.arange(len(areas)))))
 
 
 def _slopes(weights: sparse.csr_array, inside: Counts) -> sparse.csr_array:

@@ -6,6 +6,7 @@ The estimators take counts per area, for one data set or for many replicates at 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ RACES = {
     "persons_hispanic": "Hispanic or Latino",
     "persons_asian": "Asian",
 }
+# Analyses of population groups, whose residents the census counts with an error of sampling.
+POPULATION_GROUPS = ("race", "race_residential")
 QUARTILE_NAMES = ("Quartile 1 (lowest)", "Quartile 2", "Quartile 3", "Quartile 4 (highest)")
 QUARTILE_STEMS = {"density": "density_cbg", "income": "median_household_income"}
 
@@ -290,6 +293,17 @@ class Panel:
         ends = np.cumsum([1, *(len(analysis.keys) for analysis in self.analyses)])
         return {analysis.name: slice(ends[at], ends[at + 1]) for at, analysis in enumerate(self.analyses)}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of everyone and of each group, different in every panel of a study."""
+        groups = (f"{analysis.name} {key}" for analysis in self.analyses for key in analysis.keys)
+        return (f"{self.population.name} {self.analyses[0].name} {TOTAL_KEY}", *groups)
+
+    @property
+    def of_population_groups(self) -> bool:
+        """Whether the groups are counted by the census, such as White residents, and not regions or quartiles."""
+        return self.analyses[0].name in POPULATION_GROUPS
+
     def means(self, means: Floats, times: npt.NDArray[np.integer] | None = None) -> Floats:
         """Compute the weighted means of everyone and of each group.
 
@@ -309,7 +323,7 @@ class Panel:
 
 
 def panels(analyses: list[Analysis], areas: pd.DataFrame) -> list[Panel]:
-    """Group analyses by population; populations without an analysis have no panel.
+    """Group analyses by population, those of population groups apart; there is no panel without an analysis.
 
     Raises
     ------
@@ -318,8 +332,12 @@ def panels(analyses: list[Analysis], areas: pd.DataFrame) -> list[Panel]:
     """
     persons = areas["persons"].to_numpy()
     found = []
-    for population in populations(areas).values():
-        members = tuple(analysis for analysis in analyses if analysis.population == population.name)
+    for population, by_census in product(populations(areas).values(), (True, False)):
+        members = tuple(
+            analysis
+            for analysis in analyses
+            if analysis.population == population.name and (analysis.name in POPULATION_GROUPS) == by_census
+        )
         if members:
             columns = np.column_stack([persons, *(analysis.weights for analysis in members)])
             if wrong := int((~(columns >= 0)).any(axis=1).sum()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,23 +12,56 @@ import pandas as pd
 from patrolscope.analysis.estimators.area_class_counts import PROBABILITY_STEP, Counts
 from patrolscope.analysis.estimators.bootstrap import add_units, draw_units, resample_images
 from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.estimators.census_error import means_with_residents
+from patrolscope.analysis.estimators.intervals import Method
 from patrolscope.analysis.estimators.rates import TOTAL_KEY, Panel, area_means, populations
 from patrolscope.analysis.estimators.unit_counts import UnitCounts
 from patrolscope.pipeline.contract.tables import REPLICATES
 
 Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ResamplingScheme:
-    """Resampling unit (image, ride, day, or area) and prediction (two_class or station_adjusted)."""
+    """How replicates are made.
+
+    Attributes
+    ----------
+    prediction : str
+        two_class or station_adjusted.
+    unit : str
+        Resampling unit: image, ride, day, or area.
+    preset : str
+        recommended, published, or custom.
+    replicates : int
+    resample_calibration : bool
+        Whether the validation set is resampled, too.
+    interval : str
+        percentile, basic, normal, or bca.
+    gamma_below_effective : float
+        Groups with fewer effective positives have gamma intervals.
+    census_error : bool
+        Whether the residents of population groups are drawn, too.
+    beside : bool
+        Whether these are the published results beside the study's own.
+    """
 
     prediction: str
     unit: str
+    preset: str
+    replicates: int
+    resample_calibration: bool
+    interval: Method
+    gamma_below_effective: float
+    census_error: bool
+    beside: bool = False
 
     @property
     def folder(self) -> str:
         """Name of the folder with the results of the scheme."""
+        if self.beside:
+            return "published"
         return self.unit if self.prediction == "two_class" else f"{self.unit}-{self.prediction}"
 
 
@@ -71,6 +105,19 @@ def two_class_means(counts: Counts, probabilities: Floats) -> Floats:
     return area_means(counts[:, 1], counts.sum(axis=1), probabilities[1], probabilities[0])
 
 
+def image_counts(inputs: BootstrapInputs, *, replicates: range, seed: int) -> dict[str, Counts]:
+    """Resample single images, those of each population by themselves.
+
+    Returns
+    -------
+    dict of str to ndarray of int64, shape (n_areas, 2, n_replicates)
+        Negative and positive images per area for each population.
+    """
+    return resample_images(
+        inputs.inside, inputs.outside, list(populations(inputs.areas).values()), replicates=replicates, seed=seed
+    )
+
+
 def image_replicates(inputs: BootstrapInputs, probabilities: Floats, *, replicates: range, seed: int) -> list[Floats]:
     """Compute replicates of the image bootstrap, in which each population is resampled by itself.
 
@@ -88,10 +135,40 @@ def image_replicates(inputs: BootstrapInputs, probabilities: Floats, *, replicat
     list of ndarray of float64, shape (1 + n_groups, n_replicates)
         Means of everyone and of each group, per panel.
     """
-    counts = resample_images(
-        inputs.inside, inputs.outside, list(populations(inputs.areas).values()), replicates=replicates, seed=seed
-    )
-    return [panel.means(two_class_means(counts[panel.population.name], probabilities)) for panel in inputs.panels]
+    counts = image_counts(inputs, replicates=replicates, seed=seed)
+    return panel_means(inputs, {name: two_class_means(one, probabilities) for name, one in counts.items()}, None)
+
+
+def unit_resampled(inputs: BootstrapInputs, counts: UnitCounts, unit: str, *, replicates: range, seed: int) -> Counts:
+    """Resample rides or days, shape (n_areas, 2, n_replicates); all populations share the draw."""
+    times = draw_units(counts.number, unit, replicates=replicates, seed=seed)
+    return unit_sums(counts, counts.images, times, len(inputs.inside))
+
+
+def panel_means(inputs: BootstrapInputs, rates: Mapping[str, Floats], residents: Floats32 | None) -> list[Floats]:
+    """Compute the means of everyone and of each group from the rates of areas.
+
+    Parameters
+    ----------
+    inputs : BootstrapInputs
+    rates : mapping of str to ndarray of float64, shape (n_areas, n_replicates)
+        Deployment rates of areas by name of the population; NaN for areas without images.
+    residents : ndarray of float32, shape (n_areas, 1 + n_groups, n_replicates), or None
+        From `draw_residents`, for the panels of population groups. None: the census has no error.
+
+    Returns
+    -------
+    list of ndarray of float64, shape (1 + n_groups, n_replicates)
+        One per panel.
+    """
+    found = []
+    for panel in inputs.panels:
+        of_areas = rates[panel.population.name]
+        if residents is not None and panel.of_population_groups:
+            found.append(means_with_residents(of_areas, residents, panel.population.areas))
+        else:
+            found.append(panel.means(of_areas))
+    return found
 
 
 def area_replicates(inputs: BootstrapInputs, means: Floats, *, replicates: range, seed: int) -> list[Floats]:
@@ -173,14 +250,18 @@ def probabilities_of(calibration: TwoClass) -> Floats:
     return np.array([[calibration.false_omission_rate], [calibration.ppv]])
 
 
-def replicates_table(panels: list[Panel], values: list[Floats], replicates: range) -> pd.DataFrame:
+def replicates_table(
+    panels: list[Panel], direct: list[Floats], composite: list[Floats] | None, replicates: range
+) -> pd.DataFrame:
     """Return replicates as a table, group by group.
 
     Parameters
     ----------
     panels : list of Panel
-    values : list of ndarray of float64, shape (1 + n_groups, n_replicates)
+    direct : list of ndarray of float64, shape (1 + n_groups, n_replicates)
         Means of everyone and of each group, per panel.
+    composite : list of ndarray of float64, or None
+        The same from composite rates of areas.
     replicates : range
         Numbers of the replicates.
 
@@ -192,16 +273,24 @@ def replicates_table(panels: list[Panel], values: list[Floats], replicates: rang
     names = [
         (analysis.name, key) for panel in panels for analysis in panel.analyses for key in (TOTAL_KEY, *analysis.keys)
     ]
-    rows = [
-        row
-        for panel, means in zip(panels, values, strict=True)
-        for groups in panel.rows.values()
-        for row in (means[:1], means[groups])
-    ]
     at = np.repeat(np.arange(len(names)), len(replicates))
     frame = pd.DataFrame(names, columns=["analysis", "key"], dtype="str").iloc[at].reset_index(drop=True)
     numbers = np.tile(np.arange(replicates.start, replicates.stop, dtype=np.int32), len(names))
-    return REPLICATES.conform(frame.assign(replicate=numbers, weighted_mean=np.vstack(rows).ravel()))
+    frame = frame.assign(replicate=numbers, weighted_mean=_rows(panels, direct))
+    shrunken = np.full(len(frame), np.nan) if composite is None else _rows(panels, composite)
+    return REPLICATES.conform(frame.assign(composite_mean=shrunken))
+
+
+def _rows(panels: list[Panel], values: list[Floats]) -> Floats:
+    """Return everyone, then the groups, of each analysis in turn."""
+    return np.vstack(
+        [
+            row
+            for panel, means in zip(panels, values, strict=True)
+            for groups in panel.rows.values()
+            for row in (means[:1], means[groups])
+        ]
+    ).ravel()
 
 
 def panel_values(panels: list[Panel], rows: Floats) -> list[Floats]:

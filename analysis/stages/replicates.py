@@ -19,18 +19,31 @@ from patrolscope.analysis.estimators.bootstrap import (
     image_streams,
     resample_probabilities,
 )
-from patrolscope.analysis.estimators.rates import Analysis, Bools, Floats, Panel, analyses, panels
+from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.estimators.census_error import draw_residents
+from patrolscope.analysis.estimators.rates import (
+    Analysis,
+    Bools,
+    Floats,
+    Panel,
+    analyses,
+    deployment_rate,
+    panels,
+    populations,
+)
 from patrolscope.analysis.estimators.replicates import (
     BootstrapInputs,
     ResamplingScheme,
     adjusted_means,
     area_replicates,
-    image_replicates,
+    image_counts,
+    panel_means,
     panel_values,
     point_means,
     probabilities_of,
     replicates_table,
     two_class_means,
+    unit_resampled,
     unit_sums,
 )
 from patrolscope.analysis.stages.calibrate import load_calibration
@@ -41,15 +54,19 @@ from patrolscope.analysis.stages.counts import (
     read_images,
     unit_counts_record,
 )
+from patrolscope.analysis.stages.designs import composite_of, counted_residents
 from patrolscope.analysis.stages.published import Released
 from patrolscope.pipeline.contract.tables import AREAS, REPLICATES
 from patrolscope.pipeline.engine.stage import Shard, Stage
 from patrolscope.pipeline.errors import SourceError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
 from patrolscope.pipeline.matching.keys import from_images
+from patrolscope.pipeline.study.config import Estimate
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 FOLDER = "replicates"
+# Resampling units whose design effects are known, for gamma intervals and composite rates.
+DESIGNED = ("image", "ride")
 # A block has about 11 MB of counts by area and class and takes a second; 10,000 replicates are 100 blocks.
 BLOCK = 100
 
@@ -57,7 +74,7 @@ BLOCK = 100
 def possible_schemes(study: Study) -> tuple[list[ResamplingScheme], dict[str, str]]:
     """Return the resampling schemes of the settings, and the reason for each that the study does not allow.
 
-    The first scheme is that of tables.csv, figures, and report.
+    The first scheme is that of tables.csv, figures, and report; the published one follows, unless it is the first.
 
     Raises
     ------
@@ -65,7 +82,10 @@ def possible_schemes(study: Study) -> tuple[list[ResamplingScheme], dict[str, st
         If the study allows none of them.
     """
     rules = study.settings.estimate
-    schemes = [ResamplingScheme(prediction, unit) for prediction in rules.predictions for unit in rules.bootstrap]
+    schemes = [_scheme(rules, prediction, unit) for prediction in rules.predictions for unit in rules.bootstrap]
+    if rules.preset_in_use != "published" and "two_class" in rules.predictions:
+        as_published = Estimate(preset="published")
+        schemes.insert(1, replace(_scheme(as_published, "two_class", "image"), beside=True))
     _, adjusted, _ = load_calibration(study)
     if adjusted is not None:
         return schemes, {}
@@ -77,6 +97,20 @@ def possible_schemes(study: Study) -> tuple[list[ResamplingScheme], dict[str, st
     if not possible:
         raise SourceError(f"{reason}; put two_class under estimate.predictions of study.yaml")
     return possible, {scheme.folder: reason for scheme in schemes if scheme not in possible}
+
+
+def _scheme(rules: Estimate, prediction: str, unit: str) -> ResamplingScheme:
+    by_class = prediction == "two_class"
+    return ResamplingScheme(
+        prediction,
+        unit,
+        rules.preset_in_use,
+        rules.replicates,
+        rules.resample_calibration and by_class,
+        rules.interval,
+        rules.gamma_below_effective if by_class and unit in DESIGNED else 0.0,
+        rules.census_error and unit != "area",
+    )
 
 
 def bootstrap_inputs(
@@ -117,20 +151,25 @@ def plan_replicates(study: Study) -> list[Shard]:
         counted_from(study),
         *([record.content for record in study.records(stage).values()] for stage in ("layers", "calibrate")),
     ]
+    census = study.record("layers").content
     shards = []
     for scheme in possible_schemes(study)[0]:
         made_from = list(inputs)
         if scheme.unit in ("ride", "day"):
             made_from.append([unit_counts_record(study, scheme.unit).content])
-        for start in range(0, rules.replicates, BLOCK):
-            stop = min(start + BLOCK, rules.replicates)
+        if scheme.census_error:
+            made_from.append([census])
+        for start in range(0, scheme.replicates, BLOCK):
+            stop = min(start + BLOCK, scheme.replicates)
             work = {
                 "prediction": scheme.prediction,
                 "unit": scheme.unit,
+                "folder": scheme.folder,
                 "start": start,
                 "stop": stop,
                 "seed": rules.seed,
-                "resample_calibration": rules.resample_calibration and scheme.prediction == "two_class",
+                "resample_calibration": scheme.resample_calibration,
+                "census_error": scheme.census_error,
             }
             shards.append(
                 Shard(f"{scheme.folder}-{start:06}", work, size=stop - start, made_from=fingerprint(made_from))
@@ -144,48 +183,65 @@ def process_replicates(study: Study, shard: Shard) -> Output:
     inputs, _, _, _, counts = bootstrap_inputs(study)
     refuse_empty(study, inputs, counts)
     replicates = range(work["start"], work["stop"])
-    scheme = ResamplingScheme(work["prediction"], work["unit"])
-    values = _replicates(study, inputs, counts, scheme, work, replicates)
-    file = study.write(REPLICATES, replicates_table(inputs.panels, values, replicates), _file(scheme, work["start"]))
+    direct, composite = _replicates(study, inputs, counts, work, replicates)
+    table = replicates_table(inputs.panels, direct, composite, replicates)
+    file = study.write(REPLICATES, table, _file(work["folder"], work["start"]))
     return Output((file,), len(replicates), len(replicates))
 
 
 def _replicates(
-    study: Study,
-    inputs: BootstrapInputs,
-    counts: pd.DataFrame,
-    scheme: ResamplingScheme,
-    work: dict[str, Any],
-    replicates: range,
-) -> list[Floats]:
-    seed = work["seed"]
+    study: Study, inputs: BootstrapInputs, counts: pd.DataFrame, work: dict[str, Any], replicates: range
+) -> tuple[list[Floats], list[Floats] | None]:
+    """Return means per panel from direct rates of areas, and from composite ones where the design is known."""
+    seed, unit = work["seed"], work["unit"]
     calibration, _, _ = load_calibration(study)
-    probabilities = probabilities_of(calibration)
-    if work["resample_calibration"]:
-        probabilities = resample_probabilities(calibration, replicates=replicates, seed=seed)
-    if scheme.unit == "area":
-        means = point_means(inputs, counts, scheme.prediction, calibration)[:, None]
+    probabilities = scheme_probabilities(calibration, work["resample_calibration"], replicates, seed)
+    residents = None
+    if work["census_error"]:
+        residents = draw_residents(*counted_residents(study, inputs.areas), replicates=replicates, seed=seed)
+    if unit == "area":
+        means = point_means(inputs, counts, work["prediction"], calibration)[:, None]
         if work["resample_calibration"]:
             means = two_class_means(inputs.inside[:, :, None], probabilities)
-        return area_replicates(inputs, means, replicates=replicates, seed=seed)
-    if scheme == ResamplingScheme("two_class", "image"):
-        return image_replicates(inputs, probabilities, replicates=replicates, seed=seed)
-    if scheme.unit == "image":
-        images = np.zeros((len(inputs.areas), len(replicates)), dtype=np.int64)
+        return area_replicates(inputs, means, replicates=replicates, seed=seed), None
+    if work["prediction"] == "station_adjusted":
+        adjusted = _adjusted_rates(study, inputs, unit, replicates, seed)
+        return panel_means(inputs, dict.fromkeys(populations(inputs.areas), adjusted), residents), None
+    if unit == "image":
+        resampled = image_counts(inputs, replicates=replicates, seed=seed)
+    else:
+        sums = unit_resampled(inputs, load_unit_counts(study, unit), unit, replicates=replicates, seed=seed)
+        resampled = dict.fromkeys(populations(inputs.areas), sums)
+    rates = {name: two_class_means(one, probabilities) for name, one in resampled.items()}
+    direct = panel_means(inputs, rates, residents)
+    if unit not in DESIGNED:
+        return direct, None
+    composite = composite_of(study, inputs.areas, inputs.inside, unit)
+    shrunken = deployment_rate(composite.benchmarked(resampled["all"]), probabilities[1], probabilities[0])
+    return direct, panel_means(inputs, dict.fromkeys(populations(inputs.areas), shrunken), residents)
+
+
+def scheme_probabilities(calibration: TwoClass, resample: bool, replicates: range, seed: int) -> Floats:
+    """Return Pr(police vehicle) of negative and positive images, shape (2, n_replicates) or, fixed, (2, 1)."""
+    if resample:
+        return resample_probabilities(calibration, replicates=replicates, seed=seed)
+    return probabilities_of(calibration)
+
+
+def _adjusted_rates(study: Study, inputs: BootstrapInputs, unit: str, replicates: range, seed: int) -> Floats:
+    """Return mean station-adjusted predictions of areas, shape (n_areas, n_replicates)."""
+    areas = len(inputs.areas)
+    if unit == "image":
+        images = np.zeros((areas, len(replicates)), dtype=np.int64)
         steps = np.zeros_like(images)
         streams = image_streams(replicates=replicates, seed=seed)
         for keys, area, value in read_images(study):
             add_weighted_images(keys, area, value, streams, images, steps)
-        means = adjusted_means(steps, images)
-    else:
-        units, areas = load_unit_counts(study, scheme.unit), len(inputs.areas)
-        times = draw_units(units.number, scheme.unit, replicates=replicates, seed=seed)
-        resampled = unit_sums(units, units.images, times, areas)
-        if scheme.prediction == "two_class":
-            means = two_class_means(resampled, probabilities)
-        else:
-            means = adjusted_means(unit_sums(units, units.steps, times, areas).sum(axis=1), resampled.sum(axis=1))
-    return [panel.means(means) for panel in inputs.panels]
+        return adjusted_means(steps, images)
+    units = load_unit_counts(study, unit)
+    times = draw_units(units.number, unit, replicates=replicates, seed=seed)
+    resampled = unit_sums(units, units.images, times, areas)
+    return adjusted_means(unit_sums(units, units.steps, times, areas).sum(axis=1), resampled.sum(axis=1))
 
 
 def refuse_empty(study: Study, inputs: BootstrapInputs, counts: pd.DataFrame) -> None:
@@ -227,7 +283,7 @@ def refuse_empty(study: Study, inputs: BootstrapInputs, counts: pd.DataFrame) ->
         )
 
 
-def load_replicates(study: Study, scheme: ResamplingScheme, panels: list[Panel]) -> list[Floats]:
+def load_replicates(study: Study, scheme: ResamplingScheme, panels: list[Panel], column: str) -> list[Floats]:
     """Read all replicates of a scheme.
 
     Parameters
@@ -235,6 +291,8 @@ def load_replicates(study: Study, scheme: ResamplingScheme, panels: list[Panel])
     study : Study
     scheme : ResamplingScheme
     panels : list of Panel
+    column : str
+        weighted_mean or composite_mean.
 
     Returns
     -------
@@ -243,14 +301,14 @@ def load_replicates(study: Study, scheme: ResamplingScheme, panels: list[Panel])
     """
     blocks = []
     for shard in plan_replicates(study):
-        if (shard.work["prediction"], shard.work["unit"]) == (scheme.prediction, scheme.unit):
-            rows = study.read(_file(scheme, shard.work["start"]), columns=["weighted_mean"])
-            blocks.append(rows["weighted_mean"].to_numpy().reshape(-1, shard.size))
+        if shard.work["folder"] == scheme.folder:
+            rows = study.read(_file(scheme.folder, shard.work["start"]), columns=[column])
+            blocks.append(rows[column].to_numpy().reshape(-1, shard.size))
     return panel_values(panels, np.concatenate(blocks, axis=1))
 
 
-def _file(scheme: ResamplingScheme, start: int) -> str:
-    return f"{FOLDER}/{scheme.folder}/{start:06}.parquet"
+def _file(folder: str, start: int) -> str:
+    return f"{FOLDER}/{folder}/{start:06}.parquet"
 
 
 def released(panels: list[Panel], point: list[Floats], replicates: list[Floats]) -> dict[str, Released]:
@@ -293,5 +351,5 @@ def without_replicates(results: Released, groups: Bools) -> Released:
 
 
 REPLICATE = Stage(
-    "replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates, version=3
+    "replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates, version=4
 )

@@ -16,6 +16,7 @@ from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Populatio
 from patrolscope.analysis.stages.published import Released
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Accelerations = Mapping[str, Floats]  # by quantity, shape (1 + n_groups,), everyone first
 
 AVERAGE = "All"  # the group of everyone, whose rate is the city average
@@ -31,6 +32,7 @@ def released_table(
     percent: float,
     method: Method = "percentile",
     acceleration: Accelerations | None = None,
+    gamma: Bools | None = None,
 ) -> pd.DataFrame:
     """Return the estimates of one analysis with intervals, one row per group and quantity.
 
@@ -44,22 +46,31 @@ def released_table(
         Method of the interval.
     acceleration : mapping of str to ndarray, optional
         Required for BCa intervals.
+    gamma : ndarray of bool, shape (1 + n_groups,), optional
+        Groups, everyone first, whose replicates are quantiles of gamma distributions: their intervals are percentiles.
 
     Returns
     -------
     DataFrame
         analysis, group (display name), key (name in the released file), quantity, estimate, lower, upper, sd,
-        replicates (those with an estimate). The city average is the group `All`. Groups without an estimate have no
-        row.
+        replicates (those with an estimate), interval_method. The city average is the group `All`. Groups without an
+        estimate have no row.
     """
     labels = group_labels(analysis)
+    few = np.zeros(1 + len(released.keys), dtype=np.bool_) if gamma is None else gamma
     parts = []
     for quantity, keys, estimate, replicates, accelerated in _quantities(released, acceleration):
-        lower, upper = intervals(replicates, estimate, percent, acceleration=accelerated)[method]
+        ends = intervals(replicates, estimate, percent, acceleration=accelerated)
+        replaced = few[:1] if keys == (TOTAL_KEY,) else few[1:]
+        lower, upper = (
+            np.where(replaced, by_gamma, end) for by_gamma, end in zip(ends["percentile"], ends[method], strict=True)
+        )
         groups = [AVERAGE if key == TOTAL_KEY else labels.get(key, key) for key in keys]
         columns = {"group": groups, "key": keys, "quantity": quantity, "estimate": estimate}
         counted = (~np.isnan(replicates)).sum(axis=0)
+        how = np.where(np.isnan(lower), "", np.where(replaced, "gamma", method))
         spreads = {"lower": lower, "upper": upper, "sd": spread(replicates), "replicates": counted}
+        spreads["interval_method"] = how
         parts.append(pd.DataFrame({"analysis": analysis, **columns, **spreads}))
     table = pd.concat(parts, ignore_index=True)
     return table[table["estimate"].notna()]

@@ -292,6 +292,30 @@ class Annotate(Frozen):
         return hours
 
 
+# Values of the settings that a preset stands for. `published` reproduces the paper; its intervals are too narrow.
+PRESETS: dict[str, dict[str, Any]] = {
+    "recommended": {
+        "bootstrap": ("ride",),
+        "resample_calibration": True,
+        "replicates": 1_000,
+        "interval": "percentile",
+        "gamma_below_effective": 200.0,
+        "census_error": True,
+    },
+    "published": {
+        "bootstrap": ("image",),
+        "resample_calibration": False,
+        "replicates": 100,
+        "interval": "percentile",
+        "gamma_below_effective": 0.0,
+        "census_error": False,
+    },
+}
+
+
+_OF_PRESETS = frozenset(PRESETS["published"])
+
+
 class Estimate(Frozen):
     """Estimation of disparities."""
 
@@ -301,15 +325,36 @@ class Estimate(Frozen):
     zone_share: Share = 0.5  # of a block group's area, to belong to a zone
     missing_population: Share = 0.01  # most areas without residents in layers.population; they count as empty
     correlation_persons: int = Field(500, ge=0)  # correlations include areas with more residents
-    replicates: int = Field(100, ge=2, le=1_000_000)
+    preset: Literal["recommended", "published"] = "recommended"  # gives the defaults of the settings up to census_error
+    replicates: int = Field(1_000, ge=2, le=1_000_000)
     # Resampling units: single images, as published, or whole rides, days, or areas, whose images are not independent.
-    # Figures show the first one.
-    bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = ("image", "ride")
-    predictions: tuple[Literal["two_class", "station_adjusted"], ...] = ("two_class",)
-    resample_calibration: bool = False  # also resample the validation set in each replicate; not for station_adjusted
+    # Figures show the first one. Single images take the place of rides in a study without rides.
+    bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = ("ride",)
+    resample_calibration: bool = True  # also resample the validation set in each replicate; not for station_adjusted
     interval: Literal["percentile", "basic", "normal", "bca"] = "percentile"
+    gamma_below_effective: float = Field(200, ge=0)  # gamma intervals below so many effective positives
+    census_error: bool = True  # also draw the residents of population groups in each replicate
+    predictions: tuple[Literal["two_class", "station_adjusted"], ...] = ("two_class",)
+    influence_share: Share = 0.2  # single areas that make a larger share of a ratio's variance are named
     interval_percent: float = Field(95, gt=0, lt=100)
     seed: int = Field(20230612, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, content: Any) -> Any:
+        """Fill in the values of the preset; the defaults are those of `recommended`."""
+        published = isinstance(content, dict) and content.get("preset") == "published"
+        return {**PRESETS["published"], **content} if published else content
+
+    @property
+    def of_preset(self) -> frozenset[str]:
+        """Names of the settings that have the value of the preset."""
+        return frozenset(name for name, value in PRESETS[self.preset].items() if getattr(self, name) == value)
+
+    @property
+    def preset_in_use(self) -> str:
+        """Name of the preset, or `custom` if one of its values is changed."""
+        return self.preset if self.of_preset == _OF_PRESETS else "custom"
 
     @field_validator("bootstrap", "predictions", mode="before")
     @classmethod
@@ -418,6 +463,9 @@ def with_changes(settings: Settings, changes: dict[str, dict[str, Any]]) -> Sett
     """
     content = settings.model_dump(mode="json")
     for section, values in changes.items():
+        if section == "estimate" and "preset" in values:
+            # The new preset gives its own values.
+            content[section] = {name: value for name, value in content[section].items() if name not in _OF_PRESETS}
         content[section] |= values
     try:
         return Settings.model_validate(content)
@@ -426,8 +474,10 @@ def with_changes(settings: Settings, changes: dict[str, dict[str, Any]]) -> Sett
 
 
 def dump_settings(settings: Settings) -> str:
-    """Return the text of study.yaml with every setting, including defaults."""
+    """Return the text of study.yaml with every setting, including defaults, but not those that the preset gives."""
     content = settings.model_dump(mode="json")
+    given = settings.estimate.of_preset
+    content["estimate"] = {name: value for name, value in content["estimate"].items() if name not in given}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 

@@ -25,6 +25,13 @@ SETTINGS = {
     "estimate.redraw_calibration": "estimate.resample_calibration",
     "sensitivity.levels": "sensitivity.geographies",
 }
+# Defaults of `estimate` before presets, as studies were written then.
+_BEFORE_PRESETS = {
+    "bootstrap": ["image", "ride"],
+    "replicates": 100,
+    "resample_calibration": False,
+    "interval": "percentile",
+}
 CATALOG_ENTRIES = {
     "neighbourhoods_2020": "neighborhoods_2020",
     "embedded_neighbourhoods": "embedded_neighborhoods",
@@ -63,7 +70,7 @@ def migrate_settings(root: str | Path) -> list[str]:
         return []
     text, where = read_settings(root)
     content = load_yaml(text, where=where)
-    lines = [*_rename_settings(content, where), *_rename_entries(content)]
+    lines = [*_rename_settings(content, where), *_rename_entries(content), *_add_preset(content)]
     if lines:
         study = study_at(root, Settings())  # for its paths; its own settings may still be invalid
         study.write_bytes(text.encode(), BACKUP_FILE)
@@ -108,6 +115,22 @@ def _rename_entries(content: dict[str, Any]) -> list[str]:
             layers[layer] = {**value, "entry": new} if isinstance(value, dict) else new
             lines.append(f"layers.{layer}: {entry} is now {new}")
     return lines
+
+
+def _add_preset(content: dict[str, Any]) -> list[str]:
+    """Give `content` the recommended preset if it was written before presets, and return a line for it."""
+    estimate = content.get("estimate")
+    if not isinstance(estimate, dict) or "preset" in estimate or not estimate.keys() >= _BEFORE_PRESETS.keys():
+        return []
+    kept = {name: value for name, value in estimate.items() if _BEFORE_PRESETS.get(name, value) != value}
+    others = {name: value for name, value in estimate.items() if name not in _BEFORE_PRESETS}
+    content["estimate"] = {"preset": "recommended", **kept, **others}
+    own = f"; your own values of {', '.join(kept)} are kept" if kept else ""
+    changed = (
+        "estimate.preset is recommended now: intervals resample rides and the validation set, with 1,000 replicates, "
+        "and hold for few positive images; those of the paper are in estimates/published"
+    )
+    return [changed + own]
 
 
 def remove_renamed_stages(study: Study, current: Collection[str]) -> list[str]:

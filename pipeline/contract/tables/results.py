@@ -70,6 +70,15 @@ REPLICATES = Table(
             high=1,
             nullable=True,
         ),
+        Column(
+            "composite_mean",
+            "float64",
+            "the same from composite rates of areas; missing for other predictions and resampling units",
+            unit="1",
+            low=0,
+            high=1,
+            nullable=True,
+        ),
     ),
     made_by="patrolscope estimate",
 )
