@@ -16,7 +16,13 @@ from scipy import optimize, sparse
 from scipy.special import gammaln
 
 from patrolscope.analysis.estimators.area_class_counts import Counts, Floats
-from patrolscope.analysis.estimators.design_effects import AreaDesign, pooled_rates, region_design
+from patrolscope.analysis.estimators.design_effects import (
+    AreaDesign,
+    GroupDesign,
+    area_noise,
+    pooled_rates,
+    region_design,
+)
 from patrolscope.pipeline.seeds import stream
 
 # Bounds of the concentration: the fewest and most positives that the pooled rate of a region can stand for.
@@ -56,6 +62,33 @@ def concentration(inside: Counts, pooled: Floats) -> float:
         unlikelihood, bounds=(np.log(_LEAST), np.log(_MOST)), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(found.x))
+
+
+def variance_shares(groups: GroupDesign, design: AreaDesign, probabilities: tuple[float, float]) -> Floats:
+    """Compute the share of each area in the sampling variance of the relative rate of each group.
+
+    Parameters
+    ----------
+    groups : GroupDesign
+        Everyone first.
+    design : AreaDesign
+    probabilities : tuple of float
+        PPV and FOR.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_groups, n_areas)
+        z^2 e^2 over its sum over areas, with the influence z = (W - R W_all) (PPV - FOR) / M_all of an area on the
+        relative rate R, the city average M_all, and the noise e^2 of `area_noise`. 0 in areas without images, and for
+        groups without variance.
+    """
+    ppv, false_omission_rate = probabilities
+    weights = (groups.slopes * design.inside.sum(axis=1)).toarray()
+    rates = false_omission_rate + (ppv - false_omission_rate) * groups.shares
+    influence = (weights - (rates / rates[0])[:, None] * weights[0]) * (ppv - false_omission_rate) / rates[0]
+    parts = influence**2 * np.nan_to_num(area_noise(design.inside, design.residuals))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.nan_to_num(parts / parts.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)

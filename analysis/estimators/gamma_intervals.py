@@ -77,6 +77,13 @@ class GammaDistributions:
             above = stats.gamma.sf(value / self.upper_scale, self.upper_shape)
         return np.where(self.lower_scale > 0, below, 1.0), np.asarray(above)
 
+    def interval(self, percent: float) -> tuple[Floats, Floats]:
+        """Return the ends of the central interval of every group, with a known calibration; at most 1."""
+        tail = (100 - percent) / 200
+        lower = stats.gamma.ppf(tail, self.lower_shape) * self.lower_scale
+        upper = stats.gamma.isf(tail, self.upper_shape) * self.upper_scale
+        return np.minimum(lower, 1.0), np.minimum(upper, 1.0)
+
     def quantiles(self, group: int, levels: Floats) -> Floats:
         """Return quantiles of a group: below 1/2 of the lower distribution, else of the upper one; at most 1."""
         lower = stats.gamma.ppf(levels, self.lower_shape[group]) * self.lower_scale[group]

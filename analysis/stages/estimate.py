@@ -20,6 +20,7 @@ from patrolscope.analysis.stages.scheme_results import (
     beside,
     composite_rates,
     estimate_scheme,
+    influential_areas,
 )
 from patrolscope.pipeline.contract.tables import AREA_CLASS_COUNTS
 from patrolscope.pipeline.engine import registry
@@ -69,6 +70,7 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
                 "resample_calibration": scheme.resample_calibration,
                 "gamma_below_effective": scheme.gamma_below_effective,
                 "census_error": scheme.census_error,
+                "design_effect": made.design_effect,
             }
         )
         for analysis in analyses:
@@ -108,6 +110,7 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
         "interval": rules.interval,
         "replicates": rules.replicates,
         "schemes": described,
+        "influential_areas": influential_areas(study, schemes, inputs, calibration),
         "schemes_skipped": schemes_skipped,
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
         "skipped": skipped,
@@ -157,5 +160,5 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
 
 
 ESTIMATE = Stage(
-    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=5
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=6
 )

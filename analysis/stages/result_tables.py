@@ -144,6 +144,28 @@ def with_counts(table: pd.DataFrame, analysis: Analysis, population: Population,
     return table.join(counts, on="key")
 
 
+def with_bounds(table: pd.DataFrame, average: float, lowest: float) -> pd.DataFrame:
+    """Add the lowest possible estimate, and mark groups of which only an upper bound is known.
+
+    Parameters
+    ----------
+    table : DataFrame
+        quantity, positives, and interval_method.
+    average : float
+        City average of the analysis.
+    lowest : float
+        Rate of a group without a positive image: the false omission rate. NaN if there is no such rate.
+
+    Returns
+    -------
+    DataFrame
+        With bound (`below` if no image is positive and the interval is a gamma interval) and floor.
+    """
+    few = (table["positives"] == 0) & (table["interval_method"] == "gamma")
+    floor = np.where(table["quantity"] == "weighted_mean", lowest, lowest / average if average else np.nan)
+    return table.assign(bound=np.where(few, "below", ""), floor=floor)
+
+
 def from_the_highest(groups: pd.DataFrame) -> pd.DataFrame:
     """Sort groups by descending estimate, then by name."""
     return groups.sort_values(["estimate", "group"], ascending=[False, True], kind="stable")

@@ -39,16 +39,19 @@ ANALYSES = {
 }
 
 # Display names of the resampling units.
+AS_PUBLISHED = "single images, as published"
 UNITS = {"image": "single images", "ride": "whole rides", "day": "whole days", "area": "whole areas"}
 _KEY = ["analysis", "key", "quantity"]
 
 _TEXT = {
-    TABLES_FILE: ["analysis", "group", "key", "quantity"],
+    TABLES_FILE: ["analysis", "group", "key", "quantity", "interval_method", "bound"],
     AREAS_CSV_FILE: ["area"],
     TRUTH_FILE: ["area"],
 }
+# Columns of tables.csv that a study has only if its first scheme has composite rates.
+_COMPOSITE = ("composite_estimate", "composite_lower", "composite_upper")
 _NUMBERS = {
-    TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons"],
+    TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons", "positives", "floor"],
     AREAS_CSV_FILE: ["images", "positives", "deployment_rate", "relative_to_average"],
     TRUTH_FILE: ["deployment_rate"],
 }
@@ -80,7 +83,7 @@ class Results:
     summary: dict[str, Any]
     truth: pd.Series[float] | None
     second: pd.DataFrame | None = None
-    hollow_means = "none of the images is positive"
+    open_marker_note = "Open marker: no positive image. A triangle is an upper bound of the rate."
     all_negative: frozenset[tuple[str, str]] = frozenset()
 
     @property
@@ -89,16 +92,22 @@ class Results:
         return str(self.summary["schemes"][0]["prediction"])
 
     @property
+    def design_effect(self) -> float | None:
+        """Mean design effect of the neighborhoods; None if groups with few positives have no gamma intervals."""
+        effect = self.summary["schemes"][0].get("design_effect")
+        return None if effect is None else max(1.0, float(effect))
+
+    @property
     def drawn(self) -> list[str]:
-        """Display names of the resampling units: that of `lower` and `upper`, then that of the second intervals."""
+        """What is resampled: for `lower` and `upper`, then for the second intervals."""
         schemes = self.summary["schemes"]
-        same = [way for way in schemes if way["prediction"] == self.prediction]
-        return [UNITS[way["unit"]] for way in same[: 1 if self.second is None else 2]]
+        same = [scheme for scheme in schemes if scheme["prediction"] == self.prediction]
+        return [resampled(scheme) for scheme in same[: 1 if self.second is None else 2]]
 
     @property
     def ranked_of(self) -> str:
         """Text that states the ranked neighborhoods."""
-        return f"Of those with at least {FEW_IMAGES} images"
+        return f"Of those with at least {FEW_IMAGES} images, and a positive one"
 
     def has(self, analysis: str) -> bool:
         """Return whether the estimates contain an analysis."""
@@ -107,9 +116,9 @@ class Results:
     def groups(self, analysis: str, quantity: str = "relative_to_average") -> pd.DataFrame:
         """Return the groups of an analysis in file order, without the average.
 
-        The columns second_lower and second_upper exist if there is a second resampling unit. The column hollow marks
-        degenerate intervals: the group has only negative images, and all replicates are (nearly) equal. For two_class,
-        the rate itself shows this, as it equals the false omission rate.
+        The columns second_lower and second_upper exist if there is a second resampling scheme. The column none_positive
+        marks groups that have only negative images. For two_class, the rate itself shows this, as it equals the false
+        omission rate. Where `bound` is `below`, the upper end of the interval is all that is known.
         """
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["quantity"] == quantity) & (tables["group"] != AVERAGE)
@@ -117,24 +126,41 @@ class Results:
         if self.second is not None:
             groups = groups.merge(self.second, on=_KEY, how="left")
         if self.prediction != "two_class":
-            return groups.assign(hollow=[(analysis, key) in self.all_negative for key in groups["key"]])
+            return groups.assign(none_positive=[(analysis, key) in self.all_negative for key in groups["key"]])
         means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
         p_negative = self.summary["calibration"]["false_omission_rate"]
         negative = means.loc[np.isclose(means["estimate"], p_negative, rtol=1e-9, atol=0), "key"]
-        return groups.assign(hollow=groups["key"].isin(negative))
+        return groups.assign(none_positive=groups["key"].isin(negative))
 
     def ends(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the neighborhoods with the highest and the lowest rates among those with enough images."""
         groups = self.groups("neighborhood")
-        ranked = from_the_highest(groups[groups["images"] >= FEW_IMAGES])
+        ranked = from_the_highest(groups[(groups["images"] >= FEW_IMAGES) & ~groups["none_positive"]])
         highest = ranked.head(RANKED)
         return highest, ranked.iloc[len(highest) :].tail(RANKED)
+
+    def floor(self, analysis: str) -> float | None:
+        """Return the lowest possible relative rate, that of a group without a positive image; None without one."""
+        floors = self.groups(analysis)["floor"]
+        return None if floors.isna().all() else float(floors.max())
+
+    def influential(self, analysis: str) -> list[dict[str, Any]]:
+        """Return the single areas that make a large part of the variance of a relative rate of the analysis."""
+        return [row for row in self.summary.get("influential_areas", []) if row["analysis"] == analysis]
 
     def average(self, analysis: str) -> float:
         """Return the average of the analysis, the denominator of its relative rates; NaN if the file lacks it."""
         tables = self.tables
         wanted = (tables["analysis"] == analysis) & (tables["group"] == AVERAGE)
         return float(tables.loc[wanted & (tables["quantity"] == "weighted_mean"), "estimate"].max())
+
+
+def resampled(scheme: dict[str, Any]) -> str:
+    """Return what a resampling scheme, an entry of `summary["schemes"]`, resamples."""
+    if scheme.get("preset") == "published":
+        return AS_PUBLISHED
+    unit = UNITS[scheme["unit"]]
+    return f"{unit} and the validation set" if scheme.get("resample_calibration") else unit
 
 
 def read_results(study: Study) -> Results:
@@ -163,7 +189,7 @@ def read_results(study: Study) -> Results:
     )
 
 
-def results_of_scheme(study: Study, results: Results, way: dict[str, Any]) -> Results:
+def results_of_scheme(study: Study, results: Results, scheme: dict[str, Any]) -> Results:
     """Return the results with the intervals of a single resampling scheme, an entry of `summary["schemes"]`.
 
     Parameters
@@ -172,16 +198,16 @@ def results_of_scheme(study: Study, results: Results, way: dict[str, Any]) -> Re
         Study of the results.
     results : Results
         Results with all schemes.
-    way : dict
+    scheme : dict
         Entry of `summary["schemes"]`.
     """
-    tables = _read_csv(study.read_bytes(way["folder"], "tables.csv"), TABLES_FILE)
-    return replace(results, tables=tables, summary=results.summary | {"schemes": [way]}, second=None)
+    tables = _read_csv(study.read_bytes(scheme["folder"], "tables.csv"), TABLES_FILE)
+    return replace(results, tables=tables, summary=results.summary | {"schemes": [scheme]}, second=None)
 
 
 def _read_second(study: Study, schemes: list[dict[str, Any]]) -> pd.DataFrame | None:
     """Read the intervals of the second resampling unit for the same prediction, if it has any."""
-    further = [way for way in schemes[1:] if way["prediction"] == schemes[0]["prediction"]]
+    further = [scheme for scheme in schemes[1:] if scheme["prediction"] == schemes[0]["prediction"]]
     if not further:
         return None
     table = _read_csv(study.read_bytes(further[0]["folder"], "tables.csv"), TABLES_FILE)
@@ -195,7 +221,7 @@ def _all_negative(study: Study, counts: pd.DataFrame, schemes: list[dict[str, An
 
     Empty if all predictions are two_class, whose rates show it.
     """
-    if all(way["prediction"] == "two_class" for way in schemes):
+    if all(scheme["prediction"] == "two_class" for scheme in schemes):
         return frozenset()
     areas = study.read(AREAS_FILE)
     found = counts.set_index("area")[["images", "positives"]].reindex(areas["area"]).fillna(0).astype("int64")
@@ -232,5 +258,6 @@ def _read_csv(content: bytes, name: str) -> pd.DataFrame:
             f"{name} has no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}; remove it and "
             "run `patrolscope estimate` again"
         )
-    values = {column: pd.to_numeric(frame[column].mask(frame[column] == "")) for column in numbers}
+    more = _COMPOSITE if name == TABLES_FILE and _COMPOSITE[0] in frame else ()
+    values = {column: pd.to_numeric(frame[column].mask(frame[column] == "")) for column in (*numbers, *more)}
     return frame[text].assign(**values)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.estimators.area_class_counts import PROBABILITY_STEP, Counts, Floats
 from patrolscope.analysis.estimators.calibration import TwoClass
+from patrolscope.analysis.estimators.composite import variance_shares
 from patrolscope.analysis.estimators.design_effects import GroupDesign
 from patrolscope.analysis.estimators.gamma_intervals import GammaDistributions, with_gamma
 from patrolscope.analysis.estimators.influence import (
@@ -43,6 +45,7 @@ from patrolscope.analysis.stages.result_tables import (
     Accelerations,
     interval_table,
     released_table,
+    with_bounds,
     with_counts,
 )
 from patrolscope.pipeline.study.config import Estimate
@@ -50,6 +53,8 @@ from patrolscope.pipeline.study.store import Study
 
 # Resampling units with images of a group: with fewer, no interval is shown. Of 4 units, 1 draw in 64 has a single one.
 UNITS_FOR_AN_INTERVAL = 5
+# In a group of fewer areas, each has a large influence, and naming it says nothing.
+_LEAST_AREAS = 10
 _KEY = ["analysis", "key", "quantity"]
 
 
@@ -72,6 +77,8 @@ class SchemeResults:
         Resampling units with an image where a group has residents, everyone first.
     designs : dict of str to DataFrame
         positives, effective_positives, design_effect, and gamma (bool) of everyone and of each group.
+    design_effect : float or None
+        Mean design effect of the regions; None without gamma intervals.
     calibration : TwoClass
     """
 
@@ -82,6 +89,7 @@ class SchemeResults:
     accelerated: dict[str, Accelerations]
     units: dict[str, Counts]
     designs: dict[str, pd.DataFrame]
+    design_effect: float | None
     calibration: TwoClass
 
     def table(self, analyses: list[Analysis], inputs: BootstrapInputs, rules: Estimate) -> pd.DataFrame:
@@ -112,11 +120,8 @@ class SchemeResults:
                 resampling_units=table["key"].map(dict(zip(design.index, self.units[name], strict=True)))
             )
             table = table.join(design.drop(columns="gamma"), on="key")
-            table["bound"] = np.where((table["positives"] == 0) & table["upper"].notna(), "below", "")
-            table["floor"] = np.nan
-            if self.scheme.prediction == "two_class":
-                lowest = self.calibration.false_omission_rate
-                table["floor"] = np.where(table["quantity"] == "weighted_mean", lowest, lowest / result.total)
+            by_class = self.scheme.prediction == "two_class"
+            table = with_bounds(table, result.total, self.calibration.false_omission_rate if by_class else np.nan)
             if self.composite:
                 wanted = released_table(name, self.composite[name], rules.interval_percent)
                 wanted = wanted[[*_KEY, "estimate", "lower", "upper"]].set_index(_KEY).add_prefix("composite_")
@@ -173,10 +178,12 @@ def estimate_scheme(
     too_few = {name: (touching < UNITS_FOR_AN_INTERVAL) & (scheme.unit != "image") for name, touching in units.items()}
     final, designs = drawn, _without_design(inputs)
     composite: dict[str, Released] = {}
+    effect = None
     if scheme.prediction == "two_class" and scheme.unit in DESIGNED:
         final, designs = _with_design(study, scheme, inputs, drawn, calibration)
-        shrunken = composite_of(study, inputs.areas, inputs.inside, scheme.unit).benchmarked(inputs.inside)
-        rates = deployment_rate(shrunken, *probabilities_of(calibration)[::-1, 0])
+        model = composite_of(study, inputs.areas, inputs.inside, scheme.unit)
+        effect = model.design.of_regions if scheme.gamma_below_effective else None
+        rates = deployment_rate(model.benchmarked(inputs.inside), *probabilities_of(calibration)[::-1, 0])
         composite = released(
             inputs.panels,
             [panel.means(rates[:, None])[:, 0] for panel in inputs.panels],
@@ -195,6 +202,7 @@ def estimate_scheme(
         _accelerations(study, scheme, inputs, counts, means, calibration),
         units,
         designs,
+        effect,
         calibration,
     )
 
@@ -228,6 +236,49 @@ def composite_rates(
     shares = composite.benchmarked(inputs.inside)
     rate = deployment_rate(shares, calibration.ppv, calibration.false_omission_rate)
     return pd.DataFrame({"composite_rate": rate, "composite_lower": lower, "composite_upper": upper})
+
+
+def influential_areas(
+    study: Study, schemes: list[ResamplingScheme], inputs: BootstrapInputs, calibration: TwoClass
+) -> list[dict[str, Any]]:
+    """List the single areas that make more of the variance of a relative rate than `estimate.influence_share`.
+
+    The parameters are those of `composite_rates`.
+
+    Returns
+    -------
+    list of dict
+        analysis, group, key, area, images, positives, share; by analysis, then descending share.
+    """
+    scheme = next((one for one in schemes if one.prediction == "two_class" and one.unit in DESIGNED), None)
+    if scheme is None:
+        return []
+    design = composite_of(study, inputs.areas, inputs.inside, scheme.unit).design
+    codes, images = inputs.areas["area"].to_numpy(), inputs.inside.sum(axis=1)
+    found = []
+    for panel in inputs.panels:
+        groups = GroupDesign.of(panel.weights, design)
+        shares = variance_shares(groups, design, (calibration.ppv, calibration.false_omission_rate))
+        for analysis in panel.analyses:
+            # A group of one or two areas is nothing but them.
+            several = (panel.weights[panel.rows[analysis.name]] > 0) @ (images > 0) >= _LEAST_AREAS
+            rows, areas = np.nonzero(shares[panel.rows[analysis.name]] > study.settings.estimate.influence_share)
+            for row, area in sorted(
+                zip(rows, areas, strict=True), key=lambda at: -shares[panel.rows[analysis.name]][at]
+            ):
+                if several[row]:
+                    found.append(
+                        {
+                            "analysis": analysis.name,
+                            "group": analysis.labels[row],
+                            "key": analysis.keys[row],
+                            "area": str(codes[area]),
+                            "images": int(images[area]),
+                            "positives": int(inputs.inside[area, 1]),
+                            "share": float(shares[panel.rows[analysis.name]][row, area]),
+                        }
+                    )
+    return found
 
 
 def _with_design(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +10,19 @@ import pandas as pd
 
 from patrolscope.analysis.estimators.bootstrap import Counts, resample_images, resample_probabilities
 from patrolscope.analysis.estimators.calibration import TwoClass
-from patrolscope.analysis.estimators.rates import Analysis, Panel, Population, analyses, panels, populations
+from patrolscope.analysis.estimators.composite import Composite
+from patrolscope.analysis.estimators.design_effects import AreaDesign, GroupDesign
+from patrolscope.analysis.estimators.gamma_intervals import GammaDistributions, with_gamma
+from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Panel, Population, analyses, panels, populations
 from patrolscope.analysis.estimators.replicates import probabilities_of, two_class_means
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.replicates import released
-from patrolscope.analysis.stages.result_tables import released_table, with_counts
+from patrolscope.analysis.stages.result_tables import released_table, with_bounds, with_counts
 
 # Enough for the screen: a percentile of 200 replicates has an error of a tenth of the width of the interval.
 QUICK_REPLICATES = 200
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,12 @@ class Groups:
         *,
         seed: int,
         resample_calibration: bool = False,
+        design_effect: float | None = None,
         replicates: int = QUICK_REPLICATES,
     ) -> dict[str, Released]:
         """Estimate every analysis with replicates of the image bootstrap.
 
-        From all images, these are the first replicates of the study itself.
+        Without a design effect, these are, from all images, the first replicates of a study that resamples images.
 
         Parameters
         ----------
@@ -88,6 +94,9 @@ class Groups:
         seed : int
         resample_calibration : bool, default False
             Whether the validation set is resampled, too.
+        design_effect : float, optional
+            Of the rides of the whole study, since a subset has no counts by ride. With it, all intervals are gamma
+            intervals that are wider by its root.
         replicates : int, default 200
         """
         numbers = range(replicates)
@@ -100,13 +109,43 @@ class Groups:
         values = [
             panel.means(two_class_means(resampled[panel.population.name], probabilities)) for panel in self.panels
         ]
+        if design_effect is not None:
+            design = AreaDesign.of(self.areas, counts[:-1], None)
+            shares = Composite.of(self.areas, design).shares(counts[:-1])
+            values = [
+                self._with_gamma(panel, means, probabilities, design, shares, design_effect, seed)
+                for panel, means in zip(self.panels, values, strict=True)
+            ]
         return released(list(self.panels), self._estimates(counts, calibration), values)
 
-    def _estimates(self, counts: Counts, calibration: TwoClass) -> list[npt.NDArray[np.float64]]:
+    @staticmethod
+    def _with_gamma(
+        panel: Panel,
+        means: Floats,
+        probabilities: Floats,
+        design: AreaDesign,
+        shares: Floats,
+        design_effect: float,
+        seed: int,
+    ) -> Floats:
+        groups = GroupDesign.of(panel.weights, design)
+        groups = replace(groups, effects=np.full(len(groups.effects), design_effect))
+        distributions = GammaDistributions.of(groups, design.inside, shares)
+        return with_gamma(panel, means, probabilities, groups, distributions, below=np.inf, seed=seed)
+
+    def _estimates(self, counts: Counts, calibration: TwoClass) -> list[Floats]:
         means = two_class_means(counts[:-1, :, None], probabilities_of(calibration))
         return [panel.means(means)[:, 0] for panel in self.panels]
 
-    def table(self, results: dict[str, Released], counts: Counts, *, percent: float) -> pd.DataFrame:
+    def table(
+        self,
+        results: dict[str, Released],
+        counts: Counts,
+        *,
+        percent: float,
+        calibration: TwoClass,
+        gamma: bool = False,
+    ) -> pd.DataFrame:
         """Return rows as in estimates/tables.csv; groups without images in the subset have none.
 
         Parameters
@@ -116,15 +155,18 @@ class Groups:
             Negative and positive images; the last row is outside all areas.
         percent : float
             Nominal interval coverage.
+        calibration : TwoClass
+        gamma : bool, default False
+            Whether all intervals are gamma intervals.
         """
-        images = counts[:-1].sum(axis=1)
-        rows = [
-            with_counts(
-                released_table(analysis.name, results[analysis.name], percent),
-                analysis,
-                self.populations[analysis.population],
-                images,
-            )
-            for analysis in self.analyses
-        ]
+        images, rows = counts[:-1].sum(axis=1), []
+        for analysis in self.analyses:
+            population, result = self.populations[analysis.population], results[analysis.name]
+            few = np.full(1 + len(analysis.keys), gamma)
+            table = with_counts(released_table(analysis.name, result, percent, gamma=few), analysis, population, images)
+            behind = (analysis.weights > 0) & population.areas[:, None]
+            positives = dict(zip(analysis.keys, behind.T @ counts[:-1, 1], strict=True))
+            positives[TOTAL_KEY] = counts[:-1, 1][population.areas].sum()
+            table["positives"] = table["key"].map(positives)
+            rows.append(with_bounds(table, result.total, calibration.false_omission_rate))
         return pd.concat(rows, ignore_index=True)

@@ -173,7 +173,7 @@ def threshold_charts(site: Site, keep: Filter, threshold: float) -> list[Chart]:
             continue
         # Without intervals there is nothing that could be degenerate.
         series = [
-            IntervalSeries(name, one.drop(columns="hollow", errors="ignore"), style)
+            IntervalSeries(name, one.drop(columns="none_positive", errors="ignore"), style)
             for name, one, style in (
                 (f"threshold {given:.6g} of the study", both[0], Style(BLUE, "o")),
                 (f"threshold {threshold:.3f}", both[1], Style(ORANGE, "D", size=3.4)),

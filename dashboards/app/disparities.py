@@ -16,7 +16,7 @@ from markupsafe import Markup
 from patrolscope.analysis.estimators.sensitivity import DIRECTION_ONLY, ROBUST, SENSITIVE
 from patrolscope.analysis.stages.published import read_released
 from patrolscope.analysis.stages.reproduce import tabulate
-from patrolscope.analysis.stages.results import FEW_IMAGES, UNITS, Results, results_of_scheme
+from patrolscope.analysis.stages.results import FEW_IMAGES, Results, resampled, results_of_scheme
 from patrolscope.analysis.stages.sensitivity import SENSITIVITY_FOLDER, SENSITIVITY_SUMMARY
 from patrolscope.dashboards.app.cards import CARD, Card, HtmlPane, cards, download, paragraph, with_interval
 from patrolscope.dashboards.app.charts import Chart, chart_of
@@ -87,7 +87,7 @@ def stored_results(site: Site, scheme: str) -> Results:
 def schemes_of(results: Results) -> dict[str, dict[str, Any]]:
     """Return the study's resampling schemes by display name."""
     names = {"two_class": "", "station_adjusted": ", station-adjusted"}
-    return {f"{UNITS[way['unit']]}{names[way['prediction']]}": way for way in results.summary["schemes"]}
+    return {f"{resampled(scheme)}{names[scheme['prediction']]}": scheme for scheme in results.summary["schemes"]}
 
 
 @lru_cache(maxsize=2)
@@ -172,7 +172,7 @@ def group_chart(
         title=title,
         subtitle=interval_subtitle(settings.estimate.interval_percent, results.drawn),
         simulated=settings.simulated,
-        degenerate=results.hollow_means,
+        degenerate=results.open_marker_note,
         part=filter_note(keep),
     )
     frame = pd.concat([one.table.assign(series=one.name) for one in series], ignore_index=True)

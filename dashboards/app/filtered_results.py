@@ -70,12 +70,20 @@ def filtered_results(site: Site, keep: Filter, *, intervals: bool) -> Results:
     counts, groups = counts_of(site, keep), groups_of(site)
     if intervals:
         rates = groups.with_replicates(
-            counts, site.calibration, seed=rules.seed, resample_calibration=rules.resample_calibration
+            counts,
+            site.calibration,
+            seed=rules.seed,
+            resample_calibration=rules.resample_calibration,
+            design_effect=site.results.design_effect,
         )
     else:
         rates = groups.levels(counts, site.calibration)
-    table = groups.table(rates, counts, percent=rules.interval_percent)
-    summary = site.results.summary | {"schemes": [{**_QUICK, "replicates": QUICK_REPLICATES}]}
+    gamma = site.results.design_effect is not None
+    table = groups.table(
+        rates, counts, percent=rules.interval_percent, calibration=site.calibration, gamma=gamma and intervals
+    )
+    scheme = {**_QUICK, "replicates": QUICK_REPLICATES, "resample_calibration": rules.resample_calibration}
+    summary = site.results.summary | {"schemes": [scheme]}
     return replace(site.results, tables=table, summary=summary, second=None)
 
 
@@ -100,7 +108,7 @@ def rates_at(site: Site, keep: Filter, calibration: TwoClass, threshold: float |
     """
     counts, groups = counts_of(site, keep, threshold), groups_of(site)
     percent = site.study.settings.estimate.interval_percent
-    return groups.table(groups.levels(counts, calibration), counts, percent=percent)
+    return groups.table(groups.levels(counts, calibration), counts, percent=percent, calibration=calibration)
 
 
 def filter_note(keep: Filter) -> str:

@@ -40,14 +40,14 @@ def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | N
     Returns
     -------
     DataFrame
-        Columns of `TABLE`, few, hollow.
+        Columns of `TABLE`, few, none_positive.
     """
     rows = from_the_highest(results.groups("neighborhood"))
     rate = results.groups("neighborhood", "weighted_mean").set_index("key")["estimate"]
     rows = rows.assign(deployment_rate=100 * rows["key"].map(rate), few=rows["images"] < FEW_IMAGES)
     few, none = "few images", "none positive"
     notes = {(True, True): f"{few}, {none}", (True, False): few, (False, True): none, (False, False): ""}
-    rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["hollow"], strict=True)]
+    rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["none_positive"], strict=True)]
     rows = rows.sort_values("few", kind="stable")
     boroughs = site.points.areas.dropna(subset=["neighborhood"]).groupby("neighborhood")["borough"].first()
     rows = rows.assign(borough=rows["key"].map(boroughs))
@@ -57,7 +57,7 @@ def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | N
         ]
         rows = rows.assign(published=rows["key"].map(released.set_index("key")["estimate"]))
     columns = [name for name in TABLE if name in rows]
-    return rows[[*columns, "few", "hollow"]].reset_index(drop=True)
+    return rows[[*columns, "few", "none_positive"]].reset_index(drop=True)
 
 
 def matching_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
@@ -80,7 +80,7 @@ def matching_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
 
 def displayed_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the visible columns under their display names."""
-    shown = table.drop(columns=["few", "hollow"])
+    shown = table.drop(columns=["few", "none_positive"])
     # Tabulator shows None as an empty cell, and NaN as text.
     return shown.astype(object).where(shown.notna(), None).rename(columns=TABLE)
 

@@ -76,6 +76,8 @@ def _(spec: IntervalChart, *, alt: str) -> figure:
         offset = 0.68 * ((lanes - 1) / 2 - lane) / lanes
         rows, color = series.of(spec.groups), series.style.color
         numbers = {name: rows[name].to_numpy(dtype=np.float64) for name in ("estimate", "lower", "upper")}
+        bounded = (rows["bound"] == "below").to_numpy()
+        shown = np.where(bounded, numbers["upper"], numbers["estimate"])
         source = ColumnDataSource(
             {
                 "group": rows["group"].to_list(),
@@ -84,23 +86,32 @@ def _(spec: IntervalChart, *, alt: str) -> figure:
                 "images": rows["images"] if "images" in rows else np.full(len(rows), np.nan),
                 "at": np.fmin(np.fmax(numbers["estimate"], numbers["upper"]), high),
                 # Numbers of more than two series would overlap.
-                "text": [f"{value:.2f}" if lanes < 3 else "" for value in numbers["estimate"]],
-                "face": ["#ffffff" if hollow else color for hollow in rows["hollow"]],
+                "text": [
+                    f"{'< ' if below else ''}{value:.2f}" if lanes < 3 else ""
+                    for value, below in zip(shown, bounded, strict=True)
+                ],
+                "shown": shown,
+                "rate": [
+                    f"below {value:.3f}: no positive image" if below else f"{value:.3f}"
+                    for value, below in zip(shown, bounded, strict=True)
+                ],
+                "marker": np.where(bounded, "triangle", MARKERS[series.style.marker]).tolist(),
+                "angle": np.where(bounded, np.pi / 2, 0.0),  # the triangle points to lower rates
+                "face": ["#ffffff" if none_positive else color for none_positive in rows["none_positive"]],
                 "of": [series.name] * len(rows),
             }
         )
         plot.segment("lower", "y", "upper", "y", source=source, line_color=color, line_width=2.2, line_alpha=0.75)
         if "second_lower" in rows:
-            _second_intervals(plot, rows[~rows["hollow"]], offset - 0.3 / lanes, color)
+            _second_intervals(plot, rows[~rows["none_positive"]], offset - 0.3 / lanes, color)
         points = plot.scatter(
-            "estimate", "y", source=source, marker=MARKERS[series.style.marker], size=8, line_color=color,
-            fill_color="face",
+            "shown", "y", source=source, marker="marker", angle="angle", size=8, line_color=color, fill_color="face",
         )  # fmt: skip
         plot.text(
             "at", "y", "text", source=source, x_offset=8, text_baseline="middle", text_font_size="11px",
             text_color=color if lanes > 1 else MUTED, text_font={"value": FONT},
         )  # fmt: skip
-        tooltips = [("", "@group"), ("relative rate", "@estimate{0.000}"), _INTERVAL, ("images", "@images{0,0}")]
+        tooltips = [("", "@group"), ("relative rate", "@rate"), _INTERVAL, ("images", "@images{0,0}")]
         plot.add_tools(HoverTool(renderers=[points], tooltips=[*tooltips, *([("", "@of")] if lanes > 1 else [])]))
     return plot
 

@@ -38,8 +38,8 @@ class GroupEstimates(Protocol):
         """Names of the resampling units of the first and, if there is one, the second interval."""
 
     @property
-    def hollow_means(self) -> str:
-        """Property of the groups with degenerate intervals."""
+    def open_marker_note(self) -> str:
+        """Meaning of open markers, as a sentence."""
 
     def has(self, analysis: str) -> bool:
         """Return whether the results hold an analysis."""
@@ -85,7 +85,7 @@ def disparity_charts(
             title=title if results.has(name) else f"{title}, {series[0].name}",
             subtitle=subtitle,
             simulated=simulated,
-            degenerate=results.hollow_means,
+            degenerate=results.open_marker_note,
             part=part,
         )
     return charts
@@ -148,7 +148,7 @@ def interval_chart(
     title, subtitle, simulated, part : str
         Text, as for `disparity_charts`.
     degenerate : str
-        Property of groups with open markers.
+        Meaning of open markers.
     """
     groups = [row.group for row in rows if row.group is not None]
     shown = [one.of(groups) for one in series]
@@ -162,7 +162,7 @@ def interval_chart(
         title=title,
         subtitle=subtitle,
         notes=notes_of(
-            simulated, degenerate=degenerate if any(table["hollow"].any() for table in shown) else "", part=part
+            simulated, degenerate=degenerate if any(table["none_positive"].any() for table in shown) else "", part=part
         ),
         x=ratio_axis(shown),
         rows=tuple(rows),

@@ -237,7 +237,7 @@ def _row_labels(spec: IntervalChart, axes: Axes) -> None:
 
 def _points(axes: Axes, rows: Any, y: Any, style: Style, *, second: float, scale: float) -> None:
     """Draw estimates and intervals; `second` is the distance of a second interval below the first, in rows."""
-    solid = ~rows["hollow"].to_numpy()
+    solid = ~rows["none_positive"].to_numpy()
     known = rows[solid]
     line: dict[str, Any] = {"color": style.color, "zorder": 3}
     axes.hlines(y[solid], known["lower"], known["upper"], linewidth=1.8 * scale, **line)
@@ -246,12 +246,18 @@ def _points(axes: Axes, rows: Any, y: Any, style: Style, *, second: float, scale
         axes.hlines(y[solid] + second, *ends, linewidth=0.6 * scale, **line)
         for end in ends:
             axes.plot(end, y[solid] + second, "|", markersize=3.4 * scale, markeredgewidth=0.6, **line)
-    for hollow in (False, True):
-        chosen = ~solid if hollow else solid
+    bounded = (rows["bound"] == "below").to_numpy()
+    bounds = rows[bounded]
+    axes.hlines(y[bounded], bounds["lower"], bounds["upper"], linewidth=0.9 * scale, linestyles=(0, (1.5, 1.5)), **line)
+    for chosen, at, marker, filled in (
+        (solid, "estimate", style.marker, True),
+        (~solid & ~bounded, "estimate", style.marker, False),
+        (bounded, "upper", "<", False),
+    ):
         if chosen.any():
             axes.plot(
-                rows["estimate"][chosen], y[chosen], style.marker, color=style.color, linestyle="none", zorder=4,
-                markerfacecolor="none" if hollow else style.color, markersize=style.size * scale,
+                rows[at][chosen], y[chosen], marker, color=style.color, linestyle="none", zorder=4,
+                markerfacecolor=style.color if filled else "none", markersize=style.size * scale,
             )  # fmt: skip
     for height in y[rows["estimate"].isna().to_numpy()]:
         axes.text(

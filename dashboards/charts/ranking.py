@@ -38,17 +38,17 @@ def ranking_chart(rows: pd.DataFrame, chosen: Sequence[str]) -> CurveChart:
     Parameters
     ----------
     rows : DataFrame
-        Columns group, estimate, lower, upper, images, hollow; in descending order of the estimate.
+        Columns group, estimate, lower, upper, images, none_positive; in descending order of the estimate.
     chosen : sequence of str
         Groups to highlight.
     """
     ranked = rows.assign(rank=np.arange(1, len(rows) + 1))
     marked = ranked["group"].isin(list(chosen))
-    hollow = ranked["hollow"].to_numpy(dtype=np.bool_)
+    none_positive = ranked["none_positive"].to_numpy(dtype=np.bool_)
     curves = []
     for color, highlighted in ((BLUE, False), (ORANGE, True)):
         for filled in (True, False):
-            part = ranked[(marked == highlighted) & (hollow != filled)]
+            part = ranked[(marked == highlighted) & (none_positive != filled)]
             columns = {name: part[name].to_numpy(dtype=np.float64) for name in ("rank", "estimate", "lower", "upper")}
             curves.append(
                 Curve(
@@ -86,7 +86,7 @@ def ranking_figure(
     title, subtitle, simulated : str
         Text of the figure.
     degenerate : str
-        Property of groups with open markers.
+        Meaning of open markers.
     """
     ranked = from_the_highest(pd.concat([one.table for one in series]))
     axis = ratio_axis([ranked])
@@ -96,6 +96,6 @@ def ranking_figure(
     # Empty rows keep the last column as high as the others.
     columns[-1] += (Row(" "),) * (per_column - len(columns[-1]))
     panels = [IntervalChart(title="", x=axis, rows=rows, series=tuple(series), compact=True) for rows in columns]
-    notes = notes_of(simulated, degenerate=degenerate if ranked["hollow"].any() else "")
+    notes = notes_of(simulated, degenerate=degenerate if ranked["none_positive"].any() else "")
     heading = Specification(title=title, subtitle=subtitle, notes=notes)
     return draw_panels(heading, panels, columns=COLUMNS, width_pt=WIDTH_PT, shared_legend=True)

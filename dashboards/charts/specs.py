@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,9 @@ class Specification:
     notes: tuple[Note, ...] = ()
 
 
+_PLAIN: dict[str, Any] = {"none_positive": False, "bound": ""}
+
+
 @dataclass(frozen=True)
 class IntervalSeries:
     """Estimates with intervals, drawn in one style.
@@ -75,7 +78,8 @@ class IntervalSeries:
         Name in the legend.
     table : DataFrame
         One row per group: group, estimate, lower, upper. Optional: second_lower and second_upper (a second interval),
-        images, and hollow (bool, degenerate interval). NaN where an end is unknown.
+        images, none_positive (bool; open marker), and bound ("below" if the upper end is all that is known, else
+        ""). NaN where an end is unknown.
     style : Style
         Color and marker.
     """
@@ -85,9 +89,9 @@ class IntervalSeries:
     style: Style = Style()
 
     def of(self, groups: list[str]) -> pd.DataFrame:
-        """Return the rows of some groups, with the column hollow."""
+        """Return the rows of some groups, with the columns none_positive and bound."""
         rows = self.table[self.table["group"].isin(groups)]
-        return rows if "hollow" in rows else rows.assign(hollow=False)
+        return rows.assign(**{name: value for name, value in _PLAIN.items() if name not in rows})
 
 
 @dataclass(frozen=True)
@@ -216,13 +220,13 @@ def notes_of(simulated: str, *, degenerate: str = "", part: str = "") -> tuple[N
     simulated : str
         Description of the simulated data; empty for real data.
     degenerate : str
-        Property of the groups with open markers; empty if there are none.
+        Meaning of open markers; empty if there are none.
     part : str
         Images that the chart is restricted to; empty for all.
     """
     notes = []
     if degenerate:
-        notes.append(Note(f"Open marker: {degenerate}; the interval is uninformative."))
+        notes.append(Note(degenerate))
     if part:
         notes.append(Note(f"Only: {part}", INK))
     if simulated:

@@ -36,13 +36,13 @@ def truth_chart(results: Results, *, interval_percent: float, simulated: str) ->
     subtitle = f"{MEASURE}. One point per neighborhood. Line: {interval_percent:g}% interval."
     if (truth := results.summary["truth"]) is not None:
         subtitle += f" {truth['contained']:,} of {truth['neighborhoods']:,} intervals contain the true value."
-    hollow = frame["hollow"]
+    none_positive = frame["none_positive"]
     curves = []
     for chosen, style, name in (
-        (positive & many & ~hollow, _MANY, f"{FEW_IMAGES} images or more"),
-        (positive & ~many & ~hollow, _FEW, f"fewer than {FEW_IMAGES} images"),
-        (positive & many & hollow, Style(BLUE, "o", size=2.8, filled=False), ""),
-        (positive & ~many & hollow, Style(GRID, "s", size=2.8, filled=False), ""),
+        (positive & many & ~none_positive, _MANY, f"{FEW_IMAGES} images or more"),
+        (positive & ~many & ~none_positive, _FEW, f"fewer than {FEW_IMAGES} images"),
+        (positive & many & none_positive, Style(BLUE, "o", size=2.8, filled=False), ""),
+        (positive & ~many & none_positive, Style(GRID, "s", size=2.8, filled=False), ""),
     ):
         part = frame[chosen]
         if len(part):
@@ -65,7 +65,7 @@ def truth_chart(results: Results, *, interval_percent: float, simulated: str) ->
         subtitle=subtitle,
         notes=(
             *_outside(frame, low, high),
-            *notes_of(simulated, degenerate=results.hollow_means if hollow.any() else ""),
+            *notes_of(simulated, degenerate=results.open_marker_note if none_positive.any() else ""),
         ),
         x=log_ratio_axis(low, high, "true relative rate (city average = 1)"),
         y=log_ratio_axis(low, high, "estimated relative rate (city average = 1)"),
@@ -78,7 +78,7 @@ def truth_chart(results: Results, *, interval_percent: float, simulated: str) ->
 def _outside(frame: pd.DataFrame, low: float, high: float) -> list[Note]:
     """Return a note on estimates, and on interval ends of the other neighborhoods, that are outside the axes."""
     beyond = ~frame[["truth", "estimate"]].apply(lambda values: values.between(low, high)).all(axis=1)
-    inside = frame[~beyond & ~frame["hollow"]]
+    inside = frame[~beyond & ~frame["none_positive"]]
     ends = int((inside["lower"] < low).sum() + (inside["upper"] > high).sum())
     counts = [
         f"{count:,} {what}{'s' * (count != 1)}"

@@ -148,9 +148,9 @@ def _regions(results: Results, areas: gpd.GeoDataFrame, boundaries: gpd.GeoDataF
     """Return shapes with images and relative rate of neighborhoods, or of areas if the study has none."""
     if not results.has("neighborhood"):
         rows = results.areas.set_index("area")[["images", "relative_to_average"]]
-        rows = rows.assign(hollow=results.areas.set_index("area")["positives"] == 0)
+        rows = rows.assign(none_positive=results.areas.set_index("area")["positives"] == 0)
         return _joined(areas[["area", "geometry"]], "area", rows), "area"
-    rows = results.groups("neighborhood").set_index("key")[["images", "estimate", "hollow"]]
+    rows = results.groups("neighborhood").set_index("key")[["images", "estimate", "none_positive"]]
     shapes = boundaries.loc[boundaries["geography"] == "neighborhood", ["region", "geometry"]]
     if shapes.empty:
         shapes = areas[["neighborhood", "geometry"]].dissolve("neighborhood").reset_index(names="region")
@@ -158,8 +158,8 @@ def _regions(results: Results, areas: gpd.GeoDataFrame, boundaries: gpd.GeoDataF
 
 
 def _joined(shapes: gpd.GeoDataFrame, key: str, rows: pd.DataFrame) -> gpd.GeoDataFrame:
-    columns = rows.set_axis(["images", "relative", "hollow"], axis=1).reindex(shapes[key])
-    few = (columns["images"] < FEW_IMAGES) | (columns["hollow"] == True)  # noqa: E712 - missing is not true
+    columns = rows.set_axis(["images", "relative", "none_positive"], axis=1).reindex(shapes[key])
+    few = (columns["images"] < FEW_IMAGES) | (columns["none_positive"] == True)  # noqa: E712 - missing is not true
     return shapes.join(columns.assign(few=few).fillna({"images": 0}).set_index(shapes.index))
 
 

@@ -170,7 +170,8 @@ def window_around(x_ft: float, y_ft: float, pixel_ft: float, columns: int, rows:
 def _rates(painter: Painter, geography: str, keep: Filter) -> pd.DataFrame:
     percent = painter.city.study.settings.estimate.interval_percent
     counts = area_counts(painter.points, keep)
-    rates = region_rates(painter.city, geography, counts, painter.calibration, percent=percent)
+    effect = painter.stored.design_effect if painter.stored is not None else None
+    rates = region_rates(painter.city, geography, counts, painter.calibration, percent=percent, design_effect=effect)
     if painter.stored is None or not keep.is_all:
         return rates
     return with_bootstrap(rates, geography, painter.stored, percent=percent)

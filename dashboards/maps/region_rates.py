@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import sparse, stats
 
 from patrolscope.analysis.estimators.calibration import TwoClass
-from patrolscope.analysis.estimators.rates import area_means
+from patrolscope.analysis.estimators.composite import Composite
+from patrolscope.analysis.estimators.design_effects import AreaDesign, GroupDesign
+from patrolscope.analysis.estimators.gamma_intervals import GammaDistributions
+from patrolscope.analysis.estimators.rates import area_means, deployment_rate
 from patrolscope.analysis.stages.results import UNKNOWN, Results
 from patrolscope.dashboards.maps.city import OUTSIDE, City
 
@@ -18,7 +22,13 @@ Floats = npt.NDArray[np.float64]
 
 
 def region_rates(
-    city: City, geography: str, counts: npt.NDArray[np.int64], calibration: TwoClass | None, *, percent: float
+    city: City,
+    geography: str,
+    counts: npt.NDArray[np.int64],
+    calibration: TwoClass | None,
+    *,
+    percent: float,
+    design_effect: float | None = None,
 ) -> pd.DataFrame:
     """Estimate the relative deployment rate of every region of a geography.
 
@@ -38,17 +48,21 @@ def region_rates(
         Calibration of the study's threshold. Rates are missing without one.
     percent : float
         Confidence of the interval.
+    design_effect : float, optional
+        Of the rides of the whole study. With it, intervals are gamma intervals.
 
     Returns
     -------
     DataFrame
         One row per region: region, images, positives, detection_rate, images_without_residents (in areas without
-        residents), persons, relative_to_average, lower, upper, interval (confidence and method).
+        residents), persons, relative_to_average, lower, upper, interval (confidence and method), bound (`below` if the
+        upper end is all that is known).
 
     Notes
     -----
-    The interval is the linear (delta-method) approximation of the image bootstrap, in which the detection rates of
-    areas are independent and the city average varies with them.
+    Without a design effect, the interval is the linear (delta-method) approximation of the image bootstrap, in which
+    the detection rates of areas are independent and the city average varies with them. A gamma interval takes the city
+    average and the calibration as known.
     """
     regions = city.geography(geography)
     inside = regions.of_area != OUTSIDE
@@ -70,7 +84,7 @@ def region_rates(
     table["images_without_residents"] = summed(images * ~counted).astype(np.int64)
     table["persons"] = summed(persons)
     table[["relative_to_average", "lower", "upper"]] = np.nan
-    table["interval"] = ""
+    table["interval"] = table["bound"] = ""
     if calibration is None:
         return table
     weights = np.where(images > 0, persons, 0.0)
@@ -90,7 +104,31 @@ def region_rates(
     table["relative_to_average"] = relative
     table["lower"], table["upper"] = np.maximum(relative - half, 0), relative + half
     table.loc[table["lower"].notna(), "interval"] = f"{percent:g}%, linear approximation"
+    if design_effect is not None and average > 0:
+        weighted = sparse.csr_array((own[inside], (number, np.flatnonzero(inside))), shape=(len(table), len(own)))
+        lower, upper = _gamma_shares(city.areas, counts[:-1], weighted, design_effect, percent)
+        ends = [deployment_rate(end, calibration.ppv, calibration.false_omission_rate) for end in (lower, upper)]
+        table["lower"], table["upper"] = (end / average for end in ends)
+        table["interval"] = np.where(table["lower"].notna(), f"{percent:g}%, gamma", "")
+        table["bound"] = np.where((table["positives"] == 0) & table["lower"].notna(), "below", "")
     return table
+
+
+def _gamma_shares(
+    areas: pd.DataFrame,
+    inside: npt.NDArray[np.int64],
+    weights: sparse.csr_array,
+    design_effect: float,
+    percent: float,
+) -> tuple[Floats, Floats]:
+    """Return the ends of the gamma intervals of the shares of positives of regions; NaN without images."""
+    design = AreaDesign.of(areas, inside, None)
+    groups = GroupDesign.of(weights, design)
+    groups = replace(groups, effects=np.full(weights.shape[0], design_effect))
+    shares = Composite.of(areas, design).shares(inside)
+    ends = GammaDistributions.of(groups, inside, shares).interval(percent)
+    lower, upper = (np.where(np.isnan(groups.shares), np.nan, end) for end in ends)
+    return lower, upper
 
 
 def with_bootstrap(rates: pd.DataFrame, geography: str, stored: Results, *, percent: float) -> pd.DataFrame:
@@ -107,10 +145,12 @@ def with_bootstrap(rates: pd.DataFrame, geography: str, stored: Results, *, perc
     percent : float
         Confidence of the interval.
     """
-    rows = stored.groups(geography).set_index("key")[["lower", "upper"]].reindex(rates["region"])
+    names = ["lower", "upper", "bound"]
+    rows = stored.groups(geography).set_index("key")[names].reindex(rates["region"])
     known = rows["lower"].notna().to_numpy()
     table = rates.copy()
-    table.loc[known, ["lower", "upper"]] = rows.to_numpy()[known]
+    for name in names:
+        table.loc[known, name] = rows[name].to_numpy()[known]
     table.loc[known, "interval"] = f"{percent:g}%, bootstrap of {stored.drawn[0]}"
     return table
 
@@ -119,6 +159,8 @@ def rate_text(row: Any) -> str:
     """Return the relative rate and interval of a row of `region_rates` as text."""
     if pd.isna(row["relative_to_average"]):
         return f"relative rate {UNKNOWN}"
+    if row["bound"] == "below":
+        return f"below {row['upper']:.2f} times the city average ({row['interval']}); no positive image"
     interval = f"{row['lower']:.2f} to {row['upper']:.2f}; {row['interval']}"
     return f"{row['relative_to_average']:.2f} times the city average ({interval})"
 

