@@ -25,6 +25,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 PUBLISHED = TwoClass(threshold=0.770508, positive=264, true_positive=205, negative=19_736, false_negative=42)
 VALIDATION_IMAGES = PUBLISHED.positive + PUBLISHED.negative
 RIDE_IMAGES, SEGMENTS, SEGMENT_IMAGES = 200, 10, 20
+DAYS = 60
 _LEAST_SHARE = 0.00005
 _GROUPS = {"white": "White_alone", "black": "Black_or_African_American_alone", "asian": "Asian_alone"}
 
@@ -120,7 +121,9 @@ def _placed(areas: pd.DataFrame, shapes: gpd.GeoSeries, rates: pd.Series[float])
     return areas, areas["neighborhood"].map(rates).fillna(rates.mean()).to_numpy()
 
 
-def draw_study(city: SimulatedCity, images: int, generator: np.random.Generator, *, rides: bool) -> SimulatedStudy:
+def draw_study(
+    city: SimulatedCity, images: int, generator: np.random.Generator, *, rides: bool, events: bool = False
+) -> SimulatedStudy:
     """Draw the images of one study.
 
     Parameters
@@ -132,6 +135,9 @@ def draw_study(city: SimulatedCity, images: int, generator: np.random.Generator,
         Whether images come in rides of 200, in ten segments of 20 images in one area each, moving 1 to 5 areas on. The
         probability of a positive image is multiplied by a gamma factor of mean 1 and variance 1 per ride, and one of
         variance 2 per segment. Else images are independent.
+    events : bool, default False
+        Whether rides share events: each ride is on one of 60 days, and the probability is also multiplied by a gamma
+        factor of mean 1 and variance 1 per neighborhood and day. Rides are then not independent.
     """
     areas = len(city.areas)
     if not rides:
@@ -143,6 +149,10 @@ def draw_study(city: SimulatedCity, images: int, generator: np.random.Generator,
     steps = np.cumsum(generator.integers(1, 6, (number, SEGMENTS)), axis=1)
     area = (start[:, None] + steps) % areas
     factor = generator.gamma(1, 1, (number, 1)) * generator.gamma(0.5, 2, (number, SEGMENTS))
+    if events:
+        places = pd.factorize(city.areas["neighborhood"])[0][area]
+        day = generator.integers(0, DAYS, (number, 1))
+        factor = factor * generator.gamma(1, 1, (places.max() + 1, DAYS))[places, day]
     positive = generator.binomial(SEGMENT_IMAGES, np.minimum(city.positive_share[area] * factor, 1))
     ride = np.repeat(np.arange(number), SEGMENTS)
     classes = np.concatenate([2 * area.ravel(), 2 * area.ravel() + 1])
