@@ -64,9 +64,9 @@ def show(rows: list[Comparison]) -> None:
 
 
 def show_coverage(rows: list[Coverage]) -> None:
-    """Print coverage of nominal 95 % intervals, a table per kind of study."""
+    """Print coverage of nominal 95% intervals, a table per kind of study."""
     for study in dict.fromkeys(row.study for row in rows):
-        grid = Table(title=f"Coverage of 95 % intervals: {study}")
+        grid = Table(title=f"Coverage of 95% intervals: {study}")
         for heading in ("quantity", "cases", "recommended", "goal", "composite", "published", "Wilson (scipy)"):
             grid.add_column(heading)
         for row in (row for row in rows if row.study == study):

@@ -153,14 +153,19 @@ def made_tables(seed: int = 2) -> pd.DataFrame:
         replicates=100,
         areas=2000,
         persons=frame["group"].map(names).fillna(8_000_000.0),
-    )[
-        "analysis group key quantity estimate lower upper sd replicates areas images persons".split()  # noqa: SIM905
-    ]
+        interval_method="percentile",
+        bound="",
+        positives=(frame["images"] * 0.01).round(),
+        floor=np.where(frame["quantity"] == "weighted_mean", 0.0021281, 0.217153),
+        composite_estimate=frame["estimate"],
+        composite_lower=frame["estimate"] - frame["sd"],
+        composite_upper=frame["estimate"] + frame["sd"],
+    ).drop(columns="_")
 
 
-def wider(tables: pd.DataFrame) -> pd.DataFrame:
-    """Widen intervals by half, as with whole rides."""
-    lower, upper = (tables["estimate"] + 1.5 * (tables[end] - tables["estimate"]) for end in ("lower", "upper"))
+def narrower(tables: pd.DataFrame) -> pd.DataFrame:
+    """Narrow intervals by a third, as with single images."""
+    lower, upper = (tables["estimate"] + 2 / 3 * (tables[end] - tables["estimate"]) for end in ("lower", "upper"))
     return tables.assign(lower=lower, upper=upper)
 
 
@@ -182,9 +187,39 @@ def made_summary() -> dict:
             "adjusted": {"intercept": -6.21, "score": 8.03, "station_ft": -1.25e-05},
         },
         "interval": "percentile",
+        "preset": "recommended",
         "schemes": [
-            {"prediction": "two_class", "unit": "image", "folder": "estimates", "resample_calibration": False},
-            {"prediction": "two_class", "unit": "ride", "folder": "estimates/ride", "resample_calibration": False},
+            {
+                "prediction": "two_class",
+                "unit": "ride",
+                "preset": "recommended",
+                "folder": "estimates",
+                "resample_calibration": True,
+                "gamma_below_effective": 200.0,
+                "census_error": True,
+                "design_effect": 2.5,
+            },
+            {
+                "prediction": "two_class",
+                "unit": "image",
+                "preset": "published",
+                "folder": "estimates/published",
+                "resample_calibration": False,
+                "gamma_below_effective": 0.0,
+                "census_error": False,
+                "design_effect": None,
+            },
+        ],
+        "influential_areas": [
+            {
+                "analysis": "race",
+                "group": "Asian",
+                "key": "Asian",
+                "area": "36047990100",
+                "images": 19,
+                "positives": 1,
+                "share": 0.41,
+            }
         ],
         "images": {
             "analyzed": 901_234,
@@ -271,7 +306,7 @@ def made_study(
         study.write(BOUNDARIES, places(), "areas/boundaries.parquet"),
         study.write(annotated_table(), made_images(images), "annotated/day=2020-10-05/part-0.parquet"),
         study.write_bytes(tables.to_csv(index=False).encode(), "estimates", "tables.csv"),
-        study.write_bytes(wider(tables).to_csv(index=False).encode(), "estimates", "ride", "tables.csv"),
+        study.write_bytes(narrower(tables).to_csv(index=False).encode(), "estimates", "published", "tables.csv"),
         study.write_bytes(made_areas().to_csv(index=False).encode(), "estimates", "areas.csv"),
         study.write_bytes(json.dumps(summary).encode(), "estimates", "summary.json"),
     ]

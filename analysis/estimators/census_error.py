@@ -8,7 +8,7 @@ import numpy.typing as npt
 from patrolscope.analysis.estimators.area_class_counts import Floats
 from patrolscope.pipeline.seeds import stream
 
-# Margins of error of the American Community Survey are of 90 % intervals.
+# Margins of error of the American Community Survey are of 90% intervals.
 _MARGIN_Z = 1.645
 
 
@@ -20,7 +20,7 @@ def draw_residents(persons: Floats, margins: Floats, *, replicates: range, seed:
     persons : ndarray of float64, shape (n_areas, 1 + n_groups)
         All residents, then those of each group.
     margins : ndarray of float64, shape (n_areas, n_groups)
-        Margins of error at 90 %; a missing one counts as 0.
+        Margins of error at 90%; a missing one counts as 0.
     replicates : range
         Numbers of the replicates.
     seed : int

@@ -2,7 +2,7 @@
 
 One area of 19 images can carry the ratio of a whole city. The composite rate of an area with few images is close to
 that of its neighborhood. It is based on a model, in which the areas of a neighborhood are exchangeable: an area with an
-unusual true rate is drawn towards the others. It therefore stands beside the direct rate and never replaces it.
+unusual true rate is pulled toward the others. It is therefore reported with the direct rate and never replaces it.
 """
 
 from __future__ import annotations

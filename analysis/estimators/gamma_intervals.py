@@ -1,6 +1,6 @@
 """Gamma intervals for groups with few positive images.
 
-With few positives a percentile interval is too narrow: it covers 72 % for 1 or 2 and 90 % for 11 to 50. With none, all
+With few positives a percentile interval is too narrow: it covers 72% for 1 or 2 and 90% for 11 to 50. With none, all
 replicates are equal. The positives of a group are a weighted sum of nearly Poisson counts, whose interval follows from
 two gamma distributions [1]_, with the mean weight of the next positive image [2]_ and a design effect for rides.
 

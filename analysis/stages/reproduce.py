@@ -40,7 +40,7 @@ def load_neighborhoods() -> gpd.GeoDataFrame:
 def tabulate(results: dict[str, Released]) -> pd.DataFrame:
     """Tabulate all estimates of all analyses: rows of `released_table`, groups in file order."""
     tables = [released_table(name, released, INTERVAL_PERCENT) for name, released in results.items()]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).drop(columns="interval_method")  # percentiles, as published
 
 
 def side_by_side(tables: pd.DataFrame, analysis: str) -> pd.DataFrame:

@@ -99,7 +99,7 @@ class Results:
 
     @property
     def drawn(self) -> list[str]:
-        """What is resampled: for `lower` and `upper`, then for the second intervals."""
+        """Resampled units, by name: for `lower` and `upper`, then for the second intervals."""
         schemes = self.summary["schemes"]
         same = [scheme for scheme in schemes if scheme["prediction"] == self.prediction]
         return [resampled(scheme) for scheme in same[: 1 if self.second is None else 2]]
@@ -156,7 +156,7 @@ class Results:
 
 
 def resampled(scheme: dict[str, Any]) -> str:
-    """Return what a resampling scheme, an entry of `summary["schemes"]`, resamples."""
+    """Return the name of the units that a scheme, an entry of `summary["schemes"]`, resamples."""
     if scheme.get("preset") == "published":
         return AS_PUBLISHED
     unit = UNITS[scheme["unit"]]

@@ -53,7 +53,7 @@ from patrolscope.pipeline.study.store import Study
 
 # Resampling units with images of a group: with fewer, no interval is shown. Of 4 units, 1 draw in 64 has a single one.
 UNITS_FOR_AN_INTERVAL = 5
-# In a group of fewer areas, each has a large influence, and naming it says nothing.
+# In a group of fewer areas, each one has a large influence, and naming it is uninformative.
 _LEAST_AREAS = 10
 _KEY = ["analysis", "key", "quantity"]
 

@@ -248,7 +248,9 @@ def _points(axes: Axes, rows: Any, y: Any, style: Style, *, second: float, scale
             axes.plot(end, y[solid] + second, "|", markersize=3.4 * scale, markeredgewidth=0.6, **line)
     bounded = (rows["bound"] == "below").to_numpy()
     bounds = rows[bounded]
-    axes.hlines(y[bounded], bounds["lower"], bounds["upper"], linewidth=0.9 * scale, linestyles=(0, (1.5, 1.5)), **line)
+    if bounded.any():
+        ends = bounds["lower"], bounds["upper"]
+        axes.hlines(y[bounded], *ends, linewidth=0.9 * scale, linestyles=(0, (1.5, 1.5)), **line)
     for chosen, at, marker, filled in (
         (solid, "estimate", style.marker, True),
         (~solid & ~bounded, "estimate", style.marker, False),

@@ -332,7 +332,7 @@ class Estimate(Frozen):
     bootstrap: tuple[Literal["image", "ride", "day", "area"], ...] = ("ride",)
     resample_calibration: bool = True  # also resample the validation set in each replicate; not for station_adjusted
     interval: Literal["percentile", "basic", "normal", "bca"] = "percentile"
-    gamma_below_effective: float = Field(200, ge=0)  # gamma intervals below so many effective positives
+    gamma_below_effective: float = Field(200, ge=0)  # gamma intervals of groups with fewer
     census_error: bool = True  # also draw the residents of population groups in each replicate
     predictions: tuple[Literal["two_class", "station_adjusted"], ...] = ("two_class",)
     influence_share: Share = 0.2  # single areas that make a larger share of a ratio's variance are named

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pandas as pd
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -159,10 +158,17 @@ def test_a_redrawn_validation_set_spreads_its_probabilities_as_binomials_do():
     np.testing.assert_array_equal(drawn[:, 9:10], resample_probabilities(calibration, replicates=range(9, 10), seed=1))
 
 
-def test_a_redrawn_validation_set_without_a_positive_image_gives_no_probability():
-    tiny = TwoClass(0.5, positive=1, true_positive=1, negative=2, false_negative=1)
-    drawn = resample_probabilities(tiny, replicates=range(400), seed=1)
-    missing = np.isnan(drawn).any(axis=0)
-    assert np.isnan(drawn).all(axis=0)[missing].all()
-    # (2/3)^3 of the replicates hold no positive image, (1/3)^3 no negative one.
-    assert missing.mean() == pytest.approx(9 / 27, abs=5 * np.sqrt(2 / 9 / 400))
+def test_few_labels_of_a_kind_give_probabilities_from_their_posterior_distributions():
+    tiny = TwoClass(0.5, positive=12, true_positive=12, negative=300, false_negative=0)
+    drawn = resample_probabilities(tiny, replicates=range(4_000), seed=1)
+    for row, (right, wrong) in enumerate(((0, 300), (12, 0))):
+        posterior = stats.beta(right + 0.5, wrong + 0.5)
+        assert stats.kstest(drawn[row], posterior.cdf).pvalue > 0.001
+    assert ((drawn > 0) & (drawn < 1)).all()
+
+
+def test_draws_of_the_validation_set_depend_on_its_counts_alone():
+    first = TwoClass(0.5, positive=264, true_positive=205, negative=19_736, false_negative=42)
+    second = TwoClass(0.9, positive=264, true_positive=205, negative=19_736, false_negative=42)
+    drawn = [resample_probabilities(one, replicates=range(20), seed=1) for one in (first, second)]
+    np.testing.assert_array_equal(*drawn)

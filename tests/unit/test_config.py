@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from patrolscope.pipeline.credentials import has_credentials, redacted
 from patrolscope.pipeline.errors import SettingsError
-from patrolscope.pipeline.study.config import Settings, dump_settings, parse_settings
+from patrolscope.pipeline.study.config import (
+    PRESETS,
+    Estimate,
+    Settings,
+    dump_settings,
+    parse_settings,
+    with_changes,
+)
 
 
 def refused(text: str) -> str:
@@ -37,12 +44,46 @@ def test_other_urls_are_not_taken_for_ones_with_credentials(url):
     assert redacted(url) == url
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_those_of_the_recommended_preset():
+    assert Estimate() == Estimate(**PRESETS["recommended"])
+    assert Estimate().preset_in_use == "recommended"
+
+
+def test_a_preset_gives_its_values_and_a_changed_one_makes_it_custom():
+    published = parse_settings("estimate: {preset: published}", where="study.yaml").estimate
+    assert (published.bootstrap, published.replicates, published.resample_calibration) == (("image",), 100, False)
+    assert published.preset_in_use == "published"
+    custom = parse_settings("estimate: {preset: published, replicates: 101}", where="study.yaml").estimate
+    assert (custom.replicates, custom.census_error, custom.preset_in_use) == (101, False, "custom")
+
+
+def test_a_written_preset_can_be_changed_in_one_place():
+    text = dump_settings(Settings())
+    assert "preset: recommended" in text
+    assert "resample_calibration" not in text
+    changed = parse_settings(text.replace("preset: recommended", "preset: published"), where="study.yaml")
+    assert changed.estimate.preset_in_use == "published"
+    again = with_changes(
+        with_changes(Settings(), {"estimate": {"replicates": 7}}), {"estimate": {"preset": "published"}}
+    )
+    assert again.estimate.preset_in_use == "published"
+    own = with_changes(Settings(), {"estimate": {"replicates": 7}})
+    assert parse_settings(dump_settings(own), where="study.yaml") == own
+
+
+def test_an_unknown_preset_is_one_fault():
+    with pytest.raises(SettingsError) as caught:
+        parse_settings("estimate: {preset: publshed}", where="study.yaml")
+    assert str(caught.value).splitlines()[1:] == [
+        "  estimate.preset: got 'publshed': Input should be 'recommended' or 'published'"
+    ]
+
+
+def test_the_other_defaults_are_the_papers():
     defaults = Settings()
     assert defaults.estimate.threshold == 0.770508
     assert defaults.estimate.first_day == date(2020, 10, 5)
     assert defaults.estimate.split == 1
-    assert defaults.estimate.replicates == 100
     assert defaults.estimate.interval_percent == 95
     assert defaults.estimate.zone_share == 0.5
     assert defaults.estimate.correlation_persons == 500

@@ -208,14 +208,14 @@ def test_no_text_of_a_figure_reaches_over_its_edge(study):
 
 def test_a_second_interval_is_below_the_first_and_in_the_legend_only_where_drawn(study, tmp_path):
     borough = figures_of(study)["borough"]
-    assert "Thin line: resampling whole rides" in texts(borough)
+    assert "Thin line: resampling single images, as published" in texts(borough)
     first, second = borough.axes[0].collections[-2:]
     for above, below in zip(first.get_segments(), second.get_segments(), strict=True):
         assert above[0][1] < below[0][1] < above[0][1] + 0.5  # the axis runs down
     few = made_study(tmp_path, images=10)
     none = made_tables().assign(lower=np.nan, upper=np.nan)
-    few.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
-    assert "whole rides" not in texts(figures_of(few)["borough"])
+    few.write_bytes(none.to_csv(index=False).encode(), "estimates", "published", "tables.csv")
+    assert "single images" not in texts(figures_of(few)["borough"])
 
 
 def test_image_counts_that_all_rows_share_are_stated_once(study):
@@ -284,7 +284,7 @@ def test_neighborhoods_with_few_images_are_not_ranked_and_none_is_at_both_ends(t
     assert together["estimate"].is_monotonic_decreasing
 
 
-def test_a_neighborhood_without_a_positive_image_is_open_and_hatched(tmp_path):
+def test_a_neighborhood_without_a_positive_image_has_no_rank_and_is_hatched(tmp_path):
     tables = made_tables()
     means = (tables["group"] == "Gramercy") & (tables["quantity"] == "weighted_mean")
     tables.loc[means, "estimate"] = made_summary()["calibration"]["false_omission_rate"]
@@ -294,13 +294,24 @@ def test_a_neighborhood_without_a_positive_image_is_open_and_hatched(tmp_path):
     groups = read_results(study).groups("neighborhood").set_index("group")
     assert groups.index[groups["none_positive"]].tolist() == ["Gramercy"]
     figures = figures_of(study)
-    assert "Open marker" in texts(figures["neighborhood"])
+    assert "Gramercy" not in texts(figures["neighborhood"])
     assert "Open marker" not in texts(figures["borough"])
-    (none_positive,) = [line for line in figures["neighborhood"].axes[0].lines if line.get_markerfacecolor() == "none"]
-    assert none_positive.get_xdata() == [0.01]
     level = load_city(study, read_results(study), cells=200).regions.set_index("region")
     assert level.loc["Gramercy", "few"]
     assert set(level.index[level["few"]]) == {"Gramercy", *groups.index[groups["images"] < FEW_IMAGES]}
+
+
+@pytest.mark.parametrize(("bound", "marker", "at"), [("", "o", 0.01), ("below", "<", 1.4)])
+def test_a_group_without_a_positive_image_has_an_open_marker_or_an_upper_bound(tmp_path, bound, marker, at):
+    tables = made_tables()
+    queens = tables["group"] == "Queens"
+    tables.loc[queens & (tables["quantity"] == "weighted_mean"), "estimate"] = 0.0021281
+    relative = queens & (tables["quantity"] == "relative_to_average")
+    tables.loc[relative, ["estimate", "lower", "upper", "bound"]] = [0.01, 0.01, 1.4, bound]
+    drawn = figures_of(made_study(tmp_path, images=10, tables=tables))["borough"]
+    assert "Open marker: no positive image. A triangle is an upper bound of the rate." in texts(drawn)
+    (open_marker,) = [line for line in drawn.axes[0].lines if line.get_markerfacecolor() == "none"]
+    assert (open_marker.get_marker(), list(open_marker.get_xdata())) == (marker, [at])
 
 
 def test_under_a_logistic_prediction_places_without_a_positive_image_are_marked_by_their_images(tmp_path):

@@ -7,7 +7,7 @@ import yaml
 
 from patrolscope.pipeline.engine import registry
 from patrolscope.pipeline.errors import SettingsError, StudyLockedError
-from patrolscope.pipeline.study.config import Settings
+from patrolscope.pipeline.study.config import Settings, parse_settings
 from patrolscope.pipeline.study.migration import SETTINGS, migrate_settings, remove_renamed_stages
 from patrolscope.pipeline.study.store import Record, create_study, open_study
 from tests.integration.test_cli import invoke
@@ -113,3 +113,23 @@ def test_nothing_is_removed_while_a_run_holds_the_study(study):
     with study.lock(), pytest.raises(StudyLockedError):
         remove_renamed_stages(study, registry.ORDER)
     assert study.stages() == ["annotate", "known", "map"]
+
+
+def test_a_study_from_before_presets_gets_the_recommended_one_and_keeps_its_own_values(tmp_path):
+    before = (
+        "estimate:\n  threshold: 0.6\n  replicates: 100\n  bootstrap: [image, ride]\n  resample_calibration: false\n"
+        "  interval: bca\n"
+    )
+    (tmp_path / "study.yaml").write_text(before)
+    lines = migrate_settings(tmp_path)
+    assert "estimate.preset is recommended now" in lines[0]
+    assert "your own values of interval are kept" in lines[0]
+    rules = parse_settings((tmp_path / "study.yaml").read_text(), where="study.yaml").estimate
+    assert (rules.threshold, rules.interval, rules.replicates, rules.bootstrap) == (0.6, "bca", 1_000, ("ride",))
+    assert (tmp_path / "study.yaml.bak").read_text() == before
+    assert migrate_settings(tmp_path) == []
+
+
+def test_a_short_study_yaml_needs_no_preset(tmp_path):
+    (tmp_path / "study.yaml").write_text("estimate: {replicates: 100}\n")
+    assert migrate_settings(tmp_path) == []

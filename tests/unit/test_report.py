@@ -139,6 +139,7 @@ def test_every_estimate_of_every_analysis_is_in_the_page(page, study):
                 f"{row['estimate']:.3f}",
                 f"{row['lower']:.3f} to {row['upper']:.3f}",
                 f"{row['second_lower']:.3f} to {row['second_upper']:.3f}",
+                f"{row['estimate']:.3f} ({row['composite_lower']:.3f} to {row['composite_upper']:.3f})",
                 f"{100 * levels[row['group']]:.3f}%",
                 *([] if same else [f"{row['images']:,}"]),
             )
@@ -147,17 +148,18 @@ def test_every_estimate_of_every_analysis_is_in_the_page(page, study):
 
 
 def test_the_page_names_the_resampling_unit_of_each_interval(page, study, tmp_path):
-    assert "interval, single images" in page.text
-    assert "interval, whole rides" in page.text
-    assert "images of one ride are not: those intervals are too narrow" in page.text.replace("\n", " ")
+    assert "interval, whole rides and the validation set" in page.text
+    assert "interval, single images, as published" in page.text
+    assert "treat images of one ride as independent and the calibration as known" in page.text.replace("\n", " ")
     alone = made_summary() | {
-        "schemes": [{**made_summary()["schemes"][0], "unit": "ride", "resample_calibration": True}]
+        "preset": "custom",
+        "schemes": [{**made_summary()["schemes"][0], "preset": "custom", "resample_calibration": False}],
     }
     text = render_report(made := made_study(tmp_path / "alone", summary=alone), read_results(made))
     assert text.count("95%&nbsp;interval") == text.count("sd</th>") > 0
-    assert "Resampling units of this study:\nwhole rides." in text
+    assert "Resampled:\nwhole rides." in text
     assert "sd</th>" in text
-    assert "labeled images are resampled as well" in text
+    assert "The calibration is held fixed" in text
 
 
 def test_calibration_quality_correlations_and_truth_are_in_the_page(page):
@@ -215,40 +217,38 @@ def test_a_group_with_too_few_units_has_no_interval_and_the_page_has_the_reason(
     page = Page(report_of(study))
     (queens,) = [row for row in page.rows if row[0] == "Queens" and len(row) > 4]
     assert queens[2:4] == [UNKNOWN, UNKNOWN]  # of single images, and of whole rides
-    assert "A group with images in fewer than 5 rides, days, or areas has no interval from them" in page.text
+    assert "A group with images in fewer than 5 rides, days, or areas has no interval" in page.text
     results = read_results(study)
     _, sentence = headline(results, "New York City", 95)
     ends = results.groups("race").sort_values("estimate").iloc[[0, -1]]
     assert sentence.count("95% interval") == ends["lower"].notna().sum() < 2
 
 
-def test_the_headline_has_the_wider_of_two_intervals_and_its_limitation(tmp_path):
+def test_the_headline_has_the_recommended_interval_and_its_limitation(tmp_path):
     tables = made_tables()
     levels = (tables["analysis"] == "race") & (tables["quantity"] == "relative_to_average")
     for group, values in {"Asian": (1.2, 1.1, 1.3), "White": (0.96, 0.94, 0.98)}.items():
         tables.loc[levels & (tables["group"] == group), ["estimate", "lower", "upper"]] = values
     tables.loc[levels & tables["group"].isin(["Black", "Hispanic or Latino"]), "estimate"] = 1.0
-    rides = tables.copy()
-    rides.loc[levels & (tables["group"] == "White"), "upper"] = 1.01
+    tables.loc[levels & (tables["group"] == "White"), "upper"] = 1.01
     study = made_study(tmp_path, images=10, tables=tables)
-    study.write_bytes(rides.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
     assert headline(read_results(study), "New York City", 95)[1] == (
         "Weighted by residents, images show a police vehicle most often around Asian residents, 1.200 times the city's "
-        "average (95% interval, resampling whole rides: 1.100 to 1.300), and least often around White "
-        "residents, 0.960 times (0.940 to 1.010, not distinguishable from the average)."
+        "average (95% interval, resampling whole rides and the validation set: 1.100 to 1.300), and least often around "
+        "White residents, 0.960 times (0.940 to 1.010, not distinguishable from the average)."
     )
 
 
 def test_a_second_scheme_without_intervals_is_hidden_with_its_reason(tmp_path):
     summary = made_summary()
-    summary["schemes"][1]["without_intervals"] = "3 rides: fewer than 5"
+    summary["schemes"][1]["without_intervals"] = "3 images: fewer than 5"
     study = made_study(tmp_path, images=10, summary=summary)
     none = made_tables().assign(lower=np.nan, upper=np.nan)
-    study.write_bytes(none.to_csv(index=False).encode(), "estimates", "ride", "tables.csv")
+    study.write_bytes(none.to_csv(index=False).encode(), "estimates", "published", "tables.csv")
     page = Page(report_of(study))
-    assert "interval, whole rides" not in page.text
-    assert "resampling single images: " in headline(read_results(study), "New York City", 95)[1]
-    assert "There are no intervals from whole rides: 3 rides: fewer than 5." in page.text
+    assert "interval, single images" not in page.text
+    assert "resampling whole rides and the validation set: " in headline(read_results(study), "New York City", 95)[1]
+    assert "There are no intervals from single images: 3 images: fewer than 5." in page.text
 
 
 def test_the_page_names_the_prediction_that_its_tables_average(page, tmp_path):

@@ -362,7 +362,7 @@ def test_a_group_with_constant_replicates_has_an_open_marker_and_no_note_on_its_
     run(results, tmp_path / "out")
     for name in ("neighborhood", "neighborhood_all"):
         written = " ".join(svg_texts(tmp_path / "out" / f"{name}.svg"))
-        assert "Open marker: every replicate has the same level; the interval is uninformative." in written
+        assert "Open marker: every replicate has the same rate, so the interval is uninformative." in written
         assert "positive" not in written
 
 
