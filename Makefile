@@ -2,7 +2,7 @@
 # make streets      rendered street scenes through the shipped detector; installs torch (5 GB)
 # make dashboard    the demo study in the browser
 # make test         lint, types, and all tests, with the versions of requirements.lock
-# make test-lowest  unit tests with the lowest versions that pyproject.toml allows
+# make test-lowest  the faster unit tests with the lowest versions that pyproject.toml allows
 # make lock         resolve requirements.lock again
 # make bench        every benchmark, each against its peer in the same run
 PYTHON ?= python3
@@ -60,7 +60,7 @@ test-lowest: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --quiet --resolution lowest-direct --extra test --no-header --output-file $(LOWEST)/requirements.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --requirement $(LOWEST)/requirements.txt
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
-	$(LOWEST)/bin/python -m pytest tests/unit --override-ini filterwarnings=default --numprocesses 2 --dist loadfile --quiet
+	$(LOWEST)/bin/python -m pytest tests/unit -m "not slow" --override-ini filterwarnings=default --numprocesses 2 --dist loadfile --quiet
 
 lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml

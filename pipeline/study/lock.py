@@ -100,10 +100,7 @@ def _take(fs: Any, path: str, root: str, run: str) -> None:
     """Write the lock file if there is none, or if its lease has ended."""
     if _create(fs, path, run):
         return
-    try:
-        content = fs.cat_file(path)
-    except FileNotFoundError:
-        content = b""  # removed in this moment
+    content = _content(fs, path)
     ends = _lease_end(content)
     if ends is None or ends > datetime.now(UTC):
         until = "" if ends is None else f"; its lease ends at {ends:%Y-%m-%d %H:%M} UTC unless it is renewed"
@@ -113,8 +110,13 @@ def _take(fs: Any, path: str, root: str, run: str) -> None:
     claim = f"{path}.{hashlib.sha256(content).hexdigest()[:16]}"
     if not _create(fs, claim, run):
         raise StudyLockedError(f"{root} is being taken over by another run; wait for it, or remove {claim}")
-    fs.pipe_file(path, _description(run, LEASE_S))
-    fs.rm_file(claim)
+    try:
+        # Since the lease was read, another run may have created this file, taken over, and removed the file again.
+        if _content(fs, path) != content:
+            raise StudyLockedError(f"{root} has just been taken over by another run; wait for it, or stop it")
+        fs.pipe_file(path, _description(run, LEASE_S))
+    finally:
+        fs.rm_file(claim)
 
 
 def _create(fs: Any, path: str, run: str) -> bool:
@@ -126,7 +128,9 @@ def _create(fs: Any, path: str, run: str) -> bool:
         return False
     try:
         fs.pipe_file(path, _description(run, LEASE_S), mode="create")
-    except OSError:  # file systems have different ones for a condition that does not hold
+    except FileExistsError:
+        return False  # even if the file is gone by now, as that of a run that has taken over
+    except OSError:  # some file systems have another one for a condition that does not hold
         if not fs.exists(path):
             raise
         return False
@@ -145,10 +149,15 @@ def _renew(fs: Any, path: str, run: str, done: threading.Event) -> None:
 
 
 def _is_held(fs: Any, path: str, run: str) -> bool:
+    return _content(fs, path).endswith(run.encode())
+
+
+def _content(fs: Any, path: str) -> bytes:
+    """Return the content of a lock file, which is empty if the file has just been removed."""
     try:
-        return bool(fs.cat_file(path).endswith(run.encode()))
+        return bytes(fs.cat_file(path))
     except FileNotFoundError:
-        return False
+        return b""
 
 
 def _description(run: str, lease_s: float | None = None) -> bytes:

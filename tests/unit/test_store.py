@@ -416,6 +416,35 @@ def test_a_dead_runs_lease_ends_and_of_the_next_runs_one_holds_the_study(bucket,
     assert holders(fs, path, runs=4) == 1
 
 
+def test_a_run_that_read_an_ended_lease_before_another_took_over_leaves_the_study_to_it(bucket, monkeypatch):
+    fs, path = bucket
+    monkeypatch.setattr(lock, "LEASE_S", -1.0)
+    lock._take(fs, path, "s3://study", "dead")
+    monkeypatch.setattr(lock, "LEASE_S", 600.0)
+    create = lock._create
+
+    def create_later(fs, name, run):
+        if name != path and run == "late":
+            lock._take(fs, path, "s3://study", "first")
+        return create(fs, name, run)
+
+    monkeypatch.setattr(lock, "_create", create_later)
+    with pytest.raises(StudyLockedError, match="has just been taken over by another run"):
+        lock._take(fs, path, "s3://study", "late")
+    assert lock._is_held(fs, path, "first")
+    assert fs.find(path.removesuffix("/.lock"), refresh=True) == [path]
+
+
+def test_a_file_that_another_run_creates_and_removes_in_between_is_not_ours(bucket, monkeypatch):
+    fs, path = bucket
+
+    def pipe_file(*arguments, **options):
+        raise FileExistsError(path)
+
+    monkeypatch.setattr(fs, "pipe_file", pipe_file)
+    assert not lock._create(fs, path, "late")
+
+
 def test_a_lease_is_renewed_while_it_is_held_and_a_lost_lock_is_not_written_over(bucket, monkeypatch):
     fs, path = bucket
     monkeypatch.setattr(lock, "RENEW_S", 0.05)
