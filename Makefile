@@ -3,7 +3,7 @@
 # make dashboard    the demo study in the browser
 # make test         lint, types, and all tests, with the versions of requirements.lock
 # make test-lowest  the faster unit tests with the lowest versions that pyproject.toml allows
-# make lock         resolve requirements.lock again
+# make lock         resolve requirements.lock and requirements-lowest.txt again
 # make bench        every benchmark, each against its peer in the same run
 PYTHON ?= python3
 VENV   ?= .venv
@@ -56,14 +56,14 @@ test: lint
 
 # Without the extra `detect`: its tests skip where torch is missing. Old versions warn about newer ones of each other.
 test-lowest: $(VENV)/.installed-dev
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
-	$(BIN)/uv pip compile --quiet --resolution lowest-direct --extra test --no-header --output-file $(LOWEST)/requirements.txt pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --requirement $(LOWEST)/requirements.txt
-	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
+	$(BIN)/python -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --requirement requirements-lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --editable .
 	$(LOWEST)/bin/python -m pytest tests/unit -m "not slow" --override-ini filterwarnings=default --numprocesses 2 --dist loadfile --quiet
 
 lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --resolution lowest-direct --extra test --no-header --no-annotate --no-emit-index-url --output-file requirements-lowest.txt pyproject.toml
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks all

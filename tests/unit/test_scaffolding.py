@@ -4,8 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 # Packages with another name on conda-forge.
@@ -21,6 +23,21 @@ def test_environment_yml_and_pyproject_name_the_same_dependencies():
     assert theirs.pop("python") == project["requires-python"]
     theirs.pop("pip")
     assert theirs == ours
+
+
+@pytest.mark.parametrize(("file", "extras"), [("requirements.lock", None), ("requirements-lowest.txt", ["test"])])
+def test_pinned_versions_are_those_that_pyproject_allows(file, extras):
+    """`make lock` resolves both files; a bound that rose since would be tested with a version below it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(text for name in extras or optional for text in optional[name])]
+    pinned = {}
+    for line in (ROOT / file).read_text().splitlines():
+        requirement = Requirement(line)
+        pinned.setdefault(canonicalize_name(requirement.name), []).append(next(iter(requirement.specifier)).version)
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "patrolscope":
+            assert all(map(requirement.specifier.contains, pinned[canonicalize_name(requirement.name)])), requirement
 
 
 def test_imports_point_one_way():
