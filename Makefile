@@ -54,11 +54,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # Files keep their order, since the longest ones of tests/integration come first and many short ones of tests/unit fill the
-# end. The studies that tests share are built once for both runs.
+# end. The studies that tests share are built once for both runs. Two tests at a time have a thread each: with more, those of
+# torch would spend processor time on waiting for each other.
 test: export PATROLSCOPE_STUDIES = test-artifacts/studies
 test: lint
 	rm -rf $(PATROLSCOPE_STUDIES)
-	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
 	PATROLSCOPE_SCREENSHOTS=test-artifacts $(BIN)/python -m pytest -m alone --durations=15
 	rm -rf $(PATROLSCOPE_STUDIES)
 

@@ -13,6 +13,10 @@ from hypothesis import settings
 settings.register_profile("patrolscope", deadline=None)
 settings.load_profile("patrolscope")
 
+# Dask would sample the stacks of each worker 100 times per second, idle ones included: half of what two idle workers
+# cost, and no test looks at it. Commands in processes of their own inherit it.
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
+
 # These need the extra `detect`, which `make test-lowest` leaves out.
 NEED_TORCH = (
     *("boxes", "checkpoint", "device", "inference", "onnx_yolov7", "training_data", "ultralytics_detector", "yolov7"),
