@@ -12,6 +12,9 @@ LOWEST := .venv-lowest
 STUDY  ?= demo-study
 PIP    := $(BIN)/python -m pip install --quiet --constraint requirements.lock
 
+# Commands and tests start many processes: without .pyc files, each one would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo dashboard streets test test-lowest lint lock bench clean
 .DEFAULT_GOAL := demo
 
@@ -50,9 +53,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+# Files keep their order, since the longest ones of tests/integration come first and many short ones of tests/unit fill the
+# end. The studies that tests share are built once for both runs. Two tests at a time have a thread each: with more, those of
+# torch would spend processor time on waiting for each other.
+test: export PATROLSCOPE_STUDIES = test-artifacts/studies
 test: lint
-	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --durations=15
+	rm -rf $(PATROLSCOPE_STUDIES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
 	PATROLSCOPE_SCREENSHOTS=test-artifacts $(BIN)/python -m pytest -m alone --durations=15
+	rm -rf $(PATROLSCOPE_STUDIES)
 
 # Without the extra `detect`: its tests skip where torch is missing. Old versions warn about newer ones of each other.
 test-lowest: $(VENV)/.installed-dev

@@ -13,6 +13,10 @@ from hypothesis import settings
 settings.register_profile("patrolscope", deadline=None)
 settings.load_profile("patrolscope")
 
+# Dask would sample the stacks of each worker 100 times per second, idle ones included: half of what two idle workers
+# cost, and no test looks at it. Commands in processes of their own inherit it.
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
+
 # These need the extra `detect`, which `make test-lowest` leaves out.
 NEED_TORCH = (
     *("boxes", "checkpoint", "device", "inference", "onnx_yolov7", "training_data", "ultralytics_detector", "yolov7"),
@@ -64,12 +68,18 @@ def s3():
 
 
 def built_once(tmp_path_factory, name, build):
-    """Build a study once for all processes of a test run, and return a copy for this process, as hard links."""
+    """Build a study once for all processes that share a folder, and return a copy for this process, as hard links.
+
+    The processes of a test run share one, and `make test` names one for both of its runs.
+    """
     from patrolscope.pipeline.study.store import open_study
 
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    named = os.environ.get("PATROLSCOPE_STUDIES")
+    if not named and "PYTEST_XDIST_WORKER" not in os.environ:
         return build(tmp_path_factory.mktemp(name) / "study")
-    shared = tmp_path_factory.getbasetemp().parent / name
+    folder = Path(named).resolve() if named else tmp_path_factory.getbasetemp().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = folder / name
     with FileLock(f"{shared}.lock"):
         if not shared.exists():
             unfinished = shared.with_name(f"{name}-unfinished")
@@ -77,8 +87,16 @@ def built_once(tmp_path_factory, name, build):
             build(unfinished)
             unfinished.rename(shared)
     own = tmp_path_factory.mktemp(name) / "study"
-    shutil.copytree(shared, own, copy_function=os.link)
+    shutil.copytree(shared, own, copy_function=linked)
     return open_study(own)
+
+
+def linked(source, target):
+    """Link a file, or copy it to another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @pytest.fixture(scope="session")

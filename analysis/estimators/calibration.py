@@ -15,10 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.special import expit
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
 from patrolscope.pipeline.errors import SourceError
 
@@ -202,6 +198,9 @@ def station_adjusted(truth: npt.ArrayLike, score: npt.ArrayLike, station_ft: npt
         None if a distance is missing, a column is constant, the maximum likelihood is not finite, or the solver does
         not converge.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     columns = np.column_stack([_filled(score), np.asarray(station_ft)])
     if not np.isfinite(columns).all():
         return None
@@ -243,6 +242,8 @@ def _is_separated(columns: Floats, shows: Bools) -> bool:
 
 def isotonic(truth: npt.ArrayLike, score: npt.ArrayLike) -> Isotonic:
     """Fit the isotonic regression of the truth on the score; a missing score counts as 0."""
+    from sklearn.isotonic import IsotonicRegression
+
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     model.fit(_filled(score), np.asarray(truth, dtype=np.float64))
     return Isotonic(tuple(model.X_thresholds_.tolist()), tuple(model.y_thresholds_.tolist()))
@@ -260,6 +261,8 @@ def quality(truth: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> dic
     threshold : float
         An image is positive if its score is above it.
     """
+    from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
+
     scores = _filled(score)
     positive = scores > threshold
     return {

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import binomtest
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from patrolscope.analysis.estimators.intervals import percentile_interval
 from patrolscope.analysis.estimators.subgroups import Split
@@ -92,6 +91,8 @@ def choose_threshold(rule: ThresholdRule, truth: npt.ArrayLike, score: npt.Array
     SourceError
         If all scores are equal, or no threshold reaches the required precision.
     """
+    from sklearn.metrics import precision_recall_curve
+
     if rule.kind == "study":
         return given
     if rule.kind == "number":
@@ -376,6 +377,8 @@ def curves(truth: npt.ArrayLike, score: npt.ArrayLike, points: int = CURVE_POINT
         precision, when images with a score of at least `from_score` are positive. `from_score` is NaN at the end of a
         curve at which no image is positive.
     """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
     scores = _filled(score)
     false_positive_rate, recall_roc, from_score = roc_curve(truth, scores)
     precision, recall, cut = precision_recall_curve(truth, scores)

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.dataframe as dd
-import dask_geopandas
 import distributed
 import geopandas as gpd
 import pandas as pd
@@ -33,6 +31,9 @@ from patrolscope.pipeline.errors import (
 )
 from patrolscope.pipeline.study.remote import report_storage_faults
 from patrolscope.pipeline.study.store import Record, Study
+
+if TYPE_CHECKING:  # Dask's frames take 0.6 s of each worker and command to import, and few need them
+    import dask.dataframe as dd
 
 OFFERS = "offers"  # metadata key under which a scheduler with its own pools publishes what they offer in all
 ROWS = "CPU"  # resource of shards that need no other one, where workers offer it
@@ -377,6 +378,8 @@ def over_partitions(
 
 def intersecting_pairs(left: gpd.GeoDataFrame, right: gpd.GeoDataFrame) -> pd.DataFrame:
     """Return the row numbers, `left` and `right`, of all pairs of shapes that intersect, joined by dask-geopandas."""
+    import dask_geopandas
+
     frame = dask_geopandas.from_geopandas(left[["geometry"]].reset_index(drop=True), npartitions=1)
     joined = frame.sjoin(right[["geometry"]].reset_index(drop=True), how="inner", predicate="intersects")
     # On the calling thread, which may belong to a worker.
@@ -393,6 +396,9 @@ def read_table(study: Study, table: Table) -> dd.DataFrame:
     StageNotRunError
         If the table does not exist yet.
     """
+    import dask.dataframe as dd
+    import dask_geopandas
+
     files = study.files(table.stored or table.name)
     frame = dd.from_map(study.read, files, meta=table.empty(), geometry=table.geometry is not None)
     return dask_geopandas.from_dask_dataframe(frame, geometry=table.geometry) if table.geometry else frame

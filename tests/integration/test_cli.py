@@ -146,14 +146,15 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
         client()
 
 
-def test_ingest_takes_sources_and_flags_creates_the_study_and_prints_changes(tmp_path):
+def test_ingest_takes_sources_and_flags_creates_the_study_and_prints_changes(tmp_path, client):
     from patrolscope.pipeline.study.store import open_study
     from tests.annotated_csv import published_frame, to_csv
 
     (tmp_path / "annotated.csv").write_bytes(to_csv(published_frame(50).assign(speed=3)))
     root = str(tmp_path / "study")
     source = str(tmp_path / "annotated.csv")
-    code, output = invoke("ingest", source, "--study", root, "--trust", "--keep-unknown")
+    ingest = ("ingest", "--cluster", client.scheduler.address, "--study", root)
+    code, output = invoke(*ingest, source, "--trust", "--keep-unknown")
     assert code == 0
     assert (
         f"{root}/study.yaml now has sources.metadata: {source}; ingest.trust: true; ingest.keep_unknown: true\n"
@@ -162,9 +163,9 @@ def test_ingest_takes_sources_and_flags_creates_the_study_and_prints_changes(tmp
     assert study.settings.ingest.trust
     assert study.read(study.files("supplied")[0])["kept_speed"].unique().tolist() == ["3"]
 
-    code, output = invoke("ingest", "--study", root)
+    code, output = invoke(*ingest)
     assert (code, "now has" in output) == (0, False)
-    code, output = invoke("ingest", "--study", root, "--recompute")
+    code, output = invoke(*ingest, "--recompute")
     assert f"{root}/study.yaml now has ingest.trust: false\n" in output
     assert open_study(root).settings.ingest.keep_unknown
 
@@ -252,7 +253,7 @@ def test_the_version_is_that_of_the_package():
     assert invoke("--version") == (0, f"patrolscope {version('patrolscope')}\n")
 
 
-def test_files_found_to_be_damaged_while_they_are_read_are_listed_at_once_and_can_be_skipped(tmp_path):
+def test_files_found_to_be_damaged_while_they_are_read_are_listed_at_once_and_can_be_skipped(tmp_path, client):
     from patrolscope.pipeline.study.store import open_study
     from tests.raw_study import HEADER, raw_study
 
@@ -260,15 +261,16 @@ def test_files_found_to_be_damaged_while_they_are_read_are_listed_at_once_and_ca
     packed = gzip.compress(HEADER + b"".join(lines))
     files = {f"{number}.csv.gz": packed[:-9] for number in range(4)} | {"4.csv.gz": packed}
     root = raw_study(tmp_path, files).root
-    code, output = invoke("ingest", "--study", root)
+    ingest = ("ingest", "--cluster", client.scheduler.address, "--study", root)
+    code, output = invoke(*ingest)
     assert (code, "4 files are damaged" in output) == (2, True)
     assert all(f"{number}.csv.gz is unreadable" in output.replace("\n", "") for number in range(4))
     assert "4.csv.gz" not in output
     assert "--skip-bad-files" in output
-    code, output = invoke("ingest", "--study", root, "--skip-bad-files")
+    code, output = invoke(*ingest, "--skip-bad-files")
     assert code == 0, output
     records = open_study(root).records("read").values()
     assert sum(record.rows_out for record in records) == 20_000
     assert sum(count for record in records for count in record.ledger[0]["notes"].values()) == 4
-    assert invoke("ingest", "--study", root)[0] == 0
-    assert invoke("ingest", "--study", root, "--refuse-bad-files")[0] == 2
+    assert invoke(*ingest)[0] == 0
+    assert invoke(*ingest, "--refuse-bad-files")[0] == 2

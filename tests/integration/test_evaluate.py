@@ -49,8 +49,9 @@ def evaluated(study, client):
     return study
 
 
-def evaluate(study, *arguments):
-    result = CliRunner().invoke(cli.app, ["evaluate", "--study", study.base, "--replicates", "20", *arguments])
+def evaluate(study, client, *arguments):
+    options = ("--study", study.base, "--cluster", client.scheduler.address, "--replicates", "20")
+    result = CliRunner().invoke(cli.app, ["evaluate", *options, *arguments])
     return result.exit_code, result.output
 
 
@@ -140,9 +141,9 @@ def test_a_second_run_does_nothing_and_another_threshold_recomputes(study, clien
     assert {name: study.read_bytes("evaluation", name) for name in TABLES} == before
 
 
-def test_the_command_prints_the_threshold_and_the_line_for_the_settings(study):
+def test_the_command_prints_the_threshold_and_the_line_for_the_settings(study, client):
     settings = study.read_bytes("study.yaml")
-    code, output = evaluate(study, "--threshold", "best-f1")
+    code, output = evaluate(study, client, "--threshold", "best-f1")
     assert code == 0, output
     chosen = json.loads(study.read_bytes("evaluation/summary.json"))["threshold"]
     assert f"threshold {chosen!r} (best-f1 on the validation set)" in output
@@ -150,7 +151,7 @@ def test_the_command_prints_the_threshold_and_the_line_for_the_settings(study):
     for word in ("validation", "test", "precision", "recall", "f1", "auc"):
         assert word in output
     assert study.read_bytes("study.yaml") == settings
-    code, output = evaluate(study)
+    code, output = evaluate(study, client)
     assert f"threshold {study.settings.estimate.threshold!r} (study.yaml)\ntables" in output
 
 
@@ -184,10 +185,10 @@ def test_labels_are_joined_with_the_detections_of_the_study(study, images, clien
     assert not study.records("labeled")
 
 
-def test_labels_of_images_outside_the_study_are_refused(study, tmp_path):
+def test_labels_of_images_outside_the_study_are_refused(study, client, tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("image_ref,ground_truth\nride/x/a.jpg,1\nride/x/b.jpg,0\n")
-    code, output = evaluate(study, "--ground-truth", str(path))
+    code, output = evaluate(study, client, "--ground-truth", str(path))
     assert code == 2
     assert "none of 2 labels matches exactly one image of the study, the first" in output
 
@@ -236,7 +237,7 @@ def test_a_study_without_layers_is_refused_with_the_stage_to_run(study, tmp_path
         evaluate_stage(**OPTIONS).plan(other)
 
 
-def test_an_invalid_threshold_is_refused_before_anything_starts(study):
-    code, output = evaluate(study, "--threshold", "best")
+def test_an_invalid_threshold_is_refused_before_anything_starts(study, client):
+    code, output = evaluate(study, client, "--threshold", "best")
     assert code == 2
     assert "--threshold best: expected study" in output

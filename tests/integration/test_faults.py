@@ -2,18 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import distributed
-import numpy as np
 import pytest
 import yaml
 
@@ -33,7 +29,8 @@ from patrolscope.pipeline.errors import (
 from patrolscope.pipeline.matching.stages import ANNOTATE
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.output_folder import replace_file
-from patrolscope.pipeline.study.store import Output, Study, create_study, open_study
+from patrolscope.pipeline.study.store import Study, create_study, open_study
+from tests.deadly_shards import Fill, KillOnce, Write
 from tests.image_study import TO_ESTIMATES, copy_of, forget_from, tables_of
 from tests.integration.test_cli import invoke
 from tests.waiting import wait_until
@@ -46,21 +43,6 @@ def pools(tmp_path_factory):
     path.write_text("kind: local\nworkers: 2\nmemory_gb: 3")
     with connection(str(path)) as client:
         yield client
-
-
-@dataclass(frozen=True)
-class KillOnce:
-    """A stage's function that kills its worker after its first call, before the result counts."""
-
-    process: Any
-    flag: Path
-
-    def __call__(self, study: Study, shard: Shard) -> Output:
-        record = self.process(study, shard)
-        if not self.flag.exists():
-            self.flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return record
 
 
 @pytest.mark.parametrize("stage", ["detect", "annotate", "replicates"])
@@ -80,27 +62,6 @@ def test_a_killed_worker_costs_its_shard_and_changes_no_table(undisturbed, pools
     run_stages(study, [instead.get(one, one) for one in TO_ESTIMATES], pools)
     assert flag.exists()
     assert tables_of(study) == tables_of(undisturbed)
-
-
-@dataclass(frozen=True)
-class Write:
-    """A shard that writes its name and leaves a mark per try.
-
-    Deadly shards kill their worker each time; a slow one ends after all others.
-    """
-
-    marks: Path
-    deadly: frozenset[str] = frozenset()
-    slow: frozenset[str] = frozenset()
-
-    def __call__(self, study: Study, shard: Shard) -> Output:
-        (self.marks / f"{shard.name}-{time.monotonic_ns()}").touch()
-        if shard.name in self.deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if shard.name in self.slow:
-            wait_until(lambda: len(study.records("plain")) == 7)
-        file = study.write_bytes(shard.name.encode(), "out", shard.name)
-        return Output((file,), 1, 1)
 
 
 def plain_stage(process, shards: int = 8) -> Stage:
@@ -134,20 +95,6 @@ def test_a_slow_worker_does_no_shard_twice(small, pools, tmp_path):
     assert outcome.rows_out == 8
     assert set(tries(marks).values()) == {1}
     assert len(list((tmp_path / "study" / "out").iterdir())) == 8
-
-
-@dataclass(frozen=True)
-class Fill:
-    """A shard that needs more memory than Dask gives a worker."""
-
-    megabytes: int
-
-    def __call__(self, study: Study, shard: Shard) -> Output:
-        held = [np.ones(2**20, np.uint8) for _ in range(self.megabytes if shard.name == "s1" else 1)]
-        limit_bytes = distributed.get_worker().memory_manager.memory_limit
-        if len(held) * 2**20 > limit_bytes:
-            wait_until(lambda: False)  # Dask checks the memory periodically, and ends this process
-        return Output((study.write_bytes(bytes([len(held) % 2]), "out", shard.name),), 1, 1)
 
 
 def test_a_worker_with_too_little_memory_is_reported_and_a_larger_one_resumes(small, pools, tmp_path):

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from patrolscope.pipeline.engine import registry
+from patrolscope.pipeline.engine.run import run_stages
 from patrolscope.pipeline.study.config import Settings
 from patrolscope.pipeline.study.store import create_study, open_study
 from tests.integration.test_run import patrolscope
@@ -24,7 +26,7 @@ def files(study, *folders):
     return {name: study.read_bytes(name) for folder in folders for name in study.find(folder)}
 
 
-def test_a_study_on_an_object_store_has_the_tables_of_one_on_disk(tmp_path, s3):
+def test_a_study_on_an_object_store_has_the_tables_of_one_on_disk(tmp_path, s3, client):
     local = simulated(tmp_path / "study", images=1_000, days=1)
     settings = local.settings.model_dump(mode="json")
     settings["estimate"]["replicates"] = 50
@@ -35,8 +37,8 @@ def test_a_study_on_an_object_store_has_the_tables_of_one_on_disk(tmp_path, s3):
     s3.mkdir("studies")
     s3.put(f"{local.root}/", "studies/city", recursive=True)
     remote = open_study("s3://studies/city")
-    for study in (local, remote):
-        run(study)
+    run_stages(local, registry.command_stages("run", local), lambda: client)
+    run(remote)
     tables = [files(study, "annotated", "estimates", "sensitivity", "replicates") for study in (local, remote)]
     assert tables[0].keys() == tables[1].keys()
     assert [name for name in tables[0] if tables[0][name] != tables[1][name]] == []

@@ -2,6 +2,7 @@
 
 import email
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -96,9 +97,11 @@ def test_a_small_study_runs_from_the_wheel_without_the_repository(distributions,
     work.mkdir()
     (work / "pipeline.py").write_text("raise ImportError('a user has a module of this name')")
 
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
     def python(*arguments):
         done = subprocess.run(
-            [home / "bin" / "python", *arguments], cwd=work, capture_output=True, text=True, timeout=300
+            [home / "bin" / "python", *arguments], cwd=work, env=alone, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

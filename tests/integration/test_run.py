@@ -169,9 +169,9 @@ def test_a_terminated_run_removes_its_keys(finished, tmp_path):
     assert not list(home.rglob("*.pem"))
 
 
-def test_a_missing_folder_of_images_is_reported_before_a_row_is_read(simulated):
+def test_a_missing_folder_of_images_is_reported_before_a_row_is_read(simulated, client):
     study = branch(simulated, "nowhere", images={"sources": ["nowhere"]})
-    process = patrolscope("run", "--study", study.root)
+    process = patrolscope("run", "--study", study.root, "--cluster", client.scheduler.address)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "images.sources: nowhere does not exist" in output

@@ -16,7 +16,8 @@ from patrolscope.analysis.estimators.unit_counts import UnitCounts
 
 pytestmark = pytest.mark.slow
 
-AREAS, REPLICATES = 12, 199
+# What these tests can find depends on the number of studies, hardly on that of replicates, which take the time.
+AREAS, REPLICATES = 12, 99
 NOMINAL = 0.95 * (REPLICATES - 1) / (REPLICATES + 1)
 PROBABILITIES = np.array([[0.002], [0.78]])
 PREDICTIONS = PROBABILITIES[:, 0]
@@ -65,16 +66,20 @@ def images_of(rates: np.ndarray, generator: np.random.Generator, images: int) ->
     return np.stack([taken - positive, positive], axis=1)
 
 
+def resample_all(areas: pd.DataFrame, inside: np.ndarray, seed: int) -> np.ndarray:
+    """Resample the images of the whole city; in a city of nothing but residents, the other populations are the same."""
+    everyone = populations(areas)["all"]
+    return resample_images(inside, NOTHING, [everyone], replicates=range(REPLICATES), seed=seed)["all"]
+
+
 def test_the_image_bootstrap_covers_where_images_are_independent():
     areas = city()
     panel, rates = panel_of(areas), np.random.default_rng(2).uniform(0.05, 0.3, AREAS)
     truth, held = truth_of(panel, rates), []
     for study in range(800):
         inside = images_of(rates, np.random.default_rng([3, study]), 6_000)
-        drawn = resample_images(
-            inside, NOTHING, list(populations(areas).values()), replicates=range(REPLICATES), seed=study
-        )
-        held.append(holds(panel, panel.means(two_class_means(drawn["all"], PROBABILITIES)), truth))
+        drawn = resample_all(areas, inside, study)
+        held.append(holds(panel, panel.means(two_class_means(drawn, PROBABILITIES)), truth))
     near_nominal(np.array(held))
 
 
@@ -101,10 +106,8 @@ def test_the_ride_bootstrap_covers_where_the_image_bootstrap_does_not():
             np.zeros(2 * rides, dtype=np.int64),
         )
         inside = np.bincount(cell, counts, minlength=2 * AREAS).astype(np.int64).reshape(AREAS, 2)
-        drawn = resample_images(
-            inside, NOTHING, list(populations(areas).values()), replicates=range(REPLICATES), seed=study
-        )
-        by_image.append(holds(panel, panel.means(two_class_means(drawn["all"], PROBABILITIES)), truth))
+        drawn = resample_all(areas, inside, study)
+        by_image.append(holds(panel, panel.means(two_class_means(drawn, PROBABILITIES)), truth))
         times = draw_units(rides, "ride", replicates=range(REPLICATES), seed=study)
         sums = unit_sums(units, units.images, times, AREAS)
         by_ride.append(holds(panel, panel.means(two_class_means(sums, PROBABILITIES)), truth))
@@ -125,15 +128,13 @@ def test_resampling_the_calibration_covers_the_city_average_where_a_fixed_one_do
         right = int(generator.binomial(classified, true_probabilities[1]))
         missed = int(generator.binomial(800 - classified, true_probabilities[0]))
         calibration = TwoClass(0.5, classified, right, 800 - classified, missed)
-        drawn = resample_images(
-            inside, NOTHING, list(populations(areas).values()), replicates=range(REPLICATES), seed=study
-        )
+        drawn = resample_all(areas, inside, study)
         held_fixed = np.array([[calibration.false_omission_rate], [calibration.ppv]])
         for kept, probabilities in (
             (fixed, held_fixed),
             (redrawn, resample_probabilities(calibration, replicates=range(REPLICATES), seed=study)),
         ):
-            kept.append(holds(panel, panel.means(two_class_means(drawn["all"], probabilities)), truth))
+            kept.append(holds(panel, panel.means(two_class_means(drawn, probabilities)), truth))
     near_nominal(np.array(redrawn))
     assert np.array(fixed).mean(axis=0)[2] < 0.85  # the city average; relative rates hardly depend on the calibration
 
