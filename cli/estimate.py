@@ -21,6 +21,13 @@ PANEL = "Estimates"
 @app.command(rich_help_panel=PANEL)
 def estimate(
     study: StudyOption,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings of resampling and intervals: recommended, or published as in the paper. The published "
+            "intervals are always in estimates/published, too."
+        ),
+    ] = None,
     replicates: Annotated[
         int | None, typer.Option(help="Number of bootstrap replicates. Existing ones are kept.")
     ] = None,
@@ -50,6 +57,7 @@ def estimate(
     from patrolscope.pipeline.study.adopt import adopt
 
     options = {
+        "preset": preset,
         "replicates": replicates,
         "bootstrap": bootstrap or None,
         "predictions": prediction or None,

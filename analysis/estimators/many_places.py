@@ -99,8 +99,8 @@ def compare_places(
     References
     ----------
     Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", Journal of the Royal Statistical Society B 57
-    (1995), 289-300. M. Mogstad, J. P. Romano, A. M. Shaikh, and D. Wilhelm, "Inference for ranks with applications to
-    mobility across neighbourhoods and academic achievement across countries", Review of Economic Studies 91 (2024).
+    (1995), 289-300. M. Mogstad, J. P. Romano, A. M. Shaikh, and D. Wilhelm, "Inference for ranks", Review of Economic
+    Studies 91 (2024), 476-518.
     """
     number = len(places.estimates)
     table = pd.DataFrame(

@@ -16,6 +16,7 @@ from patrolscope.analysis.stages.calibrate import load_calibration
 from patrolscope.analysis.stages.replicates import bootstrap_inputs, possible_schemes
 from patrolscope.analysis.stages.result_tables import agreement, area_table
 from patrolscope.analysis.stages.scheme_results import (
+    PLACES,
     UNITS_FOR_AN_INTERVAL,
     beside,
     composite_rates,
@@ -31,6 +32,7 @@ from patrolscope.pipeline.study.store import Output, Study, fingerprint
 ESTIMATES = "estimates"
 TABLES_FILE = f"{ESTIMATES}/tables.csv"
 AREAS_CSV_FILE = f"{ESTIMATES}/areas.csv"
+PLACES_FILE = f"{ESTIMATES}/places.csv"
 SUMMARY_FILE = f"{ESTIMATES}/summary.json"
 AREA_CLASS_COUNTS_FILE = AREA_CLASS_COUNTS.stored
 
@@ -52,10 +54,14 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
     files = [study.write(AREA_CLASS_COUNTS, counts, AREA_CLASS_COUNTS_FILE)]
     tables: dict[str, pd.DataFrame] = {}
     described: list[dict[str, Any]] = []
+    places: dict[str, Any] | None = None
     schemes, schemes_skipped = possible_schemes(study)
     for scheme in schemes:
         folder = f"{ESTIMATES}/{scheme.folder}" if tables else ESTIMATES
         made = estimate_scheme(study, scheme, inputs, counts, calibration)
+        if not tables and any(analysis.name == PLACES for analysis in analyses):
+            placed, places = made.places(rules.interval_percent, rules.seed)
+            files.append(study.write_bytes(placed.to_csv(index=False).encode(), PLACES_FILE))
         tables[folder] = made.table(analyses, inputs, rules)
         replicates = next(iter(made.results.values())).replicate_totals
         described.append(
@@ -110,6 +116,7 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
         "interval": rules.interval,
         "replicates": rules.replicates,
         "schemes": described,
+        "places": places,
         "influential_areas": influential_areas(study, schemes, inputs, calibration),
         "schemes_skipped": schemes_skipped,
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
@@ -160,5 +167,5 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
 
 
 ESTIMATE = Stage(
-    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=6
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=7
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.estimators.rates import analyses, populations
-from patrolscope.analysis.stages.estimate import AREAS_CSV_FILE, SUMMARY_FILE, TABLES_FILE
+from patrolscope.analysis.stages.estimate import AREAS_CSV_FILE, PLACES_FILE, SUMMARY_FILE, TABLES_FILE
 from patrolscope.analysis.stages.result_tables import AVERAGE, from_the_highest
 from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.geography.layers import AREAS_FILE
@@ -47,6 +47,7 @@ _TEXT = {
     TABLES_FILE: ["analysis", "group", "key", "quantity", "interval_method", "bound"],
     AREAS_CSV_FILE: ["area"],
     TRUTH_FILE: ["area"],
+    PLACES_FILE: ["key", "call", "highest", "lowest"],
 }
 # Columns of tables.csv that a study has only if its first scheme has composite rates.
 _COMPOSITE = ("composite_estimate", "composite_lower", "composite_upper")
@@ -54,6 +55,7 @@ _NUMBERS = {
     TABLES_FILE: ["estimate", "lower", "upper", "sd", "replicates", "areas", "images", "persons", "positives", "floor"],
     AREAS_CSV_FILE: ["images", "positives", "deployment_rate", "relative_to_average"],
     TRUTH_FILE: ["deployment_rate"],
+    PLACES_FILE: ["simultaneous_lower", "simultaneous_upper", "p", "rank_first", "rank_last"],
 }
 
 
@@ -76,6 +78,8 @@ class Results:
     all_negative : frozenset of tuple of str
         Analysis and key of groups without a positive image. Empty if all predictions are two_class, whose rates show
         it.
+    places : DataFrame or None
+        places.csv: rank set and call of each neighborhood; None without neighborhoods, or for a part of the images.
     """
 
     tables: pd.DataFrame
@@ -85,6 +89,7 @@ class Results:
     second: pd.DataFrame | None = None
     open_marker_note = "Open marker: no positive image. A triangle is an upper bound of the rate."
     all_negative: frozenset[tuple[str, str]] = frozenset()
+    places: pd.DataFrame | None = None
 
     @property
     def prediction(self) -> str:
@@ -125,6 +130,8 @@ class Results:
         groups = tables[wanted].reset_index(drop=True)
         if self.second is not None:
             groups = groups.merge(self.second, on=_KEY, how="left")
+        if self.places is not None and analysis == "neighborhood":
+            groups = groups.merge(self.places, on="key", how="left")
         if self.prediction != "two_class":
             return groups.assign(none_positive=[(analysis, key) in self.all_negative for key in groups["key"]])
         means = tables[(tables["analysis"] == analysis) & (tables["quantity"] == "weighted_mean")]
@@ -186,6 +193,7 @@ def read_results(study: Study) -> Results:
         second=_read_second(study, summary["schemes"]),
         truth=_read_truth(study, areas.loc[areas["images"] > 0, "area"]),
         all_negative=_all_negative(study, areas, summary["schemes"]),
+        places=_read_csv(study.read_bytes(PLACES_FILE), PLACES_FILE) if study.exists(PLACES_FILE) else None,
     )
 
 
@@ -202,7 +210,9 @@ def results_of_scheme(study: Study, results: Results, scheme: dict[str, Any]) ->
         Entry of `summary["schemes"]`.
     """
     tables = _read_csv(study.read_bytes(scheme["folder"], "tables.csv"), TABLES_FILE)
-    return replace(results, tables=tables, summary=results.summary | {"schemes": [scheme]}, second=None)
+    summary = results.summary | {"schemes": [scheme]}
+    first = scheme["folder"] == results.summary["schemes"][0]["folder"]
+    return replace(results, tables=tables, summary=summary, second=None, places=results.places if first else None)
 
 
 def _read_second(study: Study, schemes: list[dict[str, Any]]) -> pd.DataFrame | None:

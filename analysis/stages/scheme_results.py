@@ -22,6 +22,7 @@ from patrolscope.analysis.estimators.influence import (
     validation_moments,
 )
 from patrolscope.analysis.estimators.intervals import percentile_interval
+from patrolscope.analysis.estimators.many_places import Places, compare_places
 from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, deployment_rate, populations
 from patrolscope.analysis.estimators.replicates import (
     BootstrapInputs,
@@ -56,6 +57,8 @@ UNITS_FOR_AN_INTERVAL = 5
 # In a group of fewer areas, each one has a large influence, and naming it is uninformative.
 _LEAST_AREAS = 10
 _KEY = ["analysis", "key", "quantity"]
+_TAILS = ("below_average", "above_average")
+PLACES = "neighborhood"  # analysis of many places
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class SchemeResults:
     units : dict of str to ndarray of int64, shape (1 + n_groups,)
         Resampling units with an image where a group has residents, everyone first.
     designs : dict of str to DataFrame
-        positives, effective_positives, design_effect, and gamma (bool) of everyone and of each group.
+        positives, effective_positives, design_effect, and gamma (bool) of everyone and of each group. With a known
+        design also below_average and above_average, from `GammaDistributions.tails` at the share of the city.
     design_effect : float or None
         Mean design effect of the regions; None without gamma intervals.
     calibration : TwoClass
@@ -119,7 +123,7 @@ class SchemeResults:
             table = table.assign(
                 resampling_units=table["key"].map(dict(zip(design.index, self.units[name], strict=True)))
             )
-            table = table.join(design.drop(columns="gamma"), on="key")
+            table = table.join(design[["positives", "effective_positives", "design_effect"]], on="key")
             by_class = self.scheme.prediction == "two_class"
             table = with_bounds(table, result.total, self.calibration.false_omission_rate if by_class else np.nan)
             if self.composite:
@@ -147,6 +151,44 @@ class SchemeResults:
             by_gamma = by_gamma[by_gamma["key"].isin(few) & (by_gamma["method"] == "percentile")]
             parts += [rows, by_gamma.assign(method="gamma")]
         return pd.concat(parts, ignore_index=True)
+
+    def places(self, percent: float, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Make statements about all neighborhoods together.
+
+        Parameters
+        ----------
+        percent : float
+            Nominal coverage.
+        seed : int
+            Seed of the study.
+
+        Returns
+        -------
+        DataFrame
+            key, and the columns of `compare_places`.
+        dict of str to Any
+            Numbers of places above and below the average by plain intervals, by calls, and by simultaneous intervals.
+        """
+        result, design = self.results[PLACES], self.designs[PLACES].iloc[1:]
+        relative, drawn = result.relative, result.replicate_relative
+        with_interval = ~np.isnan(drawn).all(axis=0)
+        estimates = np.where(with_interval, relative, np.nan)
+        tails = (design[_TAILS[0]].to_numpy(), design[_TAILS[1]].to_numpy()) if _TAILS[0] in design else None
+        positives = design["positives"].to_numpy()
+        table, critical = compare_places(Places.of(estimates, drawn, positives), tails, percent=percent, seed=seed)
+        lower, upper = percentile_interval(drawn, percent)
+        numbers = {
+            "places": int(with_interval.sum()),
+            "compared": int(table["simultaneous_lower"].notna().sum()),
+            "plain": [int((lower > 1).sum()), int((upper < 1).sum())],
+            "called": [int((table["call"] == side).sum()) for side in ("above", "below")],
+            "simultaneous": [
+                int((table["simultaneous_lower"] > 1).sum()),
+                int((table["simultaneous_upper"] < 1).sum()),
+            ],
+            **{name: None if np.isnan(value) else value for name, value in critical.items()},
+        }
+        return table.assign(key=result.keys), numbers
 
 
 def beside(table: pd.DataFrame, published: pd.DataFrame | None) -> pd.DataFrame:
@@ -302,6 +344,7 @@ def _with_design(
                 "effective_positives": groups.effective,
                 "design_effect": groups.effects,
                 "gamma": (groups.effective < below) & ~np.isnan(groups.shares),
+                **dict(zip(_TAILS, distributions.tails(float(groups.shares[0])), strict=True)),
             }
         )
         for analysis in panel.analyses:

@@ -155,7 +155,9 @@ def cards(*views: pn.viewable.Viewable) -> pn.FlexBox:
 
 
 def with_interval(row: Any) -> str:
-    """Return the estimate and interval of a row as text."""
+    """Return the estimate and interval of a row as text, or its upper bound."""
+    if row.get("bound") == "below":
+        return f"below {row['upper']:.3f}"
     if np.isnan(row["lower"]):
         return f"{row['estimate']:.3f}"
     return f"{row['estimate']:.3f} ({row['lower']:.3f} to {row['upper']:.3f})"

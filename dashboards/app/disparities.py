@@ -230,9 +230,15 @@ def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[
     if ranked.empty:
         return Chart("neighborhood", title, note, "No neighborhood has enough images to be ranked.", frame=table)
     head, tail = (part for part in (ranked.head(NAMED), ranked.iloc[NAMED:].tail(NAMED)))
-    caption = "Highest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in head.iterrows()) + "."
+    caption = (
+        "Highest estimates: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in head.iterrows()) + "."
+    )
     if len(tail):
-        caption += " Lowest: " + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in tail.iterrows()) + "."
+        caption += (
+            " Lowest estimates: "
+            + "; ".join(f"{row['group']} {with_interval(row)}" for _, row in tail.iterrows())
+            + "."
+        )
     chart = chart_of("neighborhood", ranking_chart(ranked, chosen), note=note, caption=caption, frame=table)
     return replace(chart, picture=lambda: draw(_ends_chart(site, results, keep)))
 

@@ -84,7 +84,7 @@ def filtered_results(site: Site, keep: Filter, *, intervals: bool) -> Results:
     )
     scheme = {**_QUICK, "replicates": QUICK_REPLICATES, "resample_calibration": rules.resample_calibration}
     summary = site.results.summary | {"schemes": [scheme]}
-    return replace(site.results, tables=table, summary=summary, second=None)
+    return replace(site.results, tables=table, summary=summary, second=None, places=None)
 
 
 def rates_at(site: Site, keep: Filter, calibration: TwoClass, threshold: float | None) -> pd.DataFrame:

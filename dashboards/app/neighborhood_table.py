@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import panel as pn
 from markupsafe import Markup
@@ -19,10 +20,11 @@ TABLE = {
     "upper": "Upper",
     "deployment_rate": "Deployment rate, %",
     "images": "Images",
+    "rank": "Rank set",
     "note": "Note",
     "published": "Published",
 }
-TEXT_COLUMNS = ("group", "borough", "note")
+TEXT_COLUMNS = ("group", "borough", "rank", "note")
 
 
 def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | None) -> pd.DataFrame:
@@ -48,6 +50,11 @@ def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | N
     few, none = "few images", "none positive"
     notes = {(True, True): f"{few}, {none}", (True, False): few, (False, True): none, (False, False): ""}
     rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["none_positive"], strict=True)]
+    bounded = rows["bound"] == "below"
+    rows.loc[bounded, "note"] += rows.loc[bounded, "upper"].map(": the rate is below {:.3f}".format)
+    if results.places is not None:
+        ends = zip(rows["rank_first"], rows["rank_last"], strict=True)
+        rows["rank"] = ["" if np.isnan(first) else f"{first:.0f} to {last:.0f}" for first, last in ends]
     rows = rows.sort_values("few", kind="stable")
     boroughs = site.points.areas.dropna(subset=["neighborhood"]).groupby("neighborhood")["borough"].first()
     rows = rows.assign(borough=rows["key"].map(boroughs))

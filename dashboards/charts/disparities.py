@@ -115,7 +115,7 @@ def rows_of_ends(highest: pd.DataFrame, lowest: pd.DataFrame) -> list[Row]:
         row
         for heading, groups in (("highest", highest), ("lowest", lowest))
         if len(groups)
-        for row in (Row(f"{len(groups)} {heading}"), *(Row(group, group) for group in groups["group"]))
+        for row in (Row(f"{len(groups)} {heading} estimates"), *(Row(group, group) for group in groups["group"]))
     ]
 
 

@@ -147,11 +147,14 @@ def with_bootstrap(rates: pd.DataFrame, geography: str, stored: Results, *, perc
     """
     names = ["lower", "upper", "bound"]
     rows = stored.groups(geography).set_index("key")[names].reindex(rates["region"])
-    known = rows["lower"].notna().to_numpy()
+    # A region with too few resampling units has no interval there, and none here.
+    known = rows["bound"].notna().to_numpy()
     table = rates.copy()
     for name in names:
         table.loc[known, name] = rows[name].to_numpy()[known]
-    table.loc[known, "interval"] = f"{percent:g}%, bootstrap of {stored.drawn[0]}"
+    with_interval = known & table["lower"].notna()
+    table.loc[known, "interval"] = ""
+    table.loc[with_interval, "interval"] = f"{percent:g}%, bootstrap of {stored.drawn[0]}"
     return table
 
 
@@ -161,6 +164,8 @@ def rate_text(row: Any) -> str:
         return f"relative rate {UNKNOWN}"
     if row["bound"] == "below":
         return f"below {row['upper']:.2f} times the city average ({row['interval']}); no positive image"
+    if pd.isna(row["lower"]):
+        return f"{row['relative_to_average']:.2f} times the city average (too few rides for an interval)"
     interval = f"{row['lower']:.2f} to {row['upper']:.2f}; {row['interval']}"
     return f"{row['relative_to_average']:.2f} times the city average ({interval})"
 

@@ -111,7 +111,9 @@ FILES = {
     "annotated/": ANNOTATED.row,
     "estimates/tables.csv": "all estimates of this page, one row per group and quantity: interval, spread, "
     "areas, images, residents, and resampling units",
-    "estimates/areas.csv": "one row per area: images, positives, deployment rate",
+    "estimates/areas.csv": "one row per area: images, positives, deployment rate, composite rate with interval",
+    "estimates/places.csv": "one row per neighborhood: simultaneous interval, call, rank set",
+    "estimates/published/": "the estimates with the intervals of the paper",
     "estimates/area_class_counts.parquet": AREA_CLASS_COUNTS.row,
     "estimates/summary.json": "calibration, detector quality, counts, quartile boundaries, correlations",
     "evaluation/": "detector quality on labeled images: subgroups, curves, calibration, figures",
@@ -168,10 +170,12 @@ def render_report(study: Study, results: Results) -> str:
             for section in SECTIONS
         ],
         ends=[
-            {"title": f"{len(groups)} {heading}", "rows": _with_levels(results, "neighborhood", groups)}
+            {"title": f"{len(groups)} {heading} estimates", "rows": _with_levels(results, "neighborhood", groups)}
             for heading, groups in zip(("highest", "lowest"), results.ends(), strict=True)
             if len(groups)
         ],
+        ranks=results.places is not None,
+        surely=_surely(results),
         truth=results.summary["truth"],
         truth_picture=pictures["truth"],
         sensitivity=_sensitivity(study),
@@ -189,6 +193,17 @@ def render_report(study: Study, results: Results) -> str:
         files={path: meaning for path, meaning in FILES.items() if study.exists(path.rstrip("/"))},
         versions={"Python": python_version(), **{package: version(package) for package in PACKAGES}},
     )
+
+
+def _surely(results: Results) -> dict[str, Any]:
+    """Return the names of the neighborhoods that are surely among the ten highest, and how many more may be."""
+    if results.places is None:
+        return {}
+    groups = results.groups("neighborhood")
+    return {
+        "highest": groups.loc[groups["highest"] == "surely", "group"].to_list(),
+        "possibly": int((groups["highest"] == "possibly").sum()),
+    }
 
 
 def headline(results: Results, city: str, interval_percent: float) -> list[str]:

@@ -26,7 +26,7 @@ def test_the_scheduler_benchmark_plans_and_runs_the_shards_of_the_study(tmp_path
     from patrolscope.pipeline.matching.stages import ANNOTATE
 
     study = plan_study(tmp_path / "study", 1)
-    assert [len(stage.plan(study)) for stage in (detect_stage(study), ANNOTATE, REPLICATE)] == [12_400, 76, 100]
+    assert [len(stage.plan(study)) for stage in (detect_stage(study), ANNOTATE, REPLICATE)] == [12_400, 76, 101]
     cost = measure_costs(0.01)
-    assert cost.shards == 124 + 1 + 1
+    assert cost.shards == 124 + 1 + 2
     assert 0 < cost.graph_bytes < 10_000_000

@@ -90,11 +90,11 @@ def test_a_release_has_as_many_replicates_as_the_study_and_states_their_source(f
 
 
 def test_replicates_of_an_area_bootstrap_carry_only_its_resampled_calibration(finished, client, folder, tmp_path):
-    other = branch(finished, "areas", estimate={"bootstrap": ["area"], "resample_calibration": True})
+    other = branch(finished, "areas", estimate={"bootstrap": ["area"], "resample_calibration": False})
     run_stages(other, TO_ESTIMATES, lambda: client)
     assert invoke("--study", other.root, "--out", str(tmp_path), "--minimum-images", "20")[0] == 0
     assert json.loads((tmp_path / "summary.json").read_text())["drawn"] == "single images of the released tables"
-    fixed, resampled = (pd.read_csv(path / "groups.csv") for path in (folder, tmp_path))
+    resampled, fixed = (pd.read_csv(path / "groups.csv") for path in (folder, tmp_path))
     average = (fixed["key"] == "Estimate_Total").to_numpy()
     assert (resampled["key"] == fixed["key"]).all()
     assert (resampled["sd"] > 1.2 * fixed["sd"])[average].all()

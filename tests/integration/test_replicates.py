@@ -41,7 +41,9 @@ def replicates(study) -> dict[str, pd.DataFrame]:
 
 def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estimates(all_schemes):
     summary = json.loads(all_schemes.read_bytes("estimates/summary.json"))
-    made = {(scheme["prediction"], scheme["unit"]): scheme for scheme in summary["schemes"]}
+    schemes = [scheme for scheme in summary["schemes"] if scheme["preset"] != "published"]
+    made = {(scheme["prediction"], scheme["unit"]): scheme for scheme in schemes}
+    assert len(summary["schemes"]) == len(schemes) + 1
     assert len(made) == 8
     assert {scheme["replicates"] for scheme in made.values()} == {130}
     for prediction in ("two_class", "station_adjusted"):
@@ -112,14 +114,17 @@ def test_further_schemes_are_in_the_released_form_in_folders_of_their_own(all_sc
 
 def test_every_method_has_its_intervals(all_schemes):
     rows = pd.read_csv(all_schemes.path("estimates/ride/intervals.csv"))
-    assert set(rows["method"]) == {"percentile", "basic", "normal", "bca"}
+    assert set(rows["method"]) == {"percentile", "basic", "normal", "bca", "gamma"}
     race = rows[(rows["analysis"] == "race") & (rows["quantity"] == "relative_to_average")]
+    race = race[race["method"] != "gamma"]
     assert race[["lower", "upper"]].notna().all(axis=None)
     wide = race.assign(width=race["upper"] - race["lower"]).pivot_table(index="key", columns="method", values="width")
     assert (wide.max(axis=1) < 2 * wide.min(axis=1)).all()
     table_rows = pd.read_csv(all_schemes.path("estimates/ride/tables.csv"))
-    chosen = rows[rows["method"] == "percentile"].merge(table_rows, on=["analysis", "key", "quantity"])
-    assert len(chosen) == len(table_rows)
+    named = {"left_on": [*KEY[:2], "quantity", "method"], "right_on": [*KEY[:2], "quantity", "interval_method"]}
+    chosen = rows.merge(table_rows, **named)
+    assert len(chosen) == table_rows["lower"].notna().sum()
+    assert set(chosen["method"]) == {"percentile", "gamma"}
     assert chosen["lower_x"].equals(chosen["lower_y"])
 
 
@@ -150,7 +155,7 @@ def test_more_replicates_keep_the_first_ones(simulated, all_schemes, client):
 
 
 def test_another_scheme_keeps_the_replicates_of_the_others(simulated, client):
-    study = branch(simulated, "another", estimate={"bootstrap": ["image", "ride"]})
+    study = branch(simulated, "another", estimate={"bootstrap": ["image", "ride"], "replicates": 100})
     run_stages(study, TO_ESTIMATES, lambda: client)
     content = study.settings.model_dump(mode="json")
     content["estimate"] |= {"bootstrap": ["image", "ride", "day"], "predictions": ["two_class", "station_adjusted"]}
@@ -159,7 +164,7 @@ def test_another_scheme_keeps_the_replicates_of_the_others(simulated, client):
     # One row per image is needed now; the other counts come out the same, and so what depends on them stays.
     assert outcomes["counts"].done_now == len(study.files("annotated"))
     assert outcomes["unit_counts"].done_now == 1
-    assert (outcomes["replicates"].shards, outcomes["replicates"].done_now) == (6, 4)
+    assert (outcomes["replicates"].shards, outcomes["replicates"].done_now) == (7, 4)
 
 
 def test_a_run_killed_during_its_replicates_resumes_with_the_next_block(simulated, all_schemes, client):
@@ -195,7 +200,7 @@ def test_a_study_without_stations_skips_the_station_adjusted_scheme_with_the_rea
     )
     run_stages(study, TO_ESTIMATES, lambda: client)
     summary = json.loads(study.read_bytes("estimates/summary.json"))
-    assert "no stations" in summary["schemes_skipped"]["image-station_adjusted"]
+    assert "no stations" in summary["schemes_skipped"]["ride-station_adjusted"]
     assert [scheme["prediction"] for scheme in summary["schemes"]] == ["two_class", "two_class"]
     alone = branch(simulated, "alone", layers={"stations": None}, estimate={"predictions": ["station_adjusted"]})
     with pytest.raises(SourceError, match=r"no stations.*two_class under estimate\.predictions"):

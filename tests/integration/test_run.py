@@ -40,7 +40,8 @@ def test_a_whole_run_leaves_a_map_a_report_and_nine_analyses(finished):
     assert len(released.replicate_totals) == finished.settings.estimate.replicates
     summary = json.loads(finished.read_bytes(SUMMARY_FILE))
     assert summary["calibration"]["validation_images"] == 20_000
-    assert summary["truth"]["neighborhoods"] > 150
+    assert summary["preset"] == "recommended"
+    assert summary["truth"]["neighborhoods"] > 80  # the others have images of fewer than five rides
 
 
 def test_every_row_of_the_raw_files_is_in_the_ledger(finished):

@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -447,12 +448,20 @@ def test_a_file_that_another_run_creates_and_removes_in_between_is_not_ours(buck
 
 def test_a_lease_is_renewed_while_it_is_held_and_a_lost_lock_is_not_written_over(bucket, monkeypatch):
     fs, path = bucket
+    another = b"another\n" + b"b" * 32
     monkeypatch.setattr(lock, "RENEW_S", 0.05)
     with lock.hold_store(fs, path, "s3://study", "a" * 32):
         first = fs.cat_file(path)
         wait_until(lambda: fs.cat_file(path) != first)
-        fs.pipe_file(path, b"another\n" + b"b" * 32)
-    assert fs.cat_file(path) == b"another\n" + b"b" * 32
+
+        def taken_over() -> bool:
+            """Write another holder's file; a renewal that had looked at the lock just before may still replace it."""
+            fs.pipe_file(path, another)
+            time.sleep(4 * lock.RENEW_S)
+            return fs.cat_file(path) == another
+
+        wait_until(taken_over)
+    assert fs.cat_file(path) == another
 
 
 def test_the_lock_is_not_written_through_a_link(local, tmp_path_factory):
