@@ -149,17 +149,17 @@ def test_every_estimate_of_every_analysis_is_in_the_page(page, study):
 
 
 def test_statements_about_many_neighborhoods_come_with_their_rank_sets(page, study):
-    words = " ".join(page.text.split())
-    assert "61 are above the average and 83 below it, at a false discovery rate of 5%" in words
-    assert "12 and 20 even by intervals that hold for all neighborhoods at once" in words
+    text = " ".join(page.text.split())
+    assert "61 are above the average and 83 below it, at a false discovery rate of 5%" in text
+    assert "12 and 20 even by intervals that hold for all neighborhoods at once" in text
     groups = read_results(study).groups("neighborhood")
     surely = groups.loc[groups["highest"] == "surely", "group"]
-    assert f"Surely among the ten highest: {', '.join(surely)}. 6 more are possibly among them." in words
+    assert f"Surely among the ten highest: {', '.join(surely)}. 6 more are possibly among them." in text
 
 
 def test_an_area_that_carries_a_ratio_is_named(page):
-    words = " ".join(page.text.split())
-    assert "Asian: 41% from area 36047990100, with 19 images, 1 of them positive." in words
+    text = " ".join(page.text.split())
+    assert "Asian: 41% from area 36047990100, with 19 images, 1 of them positive." in text
 
 
 def test_the_page_names_the_resampling_unit_of_each_interval(page, study, tmp_path):
