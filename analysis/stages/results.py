@@ -211,7 +211,7 @@ def results_of_scheme(study: Study, results: Results, scheme: dict[str, Any]) ->
     """
     tables = _read_csv(study.read_bytes(scheme["folder"], "tables.csv"), TABLES_FILE)
     summary = results.summary | {"schemes": [scheme]}
-    first = scheme["folder"] == results.summary["schemes"][0]["folder"]
+    first = scheme == results.summary["schemes"][0]
     return replace(results, tables=tables, summary=summary, second=None, places=results.places if first else None)
 
 

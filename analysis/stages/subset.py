@@ -160,13 +160,14 @@ class Groups:
             Whether all intervals are gamma intervals.
         """
         images, rows = counts[:-1].sum(axis=1), []
+        inhabited = (self.areas["persons"] > 0).to_numpy()
         for analysis in self.analyses:
             population, result = self.populations[analysis.population], results[analysis.name]
             few = np.full(1 + len(analysis.keys), gamma)
             table = with_counts(released_table(analysis.name, result, percent, gamma=few), analysis, population, images)
             behind = (analysis.weights > 0) & population.areas[:, None]
             positives = dict(zip(analysis.keys, behind.T @ counts[:-1, 1], strict=True))
-            positives[TOTAL_KEY] = counts[:-1, 1][population.areas].sum()
+            positives[TOTAL_KEY] = counts[:-1, 1][population.areas & inhabited].sum()
             table["positives"] = table["key"].map(positives)
             rows.append(with_bounds(table, result.total, calibration.false_omission_rate))
         return pd.concat(rows, ignore_index=True)

@@ -49,9 +49,12 @@ def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | N
     rows = rows.assign(deployment_rate=100 * rows["key"].map(rate), few=rows["images"] < FEW_IMAGES)
     few, none = "few images", "none positive"
     notes = {(True, True): f"{few}, {none}", (True, False): few, (False, True): none, (False, False): ""}
-    rows["note"] = [notes[pair] for pair in zip(rows["few"], rows["none_positive"], strict=True)]
-    bounded = rows["bound"] == "below"
-    rows.loc[bounded, "note"] += rows.loc[bounded, "upper"].map(": the rate is below {:.3f}".format)
+    rows["note"] = [
+        notes[few, none] + (f": the rate is below {upper:.3f}" if bound == "below" else "")
+        for few, none, bound, upper in zip(
+            rows["few"], rows["none_positive"], rows["bound"], rows["upper"], strict=True
+        )
+    ]
     if results.places is not None:
         ends = zip(rows["rank_first"], rows["rank_last"], strict=True)
         rows["rank"] = ["" if np.isnan(first) else f"{first:.0f} to {last:.0f}" for first, last in ends]

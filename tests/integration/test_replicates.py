@@ -59,7 +59,12 @@ def test_every_unit_and_prediction_has_its_own_replicates_around_the_same_estima
         assert made[prediction, "day"]["without_intervals"] == "3 days; an interval needs at least 5"
         for unit, one in race.items():
             assert one["estimate"].between(one["lower"] - one["sd"], one["upper"] + one["sd"]).all(), unit
-        assert race["area"]["sd"].mean() > race["image"]["sd"].mean()
+        # Gamma intervals, for few positive images of the two classes, are wider than those from resampling images.
+        if prediction == "station_adjusted":
+            assert race["area"]["sd"].mean() > race["image"]["sd"].mean()
+        else:
+            assert set(race["image"]["interval_method"]) == {"gamma"}
+            assert set(race["area"]["interval_method"]) == {"percentile"}
     two, adjusted = (
         pd.read_csv(all_schemes.path(made[prediction, "image"]["folder"], "tables.csv")).set_index(
             ["analysis", "key", "quantity"]
@@ -124,7 +129,7 @@ def test_every_method_has_its_intervals(all_schemes):
     named = {"left_on": [*KEY[:2], "quantity", "method"], "right_on": [*KEY[:2], "quantity", "interval_method"]}
     chosen = rows.merge(table_rows, **named)
     assert len(chosen) == table_rows["lower"].notna().sum()
-    assert set(chosen["method"]) == {"percentile", "gamma"}
+    assert set(chosen["method"]) == {"gamma"}  # no group has 200 effective positives
     assert chosen["lower_x"].equals(chosen["lower_y"])
 
 
