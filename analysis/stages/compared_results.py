@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from patrolscope.analysis.estimators.compare import Replicates
 from patrolscope.analysis.estimators.rates import TOTAL_KEY
+from patrolscope.analysis.stages.estimate import TABLES_FILE
 from patrolscope.analysis.stages.published import Released, read_released
 from patrolscope.analysis.stages.reproduce import tabulate
-from patrolscope.analysis.stages.results import TABLES_FILE
 from patrolscope.pipeline.study.store import SETTINGS_FILE, Study, open_study
 
 _KEY = ["analysis", "key", "quantity"]
