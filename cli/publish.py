@@ -64,23 +64,36 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Folder of other results.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the comparison as CSV files.")] = None,
 ) -> None:
-    """Compare two sets of results: rates, intervals, differences, ratios, and groups that only one of them has."""
+    """Compare two sets of results: rates, and differences and ratios with intervals."""
     with handle_errors():
         from patrolscope.analysis.estimators.compare import compare as compare_tables
         from patrolscope.analysis.estimators.compare import summarize
-        from patrolscope.analysis.stages.published import read_released
-        from patrolscope.analysis.stages.reproduce import tabulate
+        from patrolscope.analysis.stages.compared_results import find_dependence, read_results
+        from patrolscope.analysis.stages.reproduce import INTERVAL_PERCENT
         from patrolscope.dashboards.report.comparison import print_comparison
         from patrolscope.pipeline.study.output_folder import check_folder, fill_folder
 
         if out is not None:
             check_folder(out, known_by="comparison.csv")
-        tables = []
-        for name, folder in (("A", a), ("B", b)):
-            released, missing = read_released(folder)
-            tables.append(tabulate(released))
-            echo(f"{name}: {folder}" + (f", without {', '.join(missing)}" if missing else ""))
-        compared = compare_tables(*tables)
+        both = read_results(a), read_results(b)
+        for name, results in zip("AB", both, strict=True):
+            missing = f", without {', '.join(results.missing)}" if results.missing else ""
+            echo(f"{name}: {results.folder}{missing}")
+        if both[0].preset != both[1].preset:
+            presets = [results.preset or "not stated" for results in both]
+            echo(f"the presets differ: A {presets[0]}, B {presets[1]}; a difference can come from the method")
+        dependence = find_dependence(*both)
+        if dependence:
+            echo(f"no intervals of differences and ratios: {dependence}")
+        elif not (both[0].study and both[1].study):
+            echo("results outside a study do not name their images; the intervals hold only if A and B share none")
+        compared = compare_tables(
+            both[0].table,
+            both[1].table,
+            (both[0].replicates, both[1].replicates),
+            percent=INTERVAL_PERCENT,
+            dependence=dependence,
+        )
         summary = summarize(compared)
         print_comparison(compared, summary)
         if out is not None:

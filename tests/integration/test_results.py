@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 
 from patrolscope.analysis.estimators.compare import compare
-from patrolscope.analysis.stages.published import read_released
-from patrolscope.analysis.stages.reproduce import tabulate
+from patrolscope.analysis.stages.compared_results import find_dependence, read_results
 from patrolscope.dashboards.report.reproduction import write_reproduction
 
 
@@ -23,7 +22,9 @@ def test_a_studys_own_results_give_the_numbers_of_its_tables(finished, tmp_path)
 
 
 def test_a_study_agrees_with_itself(finished):
-    released, _ = read_released(finished.path("estimates"))
-    compared = compare(tabulate(released), tabulate(released))
+    one = read_results(finished.path("estimates"))
+    dependence = find_dependence(one, one)
+    assert dependence == "both are results of one study, so they share their images"
+    compared = compare(one.table, one.table, (one.replicates, one.replicates), percent=95, dependence=dependence)
     assert (compared["found_in"] == "both").all()
-    assert compared["intervals_overlap"].all()
+    assert (compared["no_interval"] == dependence).all()
