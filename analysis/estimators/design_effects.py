@@ -188,6 +188,8 @@ class GroupDesign:
     effective : ndarray of float64
         Effective positives, S^2 / (design effect * sum(v^2 k)): as many independent positives of equal weight would
         tell as much. 0 without a positive image.
+    images : int
+        Images of the study in areas.
     """
 
     slopes: sparse.csr_array
@@ -195,6 +197,7 @@ class GroupDesign:
     positives: Floats
     effects: Floats
     effective: Floats
+    images: int
 
     @classmethod
     def of(cls, weights: sparse.csr_array, design: AreaDesign) -> GroupDesign:
@@ -209,7 +212,7 @@ class GroupDesign:
         with np.errstate(divide="ignore", invalid="ignore"):
             effective = np.where(shares > 0, shares**2 / (effects * (slopes.power(2) @ inside[:, 1])), 0.0)
         shares[np.diff(slopes.indptr) == 0] = np.nan
-        return cls(slopes, shares, positives, effects, effective)
+        return cls(slopes, shares, positives, effects, effective, int(inside.sum()))
 
 
 def region_design(areas: pd.DataFrame, design: AreaDesign) -> GroupDesign:

@@ -91,7 +91,9 @@ class GammaDistributions:
         return np.minimum(np.where(levels < 0.5, lower, upper), 1.0)
 
 
-def gamma_replicates(shares: Floats, distributions: GammaDistributions, group: int, *, seed: int, name: str) -> Floats:
+def gamma_replicates(
+    shares: Floats, distributions: GammaDistributions, group: int, *, seed: int, name: str, images: int
+) -> Floats:
     """Replace the bootstrap shares of a group by quantiles of its distributions at the same ranks.
 
     Parameters
@@ -105,6 +107,9 @@ def gamma_replicates(shares: Floats, distributions: GammaDistributions, group: i
         Seed of the study.
     name : str
         Name of the group, for its random stream.
+    images : int
+        Images of the study, for its random stream. With one stream for all studies, two independent studies without a
+        positive image would always have the same ranks, and the interval of their difference no width.
 
     Returns
     -------
@@ -112,7 +117,7 @@ def gamma_replicates(shares: Floats, distributions: GammaDistributions, group: i
         Equal shares are ranked at random, and missing ones lowest. The ranks keep the dependence between groups.
     """
     number = len(shares)
-    chance = stream(seed, f"gamma interval of {name}").random((number, 2))
+    chance = stream(seed, f"gamma interval of {name}", images).random((number, 2))
     known = np.where(np.isnan(shares), -1.0, shares)
     order = np.lexsort((chance[:, 0], np.round(known, _DECIMALS)))
     ranks = np.empty(number)
@@ -158,6 +163,13 @@ def with_gamma(
     base, slope = probabilities[0], probabilities[1] - probabilities[0]
     found = means.copy()
     for row in few:
-        drawn = gamma_replicates((means[row] - base) / slope, distributions, int(row), seed=seed, name=panel.names[row])
+        drawn = gamma_replicates(
+            (means[row] - base) / slope,
+            distributions,
+            int(row),
+            seed=seed,
+            name=panel.names[row],
+            images=groups.images,
+        )
         found[row] = base + slope * drawn
     return found

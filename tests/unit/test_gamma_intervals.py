@@ -73,7 +73,7 @@ def test_a_group_without_a_positive_image_reaches_from_zero_to_an_upper_limit():
     below, above = distributions.tails(0.01)
     assert below[2] == 1
     assert 0 < above[2] < 1
-    drawn = gamma_replicates(np.zeros(1_000), distributions, 2, seed=1, name="place 1")
+    drawn = gamma_replicates(np.zeros(1_000), distributions, 2, seed=1, name="place 1", images=9)
     assert (drawn == 0).sum() == 500
     assert np.percentile(drawn, 97.5) == pytest.approx(upper[2], rel=0.02)
 
@@ -81,7 +81,7 @@ def test_a_group_without_a_positive_image_reaches_from_zero_to_an_upper_limit():
 def test_replicates_keep_the_ranks_of_the_resampled_shares(study):
     *_, distributions = study
     shares = np.random.default_rng(1).random(500)
-    drawn = gamma_replicates(shares, distributions, 1, seed=1, name="x")
+    drawn = gamma_replicates(shares, distributions, 1, seed=1, name="x", images=9)
     np.testing.assert_array_equal(np.argsort(drawn), np.argsort(shares))
     np.testing.assert_allclose(
         np.percentile(drawn, [2.5, 97.5]), [end[1] for end in distributions.interval(95)], rtol=0.02
@@ -91,14 +91,20 @@ def test_replicates_keep_the_ranks_of_the_resampled_shares(study):
 def test_rounding_breaks_no_tie_and_a_missing_share_is_the_lowest(study):
     *_, distributions = study
     tied = np.full(200, 0.01) + np.random.default_rng(1).uniform(-1e-17, 1e-17, 200)
-    exact = gamma_replicates(np.full(200, 0.01), distributions, 1, seed=1, name="x")
-    np.testing.assert_array_equal(gamma_replicates(tied, distributions, 1, seed=1, name="x"), exact)
+    exact = gamma_replicates(np.full(200, 0.01), distributions, 1, seed=1, name="x", images=9)
+    np.testing.assert_array_equal(gamma_replicates(tied, distributions, 1, seed=1, name="x", images=9), exact)
     with_gap = np.linspace(0.1, 0.2, 200)
     with_gap[150] = np.nan
-    assert gamma_replicates(with_gap, distributions, 1, seed=1, name="x").argmin() == 150
+    assert gamma_replicates(with_gap, distributions, 1, seed=1, name="x", images=9).argmin() == 150
 
 
 def test_groups_have_streams_of_their_own(study):
     *_, distributions = study
-    drawn = [gamma_replicates(np.zeros(300), distributions, 1, seed=1, name=name) for name in ("a", "b")]
+    drawn = [gamma_replicates(np.zeros(300), distributions, 1, seed=1, name=name, images=9) for name in ("a", "b")]
+    assert abs(np.corrcoef(*drawn)[0, 1]) < 0.25
+
+
+def test_independent_studies_have_streams_of_their_own(study):
+    *_, distributions = study
+    drawn = [gamma_replicates(np.zeros(300), distributions, 1, seed=1, name="a", images=one) for one in (1_000, 1_001)]
     assert abs(np.corrcoef(*drawn)[0, 1]) < 0.25
