@@ -23,6 +23,7 @@ ALL_SCHEMES = {
     "bootstrap": ["image", "ride", "day", "area"],
     "predictions": ["two_class", "station_adjusted"],
     "resample_calibration": True,
+    "census_error": False,  # the area bootstrap has none, and is compared with the others
 }
 KEY = ["analysis", "key", "replicate"]
 
