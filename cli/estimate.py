@@ -159,10 +159,12 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
 @app.command(rich_help_panel=PANEL)
 def power(
     study: StudyOption,
-    ratio: Annotated[float, typer.Option(help="Ratio of two deployment rates that should be told from 1.")] = 1.2,
-    power: Annotated[float, typer.Option(help="Probability of telling it from 1, in percent.")] = 80.0,
+    ratio: Annotated[
+        float, typer.Option(help="Ratio of two deployment rates that a test should find different from 1.")
+    ] = 1.2,
+    power: Annotated[float, typer.Option(help="Probability that it does, in percent.")] = 80.0,
 ) -> None:
-    """Compute which ratios the study can tell from 1, and how many images, rides, and labels a given ratio needs.
+    """Compute the smallest detectable ratios of deployment rates, and the images, rides, and labels that a ratio needs.
 
     The tests are two-sided, at 5%. The study needs counted images: `run` or `estimate` counts them.
     """

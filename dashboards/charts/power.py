@@ -1,4 +1,4 @@
-"""Chart of the power of a study: the smallest ratio that it can tell from 1."""
+"""Chart of the power of a study: the smallest detectable ratios."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def power_figure(power: StudyPower, *, simulated: str) -> Figure:
         panels.append((neighborhoods_chart(neighborhoods, target), _CURVE_PT))
     sample = f"{power.images:,} analyzed images" + ("" if power.rides is None else f" of {power.rides:,} rides")
     spec = Specification(
-        title="Smallest ratio of deployment rates that the study can tell from 1",
+        title="Smallest detectable ratio of deployment rates",
         subtitle=(f"{sample}. Two-sided tests at {LEVEL_PERCENT:g}%, with a power of {target.power_percent:g}%."),
         notes=(
             Note(
@@ -93,7 +93,7 @@ def pairs_chart(table: pd.DataFrame, target: Target) -> IntervalChart:
         )
     estimates = pd.concat(shown, ignore_index=True)
     ratio = shown_ratio(target)
-    axis = ratio_axis([estimates, pd.DataFrame({"estimate": [ratio]})], "smallest ratio told from 1")
+    axis = ratio_axis([estimates, pd.DataFrame({"estimate": [ratio]})], "smallest detectable ratio")
     return IntervalChart(
         title="Pairs of groups",
         x=axis,
@@ -120,7 +120,7 @@ def neighborhoods_chart(rows: pd.DataFrame, target: Target) -> CurveChart:
     ticks = tuple((tick, f"{tick:.3g}") for tick in ratio_ticks(1, most))
     return CurveChart(
         title=f"{len(rows)} neighborhoods against the city average",
-        x=Axis("smallest ratio told from 1", (1.0, most), ticks, "log"),
+        x=Axis("smallest detectable ratio", (1.0, most), ticks, "log"),
         y=share_axis("share of neighborhoods", percent=True),
         curves=tuple(curve for curve in curves if len(curve.x) > 1),
         references=(ReferenceLine("vertical", ratio, color=INK),),

@@ -17,6 +17,14 @@ from patrolscope.dashboards.charts.power import HEADINGS
 
 # Without a terminal, Rich uses 80 columns, which are too few for a row.
 _PIPED_COLUMNS = 120
+_FORMS = {
+    "ratio": ".3f",
+    "smallest_ratio": ".3f",
+    "times_images": ".2f",
+    "images": ",.0f",
+    "rides": ",.0f",
+    "labels_planned": ",.0f",
+}
 
 
 def print_power(power: StudyPower, console: Console | None = None) -> None:
@@ -39,15 +47,13 @@ def print_power(power: StudyPower, console: Console | None = None) -> None:
 def _pairs(heading: str, rows: pd.DataFrame) -> Table:
     grid = Table(title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid.add_column("ratio of deployment rates", overflow="fold")
-    for name in ("now", "smallest\ntold from 1", "times as\nmany images", "images", "rides", "labels"):
+    for name in ("now", "smallest\ndetectable", "times as\nmany images", "images", "rides", "labels"):
         grid.add_column(name, justify="right", no_wrap=True)
-    for row in rows.itertuples():
-        numbers = [
-            _number(row.smallest_ratio, ".3f"),
-            _number(row.times_images, ".2f"),
-            *(_number(count, ",.0f") for count in (row.images, row.rides, row.labels_planned)),
-        ]
-        grid.add_row(Text(f"{row.group} / {row.compared_with}"), _number(row.ratio, ".3f"), *numbers)
+    for row in rows.to_dict("records"):
+        grid.add_row(
+            Text(f"{row['group']} / {row['compared_with']}"),
+            *(_number(row[name], form) for name, form in _FORMS.items()),
+        )
     return grid
 
 
@@ -63,7 +69,7 @@ def lead_lines(power: StudyPower) -> Iterator[str]:
         f"{power.images:,} analyzed images{rides}. Two-sided tests at {LEVEL_PERCENT:g}%, with a power of "
         f"{target.power_percent:g}%."
     )
-    yield f"Images, rides, and labels are the numbers with which a ratio of {target.ratio:g} is told from 1."
+    yield f"Images, rides, and labels are the numbers that detect a ratio of {target.ratio:g}."
 
 
 def neighborhood_lines(power: StudyPower) -> Iterator[str]:
@@ -72,11 +78,11 @@ def neighborhood_lines(power: StudyPower) -> Iterator[str]:
     known = rows[rows["smallest_ratio"].notna()]
     if known.empty:
         return
-    told = int((known["times_images"] <= 1).sum())
+    enough = int((known["times_images"] <= 1).sum())
     ratio = f"{power.target.ratio:g}"
     yield (
-        f"Neighborhoods: a ratio of {ratio} to the city average is told from 1 in {told} of {len(rows)}. In the median "
-        f"one the smallest such ratio is {known['smallest_ratio'].median():.3g}, and {ratio} needs "
+        f"Neighborhoods: a ratio of {ratio} to the city average is detectable in {enough} of {len(rows)}. In the "
+        f"median one the smallest such ratio is {known['smallest_ratio'].median():.3g}, and {ratio} needs "
         f"{known['times_images'].median():.3g} times as many images."
     )
     together = rows["smallest_ratio_simultaneous"].dropna()
@@ -94,14 +100,14 @@ def limit_lines(power: StudyPower) -> Iterator[str]:
         "closer to 1 than those of detection rates."
     )
     pairs = power.table[~power.table["analysis"].isin(AGAINST_AVERAGE)]
-    largest = pairs["calibration_sd"].max()
-    if not np.isnan(largest):
-        row = pairs.loc[pairs["calibration_sd"].idxmax()]
-        pair = f"{row['group']} / {row['compared_with']}"
+    known = pairs[pairs["calibration_sd"].notna()].sort_values("calibration_sd", kind="stable")
+    if len(known):
+        row = known.to_dict("records")[-1]
+        pair = f"{row['group']} / {row['compared_with']}, standard deviation"
         yield (
-            f"The {power.validation_images:,} validation images do not affect whether a ratio is told from 1. They "
-            f"make the ratio itself uncertain, by up to {100 * largest:.1f}% ({pair}, standard deviation), and more "
-            "images of the study do not change that."
+            f"The {power.validation_images:,} validation images do not affect whether a ratio is detected. They "
+            f"make the ratio itself uncertain, by up to {100 * row['calibration_sd']:.1f}% ({pair}), and more images "
+            "of the study do not change that."
         )
     yield (
         "Labels are images of the study, drawn for the pair. With them, the ratio does not depend on one calibration "

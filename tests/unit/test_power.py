@@ -231,6 +231,20 @@ def test_labels_of_a_case_between_both_are_limited_by_the_images():
     assert np.isnan(needed_labels(z, inside, PUBLISHED, 0.999 * everything)).all()
 
 
+def test_areas_without_positive_images_do_not_limit_the_labels():
+    # Positives of the second area would surely be labeled, but there are none.
+    inside = np.array([[10_000, 20], [500, 0]])
+    influence = np.array([1e-4, 3e-3])
+    p = np.array([FOR, PUBLISHED.ppv])
+    squares = influence[:, None] ** 2 * inside * p * (1 - p)
+    _, planned = needed_labels(influence, inside, PUBLISHED, 2 * squares.sum())
+    size = np.maximum(influence, 0.05 * (influence * inside.sum(axis=1)).sum() / inside.sum())[:, None]
+    chance = size * np.sqrt(p * (1 - p))
+    scale = (squares / chance).sum() / (2 * squares.sum())
+    assert scale * chance.max() > 1 > scale * chance[inside > 0].max()
+    assert planned == np.ceil((inside * scale * chance).sum())
+
+
 @pytest.mark.shared
 def test_a_random_sample_of_20000_labels_has_the_half_widths_of_the_reference_simulation(shared_data):
     city = reference_city()
