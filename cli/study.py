@@ -181,7 +181,7 @@ def _print_summary(study: Study) -> None:
         if truth["with_enough_positives"]:
             echo(
                 f"{truth['contained_with_enough']} of the {truth['with_enough_positives']} with at least "
-                f"{truth['enough_positives']} positive images; below that, intervals are too narrow"
+                f"{truth['enough_positives']} positive images"
             )
     for name, file in (("map", "figures/map.png"), ("report", "report.html"), ("tables", "estimates/tables.csv")):
         echo(f"{name + ':':8} {study.path(file)}")

@@ -139,8 +139,9 @@ def _precinct_of(centroids: gpd.GeoSeries, precincts: gpd.GeoDataFrame | None) -
 def build_regions(areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.DataFrame) -> pd.DataFrame:
     """Sum the areas of each region of each geography.
 
-    The margin of error of a sum is the root of the sum of the squared margins (US Census Bureau, "Understanding and
-    Using American Community Survey Data", chapter 8). Medians such as income cannot be summed, and are left out.
+    The margin of error of a sum is the root of the sum of the squared margins of the estimates above 0 and of the
+    largest squared margin of the estimates of 0, which counts once [1]_. A missing margin makes that of the sum
+    missing. Covariances are left out. Medians such as income cannot be summed, and are left out.
 
     Parameters
     ----------
@@ -155,14 +156,25 @@ def build_regions(areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.DataFram
     -------
     DataFrame
         `REGIONS`, sorted by geography and region.
+
+    References
+    ----------
+    .. [1] US Census Bureau, training slides on margins of error of aggregated estimates (April 2018, slide 52), and
+       "Multiyear accuracy of the data" (2015), page 21. The steps of chapter 8 of the Bureau's handbook sum all.
     """
-    amounts = pd.concat([census[ESTIMATES], census[MARGINS] ** 2, areas["area_sqft"]], axis=1)
+    amounts = pd.concat([census[ESTIMATES], areas["area_sqft"]], axis=1)
+    squares = census[MARGINS] ** 2
+    estimates = census[ESTIMATES].set_axis(MARGINS, axis=1)
+    # Zero estimates enter by their largest margin, and areas without counts add nothing.
+    others = squares.mask(((estimates == 0) & squares.notna()) | estimates.isna(), 0.0)
+    of_zero = squares.where(estimates == 0)
     parts = []
     for geography, code in REGION_CODES.items():
         region = census["precinct"] if geography == "precinct" else areas[geography]
         grouped = amounts.groupby(region)
         sums = grouped.sum(min_count=1)
-        sums[MARGINS] = np.sqrt(sums[MARGINS])
+        summed = others.groupby(region).sum(skipna=False) + of_zero.groupby(region).max().fillna(0.0)
+        sums[MARGINS] = np.sqrt(summed).where(sums[ESTIMATES].notna().to_numpy())
         sums["areas"] = grouped.size()
         sums["code"] = None if code is None else sums.index.map(_codes(tracts, geography, code))
         parts.append(sums.rename_axis("region").reset_index().assign(geography=geography))

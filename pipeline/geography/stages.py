@@ -115,4 +115,4 @@ def process_layers(study: Study, _shard: Shard) -> Output:
     )
 
 
-LAYERS = Stage("layers", unit="files", folders=("areas",), plan=plan_layers, process=process_layers, version=4)
+LAYERS = Stage("layers", unit="files", folders=("areas",), plan=plan_layers, process=process_layers, version=5)

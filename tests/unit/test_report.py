@@ -137,10 +137,10 @@ def test_every_estimate_of_every_analysis_is_in_the_page(page, study):
             expected = (
                 row["group"] + (" (few images)" if row["images"] < 200 else ""),
                 f"{row['estimate']:.3f}",
+                *([f"{row['rank_first']:.0f} to {row['rank_last']:.0f}"] if analysis == "neighborhood" else []),
                 f"{row['lower']:.3f} to {row['upper']:.3f}",
                 f"{row['second_lower']:.3f} to {row['second_upper']:.3f}",
                 f"{row['estimate']:.3f} ({row['composite_lower']:.3f} to {row['composite_upper']:.3f})",
-                *([f"{row['rank_first']:.0f} to {row['rank_last']:.0f}"] if analysis == "neighborhood" else []),
                 f"{100 * levels[row['group']]:.3f}%",
                 *([] if same else [f"{row['images']:,}"]),
             )
@@ -154,7 +154,7 @@ def test_statements_about_many_neighborhoods_come_with_their_rank_sets(page, stu
     assert "12 and 20 even by intervals that hold for all neighborhoods at once" in text
     groups = read_results(study).groups("neighborhood")
     surely = groups.loc[groups["highest"] == "surely", "group"]
-    assert f"Surely among the ten highest: {', '.join(surely)}. 6 more are possibly among them." in text
+    assert f"Surely among the ten highest: {', '.join(surely)}; possibly 6 more." in text
 
 
 def test_an_area_that_carries_a_ratio_is_named(page):

@@ -321,7 +321,9 @@ REGIONS = Table(
         Column("areas", "int64", "areas in it: by their tract, their centroid (precinct), their zone", low=1),
         *(
             replace(column, published="")
-            for column in _b03002_columns("sum over the areas", " (root of the sum of their squared margins)")
+            for column in _b03002_columns(
+                "sum over the areas", " (root of the sum of their squared margins, that of zero estimates once)"
+            )
         ),
         Column("area_sqft", "float64", "size of its areas", unit="sq ft", low=0),
         Column(
