@@ -183,7 +183,7 @@ def power(
         found = power_of(opened, target)
         figure = power_figure(found, simulated=opened.settings.simulated)
         with opened.lock() as held:
-            held.write_bytes(found.table.to_csv(index=False).encode(), POWER_FOLDER, "power.csv")
+            held.write_bytes(found.csv, POWER_FOLDER, "power.csv")
             held.write_bytes(to_png(figure), POWER_FOLDER, "power.png")
         print_power(found)
         echo(f"table and figure: {opened.path(POWER_FOLDER)}")

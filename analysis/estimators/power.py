@@ -8,10 +8,10 @@ The calibration acts on both rates alike. Their ratio is 1 exactly if the two sh
 decide whether a test finds it different from 1. What the calibration adds to the uncertainty of the ratio itself is
 reported apart.
 
-The variance is that of the positives expected from composite shares, not of the observed ones: with few positives, one in
-an area with few images and many residents doubles the observed standard deviation. In a simulated study of 900,000 images
-and known rates, the expected one of 16 ratios was between 0.97 and 1.14 times the true one, the observed one between 0.96
-and 2.0.
+The variance is that of the positives expected from composite shares, not of the observed ones: with few positives, one
+in an area with few images and many residents doubles the observed standard deviation. In a simulated study of 900,000
+images and known rates, the expected one was 0.97 to 1.14 times the true one for 16 ratios, the observed one 0.96 to 2.0
+times.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from patrolscope.pipeline.errors import SourceError, StageNotRunError
 from patrolscope.pipeline.study.store import Study
 
 POWER_FOLDER = "power"
+_WHOLE = ("positives", "positives_compared", "images", "rides", "labels_random", "labels_planned")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class StudyPower:
     rides: int | None
     floor: float
     validation_images: int
+
+    @property
+    def csv(self) -> bytes:
+        """The table as CSV, with counts as whole numbers."""
+        return self.table.astype(dict.fromkeys(_WHOLE, "Int64")).to_csv(index=False).encode()
 
 
 def power_of(study: Study, target: Target) -> StudyPower:
