@@ -1,4 +1,4 @@
-"""Commands for estimates: estimate, evaluate, sensitivity."""
+"""Commands for estimates: estimate, evaluate, sensitivity, power."""
 
 from __future__ import annotations
 
@@ -154,3 +154,36 @@ def sensitivity(study: StudyOption, cluster: ClusterOption = "local") -> None:
         echo(f"{conclusions:>6} of {summary['conclusions']} conclusions: {verdict}")
     for folder in (SENSITIVITY_FOLDER, COVERAGE_FOLDER):
         echo(f"tables and figure: {compared.path(folder)}")
+
+
+@app.command(rich_help_panel=PANEL)
+def power(
+    study: StudyOption,
+    ratio: Annotated[
+        float, typer.Option(help="Ratio of two deployment rates that a test should find different from 1.")
+    ] = 1.2,
+    power: Annotated[float, typer.Option(help="Probability that it does, in percent.")] = 80.0,
+) -> None:
+    """Compute the smallest detectable ratios of deployment rates, and the images, rides, and labels that a ratio needs.
+
+    The tests are two-sided, at 5%. The study needs counted images: `run` or `estimate` counts them.
+    """
+    with handle_errors():
+        from patrolscope.analysis.estimators.power import Target
+
+        target = Target.of(ratio, power)
+
+        from patrolscope.analysis.stages.power import POWER_FOLDER, power_of
+        from patrolscope.dashboards.charts.matplotlib_renderer import to_png
+        from patrolscope.dashboards.charts.power import power_figure
+        from patrolscope.dashboards.report.power import print_power
+        from patrolscope.pipeline.study.store import open_study
+
+        opened = open_study(study)
+        found = power_of(opened, target)
+        figure = power_figure(found, simulated=opened.settings.simulated)
+        with opened.lock() as held:
+            held.write_bytes(found.csv, POWER_FOLDER, "power.csv")
+            held.write_bytes(to_png(figure), POWER_FOLDER, "power.png")
+        print_power(found)
+        echo(f"table and figure: {opened.path(POWER_FOLDER)}")

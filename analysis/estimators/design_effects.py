@@ -205,14 +205,32 @@ class GroupDesign:
         inside = design.inside
         slopes = _slopes(weights, inside)
         positives, ratios = _effects(slopes, inside, design.residuals)
-        effects = np.maximum(
-            1.0, (_PRIOR_POSITIVES * design.of_regions + positives * ratios) / (_PRIOR_POSITIVES + positives)
-        )
+        effects = stable_effects(ratios, positives, design)
         shares = slopes @ inside[:, 1]
         with np.errstate(divide="ignore", invalid="ignore"):
             effective = np.where(shares > 0, shares**2 / (effects * (slopes.power(2) @ inside[:, 1])), 0.0)
         shares[np.diff(slopes.indptr) == 0] = np.nan
         return cls(slopes, shares, positives, effects, effective, int(inside.sum()))
+
+
+def stable_effects(ratios: Floats, positives: Floats, design: AreaDesign) -> Floats:
+    """Draw ratios of variances towards the mean of all regions, the more so the fewer positives they are from.
+
+    Parameters
+    ----------
+    ratios : ndarray of float64, shape (n,)
+        Variance over rides divided by that of independent positives.
+    positives : ndarray of float64, shape (n,)
+        Positive images behind each ratio.
+    design : AreaDesign
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Design effects, at least 1.
+    """
+    together = _PRIOR_POSITIVES * design.of_regions + positives * ratios
+    return np.maximum(1.0, together / (_PRIOR_POSITIVES + positives))
 
 
 def region_design(areas: pd.DataFrame, design: AreaDesign) -> GroupDesign:

@@ -26,7 +26,7 @@ def invoke(*arguments: str):
     [
         *("demo", "init", "fetch", "simulate", "ingest", "import-detections", "annotate", "estimate", "run", "export"),
         *("sensitivity", "evaluate", "reproduce", "compare", "release", "dictionary", "index", "detect"),
-        *("weights", "plan", "cluster", "streets", "train", "scenes", "dashboard", "map", "verify"),
+        *("power", "weights", "plan", "cluster", "streets", "train", "scenes", "dashboard", "map", "verify"),
     ],
 )
 def test_every_command_explains_itself(command):
