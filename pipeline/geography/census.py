@@ -173,8 +173,8 @@ def build_regions(areas: pd.DataFrame, census: pd.DataFrame, tracts: pd.DataFram
         region = census["precinct"] if geography == "precinct" else areas[geography]
         grouped = amounts.groupby(region)
         sums = grouped.sum(min_count=1)
-        summed = others.groupby(region).sum(skipna=False) + of_zero.groupby(region).max().fillna(0.0)
-        sums[MARGINS] = np.sqrt(summed).where(sums[ESTIMATES].notna().to_numpy())
+        squared = others.groupby(region).sum(skipna=False) + of_zero.groupby(region).max().fillna(0.0)
+        sums[MARGINS] = squared.pow(0.5).where(sums[ESTIMATES].notna().to_numpy())
         sums["areas"] = grouped.size()
         sums["code"] = None if code is None else sums.index.map(_codes(tracts, geography, code))
         parts.append(sums.rename_axis("region").reset_index().assign(geography=geography))
