@@ -14,13 +14,13 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import sparse, stats
 
 from patrolscope.analysis.estimators.area_class_counts import Counts, Floats
-from patrolscope.analysis.estimators.design_effects import GroupDesign
+from patrolscope.analysis.estimators.design_effects import AreaDesign, GroupDesign
 from patrolscope.analysis.estimators.rates import Panel
 from patrolscope.pipeline.seeds import stream
 
@@ -89,6 +89,27 @@ class GammaDistributions:
         lower = stats.gamma.ppf(levels, self.lower_shape[group]) * self.lower_scale[group]
         upper = stats.gamma.ppf(levels, self.upper_shape[group]) * self.upper_scale[group]
         return np.minimum(np.where(levels < 0.5, lower, upper), 1.0)
+
+
+def with_common_effect(
+    weights: sparse.csr_array, design: AreaDesign, composite: Floats, effect: float
+) -> tuple[GroupDesign, GammaDistributions]:
+    """Return groups and their distributions with one design effect, for images that are not counted by ride.
+
+    Parameters
+    ----------
+    weights : csr_array, shape (n_groups, n_areas)
+        Residents of the groups.
+    design : AreaDesign
+        Of independent images.
+    composite : ndarray of float64, shape (n_areas,)
+        Composite shares before benchmarking.
+    effect : float
+        Design effect, at least 1.
+    """
+    groups = GroupDesign.of(weights, design)
+    groups = replace(groups, effects=np.full(weights.shape[0], effect))
+    return groups, GammaDistributions.of(groups, design.inside, composite)
 
 
 def gamma_replicates(

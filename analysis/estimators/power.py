@@ -29,14 +29,13 @@ from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.design_effects import AreaDesign, Codes, GroupDesign, stable_effects
 from patrolscope.analysis.estimators.many_places import LEAST_POSITIVES
 from patrolscope.analysis.estimators.rates import Panel
-from patrolscope.analysis.estimators.unit_counts import UnitCounts, units_touching
+from patrolscope.analysis.estimators.unit_counts import UNITS_FOR_AN_INTERVAL, UnitCounts, units_touching
 from patrolscope.pipeline.errors import SettingsError
 
 LEVEL_PERCENT = 5.0  # of the two-sided test
 AVERAGE = "city average"
 # Analyses whose groups are compared pair by pair, and those whose groups are compared with the average.
 PAIRED, AGAINST_AVERAGE = ("race", "borough"), ("neighborhood",)
-LEAST_RIDES = 5  # fewer have no interval, and no design effect worth its name
 # Labels are drawn in areas without influence, too, in case the shares there are not what they seem.
 _LEAST_SIZE = 0.05
 _MARGIN = 1e-9
@@ -318,8 +317,10 @@ def _reasons(table: pd.DataFrame, rides: Counts | None) -> list[str]:
     reasons = [""] * len(table)
     if rides is not None:
         for touching, names in zip(rides, (table["group"], table["compared_with"]), strict=True):
-            for row in np.flatnonzero(touching < LEAST_RIDES):
-                reasons[row] = f"rides that touch {names[row]}: {touching[row]}; expected at least {LEAST_RIDES}"
+            for row in np.flatnonzero(touching < UNITS_FOR_AN_INTERVAL):
+                reasons[row] = (
+                    f"rides that touch {names[row]}: {touching[row]}; expected at least {UNITS_FOR_AN_INTERVAL}"
+                )
     return reasons
 
 

@@ -22,6 +22,10 @@ Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 
+# Resampling units whose design effects are known.
+DESIGNED = ("image", "ride")
+
+
 @dataclass(frozen=True)
 class ResamplingScheme:
     """How replicates are made.
@@ -56,6 +60,16 @@ class ResamplingScheme:
     gamma_below_effective: float
     census_error: bool
     beside: bool = False
+
+    @property
+    def with_design(self) -> bool:
+        """Whether design effects are known, for gamma intervals and numbers of effective positives."""
+        return self.prediction == "two_class" and self.unit in DESIGNED
+
+    @property
+    def with_composite(self) -> bool:
+        """Whether groups have composite rates, too; published results beside the study's own have none."""
+        return self.with_design and not self.beside
 
     @property
     def folder(self) -> str:

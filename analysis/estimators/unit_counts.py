@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
         pa.field("steps", pa.int64(), nullable=False),  # sum of station-adjusted probabilities
     ]
 )
+# Resampling units with images of a group: with fewer, it has no interval. Of 4 units, 1 draw in 64 has a single one.
+UNITS_FOR_AN_INTERVAL = 5
 _DAY_MS = 86_400_000
 
 

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
-from patrolscope.analysis.estimators.area_class_counts import Counts, Floats
+from patrolscope.analysis.estimators.area_class_counts import Floats, counts_by_area
 from patrolscope.analysis.estimators.composite import Composite
 from patrolscope.analysis.estimators.design_effects import AreaDesign
 from patrolscope.analysis.estimators.rates import RACES
-from patrolscope.analysis.stages.counts import counted_from, load_unit_counts
+from patrolscope.analysis.stages.counts import counted_from, load_area_class_counts, load_unit_counts
 from patrolscope.pipeline.contract.tables.areas import PEOPLE_VARIABLES
-from patrolscope.pipeline.geography.layers import CENSUS_FILE
+from patrolscope.pipeline.geography.layers import AREAS_FILE, CENSUS_FILE
 from patrolscope.pipeline.study.store import Study, fingerprint
 
-# The last one computed, by study, resampling unit, and state of the counts: every block of replicates needs it.
-_LAST: dict[tuple[str, str, str], Composite] = {}
 
+def composite_of(study: Study, unit: str) -> Composite:
+    """Return the composite rates of a study with their design; with the unit ride, design effects are above 1.
 
-def composite_of(study: Study, areas: pd.DataFrame, inside: Counts, unit: str) -> Composite:
-    """Return the composite rates of a study with their design, computed once per process and state of the counts.
-
-    Parameters
-    ----------
-    study : Study
-    areas : DataFrame
-        `AREAS`.
-    inside : ndarray of int64, shape (n_areas, 2)
-        Negative and positive images.
-    unit : str
-        image or ride; with rides, design effects are above 1.
+    They are computed once per process and state of the counts, as every block of replicates needs them.
     """
-    made_from = [counted_from(study), study.record("layers").content]
-    key = (str(study.root), unit, fingerprint(made_from))
-    if key not in _LAST:
-        counts = load_unit_counts(study, "ride") if unit == "ride" else None
-        _LAST.clear()
-        _LAST[key] = Composite.of(areas, AreaDesign.of(areas, inside, counts))
-    return _LAST[key]
+    return _composite(study, unit, fingerprint([counted_from(study), study.record("layers").content]))
+
+
+@lru_cache(maxsize=2)
+def _composite(study: Study, unit: str, _made_from: str) -> Composite:
+    areas = study.read(AREAS_FILE, columns=["area", "neighborhood", "borough", "persons"])
+    inside, _ = counts_by_area(load_area_class_counts(study), areas["area"])
+    counts = load_unit_counts(study, "ride") if unit == "ride" else None
+    return Composite.of(areas, AreaDesign.of(areas, inside, counts))
 
 
 def counted_residents(study: Study, areas: pd.DataFrame) -> tuple[Floats, Floats]:

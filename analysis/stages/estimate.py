@@ -12,12 +12,12 @@ import pandas as pd
 from patrolscope.analysis.estimators.bootstrap import Counts
 from patrolscope.analysis.estimators.replicates import ResamplingScheme
 from patrolscope.analysis.estimators.spatial_statistics import describe_map
+from patrolscope.analysis.estimators.unit_counts import UNITS_FOR_AN_INTERVAL
 from patrolscope.analysis.stages.calibrate import load_calibration
 from patrolscope.analysis.stages.replicates import bootstrap_inputs, possible_schemes
 from patrolscope.analysis.stages.result_tables import agreement, area_table
 from patrolscope.analysis.stages.scheme_results import (
     PLACES,
-    UNITS_FOR_AN_INTERVAL,
     beside,
     composite_rates,
     estimate_scheme,
@@ -89,7 +89,11 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
         files.append(study.write_bytes(written.to_csv(index=False).encode(), folder, "tables.csv"))
     table = tables[ESTIMATES]
     rates = area_table(areas, counts, inside, (calibration.ppv, calibration.false_omission_rate))
-    rates = pd.concat([rates, composite_rates(study, schemes, inputs, calibration)], axis=1)
+    influential: list[dict[str, Any]] = []
+    # The first scheme has composite rates, unless it resamples days or areas or predicts by station.
+    if composite := next((scheme for scheme in schemes if scheme.with_composite), None):
+        rates = pd.concat([rates, composite_rates(study, composite, inputs, calibration)], axis=1)
+        influential = influential_areas(study, composite, inputs, calibration)
     summary: dict[str, Any] = {
         "calibration": {
             "threshold": calibration.threshold,
@@ -117,7 +121,7 @@ def process_estimate(study: Study, _shard: Shard) -> Output:
         "replicates": rules.replicates,
         "schemes": described,
         "places": places,
-        "influential_areas": influential_areas(study, schemes, inputs, calibration),
+        "influential_areas": influential,
         "schemes_skipped": schemes_skipped,
         "cut_points": {name: [float(cut) for cut in cut_points] for name, cut_points in cuts.items()},
         "skipped": skipped,
@@ -167,5 +171,5 @@ def _truth(study: Study, table: pd.DataFrame, areas: pd.DataFrame, inside: Count
 
 
 ESTIMATE = Stage(
-    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=7
+    "estimate", unit="files", folders=("estimates",), plan=plan_estimate, process=process_estimate, version=8
 )

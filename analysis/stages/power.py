@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from patrolscope.analysis.estimators.power import LEAST_RIDES, Sample, Target, power_table
+from patrolscope.analysis.estimators.power import Sample, Target, power_table
 from patrolscope.analysis.estimators.rates import area_means
+from patrolscope.analysis.estimators.unit_counts import UNITS_FOR_AN_INTERVAL
 from patrolscope.analysis.stages.calibrate import load_calibration
 from patrolscope.analysis.stages.counts import COUNTS, UNIT_COUNTS, load_unit_counts
 from patrolscope.analysis.stages.designs import composite_of
@@ -77,12 +78,12 @@ def power_of(study: Study, target: Target) -> StudyPower:
         )
     by_ride = "ride" in study.settings.estimate.bootstrap
     rides = load_unit_counts(study, "ride") if by_ride else None
-    if rides is not None and rides.number < LEAST_RIDES:
+    if rides is not None and rides.number < UNITS_FOR_AN_INTERVAL:
         raise SourceError(
-            f"rides with analyzed images in {study.root}: {rides.number}; expected at least {LEAST_RIDES}, as images "
-            "of one ride are not independent; add images of further rides"
+            f"rides with analyzed images in {study.root}: {rides.number}; expected at least {UNITS_FOR_AN_INTERVAL}, "
+            "as images of one ride are not independent; add images of further rides"
         )
-    composite = composite_of(study, inputs.areas, inputs.inside, "ride" if by_ride else "image")
+    composite = composite_of(study, "ride" if by_ride else "image")
     images = int(counts["images"].sum())
     table = power_table(
         inputs.panels,

@@ -32,6 +32,7 @@ from patrolscope.analysis.estimators.rates import (
     populations,
 )
 from patrolscope.analysis.estimators.replicates import (
+    DESIGNED,
     BootstrapInputs,
     ResamplingScheme,
     adjusted_means,
@@ -65,8 +66,6 @@ from patrolscope.pipeline.study.config import Estimate
 from patrolscope.pipeline.study.store import Output, Study, fingerprint
 
 FOLDER = "replicates"
-# Resampling units whose design effects are known, for gamma intervals and composite rates.
-DESIGNED = ("image", "ride")
 # A block has about 11 MB of counts by area and class and takes a second; 10,000 replicates are 100 blocks.
 BLOCK = 100
 
@@ -151,14 +150,11 @@ def plan_replicates(study: Study) -> list[Shard]:
         counted_from(study),
         *([record.content for record in study.records(stage).values()] for stage in ("layers", "calibrate")),
     ]
-    census = study.record("layers").content
     shards = []
     for scheme in possible_schemes(study)[0]:
         made_from = list(inputs)
         if scheme.unit in ("ride", "day"):
             made_from.append([unit_counts_record(study, scheme.unit).content])
-        if scheme.census_error:
-            made_from.append([census])
         for start in range(0, scheme.replicates, BLOCK):
             stop = min(start + BLOCK, scheme.replicates)
             work = {
@@ -170,6 +166,7 @@ def plan_replicates(study: Study) -> list[Shard]:
                 "seed": rules.seed,
                 "resample_calibration": scheme.resample_calibration,
                 "census_error": scheme.census_error,
+                "composite": scheme.with_composite,
             }
             shards.append(
                 Shard(f"{scheme.folder}-{start:06}", work, size=stop - start, made_from=fingerprint(made_from))
@@ -214,9 +211,9 @@ def _replicates(
         resampled = dict.fromkeys(populations(inputs.areas), sums)
     rates = {name: two_class_means(one, probabilities) for name, one in resampled.items()}
     direct = panel_means(inputs, rates, residents)
-    if unit not in DESIGNED:
+    if not work["composite"]:
         return direct, None
-    composite = composite_of(study, inputs.areas, inputs.inside, unit)
+    composite = composite_of(study, unit)
     shrunken = deployment_rate(composite.benchmarked(resampled["all"]), probabilities[1], probabilities[0])
     return direct, panel_means(inputs, dict.fromkeys(populations(inputs.areas), shrunken), residents)
 
@@ -351,5 +348,5 @@ def without_replicates(results: Released, groups: Bools) -> Released:
 
 
 REPLICATE = Stage(
-    "replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates, version=4
+    "replicates", unit="replicates", folders=(FOLDER,), plan=plan_replicates, process=process_replicates, version=5
 )

@@ -30,12 +30,11 @@ from patrolscope.analysis.estimators.replicates import (
     point_means,
     probabilities_of,
 )
-from patrolscope.analysis.estimators.unit_counts import units_touching
+from patrolscope.analysis.estimators.unit_counts import UNITS_FOR_AN_INTERVAL, units_touching
 from patrolscope.analysis.stages.counts import load_unit_counts
 from patrolscope.analysis.stages.designs import composite_of
 from patrolscope.analysis.stages.published import Released
 from patrolscope.analysis.stages.replicates import (
-    DESIGNED,
     load_replicates,
     released,
     scheme_probabilities,
@@ -52,8 +51,6 @@ from patrolscope.analysis.stages.result_tables import (
 from patrolscope.pipeline.study.config import Estimate
 from patrolscope.pipeline.study.store import Study
 
-# Resampling units with images of a group: with fewer, no interval is shown. Of 4 units, 1 draw in 64 has a single one.
-UNITS_FOR_AN_INTERVAL = 5
 # In a group of fewer areas, each one has a large influence, and naming it is uninformative.
 _LEAST_AREAS = 10
 _KEY = ["analysis", "key", "quantity"]
@@ -221,9 +218,10 @@ def estimate_scheme(
     final, designs = drawn, _without_design(inputs)
     composite: dict[str, Released] = {}
     effect = None
-    if scheme.prediction == "two_class" and scheme.unit in DESIGNED:
+    if scheme.with_design:
         final, designs = _with_design(study, scheme, inputs, drawn, calibration)
-        model = composite_of(study, inputs.areas, inputs.inside, scheme.unit)
+    if scheme.with_composite:
+        model = composite_of(study, scheme.unit)
         effect = model.design.of_regions if scheme.gamma_below_effective else None
         rates = deployment_rate(model.benchmarked(inputs.inside), *probabilities_of(calibration)[::-1, 0])
         composite = released(
@@ -250,15 +248,15 @@ def estimate_scheme(
 
 
 def composite_rates(
-    study: Study, schemes: list[ResamplingScheme], inputs: BootstrapInputs, calibration: TwoClass
+    study: Study, scheme: ResamplingScheme, inputs: BootstrapInputs, calibration: TwoClass
 ) -> pd.DataFrame:
-    """Return the composite rate of each area with its interval; without columns if no scheme has composite rates.
+    """Return the composite rate of each area with its interval.
 
     Parameters
     ----------
     study : Study
-    schemes : list of ResamplingScheme
-        The first one of single images or rides counts.
+    scheme : ResamplingScheme
+        With composite rates.
     inputs : BootstrapInputs
     calibration : TwoClass
 
@@ -267,11 +265,8 @@ def composite_rates(
     DataFrame
         composite_rate, composite_lower, composite_upper; missing for areas without images.
     """
-    scheme = next((one for one in schemes if one.prediction == "two_class" and one.unit in DESIGNED), None)
-    if scheme is None:
-        return pd.DataFrame(index=range(len(inputs.areas)))
     rules, numbers = study.settings.estimate, range(scheme.replicates)
-    composite = composite_of(study, inputs.areas, inputs.inside, scheme.unit)
+    composite = composite_of(study, scheme.unit)
     base, positive = scheme_probabilities(calibration, scheme.resample_calibration, numbers, rules.seed)
     drawn = composite.draws(numbers, rules.seed)
     lower, upper = percentile_interval(deployment_rate(drawn, positive, base).T, rules.interval_percent)
@@ -281,7 +276,7 @@ def composite_rates(
 
 
 def influential_areas(
-    study: Study, schemes: list[ResamplingScheme], inputs: BootstrapInputs, calibration: TwoClass
+    study: Study, scheme: ResamplingScheme, inputs: BootstrapInputs, calibration: TwoClass
 ) -> list[dict[str, Any]]:
     """List the single areas that make more of the variance of a relative rate than `estimate.influence_share`.
 
@@ -290,36 +285,29 @@ def influential_areas(
     Returns
     -------
     list of dict
-        analysis, group, key, area, images, positives, share; by analysis, then descending share.
+        analysis, group, key, area, images, positives, share.
     """
-    scheme = next((one for one in schemes if one.prediction == "two_class" and one.unit in DESIGNED), None)
-    if scheme is None:
-        return []
-    design = composite_of(study, inputs.areas, inputs.inside, scheme.unit).design
+    design = composite_of(study, scheme.unit).design
     codes, images = inputs.areas["area"].to_numpy(), inputs.inside.sum(axis=1)
     found = []
     for panel in inputs.panels:
         groups = GroupDesign.of(panel.weights, design)
         shares = variance_shares(groups, design, (calibration.ppv, calibration.false_omission_rate))
+        shares[(panel.weights > 0) @ (images > 0) < _LEAST_AREAS] = 0.0
         for analysis in panel.analyses:
-            # A group of one or two areas is nothing but them.
-            several = (panel.weights[panel.rows[analysis.name]] > 0) @ (images > 0) >= _LEAST_AREAS
-            rows, areas = np.nonzero(shares[panel.rows[analysis.name]] > study.settings.estimate.influence_share)
-            for row, area in sorted(
-                zip(rows, areas, strict=True), key=lambda at: -shares[panel.rows[analysis.name]][at]
-            ):
-                if several[row]:
-                    found.append(
-                        {
-                            "analysis": analysis.name,
-                            "group": analysis.labels[row],
-                            "key": analysis.keys[row],
-                            "area": str(codes[area]),
-                            "images": int(images[area]),
-                            "positives": int(inputs.inside[area, 1]),
-                            "share": float(shares[panel.rows[analysis.name]][row, area]),
-                        }
-                    )
+            of_groups = shares[panel.rows[analysis.name]]
+            found += [
+                {
+                    "analysis": analysis.name,
+                    "group": analysis.labels[row],
+                    "key": analysis.keys[row],
+                    "area": str(codes[area]),
+                    "images": int(images[area]),
+                    "positives": int(inputs.inside[area, 1]),
+                    "share": float(of_groups[row, area]),
+                }
+                for row, area in np.argwhere(of_groups > study.settings.estimate.influence_share)
+            ]
     return found
 
 
@@ -328,7 +316,7 @@ def _with_design(
 ) -> tuple[list[Floats], dict[str, pd.DataFrame]]:
     """Return replicates with gamma quantiles for groups with few effective positives, and the designs of all groups."""
     rules = study.settings.estimate
-    composite = composite_of(study, inputs.areas, inputs.inside, scheme.unit)
+    composite = composite_of(study, scheme.unit)
     shares = composite.shares(inputs.inside)
     numbers = range(drawn[0].shape[1])
     probabilities = scheme_probabilities(calibration, scheme.resample_calibration, numbers, rules.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,8 @@ import pandas as pd
 from patrolscope.analysis.estimators.bootstrap import Counts, resample_images, resample_probabilities
 from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.composite import Composite
-from patrolscope.analysis.estimators.design_effects import AreaDesign, GroupDesign
-from patrolscope.analysis.estimators.gamma_intervals import GammaDistributions, with_gamma
+from patrolscope.analysis.estimators.design_effects import AreaDesign
+from patrolscope.analysis.estimators.gamma_intervals import with_common_effect, with_gamma
 from patrolscope.analysis.estimators.rates import TOTAL_KEY, Analysis, Panel, Population, analyses, panels, populations
 from patrolscope.analysis.estimators.replicates import probabilities_of, two_class_means
 from patrolscope.analysis.stages.published import Released
@@ -112,26 +112,10 @@ class Groups:
         if design_effect is not None:
             design = AreaDesign.of(self.areas, counts[:-1], None)
             shares = Composite.of(self.areas, design).shares(counts[:-1])
-            values = [
-                self._with_gamma(panel, means, probabilities, design, shares, design_effect, seed)
-                for panel, means in zip(self.panels, values, strict=True)
-            ]
+            for at, panel in enumerate(self.panels):
+                made = with_common_effect(panel.weights, design, shares, design_effect)
+                values[at] = with_gamma(panel, values[at], probabilities, *made, below=np.inf, seed=seed)
         return released(list(self.panels), self._estimates(counts, calibration), values)
-
-    @staticmethod
-    def _with_gamma(
-        panel: Panel,
-        means: Floats,
-        probabilities: Floats,
-        design: AreaDesign,
-        shares: Floats,
-        design_effect: float,
-        seed: int,
-    ) -> Floats:
-        groups = GroupDesign.of(panel.weights, design)
-        groups = replace(groups, effects=np.full(len(groups.effects), design_effect))
-        distributions = GammaDistributions.of(groups, design.inside, shares)
-        return with_gamma(panel, means, probabilities, groups, distributions, below=np.inf, seed=seed)
 
     def _estimates(self, counts: Counts, calibration: TwoClass) -> list[Floats]:
         means = two_class_means(counts[:-1, :, None], probabilities_of(calibration))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from scipy import sparse, stats
 
 from patrolscope.analysis.estimators.calibration import TwoClass
 from patrolscope.analysis.estimators.composite import Composite
-from patrolscope.analysis.estimators.design_effects import AreaDesign, GroupDesign
-from patrolscope.analysis.estimators.gamma_intervals import GammaDistributions
+from patrolscope.analysis.estimators.design_effects import AreaDesign
+from patrolscope.analysis.estimators.gamma_intervals import with_common_effect
 from patrolscope.analysis.estimators.rates import area_means, deployment_rate
 from patrolscope.analysis.stages.results import UNKNOWN, Results
 from patrolscope.dashboards.maps.city import OUTSIDE, City
@@ -123,10 +122,9 @@ def _gamma_shares(
 ) -> tuple[Floats, Floats]:
     """Return the ends of the gamma intervals of the shares of positives of regions; NaN without images."""
     design = AreaDesign.of(areas, inside, None)
-    groups = GroupDesign.of(weights, design)
-    groups = replace(groups, effects=np.full(weights.shape[0], design_effect))
     shares = Composite.of(areas, design).shares(inside)
-    ends = GammaDistributions.of(groups, inside, shares).interval(percent)
+    groups, distributions = with_common_effect(weights, design, shares, design_effect)
+    ends = distributions.interval(percent)
     lower, upper = (np.where(np.isnan(groups.shares), np.nan, end) for end in ends)
     return lower, upper
 

@@ -19,10 +19,10 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from patrolscope.analysis.estimators.unit_counts import UNITS_FOR_AN_INTERVAL
 from patrolscope.analysis.stages.result_tables import from_the_highest
 from patrolscope.analysis.stages.results import ANALYSES, FEW_IMAGES, UNKNOWN, Results
 from patrolscope.analysis.stages.results import UNITS as UNIT_NAMES
-from patrolscope.analysis.stages.scheme_results import UNITS_FOR_AN_INTERVAL
 from patrolscope.analysis.stages.sensitivity import (
     COVERAGE_FOLDER,
     COVERAGE_SUMMARY,
