@@ -112,7 +112,7 @@ class Results:
     @property
     def ranked_of(self) -> str:
         """Text that states the ranked neighborhoods."""
-        return f"Of those with at least {FEW_IMAGES} images, and a positive one"
+        return f"Neighborhoods with at least {FEW_IMAGES} images and a positive one"
 
     def has(self, analysis: str) -> bool:
         """Return whether the estimates contain an analysis."""

@@ -222,10 +222,10 @@ def place_chart(site: Site, results: Results, table: pd.DataFrame, chosen: list[
     if table.empty:
         why = results.summary["skipped"].get("neighborhood", "the filter keeps no image in a neighborhood")
         return Chart("neighborhood", title, "", f"Not estimated: {why}.")
-    ranked = table[~table["few"]].reset_index(drop=True)
+    ranked = table[~table["few"] & ~table["none_positive"]].reset_index(drop=True)
     note = (
-        f"Neighborhoods with at least {FEW_IMAGES} images, {len(ranked):,} of {len(table):,}, from the highest rate to "
-        "the lowest."
+        f"Neighborhoods with at least {FEW_IMAGES} images and a positive one, {len(ranked):,} of {len(table):,}, from "
+        "the highest estimate to the lowest."
     )
     if ranked.empty:
         return Chart("neighborhood", title, note, "No neighborhood has enough images to be ranked.", frame=table)

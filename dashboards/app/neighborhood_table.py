@@ -16,11 +16,11 @@ TABLE = {
     "group": "Neighborhood",
     "borough": "Borough",
     "estimate": "Relative rate",
+    "rank": "Rank set",
     "lower": "Lower",
     "upper": "Upper",
     "deployment_rate": "Deployment rate, %",
     "images": "Images",
-    "rank": "Rank set",
     "note": "Note",
     "published": "Published",
 }
@@ -55,6 +55,9 @@ def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | N
             rows["few"], rows["none_positive"], rows["bound"], rows["upper"], strict=True
         )
     ]
+    # Without a positive image, at most the upper end is known, which the note has.
+    unknown = (rows["bound"] == "below") | (rows["none_positive"] & rows["lower"].isna())
+    rows.loc[unknown, ["estimate", "lower", "deployment_rate"]] = np.nan
     if results.places is not None:
         ends = zip(rows["rank_first"], rows["rank_last"], strict=True)
         rows["rank"] = ["" if np.isnan(first) else f"{first:.0f} to {last:.0f}" for first, last in ends]
@@ -71,12 +74,12 @@ def neighborhood_table(site: Site, results: Results, published: pd.DataFrame | N
 
 
 def matching_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
-    """Return up to `most` neighborhoods with enough images whose names contain a text.
+    """Return up to `most` neighborhoods of the ranking whose names contain a text.
 
     Parameters
     ----------
     table : DataFrame
-        Neighborhoods with enough images.
+        From `neighborhood_table`.
     text : str
         Text to search for, in any case.
     most : int, default 12
@@ -85,7 +88,7 @@ def matching_names(table: pd.DataFrame, text: str, most: int = 12) -> list[str]:
     if not text.strip():
         return []
     matches = table["group"].str.contains(text.strip(), case=False, regex=False)
-    return table.loc[matches & ~table["few"], "group"].head(most).to_list()
+    return table.loc[matches & ~table["few"] & ~table["none_positive"], "group"].head(most).to_list()
 
 
 def displayed_table(table: pd.DataFrame) -> pd.DataFrame:

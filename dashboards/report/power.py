@@ -110,6 +110,10 @@ def limit_lines(power: StudyPower) -> Iterator[str]:
             "of the study do not change that."
         )
     yield (
+        "The numbers are for the positive images to be expected. The study's own interval of a ratio can be wider, "
+        "where an area with many residents has few images."
+    )
+    yield (
         "Labels are images of the study, drawn for the pair. With them, the ratio does not depend on one calibration "
         f"of the whole city. {UNKNOWN}: labels of all images would not suffice, or too few rides."
     )

@@ -201,7 +201,15 @@ def test_without_a_filter_the_page_shows_the_stored_estimates(site):
     assert len(neighborhoods) == len(site.results.groups("neighborhood"))
     assert neighborhoods["few"].is_monotonic_increasing, "neighborhoods with few images come last"
     for _, part in neighborhoods.groupby("few"):
-        assert part["estimate"].is_monotonic_decreasing
+        known = part["estimate"].dropna()
+        assert known.is_monotonic_decreasing
+        assert part["estimate"].head(len(known)).notna().all(), "those with only an upper bound come last"
+    bounded = neighborhoods["estimate"].isna()
+    assert bounded.any()
+    assert neighborhoods.loc[bounded, "none_positive"].all()
+    with_interval = bounded & neighborhoods["upper"].notna()
+    assert neighborhoods.loc[with_interval, "note"].str.contains("the rate is below").all()
+    assert with_interval.any()
     assert neighborhoods["note"].notna().equals(neighborhoods["few"] | neighborhoods["none_positive"])
     for label, start in (("PNG", b"\x89PNG"), ("SVG", b"<?xml")):
         race = next(button for button in downloads(objects, label) if button.filename.startswith("race"))
@@ -265,7 +273,7 @@ def test_the_sensitivity_card_counts_the_verdicts(site):
 
 def test_the_ranking_labels_the_neighborhoods_that_a_reader_searches_or_selects(site):
     page = disparities._Page(site, State(), site.results)
-    ranked = page.table.loc[~page.table["few"], "group"]
+    ranked = page.table.loc[~page.table["few"] & ~page.table["none_positive"], "group"]
 
     def labels():
         glyphs = [item for item in page.places.chart.figure.renderers if item.glyph.__class__.__name__ == "Text"]
